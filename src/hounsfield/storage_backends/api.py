@@ -1,0 +1,210 @@
+"""The two contracts everything else stands on: blobs (bytes that stay) and key-value (what finds them).
+
+Both are blocking: the engine calls them from worker threads, or directly where a call takes
+microseconds. Neither knows about encryption, DICOM or each other. Every backend passes the
+conformance suites in :mod:`hounsfield.storage_backends.testing`; optional capabilities are
+separate protocols that a caller asks for with ``isinstance``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol, TypeAlias, runtime_checkable
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+__all__ = [
+    "Batch",
+    "BlobStore",
+    "BlobWriter",
+    "Buffer",
+    "CommitResult",
+    "KeyValueStore",
+    "NonBlockingReads",
+    "Snapshot",
+    "Table",
+    "TableKind",
+]
+
+
+# ---------------------------------------------------------------- blobs
+
+
+class BlobWriter(Protocol):
+    """The one writer of one new blob. Not thread-safe: it has an owner."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes appended so far."""
+
+    def append(self, buffers: Sequence[Buffer]) -> int:
+        """Write all buffers, in order, at the end; return the offset of the first byte.
+
+        Not durable until :meth:`sync`. A failed or short write poisons the writer: every later
+        call raises ``PoisonedError`` and nothing is ever retried over unknown bytes.
+        """
+
+    def sync(self) -> None:
+        """Return when everything appended (and the blob's name) is durable; failure poisons."""
+
+    def close(self) -> None:
+        """Give up writing. Does not sync. A closed blob is never appended to again."""
+
+
+class BlobStore(Protocol):
+    """Named blobs: created once, appended to by their creator, then only read or deleted."""
+
+    def create(self, name: str) -> BlobWriter:
+        """Start a new blob; ``BlobExistsError`` when the name was ever used and not deleted."""
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes, or ``ShortReadError`` / ``BlobNotFoundError``."""
+
+    def read_into(self, name: str, offset: int, buffer: bytearray | memoryview) -> None:
+        """Fill ``buffer`` exactly, or raise as :meth:`read` does."""
+
+    def size(self, name: str) -> int: ...
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names that begin with ``prefix``, sorted."""
+
+    def delete(self, name: str) -> None:
+        """Remove a blob durably; ``BlobNotFoundError`` when there is none."""
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class NonBlockingReads(Protocol):
+    """Optional: a read that succeeds only when no disk has to be waited for."""
+
+    def try_read_into(self, name: str, offset: int, buffer: bytearray | memoryview) -> bool:
+        """Fill ``buffer`` from memory (page cache) and return True, or return False at once."""
+
+
+# ---------------------------------------------------------------- key-value
+
+
+class TableKind(Enum):
+    PLAIN = "plain"  # key -> value
+    POSTINGS = "postings"  # key -> sorted set of values of one fixed size
+    LOG = "log"  # dense 8-byte big-endian sequence, from 1 -> value
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table, declared when the store is opened. ``value_bytes`` is for postings only."""
+
+    name: str
+    kind: TableKind = TableKind.PLAIN
+    value_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Everything one commit does. Preconditions are checked first; then all of it happens, or none.
+
+    ``appends`` are functions of the sequence number that the commit assigns (so that a sealed
+    value can be bound to its place); they run inside the commit and must be quick.
+    """
+
+    preconditions: list[tuple[Table, bytes, bytes | None]] = field(default_factory=list)
+    puts: list[tuple[Table, bytes, bytes]] = field(default_factory=list)
+    deletes: list[tuple[Table, bytes]] = field(default_factory=list)
+    adds: list[tuple[Table, bytes, bytes]] = field(default_factory=list)
+    removes: list[tuple[Table, bytes, bytes]] = field(default_factory=list)
+    appends: list[tuple[Table, Callable[[int], bytes]]] = field(default_factory=list)
+    before_commit: list[Callable[[CommitResult], None]] = field(default_factory=list)
+    """Called inside the commit, once its sequence numbers are known and before it becomes
+    visible or durable: this is where the ledger is written and synced. Raising aborts all of it."""
+
+    def require(self, table: Table, key: bytes, value: bytes | None) -> None:
+        """Commit only when ``key`` holds exactly ``value`` (None: holds nothing)."""
+        self.preconditions.append((table, key, value))
+
+    def put(self, table: Table, key: bytes, value: bytes) -> None:
+        self.puts.append((table, key, value))
+
+    def delete(self, table: Table, key: bytes) -> None:
+        """Remove ``key`` (of postings: with all its values); nothing happens when it is absent."""
+        self.deletes.append((table, key))
+
+    def add(self, table: Table, key: bytes, value: bytes) -> None:
+        """Add ``value`` to the postings of ``key``; nothing happens when it is there."""
+        self.adds.append((table, key, value))
+
+    def remove(self, table: Table, key: bytes, value: bytes) -> None:
+        self.removes.append((table, key, value))
+
+    def append(self, table: Table, value: Callable[[int], bytes]) -> None:
+        self.appends.append((table, value))
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """``sequences[i]`` is the number that ``batch.appends[i]`` got."""
+
+    sequences: tuple[int, ...]
+
+
+class Snapshot(Protocol):
+    """A consistent view. Hold it for less than a second, and never across an await."""
+
+    def get(self, table: Table, key: bytes) -> bytes | None: ...
+
+    def get_many(self, table: Table, keys: Sequence[bytes]) -> list[bytes | None]: ...
+
+    def scan(
+        self,
+        table: Table,
+        *,
+        prefix: bytes = b"",
+        after: bytes | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Keys (of PLAIN and LOG tables) that begin with ``prefix``, in order (or reversed),
+        strictly after ``after`` in the direction of the scan."""
+
+    def postings(
+        self, table: Table, key: bytes, *, after: bytes | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """Values of one key of a POSTINGS table, ascending, strictly after ``after``."""
+
+    def intersect(
+        self, table: Table, keys: Sequence[bytes], *, after: bytes | None = None, limit: int | None = None
+    ) -> list[bytes]:
+        """Values that every key holds, ascending, strictly after ``after``; stops at ``limit``."""
+
+    def count(self, table: Table, key: bytes) -> int:
+        """How many values a POSTINGS key holds."""
+
+    def last(self, table: Table) -> int:
+        """The highest sequence of a LOG table, 0 when empty."""
+
+
+class KeyValueStore(Protocol):
+    """Snapshot reads and one-shot commits; safe from several threads and processes at once."""
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]: ...
+
+    def commit(self, batch: Batch) -> CommitResult:
+        """Apply ``batch`` atomically and durably.
+
+        Raises ``PreconditionError`` (naming table and key), ``StoreFullError`` (the reserve that
+        lets deletion work is never used by puts), and whatever ``before_commit`` raises; in each
+        case nothing has changed.
+        """
+
+    def commit_many(self, batches: Sequence[Batch]) -> list[CommitResult | Exception]:
+        """Apply several batches with one durable flush; each is atomic, and fails alone."""
+
+    def statistics(self) -> dict[str, int]: ...
+
+    def close(self) -> None: ...
