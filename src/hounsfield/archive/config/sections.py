@@ -1,0 +1,146 @@
+"""Every key of config.toml, with its type, its bounds and its default: one frozen struct per section.
+
+The defaults are the ones ``config.toml`` at the root of the repository shows; a test holds the two
+together. A bound here keeps out values that can only be mistakes. What a limit protects is said where it
+is enforced.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
+# PS3.5 6.2, VR AE: at most 16 characters of the default repertoire, no backslash, not only spaces.
+Title = Annotated[str, msgspec.Meta(pattern=r"^(?! *$)[ -\[\]-~]{1,16}$")]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of config.toml. Equal when every key is equal."""
+
+
+class Archive(Section, frozen=True):
+    data: str = "/var/lib/hounsfield"
+    ae_title: Title = "HOUNSFIELD"
+    workers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0  # 0: one per core
+    drain_seconds: Seconds = 30.0
+
+
+class Keys(Section, frozen=True):
+    master_key: str = ""  # "": the development key
+
+
+class DicomListener(Section, frozen=True):
+    host: str = "127.0.0.1"
+    port: Port = 11112
+    plain: bool = False
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+
+    @property
+    def tls(self) -> bool:
+        """Whether this listener speaks DICOM over TLS (PS3.15 B)."""
+        return bool(self.tls_certificate)
+
+
+class Dicom(Section, frozen=True):
+    listeners: tuple[DicomListener, ...] = (DicomListener(),)
+    check_called_title: bool = True
+    called_titles: tuple[Title, ...] = ()
+    calling_titles: tuple[Title, ...] = ()
+    sources: tuple[str, ...] = ()
+    associations_max: Count = 200
+    associations_per_address_max: Count = 100
+    pdu_bytes_max: Annotated[int, msgspec.Meta(ge=4 * KIB, le=16 * MIB)] = 256 * KIB
+    artim_seconds: Seconds = 30.0
+    idle_seconds: Seconds = 600.0
+    dimse_seconds: Seconds = 60.0
+
+
+class HttpListener(Section, frozen=True):
+    host: str = "127.0.0.1"
+    port: Port = 8042
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+    @property
+    def tls(self) -> bool:
+        """Whether this listener speaks HTTPS."""
+        return bool(self.tls_certificate)
+
+
+class Http(Section, frozen=True):
+    listeners: tuple[HttpListener, ...] = (HttpListener(),)
+    bearer_token_file: str = ""
+    base_url: str = ""
+    cors_origins: tuple[str, ...] = ()
+    connections_max: Count = 1000
+    header_bytes_max: Annotated[int, msgspec.Meta(ge=KIB, le=MIB)] = 64 * KIB
+    body_bytes_max: Bytes = 16 * GIB
+    header_seconds: Seconds = 20.0
+    body_idle_seconds: Seconds = 30.0
+    write_idle_seconds: Seconds = 30.0
+    keep_alive_seconds: Seconds = 75.0
+
+
+class Ingest(Section, frozen=True):
+    memory_bytes_max: Annotated[int, msgspec.Meta(ge=8 * MIB, le=TIB)] = 512 * MIB
+    object_bytes_max: Bytes = 4 * GIB
+    group_wait_ms_max: Milliseconds = 0.0
+    group_objects_max: Count = 64
+    group_bytes_max: Bytes = 64 * MIB
+
+
+class Storage(Section, frozen=True):
+    segment_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = GIB
+    index_map_bytes: Annotated[int, msgspec.Meta(ge=64 * MIB, le=64 * TIB)] = TIB
+    disk_reserve_bytes: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 256 * MIB
+
+
+class Logs(Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Metrics(Section, frozen=True):
+    enabled: bool = True
+
+
+class RemoteAE(Section, frozen=True):
+    """One application entity that is known here: where it listens, and from where it may call."""
+
+    title: Title
+    host: str = ""
+    port: Port = 104
+    tls: bool = False
+    sources: tuple[str, ...] = ()
+    comment: str = ""
+
+
+class Config(Section, frozen=True):
+    """The whole of config.toml."""
+
+    archive: Archive = Archive()
+    keys: Keys = Keys()
+    dicom: Dicom = Dicom()
+    http: Http = Http()
+    ingest: Ingest = Ingest()
+    storage: Storage = Storage()
+    logs: Logs = Logs()
+    metrics: Metrics = Metrics()
+    aes: tuple[RemoteAE, ...] = ()
+
+
+# The keys whose value says where a secret is. They are shown; what they point at never is.
+SECRET_SOURCES = frozenset({"keys.master_key", "http.bearer_token_file"})

@@ -1,0 +1,43 @@
+"""The root of the archive's own errors. ``retry`` says whether doing the same again can help."""
+
+from __future__ import annotations
+
+
+class HounsfieldError(Exception):
+    """Root of every error that a package of the archive raises on purpose.
+
+    The message is one that an administrator can act on: what happened, to which thing, and what to do
+    next. It never holds anything that identifies a patient.
+    """
+
+    retry = False
+
+
+class ConfigError(HounsfieldError):
+    """The configuration cannot be used as it stands: a key, a type, or a rule between keys."""
+
+
+class UnsafeConfigError(ConfigError):
+    """The configuration would open the archive to a network in a way that it refuses."""
+
+
+class DataDirectoryError(HounsfieldError):
+    """The data directory cannot be used: missing, not ours, of another version, or on a network share."""
+
+
+class DataDirectoryBusyError(DataDirectoryError):
+    """Another server, or a command that needs the archive to itself, holds the data directory."""
+
+    retry = True
+
+
+class ListenError(HounsfieldError):
+    """An address cannot be listened on."""
+
+
+class ControlError(HounsfieldError):
+    """A running server refused or failed a request made through its control socket."""
+
+
+class NoServerError(ControlError):
+    """No server is running on this data directory."""
