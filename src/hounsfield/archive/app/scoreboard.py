@@ -117,7 +117,7 @@ class Scoreboard:
     """The shared page, seen from one row (``worker``), or from none (``worker=None``: the supervisor)."""
 
     def __init__(self, fd: int, *, worker: int | None = None, metrics: Iterable[Metric] = METRICS) -> None:
-        """Map the page behind ``fd``, which stays the caller's. Raises ValueError when it is not such a page."""
+        """Map the page behind ``fd``, which stays the caller's. ValueError when it is not such a page."""
         self.metrics = tuple(metrics)
         self.worker = worker
         self._offset: dict[str, int] = {}
@@ -140,7 +140,7 @@ class Scoreboard:
 
     @classmethod
     def create(cls, workers: int, metrics: Iterable[Metric] = METRICS) -> tuple[int, Scoreboard]:
-        """A new page with a row per worker: its file descriptor (the caller closes it) and the supervisor's view."""
+        """A new page with a row per worker: its file descriptor (the caller's) and the supervisor's view."""
         metrics = tuple(metrics)
         columns = sum(metric.columns for metric in metrics)
         fd = os.memfd_create("hounsfield-scoreboard", os.MFD_CLOEXEC)

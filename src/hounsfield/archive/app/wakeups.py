@@ -10,7 +10,7 @@ import trio
 
 
 class Wakeups:
-    """This worker's bell (``fds[worker]``) and everybody else's. :meth:`run` must be running for :meth:`wait`."""
+    """This worker's bell (``fds[worker]``) and everybody else's. :meth:`wait` needs :meth:`run` running."""
 
     def __init__(self, fds: Sequence[int], worker: int) -> None:
         self._own = fds[worker]

@@ -65,8 +65,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     name, equals, raw = override.partition("=")
     parts = tuple(part.strip() for part in name.split("."))
     if not equals or not all(parts):
-        raise ConfigError(f"--set {override!r}: write it as section.key=value, for example
-        archive.workers=2")
+        raise ConfigError(f"--set {override!r}: write it as section.key=value, for example archive.workers=2")
     value = _value(raw.strip())
     nested: Any = value
     for part in reversed(parts):
@@ -103,8 +102,7 @@ def _refuse_unknown(tree: dict[str, Any], place: Any) -> None:
         raise ConfigError(f"{place(where)}: unknown key {dotted}; {hint}")
 
 
-def _unknown(tree: dict[str, Any], struct: type[Section], at: KeyPath) -> Iterator[tuple[KeyPath,
-list[str]]]:
+def _unknown(tree: dict[str, Any], struct: type[Section], at: KeyPath) -> Iterator[tuple[KeyPath, list[str]]]:
     hints = get_type_hints(struct, include_extras=True)
     for key, value in tree.items():
         if key not in hints:

@@ -30,8 +30,7 @@ def check_safety(config: Config) -> list[str]:
     if not config.dicom.listeners and not config.http.listeners:
         raise ConfigError("nothing to listen on: give dicom.listeners or http.listeners at least one entry")
     for number, dicom in enumerate(config.dicom.listeners):
-        announcements += _check_dicom(config, dicom, f"dicom.listeners[{number}]
-        ({dicom.host}:{dicom.port})")
+        announcements += _check_dicom(config, dicom, f"dicom.listeners[{number}] ({dicom.host}:{dicom.port})")
     for number, http in enumerate(config.http.listeners):
         _check_http(config, http, f"http.listeners[{number}] ({http.host}:{http.port})")
     if not config.keys.master_key:
@@ -53,8 +52,9 @@ def _check_dicom(config: Config, listener: DicomListener, name: str) -> list[str
     if not has_pairs and not (dicom.calling_titles and dicom.sources):
         missing = "dicom.calling_titles" if not dicom.calling_titles else "dicom.sources"
         raise UnsafeConfigError(
-            f"{name} can be reached from other machines, which needs both an AE and " f"a source-address
-            allow-list: set {missing} too, or give an [[aes]] entry its sources; or listen on 127.0.0.1"
+            f"{name} can be reached from other machines, which needs both an AE and "
+            f"a source-address allow-list: set {missing} too, or give an [[aes]] entry "
+            f"its sources; or listen on 127.0.0.1"
         )
     if bool(dicom.calling_titles) != bool(dicom.sources):
         missing = "dicom.calling_titles" if not dicom.calling_titles else "dicom.sources"
@@ -71,7 +71,7 @@ def _check_dicom(config: Config, listener: DicomListener, name: str) -> list[str
     if not listener.plain:
         raise UnsafeConfigError(
             f"{name} would carry images and names unencrypted over a network: give it "
-            f"tls_certificate and tls_key, or permit it with plain = true where the devices speak nothing else"
+            f"tls_certificate and tls_key, or permit it with plain = true where devices speak nothing else"
         )
     return [f"{name} speaks plain DICOM: everything on it can be read by the network it is on"]
 
@@ -107,9 +107,9 @@ def _check_tls_pair(listener: DicomListener | HttpListener, name: str) -> None:
 def _refuse_development_key(config: Config, name: str) -> None:
     if not config.keys.master_key:
         raise UnsafeConfigError(
-            f"{name} can be reached from other machines, and the archive would be sealed with " f'a
-            development key: set keys.master_key, for example "file:/etc/hounsfield/master.key", or listen
-            on 127.0.0.1'
+            f"{name} can be reached from other machines, and the archive would be sealed with "
+            f'a development key: set keys.master_key, for example "file:/etc/hounsfield/master.key", '
+            f"or listen on 127.0.0.1"
         )
 
 
