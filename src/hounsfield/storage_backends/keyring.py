@@ -1,0 +1,304 @@
+"""Every data key of an archive, wrapped, each in a file of its own.
+
+    master key  ─┐
+                 ├─ wraps ─ root key ─ wraps ─ segment keys, index keys, token keys …
+    recovery key ┘
+
+The root file is the only thing that a master or recovery key opens, so rotation rewrites one small
+file, and a recovery key made at the start opens keys made years later
+(docs/decisions/0002-one-root-key.md).
+
+    root            JSON: format, root_id, wraps: {name: nonce ‖ sealed root key, base64}
+    PURPOSE/ID.key  "HFKEY001" (8) ‖ nonce (12) ‖ AES-256-GCM(wrapping key, key) (32 + 16)
+
+The associated data of a wrap is the root's id with the wrap's name, or with purpose and key id: a
+file that is renamed or brought from another archive does not open.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+import secrets
+import threading
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from hounsfield.storage_backends.errors import KeyringError, MasterKeyError
+from hounsfield.storage_backends.master_key import MasterKey, RecoveryKey
+
+__all__ = ["Keyring"]
+
+KEY_BYTES = 32
+CACHED_KEYS_MAX = 65_536  # 64 TiB of 1 GiB segments at ~200 bytes a key: 13 MB; past it the cache starts anew
+_NONCE_BYTES = 12
+_KEY_MAGIC = b"HFKEY001"
+_KEY_FILE_BYTES = len(_KEY_MAGIC) + _NONCE_BYTES + KEY_BYTES + 16
+_ROOT_FILE_BYTES_MAX = 65_536
+_PURPOSE = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_KEY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Keyring:
+    """The keys of one archive, each 32 random bytes under a purpose and an id. Thread-safe.
+
+    Several processes may use and extend one directory at once: a key that another process made is
+    found on disk when it is asked for. A key is on disk (file and directories synced) before
+    :meth:`create_key` returns it.
+    """
+
+    def __init__(self, directory: Path, root_id: bytes, root_key: bytes) -> None:
+        self._directory = directory
+        self._root_id = root_id
+        self._root_key = root_key
+        self._wrapping = AESGCM(_derive(root_key, root_id, b"hounsfield/key/1"))
+        self._keys: dict[tuple[str, str], bytes] = {}
+        self._lock = threading.Lock()
+        self._recovery: RecoveryKey | None = None
+
+    def __repr__(self) -> str:
+        return f"Keyring({str(self._directory)!r})"
+
+    # -- the root
+
+    @classmethod
+    def create(cls, directory: str | os.PathLike[str], master: MasterKey) -> Keyring:
+        """Make the root key of a new archive; ``KeyringError`` when the directory has one already.
+
+        The recovery key made with it is handed out once by :meth:`take_recovery_key`.
+        """
+        folder = Path(directory)
+        _make_directory(folder)
+        root_id, root_key = secrets.token_bytes(16), secrets.token_bytes(KEY_BYTES)
+        recovery = RecoveryKey.generate()
+        wraps = {key.wrap_name: _wrap_root(key, root_id, root_key) for key in (master, recovery)}
+        if not _publish(folder / "root", _root_file(root_id, wraps)):
+            raise KeyringError(f"{folder} holds the keys of an archive already; open it instead")
+        keyring = cls(folder, root_id, root_key)
+        keyring._recovery = recovery
+        return keyring
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str], master: MasterKey | RecoveryKey) -> Keyring:
+        """Open the root key, or ``MasterKeyError`` when ``master`` is not the key that wrapped it."""
+        folder = Path(directory)
+        root_id, wraps = _read_root(folder)
+        sealed = wraps.get(master.wrap_name)
+        root_key = None if sealed is None else _unwrap_root(master, root_id, sealed)
+        if root_key is None:
+            raise MasterKeyError(
+                f"the {master.wrap_name} key from {master.source} does not open {folder}: it is not the key this "
+                "archive was made with (or last rotated to); nothing was changed"
+            )
+        return cls(folder, root_id, root_key)
+
+    @classmethod
+    def exists(cls, directory: str | os.PathLike[str]) -> bool:
+        """Whether ``directory`` holds the keys of an archive."""
+        return (Path(directory) / "root").exists()
+
+    def take_recovery_key(self) -> RecoveryKey | None:
+        """The recovery key, once, from the keyring that made it; then and elsewhere None."""
+        recovery, self._recovery = self._recovery, None
+        return recovery
+
+    def rewrap(self, new: MasterKey | RecoveryKey) -> None:
+        """Let ``new`` open the root from now on, in place of the former key of its sort.
+
+        Durable and atomic when this returns. Nothing else is rewritten. It does not help against
+        somebody who had the former key *and* a copy of the root file: see docs/threat-model.md.
+        """
+        _, wraps = _read_root(self._directory)
+        wraps[new.wrap_name] = _wrap_root(new, self._root_id, self._root_key)
+        _publish(self._directory / "root", _root_file(self._root_id, wraps), replace=True)
+
+    # -- the keys
+
+    def create_key(self, purpose: str, key_id: str) -> bytes:
+        """A new random key, durable before this returns; ``KeyringError`` when the id is taken."""
+        key = self._publish_key(purpose, key_id)
+        if key is None:
+            raise KeyringError(f"there is a {purpose} key {key_id!r} already")
+        return key
+
+    def ensure_key(self, purpose: str, key_id: str) -> bytes:
+        """The key, made now if there is none; the same in every process, and durable."""
+        key = self._keys.get((purpose, key_id))
+        if key is None:
+            key = self._publish_key(purpose, key_id)
+        if key is None:
+            key = self.key(purpose, key_id)
+            _sync_directory(self._path(purpose, key_id).parent)  # its maker may not have come to that yet
+            _sync_directory(self._directory)
+        return key
+
+    def key(self, purpose: str, key_id: str) -> bytes:
+        """The 32 bytes of a key; ``KeyringError`` when it is missing or does not unwrap."""
+        key = self._keys.get((purpose, key_id))
+        if key is None:
+            key = self._read_key(purpose, key_id)
+            self._remember(purpose, key_id, key)
+        return key
+
+    def key_ids(self, purpose: str) -> list[str]:
+        """The ids of all keys of a purpose, sorted."""
+        folder = self._directory / _checked(_PURPOSE, purpose)
+        try:
+            return sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".key"))
+        except FileNotFoundError:
+            return []
+
+    def _publish_key(self, purpose: str, key_id: str) -> bytes | None:
+        path = self._path(purpose, key_id)
+        _make_directory(path.parent)
+        key, nonce = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(_NONCE_BYTES)
+        sealed = self._wrapping.encrypt(nonce, key, self._bound_to(purpose, key_id))
+        if not _publish(path, _KEY_MAGIC + nonce + sealed):
+            return None
+        _sync_directory(self._directory)
+        self._remember(purpose, key_id, key)
+        return key
+
+    def _read_key(self, purpose: str, key_id: str) -> bytes:
+        try:
+            with self._path(purpose, key_id).open("rb") as file:
+                data = file.read(_KEY_FILE_BYTES + 1)
+        except FileNotFoundError:
+            raise KeyringError(f"no {purpose} key {key_id!r}: restore the keys from a backup") from None
+        if len(data) != _KEY_FILE_BYTES or not data.startswith(_KEY_MAGIC):
+            raise KeyringError(f"the file of {purpose} key {key_id!r} is damaged: restore it from a backup")
+        nonce, sealed = data[8 : 8 + _NONCE_BYTES], data[8 + _NONCE_BYTES :]
+        try:
+            return self._wrapping.decrypt(nonce, sealed, self._bound_to(purpose, key_id))
+        except InvalidTag:
+            raise KeyringError(
+                f"{purpose} key {key_id!r} does not unwrap: its file was changed, or belongs to another archive"
+            ) from None
+
+    def _remember(self, purpose: str, key_id: str, key: bytes) -> None:
+        with self._lock:
+            if len(self._keys) >= CACHED_KEYS_MAX:
+                self._keys.clear()
+            self._keys[purpose, key_id] = key
+
+    def _path(self, purpose: str, key_id: str) -> Path:
+        return self._directory / _checked(_PURPOSE, purpose) / f"{_checked(_KEY_ID, key_id)}.key"
+
+    def _bound_to(self, purpose: str, key_id: str) -> bytes:
+        # Neither a purpose nor a key id can hold a zero byte, so no two pairs look alike.
+        return b"\0".join([b"hounsfield/key/1", self._root_id, purpose.encode(), key_id.encode()])
+
+
+# ---------------------------------------------------------------- wrapping the root
+
+
+def _derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=salt, info=info).derive(secret)
+
+
+def _wrap_root(by: MasterKey | RecoveryKey, root_id: bytes, root_key: bytes) -> bytes:
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    wrapping, bound_to = _root_wrapping(by, root_id)
+    return nonce + wrapping.encrypt(nonce, root_key, bound_to)
+
+
+def _unwrap_root(by: MasterKey | RecoveryKey, root_id: bytes, sealed: bytes) -> bytes | None:
+    wrapping, bound_to = _root_wrapping(by, root_id)
+    try:
+        return wrapping.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound_to)
+    except InvalidTag:
+        return None
+
+
+def _root_wrapping(by: MasterKey | RecoveryKey, root_id: bytes) -> tuple[AESGCM, bytes]:
+    bound_to = b"hounsfield/root/1\0" + by.wrap_name.encode() + b"\0" + root_id
+    return AESGCM(_derive(by.reveal(), root_id, bound_to)), bound_to
+
+
+def _root_file(root_id: bytes, wraps: dict[str, bytes]) -> bytes:
+    fields = {
+        "format": "hounsfield keyring 1",
+        "root_id": root_id.hex(),
+        "wraps": {name: base64.b64encode(sealed).decode() for name, sealed in sorted(wraps.items())},
+    }
+    return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def _read_root(folder: Path) -> tuple[bytes, dict[str, bytes]]:
+    try:
+        with (folder / "root").open("rb") as file:
+            data = file.read(_ROOT_FILE_BYTES_MAX)
+    except FileNotFoundError:
+        raise KeyringError(
+            f"{folder} holds no keys: wrong data directory, or it was never initialised"
+        ) from None
+    try:
+        fields = json.loads(data)
+        known = fields["format"] == "hounsfield keyring 1"
+        root_id = bytes.fromhex(fields["root_id"])
+        wraps = {name: base64.b64decode(text, validate=True) for name, text in fields["wraps"].items()}
+        if len(root_id) != 16 or any(len(wrap) != _NONCE_BYTES + KEY_BYTES + 16 for wrap in wraps.values()):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        raise KeyringError(f"{folder / 'root'} is damaged: restore it from a backup") from None
+    if not known:
+        raise KeyringError(f"{folder / 'root'} is of a format that this release does not know")
+    return root_id, wraps
+
+
+# ---------------------------------------------------------------- files
+
+
+def _checked(pattern: re.Pattern[str], name: str) -> str:
+    if not pattern.fullmatch(name):
+        raise ValueError(f"not a name for a key: {name!r}")
+    return name
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        return
+    _sync_directory(path.parent)
+
+
+def _publish(path: Path, data: bytes, *, replace: bool = False) -> bool:
+    """Bring a whole, synced file into being under ``path``; False when one is there already."""
+    draft = path.with_name(f".{secrets.token_hex(8)}.new")  # a crash may leave one: no name we read
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if os.write(descriptor, data) != len(data):
+                raise KeyringError(f"cannot store {path.name}: the disk is full")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if replace:
+            draft.replace(path)
+        else:
+            try:
+                path.hardlink_to(draft)  # unlike a rename it never replaces what another process made
+            except FileExistsError:
+                return False
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise KeyringError(f"cannot store {path.name} in {path.parent}: {error.strerror}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
