@@ -1,0 +1,80 @@
+"""Tags, keywords and VRs: the data dictionary of PS3.6, as flat tables of plain integers and strings.
+
+The content is pydicom's; this module only gives it the shape that hot loops want. A VR that depends on the data set
+is resolved the way implicit VR readers must guess it: ``US or SS`` is ``US`` here and is listed in
+``SIGNED_IF_PIXELS_ARE``, whose members become ``SS`` when Pixel Representation says so (PS3.5 A.1).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydicom.datadict import private_dictionaries  # type: ignore[attr-defined, unused-ignore]
+from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
+
+UNDEFINED: Final = 0xFFFFFFFF
+ITEM: Final = 0xFFFEE000
+ITEM_END: Final = 0xFFFEE00D
+SEQUENCE_END: Final = 0xFFFEE0DD
+
+#: Explicit VR with a 16-bit length (PS3.5 Table 7.1-2), keyed by their two bytes.
+SHORT_VRS: Final[dict[bytes, str]] = {
+    vr.encode(): vr
+    for vr in (
+        "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"  # fmt: skip
+    ).split()
+}
+#: Explicit VR with two reserved bytes and a 32-bit length (PS3.5 Table 7.1-1), keyed by their two bytes.
+LONG_VRS: Final[dict[bytes, str]] = {
+    vr.encode(): vr for vr in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
+}
+
+_RESOLVED: Final = {"US or SS": "US", "OB or OW": "OW", "US or OW": "OW", "US or SS or OW": "US", "NONE": "UN"}
+
+#: Tag to VR, for tags that are one attribute each.
+VR_OF: Final[dict[int, str]] = {tag: _RESOLVED.get(row[0], row[0]) for tag, row in DicomDictionary.items()}
+#: Attributes that hold a pixel value and are therefore signed when the pixels are.
+SIGNED_IF_PIXELS_ARE: Final[frozenset[int]] = frozenset(
+    tag for tag, row in DicomDictionary.items() if row[0] in ("US or SS", "US or SS or OW")
+)
+KEYWORD_OF: Final[dict[int, str]] = {tag: row[4] for tag, row in DicomDictionary.items() if row[4]}
+TAG_OF: Final[dict[str, int]] = {keyword: tag for tag, keyword in KEYWORD_OF.items()}
+
+#: (mask, value, VR) of attributes that repeat over groups or elements, such as overlays (60xx,eeee).
+_REPEATING: Final[tuple[tuple[int, int, str], ...]] = tuple(
+    (
+        int("".join("0" if c == "x" else "F" for c in pattern), 16),
+        int(pattern.replace("x", "0"), 16),
+        _RESOLVED.get(row[0], row[0]),
+    )
+    for pattern, row in RepeatersDictionary.items()
+)
+
+
+def vr_of(tag: int) -> str:
+    """The VR of an attribute in implicit VR: the dictionary's, LO for private creators, UL for group lengths, else UN."""
+    vr = VR_OF.get(tag)
+    if vr is not None:
+        return vr
+    element = tag & 0xFFFF
+    if element == 0:
+        return "UL"
+    if tag & 0x10000:
+        return "LO" if 0x10 <= element <= 0xFF else "UN"
+    for mask, value, repeating in _REPEATING:
+        if tag & mask == value:
+            return repeating
+    return "UN"
+
+
+def private_vr_of(creator: str, tag: int) -> str | None:
+    """The VR that a known private creator gives to one of its elements, or None (PS3.5 7.8.1)."""
+    table = private_dictionaries.get(creator)
+    if table is None:
+        return None
+    group, element = tag >> 16, tag & 0xFFFF
+    for key in (f"{group:04X}xx{element & 0xFF:02X}", f"{group:04X}{element:04X}", f"{group:04X}xxxx"):
+        row = table.get(key)
+        if row is not None:
+            return _RESOLVED.get(row[0], row[0])
+    return None

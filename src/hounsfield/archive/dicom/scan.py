@@ -1,0 +1,524 @@
+"""One walk over an encoded data set: which elements it has, where its pixels are, and where to cut it.
+
+The **cuts** divide the received bytes into contiguous slices::
+
+    [header][frame 1] … [frame N][trailer]        layout NATIVE or ENCAPSULATED
+    [header][all pixel bytes][trailer]            layout UNDIVIDED_*: frames that have no bytes of their own
+    [header]                                      layout HEADER_ONLY: no pixel data, or deflated as a whole
+
+and the slices, put together again, are exactly the bytes that came. The header includes the tag, VR and length of
+the pixel data element and, when encapsulated, the basic offset table item; an encapsulated frame's slice includes
+its own item headers; the trailer is the sequence delimiter, a padding byte, and every element after the pixel data.
+
+Nothing is decoded and nothing raises: a data set that is truncated, corrupt or nonsense gives what could be read
+and a list of ``problems``. Work is bounded by ``ScanLimits``. Nesting is followed only where a length is undefined.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from hounsfield.archive.dicom.cuts import Fragments, Layout, cut_encapsulated, cut_native
+from hounsfield.archive.dicom.dictionary import (
+    ITEM,
+    ITEM_END,
+    LONG_VRS,
+    SEQUENCE_END,
+    SHORT_VRS,
+    UNDEFINED,
+    VR_OF,
+    vr_of,
+)
+from hounsfield.archive.dicom.problems import Problem
+from hounsfield.codecs.frames import FrameShape
+from hounsfield.codecs.registry import TransferSyntax
+
+Buffer = bytes | bytearray | memoryview
+#: VR, offset of the value, length of the value in bytes (delimiters not counted).
+Element = tuple[str, int, int]
+
+PIXEL_DATA: Final = 0x7FE00010
+PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
+_EXTENDED_OFFSETS: Final = 0x7FE00001
+
+_EXPLICIT: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
+_IMPLICIT: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
+_LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
+
+
+@dataclass(frozen=True, slots=True)
+class ScanLimits:
+    """How much work one data set may cause."""
+
+    #: Nested sequences of undefined length; real data sets stay below 10, the Python stack far above this.
+    depth_max: int = 32
+    #: Top-level elements; the largest real ones (curves, private dumps) have some thousands.
+    elements_max: int = 30_000
+    #: Elements and items inside sequences of undefined length: a 10,000-frame enhanced object has about 600,000.
+    nested_elements_max: int = 4_000_000
+    #: Frames of one object, and fragments of its pixel data. A day of 30 Hz ultrasound has 2.6 million.
+    frames_max: int = 4_000_000
+    #: A deflated data set is inflated this far: deflate can grow a thousandfold.
+    inflated_bytes_max: int = 256 * 1024 * 1024
+
+
+DEFAULT_LIMITS: Final = ScanLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class PixelData:
+    """Where the pixel data element is. ``length`` is None when undefined (encapsulated)."""
+
+    tag: int
+    vr: str
+    #: Offset of the value: the first pixel cell, or the item tag of the basic offset table.
+    offset: int
+    #: Length as written, None when undefined.
+    length: int | None
+    #: One past the last byte of the value that is there, the sequence delimiter not counted.
+    end: int
+
+
+@dataclass(slots=True)
+class Scanned:
+    """What one walk found. Offsets are into ``body(data)``: the data set, inflated when it was deflated."""
+
+    syntax: TransferSyntax
+    #: As found in the bytes, which is not always what the transfer syntax says.
+    implicit_vr: bool
+    little_endian: bool
+    elements: dict[int, Element]
+    #: Tags of top-level elements whose length is undefined.
+    undefined: set[int]
+    pixels: PixelData | None
+    layout: Layout
+    #: Slice boundaries in the received bytes, first 0, last their length.
+    cuts: list[int]
+    #: Frames in the cuts, or as NumberOfFrames says when they could not be divided; 0 without pixel data.
+    frame_count: int
+    shape: FrameShape | None
+    inflated: bytes | None
+    problems: tuple[Problem, ...]
+
+    def body(self, data: Buffer) -> Buffer:
+        """The bytes that element offsets point into."""
+        return data if self.inflated is None else self.inflated
+
+    def slices(self, data: Buffer) -> list[memoryview]:
+        """The cuts as views: header, then frames (or all pixels), then trailer; only the header when HEADER_ONLY."""
+        view = memoryview(data)
+        cuts = self.cuts
+        return [view[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+
+    def value(self, data: Buffer, tag: int) -> bytes | None:
+        """The raw value of a top-level element, or None when it is not there."""
+        found = self.elements.get(tag)
+        if found is None:
+            return None
+        return bytes(self.body(data)[found[1] : found[1] + found[2]])
+
+
+def scan(data: Buffer, transfer_syntax: TransferSyntax, limits: ScanLimits = DEFAULT_LIMITS) -> Scanned:
+    """Walk an encoded data set (no preamble, no file meta information) once. Never raises on any bytes.
+
+    PS3.5 7 (data elements), 7.5 (sequences), A.4 (encapsulated pixel data), A.5 (deflated).
+    """
+    walk = _Walk(transfer_syntax, limits)
+    inflated: bytes | None = None
+    body: Buffer = data
+    if transfer_syntax.deflated:
+        inflated = _inflate(data, limits.inflated_bytes_max, walk.problems)
+        body = inflated
+    if not transfer_syntax.known:
+        walk.problems[Problem.UNKNOWN_TRANSFER_SYNTAX] = None
+    if len(body) == 0:
+        walk.problems[Problem.EMPTY] = None
+    walk.top_level(body)
+    layout, cuts, frame_count, shape = walk.cut(body)
+    if inflated is not None:
+        layout, cuts = Layout.HEADER_ONLY, [0, len(data)]
+    return Scanned(
+        transfer_syntax,
+        walk.implicit,
+        walk.little,
+        walk.elements,
+        walk.undefined,
+        walk.pixels,
+        layout,
+        cuts,
+        frame_count,
+        shape,
+        inflated,
+        tuple(walk.problems),
+    )
+
+
+def _inflate(data: Buffer, bytes_max: int, problems: dict[Problem, None]) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        plain = inflater.decompress(data, bytes_max)
+    except zlib.error:
+        # Once more in small steps, to keep what comes before the damage. Some writers add a zlib header.
+        plain, inflater = _inflate_what_is_good(data, bytes_max)
+        problems[Problem.BAD_DEFLATE] = None
+    if inflater.unconsumed_tail and len(plain) >= bytes_max:
+        problems[Problem.INFLATES_TOO_FAR] = None
+    elif not inflater.eof:
+        problems[Problem.TRUNCATED] = None
+    return plain
+
+
+def _inflate_what_is_good(data: Buffer, bytes_max: int) -> tuple[bytes, zlib._Decompress]:
+    best = b""
+    best_inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    for bits in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
+        inflater = zlib.decompressobj(bits)
+        out = bytearray()
+        view = memoryview(data)
+        try:
+            for start in range(0, len(view), 512):
+                out += inflater.decompress(view[start : start + 512], bytes_max - len(out) or 1)
+                if inflater.eof or len(out) >= bytes_max:
+                    break
+        except zlib.error:
+            pass
+        if len(out) > len(best):
+            best, best_inflater = bytes(out), inflater
+    return best, best_inflater
+
+
+class _Stop(Exception):
+    """The walk cannot go on from here."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+class _Walk:
+    """The state of one walk: kept in attributes because sequences recurse."""
+
+    __slots__ = (
+        "elements", "fragments", "implicit", "limits", "little", "nested_left", "pixels", "problems", "undefined",
+    )  # fmt: skip
+
+    def __init__(self, syntax: TransferSyntax, limits: ScanLimits) -> None:
+        self.limits = limits
+        self.implicit = syntax.implicit_vr
+        self.little = syntax.little_endian
+        self.elements: dict[int, Element] = {}
+        self.undefined: set[int] = set()
+        self.pixels: PixelData | None = None
+        self.fragments: Fragments | None = None
+        self.problems: dict[Problem, None] = {}
+        self.nested_left = limits.nested_elements_max
+
+    def top_level(self, data: Buffer) -> None:
+        if looks_implicit(data, 0, len(data), self.implicit) != self.implicit:
+            self.implicit = not self.implicit
+            self.problems[Problem.UNEXPECTED_VR_ENCODING] = None
+        try:
+            count = self._implicit_elements(data) if self.implicit else self._explicit_elements(data)
+        except _Stop as stop:
+            self.problems[stop.problem] = None
+        else:
+            if count != len(self.elements):
+                self.problems[Problem.DUPLICATE_ELEMENT] = None
+
+    # The two loops below are the hot path: one dictionary store per element, nothing else when all is well.
+
+    def _explicit_elements(self, data: Buffer) -> int:
+        unpack = _EXPLICIT[self.little].unpack_from
+        unpack32 = _LENGTH32[self.little].unpack_from
+        short, long, elements = SHORT_VRS.get, LONG_VRS.get, self.elements
+        end = len(data)
+        last = end - 8
+        left = self.limits.elements_max
+        count = pos = 0
+        while pos <= last:
+            group, number, letters, length = unpack(data, pos)
+            tag = group << 16 | number
+            vr = short(letters)
+            if vr is not None:
+                value = pos + 8
+            else:
+                vr = long(letters)
+                if vr is not None and pos + 12 <= end:
+                    value = pos + 12
+                    length = unpack32(data, pos + 8)[0]
+                else:
+                    vr, value, length = self._odd_header(data, pos, end)
+                if length == UNDEFINED:
+                    if left <= 0:
+                        raise _Stop(Problem.TOO_MANY_ELEMENTS)
+                    pos = self._undefined(data, tag, vr, value, end)
+                    left -= 1
+                    count += 1
+                    continue
+            after = value + length
+            if after > end or group == 0 or left <= 0 or group == 0xFFFE:
+                pos = self._irregular(tag, vr, value, length, end, left)
+                if tag != SEQUENCE_END and tag != ITEM_END:
+                    count += 1
+                continue
+            elements[tag] = (vr, value, length)
+            left -= 1
+            count += 1
+            pos = after
+        if pos != end:
+            self.problems[Problem.TRAILING_BYTES] = None
+        return count
+
+    def _implicit_elements(self, data: Buffer) -> int:
+        unpack = _IMPLICIT[self.little].unpack_from
+        known, elements = VR_OF.get, self.elements
+        end = len(data)
+        last = end - 8
+        left = self.limits.elements_max
+        count = pos = 0
+        while pos <= last:
+            group, number, length = unpack(data, pos)
+            tag = group << 16 | number
+            vr = known(tag) or vr_of(tag)
+            value = pos + 8
+            if length == UNDEFINED:
+                if left <= 0:
+                    raise _Stop(Problem.TOO_MANY_ELEMENTS)
+                pos = self._undefined(data, tag, vr, value, end)
+                left -= 1
+                count += 1
+                continue
+            after = value + length
+            if after > end or group == 0 or left <= 0 or group == 0xFFFE:
+                pos = self._irregular(tag, vr, value, length, end, left)
+                if tag != SEQUENCE_END and tag != ITEM_END:
+                    count += 1
+                continue
+            elements[tag] = (vr, value, length)
+            left -= 1
+            count += 1
+            pos = after
+        if pos != end:
+            self.problems[Problem.TRAILING_BYTES] = None
+        return count
+
+    def _irregular(self, tag: int, vr: str, value: int, length: int, end: int, left: int) -> int:
+        """An element that does not fit, or that no data set has: where to go on, or _Stop."""
+        if left <= 0:
+            raise _Stop(Problem.TOO_MANY_ELEMENTS)
+        if tag >> 16 == 0:
+            # Group 0 is for commands (PS3.7); in a data set it means zeros after the end.
+            raise _Stop(Problem.TRAILING_BYTES)
+        if tag in (SEQUENCE_END, ITEM_END) and length == 0:
+            self.problems[Problem.MISPLACED_DELIMITER] = None
+            return value
+        if value + length > end:
+            self.elements[tag] = (vr, value, end - value)
+            raise _Stop(Problem.TRUNCATED)
+        raise _Stop(Problem.BAD_SEQUENCE)
+
+    def _odd_header(self, data: Buffer, pos: int, end: int) -> tuple[str, int, int]:
+        """VR, value offset and length of an explicit VR element whose VR is none that we know, or is cut off."""
+        letters = bytes(data[pos + 4 : pos + 6])
+        if letters in LONG_VRS:
+            raise _Stop(Problem.TRUNCATED)
+        group, number, length = _IMPLICIT[self.little].unpack_from(data, pos)
+        tag = group << 16 | number
+        if not _is_letters(letters):
+            # An element written in implicit VR among explicit ones, or a delimiter.
+            if group not in (0, 0xFFFE):
+                self.problems[Problem.UNEXPECTED_VR_ENCODING] = None
+            return vr_of(tag), pos + 8, length
+        self.problems[Problem.UNKNOWN_VR] = None
+        name = letters.decode("ascii")
+        order = "little" if self.little else "big"
+        length16 = int.from_bytes(data[pos + 6 : pos + 8], "little" if self.little else "big")
+        del order
+        if length16 or pos + 12 > end:
+            return name, pos + 8, length16
+        # Zero: an empty value, or the reserved bytes that PS3.5 7.1.2 gives every VR invented later.
+        if pos + 16 <= end:
+            next_group, next_number, next_letters, _ = _EXPLICIT[self.little].unpack_from(data, pos + 8)
+            known = next_letters in SHORT_VRS or next_letters in LONG_VRS
+            if known and (next_group << 16 | next_number) > tag:
+                return name, pos + 8, 0
+        return name, pos + 12, _LENGTH32[self.little].unpack_from(data, pos + 8)[0]
+
+    def _undefined(self, data: Buffer, tag: int, vr: str, value: int, end: int) -> int:
+        """Read over a value of undefined length; where the next element begins."""
+        self.undefined.add(tag)
+        if tag == PIXEL_DATA:
+            return self._encapsulated(data, vr, value, end)
+        self.elements[tag] = (vr, value, end - value)
+        after = self._sequence(data, value, end, self.implicit, 1)
+        # UN of undefined length is a sequence in disguise (PS3.5 6.2.2).
+        self.elements[tag] = ("SQ" if vr == "UN" else vr, value, after - 8 - value)
+        return after
+
+    def _encapsulated(self, data: Buffer, vr: str, value: int, end: int) -> int:
+        unpack = _IMPLICIT[self.little].unpack_from
+        starts: list[int] = []
+        left = self.limits.frames_max
+        pos = value
+        stop: Problem | None = None
+        while True:
+            if pos + 8 > end:
+                stop = Problem.NO_SEQUENCE_END if pos == end else Problem.TRUNCATED
+                break
+            group, number, length = unpack(data, pos)
+            tag = group << 16 | number
+            if tag == SEQUENCE_END:
+                break
+            if tag != ITEM or length == UNDEFINED:
+                stop = Problem.BAD_SEQUENCE
+                break
+            if left <= 0:
+                stop = Problem.TOO_MANY_FRAMES
+                break
+            left -= 1
+            starts.append(pos)
+            pos += 8 + length
+            if pos > end:
+                pos = end
+                stop = Problem.TRUNCATED
+                break
+        self.elements[PIXEL_DATA] = (vr, value, pos - value)
+        self.pixels = PixelData(PIXEL_DATA, vr, value, None, pos)
+        self.fragments = Fragments(starts, pos)
+        if stop is not None:
+            raise _Stop(stop)
+        return pos + 8
+
+    def _sequence(self, data: Buffer, pos: int, end: int, implicit: bool, depth: int) -> int:
+        """Read over the items of a sequence of undefined length; the offset after its delimiter."""
+        if depth > self.limits.depth_max:
+            raise _Stop(Problem.TOO_DEEP)
+        unpack = _IMPLICIT[self.little].unpack_from
+        while pos + 8 <= end:
+            group, number, length = unpack(data, pos)
+            tag = group << 16 | number
+            pos += 8
+            if tag == SEQUENCE_END:
+                return pos
+            if tag != ITEM:
+                raise _Stop(Problem.BAD_SEQUENCE)
+            self.nested_left -= 1
+            if self.nested_left < 0:
+                raise _Stop(Problem.TOO_MANY_ELEMENTS)
+            pos = self._item(data, pos, end, implicit, depth) if length == UNDEFINED else pos + length
+        raise _Stop(Problem.TRUNCATED)
+
+    def _item(self, data: Buffer, pos: int, end: int, implicit: bool, depth: int) -> int:
+        """Read over one item of undefined length; the offset after its delimiter."""
+        implicit = implicit or looks_implicit(data, pos, end, implicit)
+        unpack = _EXPLICIT[self.little].unpack_from
+        unpack_implicit = _IMPLICIT[self.little].unpack_from
+        unpack32 = _LENGTH32[self.little].unpack_from
+        left = self.nested_left
+        while pos + 8 <= end:
+            left -= 1
+            if left < 0:
+                raise _Stop(Problem.TOO_MANY_ELEMENTS)
+            group, number, letters, length = unpack(data, pos)
+            if group == 0xFFFE:
+                self.nested_left = left
+                if number == 0xE00D:
+                    return pos + 8
+                if number == 0xE0DD:
+                    self.problems[Problem.MISPLACED_DELIMITER] = None
+                    return pos
+                raise _Stop(Problem.BAD_SEQUENCE)
+            if not implicit and letters in SHORT_VRS:
+                pos += 8 + length
+                continue
+            if implicit:
+                value = pos + 8
+                length = unpack_implicit(data, pos)[2]
+            elif letters in LONG_VRS and pos + 12 <= end:
+                value = pos + 12
+                length = unpack32(data, pos + 8)[0]
+            else:
+                _, value, length = self._odd_header(data, pos, end)
+            if length == UNDEFINED:
+                self.nested_left = left
+                pos = self._sequence(data, value, end, implicit, depth + 1)
+                left = self.nested_left
+            else:
+                pos = value + length
+        raise _Stop(Problem.TRUNCATED)
+
+    def cut(self, data: Buffer) -> tuple[Layout, list[int], int, FrameShape | None]:
+        """Layout, cuts, number of frames and shape of one frame."""
+        if self.pixels is None:
+            for tag in PIXEL_TAGS:
+                if tag in self.elements:
+                    vr, offset, length = self.elements[tag]
+                    if length and vr != "SQ":
+                        self.pixels = PixelData(tag, vr, offset, length, offset + length)
+        pixels = self.pixels
+        if pixels is None:
+            return Layout.HEADER_ONLY, [0, len(data)], 0, None
+        shape = self._shape(data)
+        declared = self._integer_text(data, 0x00280008)
+        frames = max(declared or 1, 1)
+        if frames > self.limits.frames_max:
+            self.problems[Problem.TOO_MANY_FRAMES] = None
+            frames = 1
+        if self.fragments is not None:
+            extended = self.elements.get(_EXTENDED_OFFSETS)
+            table = None if extended is None else bytes(data[extended[1] : extended[1] + extended[2]])
+            return *cut_encapsulated(data, self.fragments, frames, table, self.little, self.problems), shape
+        truncated = Problem.TRUNCATED in self.problems
+        return *cut_native(len(data), pixels.offset, pixels.end, frames, shape, self.problems, truncated), shape
+
+    def _shape(self, data: Buffer) -> FrameShape | None:
+        rows, columns = self._unsigned(data, 0x00280010), self._unsigned(data, 0x00280011)
+        if not rows or not columns:
+            return None
+        bits = self._unsigned(data, 0x00280100)
+        if self.pixels is not None and self.pixels.tag != PIXEL_DATA:
+            bits = 32 if self.pixels.tag == 0x7FE00008 else 64
+        photometric = ""
+        found = self.elements.get(0x00280004)
+        if found is not None and found[2] <= 64:
+            photometric = bytes(data[found[1] : found[1] + found[2]]).decode("latin-1").strip(" \0").upper()
+        return FrameShape(rows, columns, self._unsigned(data, 0x00280002) or 1, bits or 8, photometric)
+
+    def _unsigned(self, data: Buffer, tag: int) -> int | None:
+        found = self.elements.get(tag)
+        if found is None or found[2] < 2:
+            return None
+        value = data[found[1] : found[1] + 2]
+        return int.from_bytes(value, "little" if self.little else "big")
+
+    def _integer_text(self, data: Buffer, tag: int) -> int | None:
+        found = self.elements.get(tag)
+        if found is None or not 0 < found[2] <= 32:
+            return None
+        try:
+            return int(bytes(data[found[1] : found[1] + found[2]]).split(b"\\")[0].strip(b" \0"))
+        except ValueError:
+            return None
+
+
+def _is_letters(letters: bytes) -> bool:
+    return len(letters) == 2 and 0x41 <= letters[0] <= 0x5A and 0x41 <= letters[1] <= 0x5A
+
+
+def looks_implicit(data: Buffer, pos: int, end: int, assumed: bool) -> bool:
+    """Whether the element at ``pos`` is in implicit VR: writers switch without saying so, in whole files and in items.
+
+    An explicit VR is two capitals; in implicit VR the same two bytes are half a length, which would be beyond 16,000.
+    """
+    if pos + 8 > end:
+        return assumed
+    head = bytes(data[pos : pos + 6])
+    letters = head[4:]
+    if head[:2] in (b"\xfe\xff", b"\xff\xfe"):
+        return assumed
+    if assumed:
+        return not (letters in SHORT_VRS or letters in LONG_VRS)
+    return not _is_letters(letters)

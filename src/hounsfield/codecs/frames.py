@@ -1,0 +1,58 @@
+"""Frame layout arithmetic: how many bytes one native frame has, and how to lift one out of packed bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: PS3.3 C.7.6.3.1.2: two pixels share one pair of chrominance samples, so three samples take the room of two.
+_HALF_CHROMA = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
+_QUARTER_CHROMA = frozenset({"YBR_PARTIAL_420"})
+
+
+@dataclass(frozen=True, slots=True)
+class FrameShape:
+    """What the image pixel attributes say about one native frame (PS3.3 C.7.6.3)."""
+
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    bits_allocated: int
+    photometric: str = ""
+
+    @property
+    def bits(self) -> int:
+        """Bits of one native frame, chrominance subsampling counted; frames follow each other without padding."""
+        full = self.full_bits
+        if self.samples_per_pixel == 3:
+            if self.photometric in _HALF_CHROMA:
+                return full // 3 * 2
+            if self.photometric in _QUARTER_CHROMA:
+                return full // 2
+        return full
+
+    @property
+    def full_bits(self) -> int:
+        """Bits of one native frame if every pixel had all its samples, which some writers do whatever they claim."""
+        return self.rows * self.columns * self.samples_per_pixel * self.bits_allocated
+
+    @property
+    def byte_aligned(self) -> bool:
+        """Every frame begins and ends on a byte (always so unless pixel cells are single bits, PS3.5 8.1.1)."""
+        return self.bits % 8 == 0
+
+
+def extract_bits(pixels: bytes | memoryview, number: int, frame_bits: int) -> bytes:
+    """Frame ``number`` (from 1) of frames packed bit after bit, first pixel in the lowest bit (PS3.5 8.2).
+
+    The answer starts on a byte; unused high bits of its last byte are zero. IndexError when there is no such frame.
+    """
+    start = (number - 1) * frame_bits
+    end = start + frame_bits
+    if number < 1 or frame_bits < 1 or end > len(pixels) * 8:
+        raise IndexError(f"no frame {number} in {len(pixels)} bytes of {frame_bits}-bit frames")
+    first, shift = divmod(start, 8)
+    chunk = pixels[first : -(-end // 8)]
+    if shift == 0 and frame_bits % 8 == 0:
+        return bytes(chunk)
+    value = (int.from_bytes(chunk, "little") >> shift) & ((1 << frame_bits) - 1)
+    return value.to_bytes(-(-frame_bits // 8), "little")
