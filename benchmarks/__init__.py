@@ -1,0 +1,1 @@
+"""Measures this archive beside its peers, in one run on one machine: `python -m benchmarks --help`."""
