@@ -25,6 +25,7 @@ __all__ = [
     "KeyValueStore",
     "NonBlockingReads",
     "Snapshot",
+    "SpaceReserve",
     "Table",
     "TableKind",
 ]
@@ -86,6 +87,14 @@ class NonBlockingReads(Protocol):
 
     def try_read_into(self, name: str, offset: int, buffer: bytearray | memoryview) -> bool:
         """Fill ``buffer`` from memory (page cache) and return True, or return False at once."""
+
+
+@runtime_checkable
+class SpaceReserve(Protocol):
+    """Optional: a store that keeps some space free for deletion and compaction."""
+
+    def require_space(self, length: int) -> None:
+        """Return, or raise ``StoreFullError`` when ``length`` more bytes would eat into the reserve."""
 
 
 # ---------------------------------------------------------------- key-value
