@@ -33,6 +33,7 @@ from hounsfield.archive.dicom.dictionary import (
     vr_of,
 )
 from hounsfield.archive.dicom.problems import Problem
+from hounsfield.archive.dicom.walk import is_letters, looks_implicit, odd_header
 from hounsfield.codecs.frames import FrameShape
 from hounsfield.codecs.registry import TransferSyntax
 
@@ -325,27 +326,11 @@ class _Walk:
         letters = bytes(data[pos + 4 : pos + 6])
         if letters in LONG_VRS:
             raise _Stop(Problem.TRUNCATED)
-        group, number, length = _IMPLICIT[self.little].unpack_from(data, pos)
-        tag = group << 16 | number
-        if not _is_letters(letters):
-            # An element written in implicit VR among explicit ones, or a delimiter.
-            if group not in (0, 0xFFFE):
-                self.problems[Problem.UNEXPECTED_VR_ENCODING] = None
-            return vr_of(tag), pos + 8, length
-        self.problems[Problem.UNKNOWN_VR] = None
-        name = letters.decode("ascii")
-        order = "little" if self.little else "big"
-        length16 = int.from_bytes(data[pos + 6 : pos + 8], "little" if self.little else "big")
-        del order
-        if length16 or pos + 12 > end:
-            return name, pos + 8, length16
-        # Zero: an empty value, or the reserved bytes that PS3.5 7.1.2 gives every VR invented later.
-        if pos + 16 <= end:
-            next_group, next_number, next_letters, _ = _EXPLICIT[self.little].unpack_from(data, pos + 8)
-            known = next_letters in SHORT_VRS or next_letters in LONG_VRS
-            if known and (next_group << 16 | next_number) > tag:
-                return name, pos + 8, 0
-        return name, pos + 12, _LENGTH32[self.little].unpack_from(data, pos + 8)[0]
+        if is_letters(letters):
+            self.problems[Problem.UNKNOWN_VR] = None
+        elif bytes(data[pos : pos + 2]) not in (b"\0\0", b"\xfe\xff", b"\xff\xfe"):
+            self.problems[Problem.UNEXPECTED_VR_ENCODING] = None
+        return odd_header(data, pos, end, self.little)
 
     def _undefined(self, data: Buffer, tag: int, vr: str, value: int, end: int) -> int:
         """Read over a value of undefined length; where the next element begins."""
@@ -502,23 +487,3 @@ class _Walk:
             return int(bytes(data[found[1] : found[1] + found[2]]).split(b"\\")[0].strip(b" \0"))
         except ValueError:
             return None
-
-
-def _is_letters(letters: bytes) -> bool:
-    return len(letters) == 2 and 0x41 <= letters[0] <= 0x5A and 0x41 <= letters[1] <= 0x5A
-
-
-def looks_implicit(data: Buffer, pos: int, end: int, assumed: bool) -> bool:
-    """Whether the element at ``pos`` is in implicit VR: writers switch without saying so, in whole files and in items.
-
-    An explicit VR is two capitals; in implicit VR the same two bytes are half a length, which would be beyond 16,000.
-    """
-    if pos + 8 > end:
-        return assumed
-    head = bytes(data[pos : pos + 6])
-    letters = head[4:]
-    if head[:2] in (b"\xfe\xff", b"\xff\xfe"):
-        return assumed
-    if assumed:
-        return not (letters in SHORT_VRS or letters in LONG_VRS)
-    return not _is_letters(letters)

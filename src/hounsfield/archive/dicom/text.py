@@ -1,0 +1,146 @@
+"""Text out of bytes: Specific Character Set with code extensions (PS3.5 6.1.2), trimmed per VR. Never raises."""
+
+from __future__ import annotations
+
+import codecs
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import pydicom.charset
+
+#: VRs whose bytes are in the character set of (0008,0005); all other text is the default repertoire.
+CHARACTER_SET_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+#: VRs in which leading spaces mean something and a backslash is a character (PS3.5 6.2).
+PROSE_VRS: Final = frozenset({"LT", "ST", "UT", "UR"})
+
+_ESCAPE: Final = b"\x1b"
+_ASCII: Final = "ascii"
+#: Escape sequences that switch to a set whose Python codec wants to see them itself.
+_STATEFUL: Final = frozenset({"iso2022_jp", "iso2022_jp_2"})
+_BY_ESCAPE: Final[dict[bytes, str]] = dict(pydicom.charset.CODES_TO_ENCODINGS)
+_DELIMITERS: Final = b"\r\n\t\f\\^="
+
+
+class CharacterSet(NamedTuple):
+    """How to decode text: the codec in force at the start of each value, and whether code extensions were declared."""
+
+    codec: str
+    #: False: some term of (0008,0005) is none that PS3.3 C.12.1.1.2 defines.
+    known: bool
+    #: True: nothing was declared, so only ASCII is rightful.
+    default: bool = False
+
+
+DEFAULT_CHARACTER_SET: Final = CharacterSet(_ASCII, True, True)
+
+
+@lru_cache(maxsize=256)
+def character_set(raw: bytes) -> CharacterSet:
+    """The character set that a raw value of Specific Character Set (0008,0005) declares."""
+    terms = [term.strip(b" \0").decode("latin-1") for term in raw.split(b"\\")]
+    if not any(terms):
+        return DEFAULT_CHARACTER_SET
+    known = True
+    first = _ASCII
+    for index, term in enumerate(terms):
+        codec, sound = _codec_of(term)
+        known = known and sound
+        if index == 0:
+            first = codec
+    return CharacterSet(first, known, first == _ASCII)
+
+
+def _codec_of(term: str) -> tuple[str, bool]:
+    if term in ("", "ISO_IR 6", "ISO 2022 IR 6"):
+        return _ASCII, True
+    table: dict[str, str] = pydicom.charset.python_encoding
+    codec = table.get(term)
+    if codec is None:
+        # "ISO-IR 100", "ISO_IR_100", "iso_ir 192", "ISO 2022-IR 87": what people write instead.
+        words = term.upper().replace("_", " ").replace("-", " ")
+        number = words.rpartition(" ")[2]
+        for candidate in (f"ISO 2022 IR {number}" if "2022" in words else f"ISO_IR {number}", f"ISO_IR {number}"):
+            codec = table.get(candidate)
+            if codec is not None:
+                return _python_name(codec), False
+        try:
+            return codecs.lookup(term).name, False
+        except (LookupError, ValueError):
+            return _ASCII, False
+    return _python_name(codec), True
+
+
+def _python_name(codec: str) -> str:
+    # iso2022_jp as the *first* set means ASCII until an escape; its codec does exactly that.
+    return "gb2312" if codec == "iso_ir_58" else codec
+
+
+def decode(raw: bytes, charset: CharacterSet) -> tuple[str, bool]:
+    """Text and whether every byte was rightful in the declared character set.
+
+    Bytes that are not become what they most likely mean: UTF-8 if they are that, else Latin-1 when nothing was
+    declared, else the replacement character.
+    """
+    if _ESCAPE in raw:
+        return _decode_extended(raw, charset)
+    if raw.isascii() and charset.codec != "shift_jis":
+        return raw.decode(_ASCII), True
+    try:
+        return raw.decode(charset.codec), True
+    except UnicodeError:
+        return _decode_wrong(raw, charset), False
+
+
+def _decode_wrong(raw: bytes, charset: CharacterSet) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeError:
+        return raw.decode("latin-1") if charset.default else raw.decode(charset.codec, "replace")
+
+
+def _decode_extended(raw: bytes, charset: CharacterSet) -> tuple[str, bool]:
+    """Decode with ISO 2022 escape sequences (PS3.5 6.1.2.5.3)."""
+    pieces = raw.split(_ESCAPE)
+    out: list[str] = []
+    sound = True
+    if pieces[0]:
+        text, sound = decode(pieces[0], charset)
+        out.append(text)
+    for piece in pieces[1:]:
+        escape = _ESCAPE + piece[:2]
+        codec = _BY_ESCAPE.get(escape)
+        if codec is None:
+            escape = _ESCAPE + piece[:3]
+            codec = _BY_ESCAPE.get(escape)
+        if codec is None:
+            sound = False
+            out.append(piece.decode(_ASCII, "replace"))
+            continue
+        body = piece[len(escape) - 1 :]
+        if codec in _STATEFUL:
+            try:
+                out.append((escape + body).decode(codec))
+            except UnicodeError:
+                sound = False
+                out.append((escape + body).decode(codec, "replace"))
+            continue
+        # A delimiter puts the initial set back, without an escape sequence.
+        cut = next((at for at, byte in enumerate(body) if byte in _DELIMITERS), len(body))
+        codec = _ASCII if codec == "iso8859" else _python_name(codec)
+        text, good = decode(body[:cut], CharacterSet(codec, True, codec == _ASCII))
+        out.append(text)
+        sound = sound and good
+        if cut < len(body):
+            text, good = decode(body[cut:], charset)
+            out.append(text)
+            sound = sound and good
+    return "".join(out), sound
+
+
+def trim(text: str, vr: str) -> str:
+    """Text without the padding that its VR allows (PS3.5 6.2); each value of several is trimmed."""
+    if vr in PROSE_VRS:
+        return text.rstrip(" \0")
+    if "\\" in text:
+        return "\\".join([part.strip(" \0") for part in text.split("\\")])
+    return text.strip(" \0")

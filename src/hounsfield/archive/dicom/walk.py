@@ -1,0 +1,205 @@
+"""Element by element through encoded bytes, nested ones included; for readers that want the values, not the cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import Struct
+from typing import Final
+
+from hounsfield.archive.dicom.dictionary import (
+    ITEM,
+    ITEM_END,
+    LONG_VRS,
+    SEQUENCE_END,
+    SHORT_VRS,
+    UNDEFINED,
+    VR_OF,
+    vr_of,
+)
+
+Buffer = bytes | bytearray | memoryview
+#: Tag, VR, value offset, value length (delimiters not counted), whether the length was undefined.
+Found = tuple[int, str, int, int, bool]
+
+_EXPLICIT: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
+_IMPLICIT: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
+_LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
+
+#: Recursion limit of everything that reads nested sequences; real data sets stay below 10.
+DEPTH_MAX: Final = 32
+
+
+class BadSequenceError(ValueError):
+    """Nested bytes that are no sequence of items."""
+
+    retry = False
+
+
+def elements(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> Iterator[Found]:
+    """The elements of one data set or item at [pos, end), in order; stops at its end, at a delimiter or at damage."""
+    unpack = _EXPLICIT[little].unpack_from
+    unpack_implicit = _IMPLICIT[little].unpack_from
+    unpack32 = _LENGTH32[little].unpack_from
+    short, long, known = SHORT_VRS.get, LONG_VRS.get, VR_OF.get
+    last = end - 8
+    vr: str | None
+    while pos <= last:
+        if implicit:
+            group, number, length = unpack_implicit(data, pos)
+            tag = group << 16 | number
+            if group == 0xFFFE:
+                return
+            vr = known(tag) or vr_of(tag)
+            value = pos + 8
+        else:
+            group, number, letters, length = unpack(data, pos)
+            tag = group << 16 | number
+            vr = short(letters)
+            if vr is not None:
+                value = pos + 8
+                if value + length > end:
+                    length = max(end - value, 0)
+                yield tag, vr, value, length, False
+                pos = value + length
+                continue
+            if group == 0xFFFE:
+                return
+            vr = long(letters)
+            if vr is not None:
+                if pos + 12 > end:
+                    return
+                value = pos + 12
+                length = unpack32(data, pos + 8)[0]
+            else:
+                vr, value, length = odd_header(data, pos, end, little)
+        if length == UNDEFINED:
+            inner_implicit = implicit
+            try:
+                after = skip_sequence(data, value, end, inner_implicit, little)
+            except BadSequenceError:
+                return
+            yield tag, vr, value, after - 8 - value, True
+            pos = after
+            continue
+        if value + length > end:
+            length = max(end - value, 0)
+        yield tag, vr, value, length, False
+        pos = value + length
+
+
+def odd_header(data: Buffer, pos: int, end: int, little: bool) -> tuple[str, int, int]:
+    """VR, value offset and length of an element in an explicit VR data set whose VR is none that we know.
+
+    Two capitals are a VR of the future: 32-bit length behind two zero bytes (PS3.5 7.1.2), unless what follows
+    shows an empty value. Anything else is an element in implicit VR, which some writers mix in.
+    """
+    letters = bytes(data[pos + 4 : pos + 6])
+    group, number, length = _IMPLICIT[little].unpack_from(data, pos)
+    tag = group << 16 | number
+    if not is_letters(letters):
+        return vr_of(tag), pos + 8, length
+    name = letters.decode("ascii")
+    length16 = int.from_bytes(data[pos + 6 : pos + 8], "little" if little else "big")
+    if length16 or pos + 12 > end:
+        return name, pos + 8, length16
+    if pos + 16 <= end:
+        next_group, next_number, next_letters, _ = _EXPLICIT[little].unpack_from(data, pos + 8)
+        if (next_letters in SHORT_VRS or next_letters in LONG_VRS) and (next_group << 16 | next_number) > tag:
+            return name, pos + 8, 0
+    return name, pos + 12, _LENGTH32[little].unpack_from(data, pos + 8)[0]
+
+
+def items(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> Iterator[tuple[int, int, bool]]:
+    """The items of a sequence whose value is [pos, end): start, end, and whether it is in implicit VR."""
+    unpack = _IMPLICIT[little].unpack_from
+    while pos + 8 <= end:
+        group, number, length = unpack(data, pos)
+        if group << 16 | number != ITEM:
+            return
+        pos += 8
+        item_implicit = implicit or looks_implicit(data, pos, end, implicit)
+        if length == UNDEFINED:
+            try:
+                after = skip_item(data, pos, end, implicit, little)
+            except BadSequenceError:
+                # Damage inside: what is there is still this item's.
+                yield pos, end, item_implicit
+                return
+            closed = bytes(data[after - 8 : after - 4]) in (b"\xfe\xff\x0d\xe0", b"\xff\xfe\xe0\x0d")
+            yield pos, after - 8 if closed else after, item_implicit
+            pos = after
+        else:
+            yield pos, min(pos + length, end), item_implicit
+            pos += length
+
+
+def skip_sequence(data: Buffer, pos: int, end: int, implicit: bool, little: bool, depth: int = 1) -> int:
+    """The offset after the delimiter of a sequence of undefined length whose first item is at ``pos``."""
+    if depth > DEPTH_MAX:
+        raise BadSequenceError(f"sequences are nested deeper than {DEPTH_MAX}")
+    unpack = _IMPLICIT[little].unpack_from
+    while pos + 8 <= end:
+        group, number, length = unpack(data, pos)
+        tag = group << 16 | number
+        pos += 8
+        if tag == SEQUENCE_END:
+            return pos
+        if tag != ITEM:
+            raise BadSequenceError("not an item where an item must be")
+        pos = skip_item(data, pos, end, implicit, little, depth) if length == UNDEFINED else pos + length
+    raise BadSequenceError("the sequence does not end")
+
+
+def skip_item(data: Buffer, pos: int, end: int, implicit: bool, little: bool, depth: int = 1) -> int:
+    """The offset after the delimiter of an item of undefined length whose first element is at ``pos``."""
+    implicit = implicit or looks_implicit(data, pos, end, implicit)
+    unpack = _EXPLICIT[little].unpack_from
+    unpack_implicit = _IMPLICIT[little].unpack_from
+    unpack32 = _LENGTH32[little].unpack_from
+    while pos + 8 <= end:
+        group, number, letters, length = unpack(data, pos)
+        if group == 0xFFFE:
+            tag = group << 16 | number
+            if tag == ITEM_END:
+                return pos + 8
+            if tag == SEQUENCE_END:
+                # The item's own delimiter was forgotten: leave this one for the sequence.
+                return pos
+            raise BadSequenceError("an item begins where an element must be")
+        if not implicit and letters in SHORT_VRS:
+            pos += 8 + length
+            continue
+        if implicit:
+            value = pos + 8
+            length = unpack_implicit(data, pos)[2]
+        elif letters in LONG_VRS and pos + 12 <= end:
+            value = pos + 12
+            length = unpack32(data, pos + 8)[0]
+        else:
+            _, value, length = odd_header(data, pos, end, little)
+        if length == UNDEFINED:
+            pos = skip_sequence(data, value, end, implicit, little, depth + 1)
+        else:
+            pos = value + length
+    raise BadSequenceError("the item does not end")
+
+
+def is_letters(letters: bytes) -> bool:
+    """Two capitals, as every VR is."""
+    return len(letters) == 2 and 0x41 <= letters[0] <= 0x5A and 0x41 <= letters[1] <= 0x5A
+
+
+def looks_implicit(data: Buffer, pos: int, end: int, assumed: bool) -> bool:
+    """Whether the element at ``pos`` is in implicit VR: writers switch without saying so, in whole files and in items.
+
+    An explicit VR is two capitals; in implicit VR the same two bytes are half a length, which would be beyond 16,000.
+    """
+    if pos + 8 > end:
+        return assumed
+    head = bytes(data[pos : pos + 6])
+    letters = head[4:]
+    if head[:2] in (b"\xfe\xff", b"\xff\xfe"):
+        return assumed
+    if assumed:
+        return not (letters in SHORT_VRS or letters in LONG_VRS)
+    return not is_letters(letters)
