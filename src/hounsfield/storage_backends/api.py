@@ -132,6 +132,9 @@ class Batch:
     before_commit: list[Callable[[CommitResult], None]] = field(default_factory=list)
     """Called inside the commit, once its sequence numbers are known and before it becomes
     visible or durable: this is where the ledger is written and synced. Raising aborts all of it."""
+    uses_reserve: bool = False
+    """Set on a batch that frees space in the end although it puts or appends (a deletion with its
+    tombstone): it may use the reserve. A batch of deletes and removes alone always may."""
 
     def require(self, table: Table, key: bytes, value: bytes | None) -> None:
         """Commit only when ``key`` holds exactly ``value`` (None: holds nothing)."""
@@ -211,8 +214,19 @@ class KeyValueStore(Protocol):
         case nothing has changed.
         """
 
-    def commit_many(self, batches: Sequence[Batch]) -> list[CommitResult | Exception]:
-        """Apply several batches with one durable flush; each is atomic, and fails alone."""
+    def commit_many(
+        self,
+        batches: Sequence[Batch],
+        *,
+        before_commit: Callable[[list[CommitResult | Exception]], None] | None = None,
+    ) -> list[CommitResult | Exception]:
+        """Apply several batches, in order, with one durable flush; each is atomic, and fails alone.
+
+        ``before_commit`` is called once, after every batch's own, with what will be returned: the
+        place for one ledger append and one sync for the whole group. It runs only when some batch
+        succeeded; raising aborts them all, and what it raised is raised here. So is the error of
+        a flush that fails, in which case nothing has changed.
+        """
 
     def statistics(self) -> dict[str, int]: ...
 

@@ -1,0 +1,54 @@
+"""Which file systems an embedded index may live on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+from hounsfield.storage_backends.errors import NetworkFileSystemError
+
+__all__ = ["NETWORK_FILE_SYSTEMS", "file_system_type", "refuse_network_file_system"]
+
+# statfs(2) f_type. FUSE is here because what stands behind it cannot be told.
+NETWORK_FILE_SYSTEMS = {
+    0x00006969: "NFS",
+    0x0000517B: "SMB",
+    0xFE534D42: "SMB2",
+    0xFF534D42: "CIFS",
+    0x65735546: "FUSE",
+    0x00C36400: "Ceph",
+    0x01021997: "9P",
+    0x5346414F: "AFS",
+    0x6B414653: "AFS",
+    0x73757245: "Coda",
+    0x0000564C: "NCP",
+    0x0BD00BD0: "Lustre",
+    0x01161970: "GFS2",
+    0x7461636F: "OCFS2",
+    0x47504653: "GPFS",
+    0x786F4256: "VirtualBox shared folder",
+}
+
+_STATFS_BYTES = 512  # larger than struct statfs of any architecture; f_type is its first word
+
+
+def file_system_type(path: Path) -> int | None:
+    """The ``f_type`` of the file system ``path`` is on; None where it cannot be asked for."""
+    if not sys.platform.startswith("linux"):
+        return None
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.statfs(os.fsencode(path), buffer):
+        return None
+    return ctypes.c_uint32.from_buffer(buffer).value  # little-endian machines: the low word of a long
+
+
+def refuse_network_file_system(path: Path) -> None:
+    """``NetworkFileSystemError`` when ``path`` is on one: memory maps and locks do not hold there."""
+    name = NETWORK_FILE_SYSTEMS.get(file_system_type(path) or 0)
+    if name is not None:
+        raise NetworkFileSystemError(
+            f"{path} is on {name}: an embedded index needs a local file system (or use PostgreSQL)"
+        )

@@ -1,0 +1,305 @@
+"""The key-value contract on LMDB: one machine, several processes, one writer at a time.
+
+Rules that this module keeps (docs/decisions/0003-lmdb.md):
+
+* one huge map from the start: growing a map invalidates live reads, so it never grows;
+* read transactions live as long as a ``with`` block; dead processes' readers are cleared;
+* several batches share one write transaction, each in a child transaction of its own;
+* puts stop while a reserve is left, so that deletion always has room to work;
+* never on a network file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from hounsfield.storage_backends.api import Batch, CommitResult, Table, TableKind
+from hounsfield.storage_backends.errors import PreconditionError, StorageError, StoreFullError
+from hounsfield.storage_backends.file_systems import refuse_network_file_system
+from hounsfield.storage_backends.lmdb_snapshot import LmdbSnapshot
+from hounsfield.storage_backends.tables import check_batch, check_tables, sequence_key
+
+__all__ = ["LmdbLimits", "LmdbStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class LmdbLimits:
+    """What one store may use."""
+
+    map_bytes: int = 1 << 40
+    """Address space, not disk: 1 TiB holds 2,500 million instances at 400 bytes and is below the
+    47 bits that every 64-bit machine gives a process."""
+
+    reserve_bytes: int = 256 << 20
+    """Free space (of the disk, and of the map) that puts leave alone: deleting in a B+ tree that never
+    overwrites needs new pages first. Half of the blobs' reserve, so that blobs stop first."""
+
+    readers: int = 1024
+    """Reader slots for all processes: 64 workers with 16 threads each."""
+
+    snapshot_seconds: float = 1.0
+    """A snapshot held longer pins every page freed since: one grew a 0.5 MB database to 58 MB."""
+
+    reader_check_commits: int = 1024
+    """Stale readers are looked for at open and every so many commits."""
+
+
+class LmdbStore:
+    """A ``KeyValueStore`` in one directory. Safe from several threads and processes at once.
+
+    One ``LmdbStore`` per path and process. ``strict=True`` (tests) raises when a snapshot is held
+    longer than ``limits.snapshot_seconds``; otherwise that is counted in :meth:`statistics`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        tables: Sequence[Table],
+        *,
+        limits: LmdbLimits | None = None,
+        strict: bool = False,
+    ) -> None:
+        self._path = Path(path)
+        self._tables = check_tables(tables)
+        self._limits = limits or LmdbLimits()
+        self._strict = strict
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_network_file_system(self._path)
+        try:
+            self._environment = lmdb.open(
+                str(self._path),
+                map_size=self._limits.map_bytes,
+                max_dbs=max(len(tables), 1),
+                max_readers=self._limits.readers,
+                mode=0o600,
+                metasync=True,
+                sync=True,
+                readahead=False,  # random access: reading ahead would evict what is in use
+                max_spare_txns=16,
+            )
+            self._handles = {table.name: self._open_table(table) for table in tables}
+        except lmdb.Error as error:
+            raise StorageError(f"cannot open the index in {self._path}: {error}") from error
+        for folder in (self._path, self._path.parent):
+            _sync_directory(folder)
+        self._lock = threading.Lock()
+        self._counts = {
+            "commits": 0,
+            "batches": 0,
+            "batches_failed": 0,
+            "stale_readers_cleared": self._environment.reader_check(),
+            "snapshots": 0,
+            "snapshots_held_too_long": 0,
+            "snapshot_held_us_max": 0,
+        }
+
+    def __repr__(self) -> str:
+        return f"LmdbStore({str(self._path)!r})"
+
+    # -- reading
+
+    @contextmanager
+    def snapshot(self) -> Iterator[LmdbSnapshot]:
+        with self._environment.begin() as transaction:
+            view = LmdbSnapshot(transaction, self._tables, self._handles)
+            began = time.monotonic()
+            try:
+                yield view
+            finally:
+                view.close()
+                self._note_held(time.monotonic() - began)
+
+    def _note_held(self, seconds: float) -> None:
+        counts = self._counts  # approximate under threads, as counters are
+        counts["snapshots"] += 1
+        held_us = int(seconds * 1e6)
+        if held_us > counts["snapshot_held_us_max"]:
+            counts["snapshot_held_us_max"] = held_us
+        if seconds > self._limits.snapshot_seconds:
+            counts["snapshots_held_too_long"] += 1
+            if self._strict:
+                raise AssertionError(f"a snapshot was held for {seconds:.2f} s")
+
+    # -- committing
+
+    def commit(self, batch: Batch) -> CommitResult:
+        (result,) = self.commit_many([batch])
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def commit_many(
+        self,
+        batches: Sequence[Batch],
+        *,
+        before_commit: Callable[[list[CommitResult | Exception]], None] | None = None,
+    ) -> list[CommitResult | Exception]:
+        if not batches:
+            return []
+        results: list[CommitResult | Exception] = []
+        full: StoreFullError | None = None
+        checked_space = False
+        transaction = self._environment.begin(write=True)
+        try:
+            for batch in batches:
+                try:
+                    check_batch(self._tables, batch)
+                    if not checked_space and not _may_use_reserve(batch):
+                        checked_space = True
+                        full = self._full(transaction)
+                    if full is not None and not _may_use_reserve(batch):
+                        raise full
+                    results.append(self._apply_alone(transaction, batch))
+                except lmdb.Error as error:
+                    results.append(_translated(error))
+                except Exception as error:  # noqa: BLE001 - whatever a callback raises is that batch's answer
+                    results.append(error)
+            if not all(isinstance(result, Exception) for result in results):
+                if before_commit is not None:
+                    before_commit(results)
+                transaction.commit()
+                self._note_commit(results)
+        except lmdb.Error as error:
+            raise _translated(error) from error
+        finally:
+            transaction.abort()  # nothing to do when it is committed
+        return results
+
+    def _apply_alone(self, parent: Any, batch: Batch) -> CommitResult:
+        self._check_preconditions(parent, batch)
+        child = self._environment.begin(write=True, parent=parent)
+        try:
+            result = self._apply(child, batch)
+            for call in batch.before_commit:
+                call(result)
+            child.commit()
+        finally:
+            child.abort()
+        return result
+
+    def _check_preconditions(self, transaction: Any, batch: Batch) -> None:
+        handles = self._handles
+        for table, key, expected in batch.preconditions:
+            if transaction.get(key, db=handles[table.name]) != expected:
+                raise PreconditionError(table.name, key)
+
+    def _apply(self, transaction: Any, batch: Batch) -> CommitResult:
+        handles = self._handles
+        put, delete = transaction.put, transaction.delete
+        for table, key in batch.deletes:
+            delete(key, db=handles[table.name])
+        for table, key, value in batch.puts:
+            put(key, value, db=handles[table.name])
+        for table, key, value in batch.removes:
+            delete(key, value, db=handles[table.name])
+        for table, key, value in batch.adds:
+            put(key, value, dupdata=False, db=handles[table.name])
+        sequences = []
+        for table, make in batch.appends:
+            handle = handles[table.name]
+            with transaction.cursor(db=handle) as cursor:
+                sequence = int.from_bytes(cursor.key(), "big") + 1 if cursor.last() else 1
+            put(sequence_key(sequence), make(sequence), append=True, db=handle)
+            sequences.append(sequence)
+        return CommitResult(tuple(sequences))
+
+    def _note_commit(self, results: Sequence[CommitResult | Exception]) -> None:
+        with self._lock:
+            counts = self._counts
+            counts["commits"] += 1
+            failed = sum(isinstance(result, Exception) for result in results)
+            counts["batches"] += len(results) - failed
+            counts["batches_failed"] += failed
+            due = counts["commits"] % self._limits.reader_check_commits == 0
+        if due:
+            cleared = self._environment.reader_check()
+            with self._lock:
+                counts["stale_readers_cleared"] += cleared
+
+    # -- space
+
+    def _full(self, transaction: Any) -> StoreFullError | None:
+        reserve = self._limits.reserve_bytes
+        disk = os.statvfs(self._path)
+        free = disk.f_bavail * disk.f_frsize
+        if free < reserve:
+            return StoreFullError(
+                f"{free >> 20} MiB are free where the index is and {reserve >> 20} MiB of them are kept "
+                "in reserve for deletion; free some space"
+            )
+        page = self._environment.stat()["psize"]
+        pages = self._limits.map_bytes // page
+        touched = self._environment.info()["last_pgno"] + 1
+        if (pages - touched) * page >= reserve:
+            return None
+        # The file has reached the reserve; pages freed inside it count as room again.
+        live = sum(_pages(transaction.stat(db=handle)) for handle in self._handles.values())
+        if (pages - live) * page >= reserve:
+            return None
+        return StoreFullError("the index has reached its map size; delete something or raise it at a restart")
+
+    def statistics(self) -> dict[str, int]:
+        """Counters, readers, bytes of the file and entries of each table."""
+        environment = self._environment
+        info = environment.info()
+        found = {
+            **self._counts,
+            "file_bytes": (info["last_pgno"] + 1) * environment.stat()["psize"],
+            "map_bytes": info["map_size"],
+            "readers": info["num_readers"],
+            "last_transaction": info["last_txnid"],
+        }
+        with environment.begin() as transaction:
+            for name, handle in self._handles.items():
+                found[f"entries_{name}"] = transaction.stat(db=handle)["entries"]
+        return found
+
+    def check_readers(self) -> int:
+        """Clear reader slots of processes that died; how many there were."""
+        cleared = int(self._environment.reader_check())
+        with self._lock:
+            self._counts["stale_readers_cleared"] += cleared
+        return cleared
+
+    def close(self) -> None:
+        self._environment.close()
+
+    def _open_table(self, table: Table) -> Any:
+        postings = table.kind is TableKind.POSTINGS
+        return self._environment.open_db(
+            table.name.encode(), create=True, dupsort=postings, dupfixed=postings
+        )
+
+
+def _may_use_reserve(batch: Batch) -> bool:
+    return batch.uses_reserve or not (batch.puts or batch.adds or batch.appends)
+
+
+def _pages(stat: dict[str, int]) -> int:
+    return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+
+
+def _translated(error: lmdb.Error) -> StorageError:
+    text = str(error)
+    full = isinstance(error, lmdb.MapFullError) or os.strerror(errno.ENOSPC) in text
+    if full:
+        return StoreFullError(f"the index is full ({text}); nothing was written")
+    return StorageError(f"the index could not be written: {text}")
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
