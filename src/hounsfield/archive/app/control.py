@@ -1,0 +1,139 @@
+"""The control socket: how the command line talks to a running server. One JSON object a line, each way.
+
+Request ``{"op": "status", "args": {}}``; answer ``{"result": …}`` or ``{"error": "…"}``. The socket lies
+in the data directory with mode 0600, so whoever may read the archive's files may talk to it, and nobody
+else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from hounsfield.archive.app.logs import describe
+from hounsfield.archive.errors import ControlError, HounsfieldError, NoServerError
+
+REQUEST_BYTES_MAX = 1 << 20
+_OWNER_ONLY = 0o600
+
+
+class ControlServer:
+    """Answers requests with ``operations``; the one named ``""`` takes ``(op, args)`` of every other name."""
+
+    def __init__(self, path: Path, operations: dict[str, Callable[..., Awaitable[Any]]]) -> None:
+        self._path = path
+        self._operations = operations
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen until cancelled. The caller holds the directory's lock, so an old socket is a dead one's."""
+        self.remove()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            with _short(self._path) as name:
+                sock.bind(name)
+        finally:
+            os.umask(mask)
+        self._path.chmod(_OWNER_ONLY)
+        sock.listen(16)
+        sock.setblocking(False)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        try:
+            await trio.serve_listeners(self._answer, [listener], task_status=_Silent(task_status))
+        finally:
+            self.remove()
+
+    def remove(self) -> None:
+        """Take the socket's name away."""
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(self._path.lstat().st_mode):
+                self._path.unlink()
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        buffered = b""
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async with stream:
+                while True:
+                    while b"\n" not in buffered:
+                        if len(buffered) > REQUEST_BYTES_MAX:
+                            return
+                        chunk = await stream.receive_some(65536)
+                        if not chunk:
+                            return
+                        buffered += chunk
+                    line, _, buffered = buffered.partition(b"\n")
+                    await stream.send_all(json.dumps(await self._one(line)).encode() + b"\n")
+
+    async def _one(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            op, args = request["op"], request.get("args", {})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return {"error": "a request is one JSON object a line, with op and args"}
+        try:
+            if op and op in self._operations:
+                return {"result": await self._operations[op](**args)}
+            return {"result": await self._operations[""](op=op, args=args)}
+        except HounsfieldError as error:
+            return {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - the server outlives a bad request
+            structlog.get_logger().error("a control request failed", **describe(error))
+            return {
+                "error": f"the server failed on this request ({type(error).__name__}); its log says where"
+            }
+
+
+class _Silent:
+    """Starts a task without passing on the listeners, which nobody needs."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self._status = status
+
+    def started(self, _: object = None) -> None:
+        self._status.started()
+
+
+def ask(path: Path, op: str, **args: Any) -> Any:
+    """Send one request to the server whose control socket is ``path``; its result.
+
+    Blocking: for the command line. Raises NoServerError when nobody listens, ControlError when it refuses.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with sock:
+        try:
+            with _short(path) as name:
+                sock.connect(name)
+        except PermissionError as error:
+            raise ControlError(
+                f"no permission to talk to the server at {path}: be the user that runs it"
+            ) from error
+        except OSError as error:
+            raise NoServerError(f"no server is running on {path.parent}") from error
+        sock.sendall(json.dumps({"op": op, "args": args}).encode() + b"\n")
+        with sock.makefile("rb") as lines:
+            line = lines.readline()
+    if not line:
+        raise ControlError("the server ended before it answered")
+    answer = json.loads(line)
+    if "error" in answer:
+        raise ControlError(answer["error"])
+    return answer["result"]
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A name for ``path`` that fits into a socket address (108 bytes), however deep it lies."""
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)

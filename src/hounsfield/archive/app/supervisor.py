@@ -1,0 +1,478 @@
+"""The supervisor: opens the sockets, locks the data directory, starts workers and keeps them running.
+
+It serves no request itself and holds no image, so nothing that a peer sends can bring it down::
+
+    starting ──all workers ready──▸ serving ──signal──▸ draining ──last worker gone──▸ stopped
+        └──a worker fails──▸ stopped                       └──second signal: stop now, third: kill──▸ stopped
+
+Workers are started with exec, never by fork alone: an event loop, threads and locks do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from hounsfield import __version__
+from hounsfield.archive.app.boot import Boot, Channel, ChannelClosed, ListenerFd
+from hounsfield.archive.app.control import ControlServer
+from hounsfield.archive.app.data_directory import CONTROL_SOCKET, DataDirectory, open_data_directory
+from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
+from hounsfield.archive.app.listeners import Listener, open_listeners, read_bearer_tokens
+from hounsfield.archive.app.recent import RecentPeers
+from hounsfield.archive.app.scoreboard import Scoreboard
+from hounsfield.archive.app.wakeups import Wakeups
+from hounsfield.archive.config import Config, check_safety
+from hounsfield.archive.errors import ConfigError, ControlError, HounsfieldError
+
+WORKER_COMMAND = (sys.executable, "-m", "hounsfield.archive.app.worker")
+
+RESTART_SECONDS_MIN = 0.1
+RESTART_SECONDS_MAX = 10.0  # a worker that cannot start must not fill the disk with logs
+STEADY_SECONDS = 60.0  # a worker that ran this long is restarted at once again
+READY_SECONDS_MAX = 120.0
+KILL_SECONDS = 5.0  # after a drain's grace or a stop, until SIGKILL
+ANSWER_SECONDS_MAX = 600.0
+
+
+class State(Enum):
+    """Where the server is in its life."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class StartError(HounsfieldError):
+    """A worker could not start."""
+
+
+class _Process:
+    """One slot for a worker: the process in it now, and how often it was replaced."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.popen: subprocess.Popen[bytes] | None = None
+        self.channel: Channel | None = None
+        self.ready = False
+        self.restarts = 0
+        self.started_at = 0.0
+        self.failure: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "worker": self.number,
+            "pid": self.popen.pid if self.popen else None,
+            "ready": self.ready,
+            "restarts": self.restarts,
+            "seconds": round(time.monotonic() - self.started_at, 1) if self.popen else 0,
+        }
+
+
+class Supervisor:
+    """One server on one data directory. :meth:`run` returns when it has stopped."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        reload_config: Callable[[], Config] | None = None,
+        on_ready: Callable[[dict[str, Any]], None] | None = None,
+        announce: Callable[[str], None] | None = None,
+        worker_command: Sequence[str] = WORKER_COMMAND,
+    ) -> None:
+        self.config = config
+        self.state = State.STARTING
+        self.announcements: list[str] = []
+        self.recovery_key: str | None = None
+        self._reload_config = reload_config or (lambda: config)
+        self._on_ready = on_ready
+        self._announce = announce
+        self._worker_command = tuple(worker_command)
+        self._log = structlog.get_logger()
+        self._recent = RecentPeers()
+        self._questions: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
+        self._question = 0
+        self._signals_seen = 0
+        self._failure: str | None = None
+        self._all_ready = trio.Event()
+        self._started_at = time.monotonic()
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises HounsfieldError or StorageError when the start fails."""
+        with contextlib.ExitStack() as stack:
+            self._prepare(stack)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await nursery.start(self._hear_signals)
+                control = ControlServer(self._data.path / CONTROL_SOCKET, self._operations())
+                await nursery.start(control.serve)
+                try:
+                    async with trio.open_nursery() as workers:
+                        self._worker_nursery = workers
+                        for process in self._processes:
+                            workers.start_soon(self._keep_running, process)
+                        workers.start_soon(self._become_ready)
+                finally:
+                    self.state = State.STOPPED
+                    control.remove()
+                    nursery.cancel_scope.cancel()
+        if self._failure:
+            raise StartError(f"the archive could not start: {self._failure}")
+
+    # ------------------------------------------------------------------ start
+
+    def _prepare(self, stack: contextlib.ExitStack) -> None:
+        config = self.config
+        self.announcements = check_safety(config)
+        self._tokens = read_bearer_tokens(config.http.bearer_token_file)
+        self._data: DataDirectory = open_data_directory(Path(config.archive.data), create=True)
+        stack.callback(self._data.close)
+        master = open_master_key(config, self._data.path)
+        keyring = open_keyring(self._data.path, master, create=True)
+        recovery = keyring.take_recovery_key()
+        self.recovery_key = recovery.text() if recovery else None
+        self._master_key = master.reveal()
+        if self._data.created:
+            self.announcements.insert(0, f"made a new archive in {self._data.path}")
+        if not config.keys.master_key:
+            self.announcements.append(
+                f"the key is the {key_source(config)}; the archive stays on loopback with it"
+            )
+        for announcement in self.announcements:
+            self._log.warning("announcement", announcement=announcement)
+            if self._announce:
+                self._announce(announcement)
+        self._listeners: list[Listener] = open_listeners(config)
+        stack.callback(self._close_listeners)
+        self._workers = config.archive.workers or os.cpu_count() or 1
+        board_fd, self.board = Scoreboard.create(self._workers)
+        stack.callback(self.board.close)
+        stack.callback(os.close, board_fd)
+        self._board_fd = board_fd
+        self._bells = Wakeups.create(self._workers)
+        for fd in self._bells:
+            stack.callback(os.close, fd)
+        self._salt = secrets.token_bytes(32)
+        self._processes = [_Process(number) for number in range(self._workers)]
+        self._log.info(
+            "starting",
+            version=__version__,
+            workers=self._workers,
+            directory=str(self._data.path),
+            key_source=key_source(config),
+        )
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.sock.close()
+
+    async def _become_ready(self) -> None:
+        with trio.move_on_after(READY_SECONDS_MAX) as patience:
+            await self._all_ready.wait()
+        if self.state is not State.STARTING:
+            return
+        if patience.cancelled_caught:
+            self._failure = f"not every worker was ready after {READY_SECONDS_MAX:.0f} s"
+            self._shut_down(State.STOPPED, "stop")
+            return
+        self.state = State.SERVING
+        status = self.status()
+        self._log.info(
+            "ready",
+            listeners=[f"{each['kind']} {each['host']}:{each['port']}" for each in status["listeners"]],
+            workers=self._workers,
+            seconds=round(time.monotonic() - self._started_at, 2),
+        )
+        if self._on_ready:
+            self._on_ready(status)
+
+    # ------------------------------------------------------------------ workers
+
+    async def _keep_running(self, process: _Process) -> None:
+        delay = RESTART_SECONDS_MIN
+        while self._now() in {State.STARTING, State.SERVING}:
+            code = await self._run_once(process)
+            self.board.clear_gauges(process.number)
+            process.ready = False
+            match self._now():
+                case State.STARTING:
+                    self._failure = process.failure or f"a worker ended with {_ending(code)} at its start"
+                    self._shut_down(State.STOPPED, "stop")
+                    return
+                case State.DRAINING | State.STOPPED:
+                    return
+            if time.monotonic() - process.started_at >= STEADY_SECONDS:
+                delay = RESTART_SECONDS_MIN
+            self._log.error(
+                "a worker ended; starting another",
+                result=_ending(code),
+                what=f"worker {process.number}",
+                delay_seconds=delay,
+                restarts=process.restarts,
+            )
+            process.restarts += 1
+            await trio.sleep(delay)
+            delay = min(delay * 2, RESTART_SECONDS_MAX)
+
+    def _now(self) -> State:
+        """The state as it is after an await: others may have changed it."""
+        return self.state
+
+    async def _run_once(self, process: _Process) -> int:
+        """Start a worker, talk with it until it ends; its return code."""
+        ours, theirs = socket.socketpair()
+        fds = [listener.sock.fileno() for listener in self._listeners]
+        fds += [theirs.fileno(), self._board_fd, self._data.lock_fd, *self._bells]
+        process.failure = None
+        try:
+            # Not trio's own: it starts children from a helper thread, and blocks no shorter.
+            popen = subprocess.Popen(  # noqa: ASYNC220
+                [*self._worker_command, "--channel-fd", str(theirs.fileno())],
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                process_group=0,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        process.popen, process.started_at = popen, time.monotonic()
+        process.channel = channel = Channel(ours)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hear_worker, process, channel)
+                await _wait_for(popen)
+                nursery.cancel_scope.cancel()
+        finally:
+            process.channel = None
+            if popen.poll() is None:
+                popen.kill()
+                popen.wait()
+            process.popen = None
+            with trio.CancelScope(shield=True):
+                await channel.aclose()
+        return popen.returncode
+
+    def _boot(self, process: _Process) -> Boot:
+        return Boot(
+            worker=process.number,
+            workers=self._workers,
+            config=self.config,
+            directory=str(self._data.path),
+            listeners=tuple(
+                ListenerFd(each.kind, each.index, each.sock.fileno(), *each.address)
+                for each in self._listeners
+            ),
+            scoreboard_fd=self._board_fd,
+            wakeup_fds=tuple(self._bells),
+            lock_fd=self._data.lock_fd,
+            master_key=self._master_key,
+            bearer_tokens=self._tokens,
+            log_salt=self._salt,
+        )
+
+    async def _hear_worker(self, process: _Process, channel: Channel) -> None:
+        try:
+            await channel.send(self._boot(process))
+            while True:
+                message = await channel.receive()
+                match message["type"]:
+                    case "ready":
+                        process.ready = True
+                        if all(each.ready for each in self._processes):
+                            self._all_ready.set()
+                    case "failed":
+                        process.failure = message["error"]
+                    case "peer":
+                        self._recent.note(message)
+                    case "reply":
+                        waiting = self._questions.pop(message["id"], None)
+                        if waiting is not None:
+                            waiting.send_nowait(message)
+        except ChannelClosed:
+            return
+
+    def _shut_down(self, state: State, message: str) -> None:
+        self.state = state
+        self._all_ready.set()
+        for process in self._processes:
+            if process.channel is not None:
+                self._nursery.start_soon(self._tell, process, message)
+        grace = self.config.archive.drain_seconds if message == "drain" else 0.0
+        self._nursery.start_soon(self._kill_after, grace + KILL_SECONDS)
+
+    async def _tell(self, process: _Process, message: str) -> None:
+        if process.channel is not None:
+            with contextlib.suppress(ChannelClosed):
+                await process.channel.send({"type": message})
+
+    async def _kill_after(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        for process in self._processes:
+            if process.popen is not None and process.popen.poll() is None:
+                self._log.warning("killing a worker that does not end", what=f"worker {process.number}")
+                process.popen.kill()
+
+    # ------------------------------------------------------------------ signals and requests
+
+    async def _hear_signals(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            task_status.started()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    try:
+                        await self.reload()
+                    except HounsfieldError as error:
+                        self._log.error("the configuration was not loaded anew", error=str(error))
+                    continue
+                self._signals_seen += 1
+                self._log.info("signal", signal=signal.Signals(number).name, count=self._signals_seen)
+                if self._signals_seen == 1:
+                    self.drain()
+                elif self._signals_seen == 2:
+                    self._shut_down(State.DRAINING, "stop")
+                else:
+                    self._kill_all()
+
+    def drain(self) -> None:
+        """Stop accepting, let what is under way finish within ``archive.drain_seconds``, then stop."""
+        if self.state in {State.STARTING, State.SERVING}:
+            self._close_listeners()
+            self._shut_down(State.DRAINING, "drain")
+
+    async def reload(self) -> None:
+        """Read AE lists and bearer tokens anew and hand them to the workers. ConfigError: nothing changed."""
+        config = self._reload_config()
+        check_safety(config)
+        tokens = read_bearer_tokens(config.http.bearer_token_file)
+        if config.dicom.listeners != self.config.dicom.listeners:
+            raise ConfigError("dicom.listeners changed: restart the server for that")
+        if config.http.listeners != self.config.http.listeners:
+            raise ConfigError("http.listeners changed: restart the server for that")
+        self.config, self._tokens = config, tokens
+        for process in self._processes:
+            if process.channel is not None:
+                with contextlib.suppress(ChannelClosed):
+                    await process.channel.send({"type": "reload", "config": config, "bearer_tokens": tokens})
+        self._log.info("loaded AE lists and bearer tokens anew")
+
+    def status(self) -> dict[str, Any]:
+        """What runs, where it listens, and the archive's totals."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "state": self.state.value,
+            "data": str(self._data.path),
+            "ae_title": self.config.archive.ae_title,
+            "seconds": round(time.monotonic() - self._started_at, 1),
+            "listeners": [self._describe(listener) for listener in self._listeners],
+            "workers": [process.describe() for process in self._processes],
+            "totals": {
+                metric.key: self._total(metric.key) for metric in self.board.metrics if not metric.bounds
+            },
+            "announcements": self.announcements,
+        }
+
+    def _total(self, key: str) -> int:
+        return self.board.total(key)
+
+    def _describe(self, listener: Listener) -> dict[str, Any]:
+        entries = self.config.dicom.listeners if listener.kind == "dicom" else self.config.http.listeners
+        host, port = listener.address if listener.sock.fileno() >= 0 else ("closed", 0)
+        return {"kind": listener.kind, "host": host, "port": port, "tls": entries[listener.index].tls}
+
+    def _operations(self) -> dict[str, Callable[..., Any]]:
+        async def status() -> dict[str, Any]:
+            return self.status()
+
+        async def ae_recent() -> list[dict[str, Any]]:
+            return self._recent.rows()
+
+        async def drain() -> str:
+            self.drain()
+            return "draining"
+
+        async def reload() -> str:
+            await self.reload()
+            return "loaded"
+
+        return {
+            "status": status,
+            "ae-recent": ae_recent,
+            "drain": drain,
+            "reload": reload,
+            "": self._ask_worker,
+        }
+
+    async def _ask_worker(self, op: str, args: dict[str, Any]) -> Any:
+        """Pass a question on to a ready worker and wait for its answer. Raises ControlError."""
+        process = min(
+            (each for each in self._processes if each.ready and each.channel is not None),
+            key=lambda each: self.board.by_worker("worker_connections")[each.number],
+            default=None,
+        )
+        if process is None or process.channel is None:
+            raise ControlError(
+                f"the server is {self.state.value}, no worker can answer; try again in a moment"
+            )
+        self._question += 1
+        number = self._question
+        send, receive = trio.open_memory_channel[dict[str, Any]](1)
+        self._questions[number] = send
+        try:
+            await process.channel.send({"type": "ask", "id": number, "op": op, "args": args})
+            with trio.fail_after(ANSWER_SECONDS_MAX):
+                reply = await receive.receive()
+        except (ChannelClosed, trio.TooSlowError):
+            raise ControlError("the worker that was asked ended or did not answer; try again") from None
+        finally:
+            self._questions.pop(number, None)
+        if "error" in reply:
+            raise ControlError(reply["error"])
+        return reply["result"]
+
+
+async def _wait_for(popen: subprocess.Popen[bytes]) -> None:
+    """Return when the process has ended, and reap it."""
+    fd = os.pidfd_open(popen.pid)
+    try:
+        await trio.lowlevel.wait_readable(fd)
+        popen.wait()  # it has ended: returns at once
+    finally:
+        trio.lowlevel.notify_closing(fd)
+        os.close(fd)
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"signal {signal.Signals(-code).name}"
+    return f"signal {-code}"
+
+
+def ready_line(status: dict[str, Any]) -> str:
+    """What is written to ``--ready-fd``: one line of JSON with the addresses really listened on."""
+    keep = {key: status[key] for key in ("version", "pid", "data", "ae_title", "listeners")}
+    return json.dumps(keep) + "\n"
