@@ -109,5 +109,4 @@ class ChunkDecoder:
     def _count_overhead(self, size: int) -> None:
         self._overhead += size
         if self._overhead > self._limits.chunk_overhead_bytes_max:
-            raise RequestRefusedError(400, "the chunk extensions and trailers are larger than any real
-            sender's")
+            raise RequestRefusedError(400, "the chunk extensions and trailers are larger than any real one")

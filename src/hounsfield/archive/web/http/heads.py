@@ -86,15 +86,19 @@ def frame_fault(data: bytes | bytearray, limits: HttpLimits) -> RequestRefusedEr
     end = data.find(_END)
     stop = len(data) if end < 0 else end + 4
     if bad := _BAD_BYTE.search(data, 0, stop):
-        found.append(
-            (bad.end(), RequestRefusedError(400, "the request head holds a byte or a line end that HTTP
-            forbids")) ) line_end = data.find(b"\r\n", 0, stop) line_max = limits.request_line_bytes_max if
-            line_end > line_max or (line_end < 0 and stop > line_max + 1): found.append((line_max + 2,
-            RequestRefusedError(414, f"the request line is longer than {line_max} bytes"))) elif line_end >=
-            0 and (fault := _line_fault(data[:line_end])): found.append((line_end + 2, fault)) if stop >
-            limits.header_bytes_max: found.append( ( limits.header_bytes_max + 1, RequestRefusedError(431,
-            f"the request head is longer than {limits.header_bytes_max} bytes"), ) ) return min(found,
-            key=lambda item: item[0])[1] if found else None
+        detail = "the request head holds a byte or a line end that HTTP forbids"
+        found.append((bad.end() + (bad[0] == b"\r"), RequestRefusedError(400, detail)))
+    line_end = data.find(b"\r\n", 0, stop)
+    line_max = limits.request_line_bytes_max
+    if line_end > line_max or (line_end < 0 and stop > line_max + 1):
+        detail = f"the request line is longer than {line_max} bytes"
+        found.append((line_max + 2, RequestRefusedError(414, detail)))
+    elif line_end >= 0 and (fault := _line_fault(data[:line_end])):
+        found.append((line_end + 2, fault))
+    if stop > limits.header_bytes_max:
+        detail = f"the request head is longer than {limits.header_bytes_max} bytes"
+        found.append((limits.header_bytes_max + 1, RequestRefusedError(431, detail)))
+    return min(found, key=lambda item: item[0])[1] if found else None
 
 
 def _line_fault(line: bytes | bytearray) -> RequestRefusedError | None:

@@ -60,10 +60,10 @@ class ResponseHead:
                 if value.lower() != b"chunked":
                     raise ResponseError("the response's transfer coding is the server's to choose")
                 continue
-            elif low == b"connection":
+            if low == b"connection":
                 self.close = self.close or b"close" in value.lower()
                 continue
-            elif low == b"date":
+            if low == b"date":
                 self.has_date = True
             elif low == b"server":
                 self.has_server = True

@@ -53,8 +53,9 @@ def wants_websocket(head: RequestHead) -> bool:
         raise RequestRefusedError(400, "a WebSocket begins with a GET over HTTP/1.1 without a body")
     versions = [value for name, value in head.headers if name == b"sec-websocket-version"]
     if versions != [b"13"]:
-        raise RequestRefusedError(426, "WebSocket version 13 is spoken here", ((b"sec-websocket-version",
-        b"13"),)) return True
+        wanted = (b"sec-websocket-version", b"13")
+        raise RequestRefusedError(426, "WebSocket version 13 is spoken here", (wanted,))
+    return True
 
 
 class WebSocketSession:
@@ -299,4 +300,3 @@ class WebSocketSession:
             route=route_of(self._scope),
             **without_values(error),
         )
-
