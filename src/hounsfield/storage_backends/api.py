@@ -23,6 +23,7 @@ __all__ = [
     "Buffer",
     "CommitResult",
     "KeyValueStore",
+    "KnowsWriters",
     "NonBlockingReads",
     "Snapshot",
     "SpaceReserve",
@@ -87,6 +88,14 @@ class NonBlockingReads(Protocol):
 
     def try_read_into(self, name: str, offset: int, buffer: bytearray | memoryview) -> bool:
         """Fill ``buffer`` from memory (page cache) and return True, or return False at once."""
+
+
+@runtime_checkable
+class KnowsWriters(Protocol):
+    """Optional: a store that can tell whether a blob's writer is still alive."""
+
+    def is_being_written(self, name: str) -> bool:
+        """Whether the blob is open for writing, in whatever process; ``BlobNotFoundError``."""
 
 
 @runtime_checkable

@@ -94,8 +94,8 @@ class Keyring:
         root_key = None if sealed is None else _unwrap_root(master, root_id, sealed)
         if root_key is None:
             raise MasterKeyError(
-                f"the {master.wrap_name} key from {master.source} does not open {folder}: it is not the key this "
-                "archive was made with (or last rotated to); nothing was changed"
+                f"the {master.wrap_name} key from {master.source} does not open {folder}: it is not the key "
+                "this archive was made with (or last rotated to); nothing was changed"
             )
         return cls(folder, root_id, root_key)
 
@@ -151,7 +151,7 @@ class Keyring:
         """The ids of all keys of a purpose, sorted."""
         folder = self._directory / _checked(_PURPOSE, purpose)
         try:
-            return sorted(name[:-4] for name in os.listdir(folder) if name.endswith(".key"))
+            return sorted(path.stem for path in folder.iterdir() if path.suffix == ".key")
         except FileNotFoundError:
             return []
 
@@ -179,7 +179,7 @@ class Keyring:
             return self._wrapping.decrypt(nonce, sealed, self._bound_to(purpose, key_id))
         except InvalidTag:
             raise KeyringError(
-                f"{purpose} key {key_id!r} does not unwrap: its file was changed, or belongs to another archive"
+                f"{purpose} key {key_id!r} does not unwrap: its file was changed, or is of another archive"
             ) from None
 
     def _remember(self, purpose: str, key_id: str, key: bytes) -> None:

@@ -122,9 +122,7 @@ class LmdbStore:
     def _note_held(self, seconds: float) -> None:
         counts = self._counts  # approximate under threads, as counters are
         counts["snapshots"] += 1
-        held_us = int(seconds * 1e6)
-        if held_us > counts["snapshot_held_us_max"]:
-            counts["snapshot_held_us_max"] = held_us
+        counts["snapshot_held_us_max"] = max(counts["snapshot_held_us_max"], int(seconds * 1e6))
         if seconds > self._limits.snapshot_seconds:
             counts["snapshots_held_too_long"] += 1
             if self._strict:

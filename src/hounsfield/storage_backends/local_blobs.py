@@ -8,6 +8,7 @@ the file up to the root (so that the name itself, and directories just made for 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import threading
@@ -83,10 +84,24 @@ class LocalBlobs:
             raise BlobExistsError(f"blob {name!r} exists already") from None
         except OSError as error:
             raise _translated(error, f"cannot create blob {name!r}") from error
+        # Held until the writer is closed or its process is gone: who recovers can tell the dead from the living.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         directories = [path.parent]
         while directories[-1] != self._root:
             directories.append(directories[-1].parent)
         return LocalBlobWriter(name, descriptor, directories)
+
+    def is_being_written(self, name: str) -> bool:
+        """Whether the blob's writer, in any process of this machine, is still there."""
+        with self._files.borrow(name, self._path) as reading:
+            descriptor = os.open(f"/proc/self/fd/{reading}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(descriptor)
+            return False
 
     def require_space(self, length: int) -> None:
         """Return, or raise ``StoreFullError`` when ``length`` more bytes would eat into the reserve."""
@@ -94,8 +109,8 @@ class LocalBlobs:
         free = found.f_bavail * found.f_frsize
         if free - length < self._limits.reserve_bytes:
             raise StoreFullError(
-                f"{free >> 20} MiB are free where the blobs are and {self._limits.reserve_bytes >> 20} MiB of "
-                "them are kept in reserve for deletion; free some space"
+                f"{free >> 20} MiB are free where the blobs are, of which "
+                f"{self._limits.reserve_bytes >> 20} MiB are kept for deletion; free some space"
             )
 
     def delete(self, name: str) -> None:

@@ -246,6 +246,6 @@ def nonce(part: int, chunk: int, last: bool) -> bytes:
     return part.to_bytes(4, "big") + chunk.to_bytes(7, "big") + (b"\x01" if last else b"\x00")
 
 
-def associated_data(segment: bytes, record_id: bytes, kind: int, part: int, part_count: int) -> bytes:
+def associated_data(segment: bytes, record_id: bytes, *, kind: int, part: int, part_count: int) -> bytes:
     """label (12) ‖ segment id (16) ‖ record id (16) ‖ kind, part, part count (4 each, little-endian)."""
     return _BOUND.pack(_BOUND_LABEL, segment, record_id, kind, part, part_count)

@@ -13,12 +13,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hounsfield.storage_backends import segment_format as layout
-from hounsfield.storage_backends.api import BlobStore, BlobWriter, Buffer, NonBlockingReads, SpaceReserve
+from hounsfield.storage_backends.api import (
+    BlobStore,
+    BlobWriter,
+    Buffer,
+    KnowsWriters,
+    NonBlockingReads,
+    SpaceReserve,
+)
 from hounsfield.storage_backends.errors import PoisonedError, SealError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.sealing import RecordSeal
 from hounsfield.storage_backends.segment_format import PartRef, RecordRef
-from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord, scan_segment
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord, SegmentScan
 
 __all__ = [
     "Damage",
@@ -131,7 +138,7 @@ class SegmentLog:
     ) -> list[RecordRef]:
         writer = self._writer_for(total)
         opening = [layout.pack_header(self._segment)] if not writer.size else []
-        arena = self._arena_for(total)
+        arena = self._arena_for(total, max(map(len, lengths)))
         used = 0
         offset = writer.size or layout.HEADER_BYTES
         random = os.urandom(layout.ID_BYTES * len(records))
@@ -152,11 +159,11 @@ class SegmentLog:
             room(len(framing))[:] = framing
             seal = RecordSeal(self._segment_key, self._segment, record_id, record.kind, len(part_lengths))
             for number, part in enumerate(record.parts):
-                bound_to = seal.bound_to(number)
+                part_seal = seal.part(number)
                 plain = memoryview(part).cast("B")
                 for chunk, start, length, last in layout.chunks(len(plain)):
                     into = room(length + layout.TAG_BYTES)
-                    seal.seal_chunk(number, chunk, last, bound_to, plain[start : start + length], into)
+                    part_seal.seal(chunk, last, plain[start : start + length], into)
             ref = RecordRef(self._segment, record_id, offset, part_lengths, record.kind)
             refs.append(ref)
             offset += ref.length
@@ -193,11 +200,9 @@ class SegmentLog:
             self._counts["segments_started"] += 1
         return writer
 
-    def _arena_for(self, total: int) -> memoryview:
+    def _arena_for(self, total: int, parts: int) -> memoryview:
         wanted = min(total, self._limits.arena_bytes)
-        wanted = max(
-            wanted, layout.CHUNK_BYTES + layout.TAG_BYTES, layout.HEAD_BYTES + 8 * self._limits.parts
-        )
+        wanted = max(wanted, layout.CHUNK_BYTES + layout.TAG_BYTES, layout.HEAD_BYTES + 8 * parts)
         if len(self._arena) < wanted:
             self._arena = bytearray(wanted)
         return memoryview(self._arena)
@@ -253,8 +258,7 @@ class SegmentLog:
         """Open consecutive chunks of a part into ``plain``; False when not waiting and not in memory."""
         name = self._name(part.segment)
         key = self._keyring.key(self._purpose, part.segment.hex())
-        seal = RecordSeal(key, part.segment, part.record_id, part.kind, part.part_count)
-        bound_to = seal.bound_to(part.part)
+        seal = RecordSeal(key, part.segment, part.record_id, part.kind, part.part_count).part(part.part)
         scratch = self._reading.view
         filled = 0
         for chunk, start, length, last in wanted:
@@ -264,7 +268,7 @@ class SegmentLog:
                 self._blobs.read_into(name, offset, sealed)
             elif not self._blobs.try_read_into(name, offset, sealed):  # type: ignore[attr-defined]
                 return False
-            seal.open_chunk(part.part, chunk, last, bound_to, sealed, plain[filled : filled + length])
+            seal.open(chunk, last, sealed, plain[filled : filled + length])
             filled += length
         return True
 
@@ -273,7 +277,7 @@ class SegmentLog:
         framing = layout.pack_framing(record.record_id, record.kind, record.part_lengths)
         if self._blobs.read(self._name(record.segment), record.offset, len(framing)) != framing:
             raise SealError(
-                f"the framing of record {record.record_id.hex()} in segment {record.segment.hex()} was changed"
+                f"the framing of record {record.record_id.hex()} was changed; restore it from another copy"
             )
         scratch = self._reading.plain
         for part in record.parts():
@@ -291,6 +295,10 @@ class SegmentLog:
         """Stored bytes of a segment."""
         return self._blobs.size(self._name(segment))
 
+    def is_being_written(self, segment: bytes) -> bool:
+        """Whether a live process may still append to a segment. Where the store cannot tell, nobody may."""
+        return isinstance(self._blobs, KnowsWriters) and self._blobs.is_being_written(self._name(segment))
+
     def scan(self, segment: bytes, *, start: int | None = None) -> Iterator[ScannedRecord | Damage]:
         """Every record of a segment from offset ``start`` on, without any index; pixel parts are not read.
 
@@ -298,7 +306,7 @@ class SegmentLog:
         the next record. That a row opens does not prove the other parts: see :meth:`verify`.
         """
         key = self._keyring.key(self._purpose, segment.hex())
-        return scan_segment(self._blobs, self._name(segment), segment, key, start)
+        return SegmentScan(self._blobs, self._name(segment), segment, key).records(start)
 
     def statistics(self) -> dict[str, int]:
         return dict(self._counts)
