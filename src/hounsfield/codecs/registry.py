@@ -67,7 +67,12 @@ def _coded(
     suffix: str, name: str, media_type: str, lossless: bool | None, *, retired: bool = False
 ) -> TransferSyntax:
     return TransferSyntax(
-        f"{_ROOT}.{suffix}", name, encapsulated=True, lossless=lossless, media_type=media_type, retired=retired
+        f"{_ROOT}.{suffix}",
+        name,
+        encapsulated=True,
+        lossless=lossless,
+        media_type=media_type,
+        retired=retired,
     )
 
 
@@ -96,18 +101,10 @@ _ROWS: Final[tuple[TransferSyntax, ...]] = (
     _coded("4.50", "JPEG Baseline (Process 1)", _JPEG, False),
     _coded("4.51", "JPEG Extended (Process 2 and 4)", _JPEG, False),
     _coded("4.52", "JPEG Extended (Process 3 and 5)", _JPEG, False, retired=True),
-    _coded(
-        "4.53", "JPEG Spectral Selection, Non-Hierarchical (Process 6 and 8)", _JPEG, False, retired=True
-    ),
-    _coded(
-        "4.54", "JPEG Spectral Selection, Non-Hierarchical (Process 7 and 9)", _JPEG, False, retired=True
-    ),
-    _coded(
-        "4.55", "JPEG Full Progression, Non-Hierarchical (Process 10 and 12)", _JPEG, False, retired=True
-    ),
-    _coded(
-        "4.56", "JPEG Full Progression, Non-Hierarchical (Process 11 and 13)", _JPEG, False, retired=True
-    ),
+    _coded("4.53", "JPEG Spectral Selection, Non-Hierarchical (Process 6 and 8)", _JPEG, False, retired=True),
+    _coded("4.54", "JPEG Spectral Selection, Non-Hierarchical (Process 7 and 9)", _JPEG, False, retired=True),
+    _coded("4.55", "JPEG Full Progression, Non-Hierarchical (Process 10 and 12)", _JPEG, False, retired=True),
+    _coded("4.56", "JPEG Full Progression, Non-Hierarchical (Process 11 and 13)", _JPEG, False, retired=True),
     _coded("4.57", "JPEG Lossless, Non-Hierarchical (Process 14)", _JPEG, True),
     _coded("4.58", "JPEG Lossless, Non-Hierarchical (Process 15)", _JPEG, True, retired=True),
     _coded("4.59", "JPEG Extended, Hierarchical (Process 16 and 18)", _JPEG, False, retired=True),
@@ -128,9 +125,7 @@ _ROWS: Final[tuple[TransferSyntax, ...]] = (
     _coded("4.81", "JPEG-LS Lossy (Near-Lossless) Image Compression", "image/jls", False),
     _coded("4.90", "JPEG 2000 Image Compression (Lossless Only)", "image/jp2", True),
     _coded("4.91", "JPEG 2000 Image Compression", "image/jp2", False),
-    _coded(
-        "4.92", "JPEG 2000 Part 2 Multi-component Image Compression (Lossless Only)", "image/jpx", True
-    ),
+    _coded("4.92", "JPEG 2000 Part 2 Multi-component Image Compression (Lossless Only)", "image/jpx", True),
     _coded("4.93", "JPEG 2000 Part 2 Multi-component Image Compression", "image/jpx", False),
     _referenced("4.94", "JPIP Referenced"),
     _referenced("4.95", "JPIP Referenced Deflate", deflated=True),
@@ -166,18 +161,17 @@ _ROWS: Final[tuple[TransferSyntax, ...]] = (
     _coded("5", "RLE Lossless", "image/dicom-rle", True),
     _native(f"{_ROOT}.6.1", "RFC 2557 MIME encapsulation", retired=True),
     _native(f"{_ROOT}.6.2", "XML Encoding", retired=True),
-    TransferSyntax(
-        f"{_ROOT}.7.1", "SMPTE ST 2110-20 Uncompressed Progressive Active Video", lossless=None
-    ),
+    TransferSyntax(f"{_ROOT}.7.1", "SMPTE ST 2110-20 Uncompressed Progressive Active Video", lossless=None),
     TransferSyntax(f"{_ROOT}.7.2", "SMPTE ST 2110-20 Uncompressed Interlaced Active Video", lossless=None),
     TransferSyntax(f"{_ROOT}.7.3", "SMPTE ST 2110-30 PCM Digital Audio", lossless=None),
     _coded("8.1", "Deflated Image Frame Compression", "application/x-deflate", True),
-    _native(
-        "1.2.840.10008.1.20", "Papyrus 3 Implicit VR Little Endian", implicit_vr=True, retired=True
-    ),
+    _native("1.2.840.10008.1.20", "Papyrus 3 Implicit VR Little Endian", implicit_vr=True, retired=True),
     # GE's "implicit VR big endian": the data set is implicit VR *little* endian, the pixel cells are big endian.
     _native(
-        "1.2.840.113619.5.2", "GE Private Implicit VR, Big Endian Pixels", implicit_vr=True, big_endian_pixels=True
+        "1.2.840.113619.5.2",
+        "GE Private Implicit VR, Big Endian Pixels",
+        implicit_vr=True,
+        big_endian_pixels=True,
     ),
     _native("1.3.46.670589.33.1.4.1", "Philips Private CT, Explicit VR Little Endian"),
 )

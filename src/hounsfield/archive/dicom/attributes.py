@@ -158,7 +158,9 @@ def extract(scanned: Scanned, data: Buffer) -> Extracted:
         if raw.isascii() and expected not in _NUMBERS and b"\\" not in raw and b"\x1b" not in raw:
             # The fast path: one ASCII value. Prose keeps its leading spaces.
             text = raw.decode("ascii")
-            levels[level][tag] = text.strip(_STRIPPED) if expected not in ("ST", "LT", "UT") else trim(text, expected)
+            levels[level][tag] = (
+                text.strip(_STRIPPED) if expected not in ("ST", "LT", "UT") else trim(text, expected)
+            )
             continue
         levels[level][tag] = to_text(raw, vr, expected, charset, little, problems)
     if _REQUEST_ATTRIBUTES_SEQUENCE in table:
@@ -168,7 +170,12 @@ def extract(scanned: Scanned, data: Buffer) -> Extracted:
 
 
 def to_text(
-    raw: bytes, vr: str, expected: str, charset: CharacterSet, little_endian: bool, problems: dict[Problem, None]
+    raw: bytes,
+    vr: str,
+    expected: str,
+    charset: CharacterSet,
+    little_endian: bool,
+    problems: dict[Problem, None],
 ) -> str:
     """One raw value as index text; ``vr`` is as written, ``expected`` the dictionary's (it rules when written UN)."""
     if vr in ("UN", "OB", "OW") or vr == "SQ":
@@ -192,7 +199,11 @@ def to_text(
 
 
 def _request_attributes(
-    scanned: Scanned, body: Buffer, charset: CharacterSet, series: dict[int, str], problems: dict[Problem, None]
+    scanned: Scanned,
+    body: Buffer,
+    charset: CharacterSet,
+    series: dict[int, str],
+    problems: dict[Problem, None],
 ) -> None:
     """ScheduledProcedureStepID and RequestedProcedureID of every item, flattened to the series' values."""
     _, offset, length = scanned.elements[_REQUEST_ATTRIBUTES_SEQUENCE]

@@ -167,7 +167,9 @@ def _agrees(offsets: Sequence[int], begins: list[int], items: list[int]) -> bool
         return True
     first = items[0]
     if begins is items:
-        return len(offsets) == len(items) and all(first + o == at for o, at in zip(offsets, items, strict=True))
+        return len(offsets) == len(items) and all(
+            first + o == at for o, at in zip(offsets, items, strict=True)
+        )
     if offsets[0] != 0 or any(a >= b for a, b in zip(offsets, offsets[1:], strict=False)):
         return False
     return set(items).issuperset(begins)
@@ -210,7 +212,9 @@ def undivided_frame(piece: Buffer, layout: Layout, shape: FrameShape, number: in
     FrameError when the layout or the shape gives one frame no bytes of its own, or when there is no such frame.
     """
     if layout is not Layout.UNDIVIDED_NATIVE:
-        raise FrameError(f"frames of a {layout.name} object have no bytes of their own; ask for the whole pixel data")
+        raise FrameError(
+            f"frames of a {layout.name} object have no bytes of their own; ask for the whole pixel data"
+        )
     try:
         return extract_bits(memoryview(piece), number, shape.bits)
     except IndexError as error:

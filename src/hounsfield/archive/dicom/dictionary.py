@@ -29,7 +29,13 @@ LONG_VRS: Final[dict[bytes, str]] = {
     vr.encode(): vr for vr in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
 }
 
-_RESOLVED: Final = {"US or SS": "US", "OB or OW": "OW", "US or OW": "OW", "US or SS or OW": "US", "NONE": "UN"}
+_RESOLVED: Final = {
+    "US or SS": "US",
+    "OB or OW": "OW",
+    "US or OW": "OW",
+    "US or SS or OW": "US",
+    "NONE": "UN",
+}
 
 #: Tag to VR, for tags that are one attribute each.
 VR_OF: Final[dict[int, str]] = {tag: _RESOLVED.get(row[0], row[0]) for tag, row in DicomDictionary.items()}

@@ -11,7 +11,11 @@ from struct import Struct, pack
 from typing import BinaryIO, Final
 
 from hounsfield.archive.dicom.dictionary import LONG_VRS, SHORT_VRS, vr_of
-from hounsfield.codecs.registry import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from hounsfield.codecs.registry import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -140,12 +144,20 @@ def _guess(data: Buffer, offset: int, is_file: bool) -> str:
     explicit = letters in SHORT_VRS or letters in LONG_VRS
     if explicit:
         # Groups of data sets are small numbers: 0x0800 is group 8 with its bytes swapped.
-        return EXPLICIT_VR_BIG_ENDIAN.uid if group & 0xFF == 0 and group > 0xFF else EXPLICIT_VR_LITTLE_ENDIAN.uid
+        return (
+            EXPLICIT_VR_BIG_ENDIAN.uid
+            if group & 0xFF == 0 and group > 0xFF
+            else EXPLICIT_VR_LITTLE_ENDIAN.uid
+        )
     _, number, length = _IMPLICIT.unpack_from(data, offset)
     del length16
-    if is_file or (0 < group <= 0x10 and vr_of(group << 16 | number) != "UN" and length < len(data) + (1 << 16)):
+    if is_file or (
+        0 < group <= 0x10 and vr_of(group << 16 | number) != "UN" and length < len(data) + (1 << 16)
+    ):
         return IMPLICIT_VR_LITTLE_ENDIAN.uid
-    raise Part10Error("not a DICOM file: no 'DICM' at byte 128 and no data element at the start; leave it out")
+    raise Part10Error(
+        "not a DICOM file: no 'DICM' at byte 128 and no data element at the start; leave it out"
+    )
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:

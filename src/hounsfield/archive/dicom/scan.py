@@ -457,7 +457,9 @@ class _Walk:
             table = None if extended is None else bytes(data[extended[1] : extended[1] + extended[2]])
             return *cut_encapsulated(data, self.fragments, frames, table, self.little, self.problems), shape
         truncated = Problem.TRUNCATED in self.problems
-        return *cut_native(len(data), pixels.offset, pixels.end, frames, shape, self.problems, truncated), shape
+        return *cut_native(
+            len(data), pixels.offset, pixels.end, frames, shape, self.problems, truncated
+        ), shape
 
     def _shape(self, data: Buffer) -> FrameShape | None:
         rows, columns = self._unsigned(data, 0x00280010), self._unsigned(data, 0x00280011)

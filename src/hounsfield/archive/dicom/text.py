@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -59,15 +58,23 @@ def _codec_of(term: str) -> tuple[str, bool]:
         # "ISO-IR 100", "ISO_IR_100", "iso_ir 192", "ISO 2022-IR 87": what people write instead.
         words = term.upper().replace("_", " ").replace("-", " ")
         number = words.rpartition(" ")[2]
-        for candidate in (f"ISO 2022 IR {number}" if "2022" in words else f"ISO_IR {number}", f"ISO_IR {number}"):
+        for candidate in (
+            f"ISO 2022 IR {number}" if "2022" in words else f"ISO_IR {number}",
+            f"ISO_IR {number}",
+        ):
             codec = table.get(candidate)
             if codec is not None:
                 return _python_name(codec), False
-        try:
-            return codecs.lookup(term).name, False
-        except (LookupError, ValueError):
-            return _ASCII, False
+        return (term, False) if _is_text_codec(term) else (_ASCII, False)
     return _python_name(codec), True
+
+
+def _is_text_codec(name: str) -> bool:
+    try:
+        b"".decode(name)
+    except (LookupError, ValueError, UnicodeError):
+        return False
+    return True
 
 
 def _python_name(codec: str) -> str:
