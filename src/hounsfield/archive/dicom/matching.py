@@ -21,13 +21,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
-from hounsfield.archive.dicom.query import (
-    MATCHED_INSTANCE,
-    MATCHED_SERIES,
-    MATCHED_STUDY,
-    Query,
-    is_universal,
-)
+from hounsfield.archive.dicom.levels import WILDCARD_VRS
 
 Predicate = Callable[[str], bool]
 
