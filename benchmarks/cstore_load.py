@@ -1,8 +1,9 @@
 """A C-STORE load generator that is several times faster than any server under it.
 
-One process per association. Objects are framed into PDUs once (`PreparedObject`); per object only the slots of
-`studies.Template` and the UID in the command are overwritten, then everything goes out in one send. Each association
-waits for the response to its object before it sends the next: no pipelining, no asynchronous window.
+One process per association. Objects are framed into PDUs once (`PreparedObject`); per object only the slots
+of `studies.Template` and the UID in the command are overwritten, then everything goes out in one send. Each
+association waits for the response to its object before it sends the next: no pipelining, no asynchronous
+window.
 
     python -m benchmarks.cstore_load 127.0.0.1 11112 --called HOUNSFIELD --associations 8 --seconds 10
 """
@@ -20,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.figures import percentile
 from benchmarks.processes import Fleet, worker_input, worker_ready
-from benchmarks.statistics import percentile
 from benchmarks.upper_layer import (
     ABORT,
     FRAGMENT_OVERHEAD,
@@ -30,7 +31,7 @@ from benchmarks.upper_layer import (
     PDV_HEADER,
     PDV_OVERHEAD,
     RELEASE_RQ_PDU,
-    Refused,
+    RefusedError,
     associate_request,
     command_pdu,
     parse_accept,
@@ -50,7 +51,9 @@ RESPONSE_TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent to whom. Each association stops after `count` objects or `seconds`, whichever comes first."""
+    """What is sent to whom. Each association stops after `count` objects or `seconds`, whichever comes
+    first.
+    """
 
     host: str
     port: int
@@ -69,7 +72,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What came back. `acknowledged` counts success and warning statuses; everything else is in `failures`."""
+    """What came back. `acknowledged` counts success and warning statuses; everything else is in
+    `failures`.
+    """
 
     acknowledged: int
     warnings: int
@@ -151,18 +156,18 @@ class Association:
         )
         accepted, maximum = parse_accept(self._pdu())
         if accepted.get(CONTEXT_ID) != EXPLICIT_VR_LITTLE_ENDIAN:
-            raise Refused(f"presentation context not accepted for SOP class {sop_class_uid}")
+            raise RefusedError(f"presentation context not accepted for SOP class {sop_class_uid}")
         self.max_pdu = min(maximum or load.max_pdu, load.max_pdu)
 
     def store(self, framed: memoryview, message_id: int) -> int:
-        """Sends one framed object, returns the status of its response. Raises Refused or OSError."""
+        """Sends one framed object, returns the status of its response. Raises RefusedError or OSError."""
         self._socket.sendall(framed)
         command = b""
         while True:
             pdu = self._pdu()
             if pdu[0] != P_DATA:
                 name = "A-ABORT" if pdu[0] == ABORT else f"PDU type {pdu[0]}"
-                raise Refused(f"{name} instead of a C-STORE response")
+                raise RefusedError(f"{name} instead of a C-STORE response")
             offset = 6
             while offset < len(pdu):
                 length, _, control = PDV_HEADER.unpack_from(pdu, offset)
@@ -171,7 +176,7 @@ class Association:
                 if control == 3:
                     values = parse_command(command)
                     if int.from_bytes(values.get(0x0120, b""), "little") != message_id:
-                        raise Refused("the response answers another message")
+                        raise RefusedError("the response answers another message")
                     return int.from_bytes(values[0x0900], "little")
 
     def release(self) -> None:
@@ -180,7 +185,7 @@ class Association:
             self._socket.sendall(RELEASE_RQ_PDU)
             self._socket.settimeout(2.0)
             self._pdu()
-        except (OSError, Refused):
+        except (OSError, RefusedError):
             pass
         self._socket.close()
 
@@ -189,7 +194,7 @@ class Association:
             if self._have >= 6:
                 size = 6 + int.from_bytes(self._buffer[2:6], "big")
                 if size > len(self._buffer):
-                    raise Refused(f"a PDU of {size} bytes, more than was negotiated")
+                    raise RefusedError(f"a PDU of {size} bytes, more than was negotiated")
                 if self._have >= size:
                     pdu = bytes(self._view[:size])
                     self._buffer[: self._have - size] = self._buffer[size : self._have]
@@ -197,12 +202,14 @@ class Association:
                     return pdu
             got = self._socket.recv_into(self._view[self._have :])
             if got == 0:
-                raise Refused("connection closed by the peer")
+                raise RefusedError("connection closed by the peer")
             self._have += got
 
 
 def run_load(load: Load) -> LoadReport:
-    """Runs the load and returns its report. Failures are counted, never hidden; nothing is raised for them."""
+    """Runs the load and returns its report. Failures are counted, never hidden; nothing is raised for
+    them.
+    """
     from benchmarks.studies import Kind, template
 
     run = load.run or secrets.randbelow(10**14 - 1) + 1
@@ -211,10 +218,10 @@ def run_load(load: Load) -> LoadReport:
     timeout = load.seconds + 2 * RESPONSE_TIMEOUT_SECONDS
     with Fleet("benchmarks.cstore_load", inputs, shared=templates) as fleet:
         parts = fleet.run(timeout_seconds=timeout)
-    return _combine(load, run, parts, len(templates[0].data))
+    return _combine(run, parts, len(templates[0].data))
 
 
-def _combine(load: Load, run: int, parts: list[dict[str, Any]], bytes_each: int) -> LoadReport:
+def _combine(run: int, parts: list[dict[str, Any]], bytes_each: int) -> LoadReport:
     failures: dict[str, int] = {}
     for part in parts:
         for name, number in part["failures"].items():
@@ -254,7 +261,7 @@ def worker() -> None:
         association = Association(load, templates[0].sop_class_uid)
         max_pdu = association.max_pdu
         prepared = [PreparedObject(template, max_pdu) for template in templates]
-    except (OSError, Refused) as error:
+    except (OSError, RefusedError) as error:
         failures[f"association: {error}"] = 1
     worker_ready()
     clock = time.monotonic_ns
@@ -277,7 +284,7 @@ def worker() -> None:
                 warnings += status != 0
             else:
                 failures[f"status {status:04X}"] = failures.get(f"status {status:04X}", 0) + 1
-    except (OSError, Refused) as error:
+    except (OSError, RefusedError) as error:
         failures[f"lost: {error}"] = 1
     if association:
         association.release()

@@ -1,4 +1,6 @@
-"""The header of a synthetic instance: as many elements, sequences and private elements as a scanner writes."""
+"""The header of a synthetic instance: as many elements, sequences and private elements as a scanner
+writes.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-# What stands in a template where an instance's own value goes. Each is valid for its VR, as long as every value it is
-# replaced by, and occurs nowhere else.
+# What stands in a template where an instance's own value goes. Each is valid for its VR, as long as every
+# value it is replaced by, and occurs nowhere else.
 SLOT_MARKERS: dict[str, bytes] = {
     "sop_instance_uid": b"2.25.199999999999993000000000000000000000001",
     "study_uid": b"2.25.199999999999991000000000000000000000001",
@@ -32,7 +34,8 @@ SLOT_MARKERS: dict[str, bytes] = {
     "slice_mm": b"-98765.432",
 }
 
-# Specific Character Set (PS3.3 C.12.1.1.2) and a name in it, with ideographic and phonetic groups where there are any.
+# Specific Character Set (PS3.3 C.12.1.1.2) and a name in it, with ideographic and phonetic groups where
+# there are any.
 REPERTOIRES: dict[str, tuple[str | list[str], str]] = {
     "latin": ("ISO_IR 100", "Marker^Of A Patient Name"),
     "western": ("ISO_IR 100", "Grünwald^Zoë"),

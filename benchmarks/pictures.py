@@ -9,7 +9,9 @@ Plane = NDArray[np.float64]
 
 
 def picture(kind: str, variant: int) -> bytes:
-    """Pixel data of one instance of `kind` (see `studies.Kind`), little endian; the same for the same arguments."""
+    """Pixel data of one instance of `kind` (see `studies.Kind`), little endian; the same for the same
+    arguments.
+    """
     generator = np.random.default_rng([ord(letter) for letter in kind] + [variant])
     match kind:
         case "ct":
@@ -72,7 +74,8 @@ def _section(
     grain = generator.normal(0, noise, (rows, columns))
     grain = 0.6 * grain + 0.2 * (np.roll(grain, 1, 0) + np.roll(grain, 1, 1))
     plane += np.where(body, grain, 0.3 * grain)
-    return np.clip(np.rint(plane), 0, 4095).astype("<u2").tobytes()
+    pixels: bytes = np.clip(np.rint(plane), 0, 4095).astype("<u2").tobytes()
+    return pixels
 
 
 def _ultrasound(generator: np.random.Generator, *, frames: int, rows: int, columns: int) -> bytes:

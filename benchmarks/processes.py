@@ -1,7 +1,7 @@
 """Worker processes that start together, and what a tree of processes costs.
 
-Workers are started by exec, not fork, so that a measurement may be run from any program (a test runner with threads
-included). What they all need (encoded templates, URLs) is pickled once into a file in memory.
+Workers are started by exec, not fork, so that a measurement may be run from any program (a test runner with
+threads included). What they all need (encoded templates, URLs) is pickled once into a file in memory.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[1]
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SAMPLE_SECONDS = 0.25
-_MEMORY = Path("/dev/shm")  # noqa: S108 - shared memory by design; the file is private and removed
+_MEMORY = Path("/dev/shm")
 
 
 class Fleet:
-    """Starts one `python -m MODULE --worker` per input, releases them together, gathers a JSON line from each."""
+    """Starts one `python -m MODULE --worker` per input, releases them together, gathers a JSON line from
+    each.
+    """
 
     def __init__(self, module: str, inputs: list[dict[str, Any]], *, shared: Any) -> None:
         self._module = module
@@ -35,7 +37,7 @@ class Fleet:
         self._processes: list[subprocess.Popen[str]] = []
         self._shared: Path | None = None
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         directory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
         handle, name = tempfile.mkstemp(prefix="hounsfield-bench-", dir=directory)
         self._shared = Path(name)
@@ -179,7 +181,7 @@ class MemoryWatch:
         self.peak_pss = 0
         self.peak_rss = 0
 
-    def __enter__(self) -> MemoryWatch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -1,8 +1,9 @@
 """Realistic synthetic studies, thousands a second, the same for the same seed.
 
-A full data set is encoded once per (kind, picture); every element that differs between instances has a value of fixed
-length there (its *slot*). An instance is that template with the slots overwritten, so producing one costs a copy of
-the bytes and no DICOM encoding. UIDs are UUID-derived (PS3.5 B.2), all 44 characters long.
+A full data set is encoded once per (kind, picture); every element that differs between instances has a
+value of fixed length there (its *slot*). An instance is that template with the slots overwritten, so
+producing one costs a copy of the bytes and no DICOM encoding. UIDs are UUID-derived (PS3.5 B.2), all 44
+characters long.
 
 No person in here exists. Run `python -m benchmarks.studies --help` to write Part 10 files.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.headers import SLOT_MARKERS, build_header
+from benchmarks.people import GIVEN_NAMES, SURNAMES
 from benchmarks.pictures import picture
 
 if TYPE_CHECKING:
@@ -94,15 +96,16 @@ class Identity:
         }
 
     def _uid(self, what: int, series: int, instance: int) -> str:
-        number = f"1{self.run % 10**14:014d}{what}{self.study % 10**9:09d}{series % 10**4:04d}{instance % 10**10:010d}"
-        return f"2.25.{number}"
+        where = f"{self.study % 10**9:09d}{series % 10**4:04d}{instance % 10**10:010d}"
+        return f"2.25.1{self.run % 10**14:014d}{what}{where}"
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
     """An encoded data set (Explicit VR Little Endian) with slots.
 
-    `slots`: (name, offset, length). `pixels`: (offset, length) of the pixel data's value; all slots lie before it.
+    `slots`: (name, offset, length). `pixels`: (offset, length) of the pixel data's value; all slots lie
+    before it.
     """
 
     kind: Kind
@@ -225,20 +228,6 @@ def _ui(element: int, uid: str) -> bytes:
     value = uid.encode()
     value += b"\x00" * (len(value) & 1)
     return struct.pack("<HH2sH", 2, element, b"UI", len(value)) + value
-
-
-# Sixty-four by forty: 2,560 people before a full name repeats.
-SURNAMES = (
-    "Abernathy Achterberg Adeyemi Albescu Almeida Andersson Aydin Baranowska Barbieri Bauer Bianchi Blomqvist Bonnet "
-    "Brandt Carvalho Castellano Chevalier Costa Delacroix Dimitrov Dubois Eriksen Esposito Farkas Fernandez Fischer "
-    "Fontaine Gallagher Garcia Georgiou Haddad Hansen Hoffmann Horvath Ibrahim Ivanova Jansen Jimenez Kaminska Keller "
-    "Kowalski Kovac Laurent Lefevre Lindqvist Lombardi Maier Martinez Mehta Moretti Nakamura Novak Okafor Olsen "
-    "Papadopoulou Petrov Ramirez Rossi Santos Schneider Silva Tanaka Visser Zimmermann"
-).split()
-GIVEN_NAMES = (
-    "Ada Alma Anouk Anton Aram Bela Bruno Carla Celia Dario Edda Elif Emil Enzo Esra Felix Greta Hugo Ida Iris Ivo "
-    "Jonas Kaja Lars Lena Leo Lia Luca Maja Malik Mira Nia Noah Olga Oscar Pia Rosa Samir Tove Yara"
-).split()
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The few DICOM upper layer messages that the load generator and the bare acceptor need, written by hand.
 
-Nothing of `hounsfield.archive.wire` is used: what measures the archive must not share its mistakes. References are to
-PS3.8 9.3 (PDUs) and PS3.7 9.3.1 (C-STORE).
+Nothing of `hounsfield.archive.wire` is used: what measures the archive must not share its mistakes.
+References are to PS3.8 9.3 (PDUs) and PS3.7 9.3.1 (C-STORE).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PDV_OVERHEAD = PDV_HEADER.size
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The peer rejected, aborted or broke the association. The message says how."""
 
 
@@ -63,17 +63,17 @@ def associate_accept(request: bytes, *, max_pdu: int) -> bytes:
 def parse_accept(pdu: bytes) -> tuple[dict[int, str], int]:
     """Accepted context id → transfer syntax, and the acceptor's maximum length (0: no limit).
 
-    Raises Refused for any other PDU.
+    Raises RefusedError for any other PDU.
     """
     if pdu[0] == ASSOCIATE_RJ:
         result, source, reason = pdu[7:10]
-        raise Refused(
+        raise RefusedError(
             f"association rejected: result {result}, source {source}, reason {reason} (PS3.8 9.3.4)"
         )
     if pdu[0] == ABORT:
-        raise Refused(f"association aborted: source {pdu[8]}, reason {pdu[9]} (PS3.8 9.3.8)")
+        raise RefusedError(f"association aborted: source {pdu[8]}, reason {pdu[9]} (PS3.8 9.3.8)")
     if pdu[0] != ASSOCIATE_AC:
-        raise Refused(f"answer to A-ASSOCIATE-RQ is PDU type {pdu[0]}")
+        raise RefusedError(f"answer to A-ASSOCIATE-RQ is PDU type {pdu[0]}")
     accepted: dict[int, str] = {}
     maximum = 0
     for kind, body in _items(pdu[74:]):

@@ -1,8 +1,10 @@
-"""The bare acceptor: what storing durably costs at the least, and (with --discard) what the load generator can do.
+"""The bare acceptor: what storing durably costs at the least, and (with --discard) what the load generator
+can do.
 
-A fixed program, so that its figure means the same in every run: one process per association; each object goes into a
-file of its own, gets one fdatasync, and is then acknowledged, each response in one send. No index, no encryption, no
-check of anything. The PDU length and TCP_NODELAY are those of the archive that it is compared with.
+A fixed program, so that its figure means the same in every run: one process per association; each object
+goes into a file of its own, gets one fdatasync, and is then acknowledged, each response in one send. No
+index, no encryption, no check of anything. The PDU length and TCP_NODELAY are those of the archive that it
+is compared with.
 
     python -m benchmarks.peers.bare --directory D [--port 0] [--discard] [--max-pdu 262144] [--status 0]
 """

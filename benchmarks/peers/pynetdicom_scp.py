@@ -38,7 +38,7 @@ def main() -> None:
     server = entity.start_server(
         ("127.0.0.1", arguments.port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]
     )
-    assert server
+    assert server and server.socket
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     print(f"ready {server.socket.getsockname()[1]}", flush=True)

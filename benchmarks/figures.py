@@ -12,7 +12,8 @@ _T95 = (
     1.746, 1.740, 1.734, 1.729, 1.725, 1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697,
 )  # fmt: skip
 
-# A ratio inside this band is too near 1 to be read off a few rounds: it needs PAIRS interleaved pairs and its bound.
+# A ratio inside this band is too near 1 to be read off a few rounds: it needs PAIRS interleaved pairs and
+# its bound.
 NEAR_ONE = (0.8, 1.25)
 PAIRS = 15
 
