@@ -18,7 +18,6 @@ import socket
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.figures import percentile
@@ -340,7 +339,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if Path(sys.argv[0]).name and len(sys.argv) > 1 and sys.argv[1] == "--worker":
+    if sys.argv[1:2] == ["--worker"]:
         worker()
     else:
         main()
