@@ -85,7 +85,7 @@ class LocalBlobs:
         except OSError as error:
             raise _translated(error, f"cannot create blob {name!r}") from error
         # Held until the writer is closed or its process is gone: who recovers can tell the dead from the living.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         directories = [path.parent]
         while directories[-1] != self._root:
             directories.append(directories[-1].parent)

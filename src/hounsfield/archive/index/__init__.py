@@ -1,0 +1,1 @@
+"""What finds the bytes: a sealed catalog, blind tokens, the journal and the facts ledger. Blocking."""

@@ -1,0 +1,184 @@
+"""The engine, put together: what the network and web layers, plugins and the command line call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from hounsfield.archive.engine.gate import Gate
+from hounsfield.archive.engine.group_commit import GroupCommit
+from hounsfield.archive.engine.ingest import Ingest, IngestLimits, IngestSession
+from hounsfield.archive.engine.retrieve import Retrieve
+from hounsfield.archive.engine.search import Search
+from hounsfield.archive.engine.stable import StableStudies
+from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
+from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.indexing import Indexer
+from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
+from hounsfield.archive.index.sealed import KeyedHash, RowSealer
+from hounsfield.archive.index.tables import ALL_TABLES
+from hounsfield.storage_backends.api import BlobStore, KeyValueStore
+from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.lmdb_store import LmdbLimits, LmdbStore
+from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
+from hounsfield.storage_backends.segments import SegmentLimits, SegmentLog
+
+SEGMENTS = "segments/"
+LEDGER = "ledger/"
+INDEX = "index"
+KEYS = "keys"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an administrator can set. ``duplicates`` says which of two conflicting objects is served."""
+
+    ingest: IngestLimits = field(default_factory=IngestLimits)
+    segments: SegmentLimits = field(default_factory=SegmentLimits)
+    blobs: LocalBlobLimits = field(default_factory=LocalBlobLimits)
+    index: LmdbLimits = field(default_factory=LmdbLimits)
+    duplicates: str = "keep-first"  # or "newest-current"
+    study_stable_s: float = 60.0
+
+
+class Stores:
+    """The blocking half: blobs, keys, index. Also what offline commands use; close it when done."""
+
+    def __init__(self, blobs: BlobStore, store: KeyValueStore, keyring: Keyring, options: EngineOptions) -> None:
+        self.blobs = blobs
+        self.store = store
+        self.keyring = keyring
+        self.log = SegmentLog(blobs, keyring, prefix=SEGMENTS, limits=options.segments)
+        self.ledger = SegmentLog(blobs, keyring, prefix=LEDGER, limits=options.segments)
+        self.sealer = RowSealer(store, keyring)
+        self.hashes = KeyedHash(keyring)
+        self.catalog = Catalog(self.sealer, self.hashes)
+        self.journal = Journal(store, self.sealer, self.hashes, self.ledger)
+        self.indexer = Indexer(
+            log=self.log,
+            store=store,
+            sealer=self.sealer,
+            catalog=self.catalog,
+            journal=self.journal,
+            newest_current=options.duplicates == "newest-current",
+        )
+
+    @classmethod
+    def open(cls, directory: Path, keyring: Keyring, options: EngineOptions) -> Stores:
+        """Open the stores below a data directory that the caller has locked."""
+        blobs = LocalBlobs(directory, limits=options.blobs)
+        store = LmdbStore(directory / INDEX, ALL_TABLES, limits=options.index)
+        return cls(blobs, store, keyring, options)
+
+    def catch_up(self, *, at_start: bool) -> RecoveryReport:
+        """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
+        return catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
+
+    def reindex(self, progress: Callable[[int, int], None]) -> RecoveryReport:
+        """Fill the (empty) index from segments and ledger."""
+        return reindex(self.indexer, self.journal, progress)
+
+    def close(self) -> None:
+        self.log.close()
+        self.ledger.close()
+        self.store.close()
+        self.blobs.close()
+
+
+class Engine:
+    """One worker's engine. ``async with open_engine(...)``; then every method may be called by any task."""
+
+    def __init__(self, stores: Stores, options: EngineOptions, *, owner: str, on_commit: Callable[[], None]) -> None:
+        self.stores = stores
+        self._gate = Gate()
+        self._ingest = Ingest(GroupCommit(stores.indexer), self._gate, options.ingest, on_commit)
+        self._search = Search(stores.catalog, stores.hashes, stores.store, self._gate)
+        self._retrieve = Retrieve(stores.indexer, self._gate)
+        self._stable = StableStudies(
+            stores.store, stores.journal, stores.sealer, self._gate, owner=owner, quiet_s=options.study_stable_s
+        )
+        self._on_commit = on_commit
+        self.search = self._search.search
+        self.frame_nowait = self._retrieve.frame_nowait
+        self.frame = self._retrieve.frame
+        self.instances = self._retrieve.instances
+        self.header = self._retrieve.header
+        self.header_blocking = self._retrieve.header_blocking
+        self.dataset = self._retrieve.dataset
+        self.dataset_bytes = self._retrieve.dataset_bytes
+        self.bulk = self._retrieve.bulk
+        self.read = self._gate.read
+
+    def begin(
+        self, *, transfer_syntax_uid: str, sop_class_uid: str = "", sop_instance_uid: str = "", source: Source
+    ) -> IngestSession:
+        """A session that receives one object; see :class:`IngestSession`. ``ClosedError`` while draining."""
+        return self._ingest.begin(
+            transfer_syntax_uid=transfer_syntax_uid,
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            source=source,
+        )
+
+    async def state(self, kind: str) -> list[Mapping[str, Any]]:
+        """What the facts of one kind amount to now."""
+
+        def read() -> list[Mapping[str, Any]]:
+            with self.stores.store.snapshot() as snapshot:
+                return list(self.stores.journal.state(snapshot, kind))
+
+        return await self._gate.read(read)
+
+    async def commit_fact(self, kind: str, name: str, body: dict[str, Any] | None, at_ns: int) -> int:
+        """Record a fact durably (ledger, journal, state); see :meth:`Journal.commit_fact`."""
+        number = await self._gate.read(self.stores.journal.commit_fact, kind, name, body, at_ns)
+        self._on_commit()
+        return number
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what comes in, and announce stable studies, until :meth:`close`."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stable.run)
+            await self._ingest.run(task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Take no new objects; ``run`` returns when the submitted ones are committed."""
+        self._ingest.close()
+
+    def statistics(self) -> EngineStatistics:
+        outcomes = self._ingest.outcomes
+        figures = self._retrieve.figures
+        return EngineStatistics(
+            objects_stored=outcomes[Outcome.STORED],
+            objects_duplicate=outcomes[Outcome.DUPLICATE],
+            objects_conflict=outcomes[Outcome.CONFLICT],
+            objects_quarantined=outcomes[Outcome.QUARANTINED],
+            objects_failed=self._ingest.failed,
+            bytes_stored=self._ingest.bytes_stored,
+            groups=self._ingest.groups,
+            bytes_in_flight=self._ingest.budget.in_flight,
+            sessions_open=self._ingest.sessions_open,
+            frames_read=figures.frames,
+            frames_read_cached=figures.frames_cached,
+        )
+
+
+@asynccontextmanager
+async def open_engine(
+    stores: Stores, options: EngineOptions, *, owner: str, on_commit: Callable[[], None] = lambda: None
+) -> AsyncIterator[Engine]:
+    """A running engine over ``stores``, which stay the caller's to close."""
+    engine = Engine(stores, options, owner=owner, on_commit=on_commit)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        try:
+            yield engine
+        finally:
+            engine.close()

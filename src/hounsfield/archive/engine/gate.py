@@ -1,0 +1,29 @@
+"""The one gate from the event loop to threads. A hop costs about 140 µs, so only what can block goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+READERS_MAX = 8  # threads that wait for disks; more would only queue in the kernel
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+class Gate:
+    """Runs blocking calls on threads: one lane for commits, a few for reads and queries."""
+
+    def __init__(self, readers_max: int = READERS_MAX) -> None:
+        self._commits = trio.CapacityLimiter(1)
+        self._reads = trio.CapacityLimiter(readers_max)
+
+    async def commit(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Run ``function`` in the commit lane: one at a time, in order, never abandoned."""
+        return await trio.to_thread.run_sync(function, *arguments, limiter=self._commits)
+
+    async def read(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Run ``function`` beside other reads; its caller may be cancelled only when it has returned."""
+        return await trio.to_thread.run_sync(function, *arguments, limiter=self._reads)

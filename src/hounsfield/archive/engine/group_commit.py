@@ -1,0 +1,106 @@
+"""A group of received objects becomes durable, indexed and visible: one write, one sync, one transaction.
+
+Blocking; runs on a thread. For each group:
+
+1. those already held are compared byte for byte and, when equal, need nothing more;
+2. the rest are sealed and appended to this worker's segment in one gather write and one sync;
+3. one index transaction adds them, study by study, each with its journal event.
+
+Only when this returns may anything be acknowledged. An object that failed between 2 and 3 was not
+acknowledged; recovery will find its record and index it, which is harmless: the sender sends again and
+is told "held already".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError, StorageFailedError
+from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.index.catalog import FLAG_CONFLICT, Stored
+from hounsfield.archive.index.indexing import IndexContentionError, Indexer, progress_batch
+from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, Location, ObjectRow, encode
+from hounsfield.storage_backends.api import Buffer
+from hounsfield.storage_backends.errors import StorageError, StoreFullError
+from hounsfield.storage_backends.segments import RecordIn
+
+
+@dataclass(slots=True)
+class Received:
+    """An object received whole and scanned, not yet stored. ``slices``: header, frames…, trailer, in order."""
+
+    row: ObjectRow
+    slices: Sequence[Buffer]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.row.study_uid, self.row.series_uid, self.row.sop_uid
+
+
+Fate = StoreResult | EngineError
+
+
+class GroupCommit:
+    """Stores groups of objects in one worker's segment. One thread at a time."""
+
+    def __init__(self, indexer: Indexer) -> None:
+        self._indexer = indexer
+        self._log = indexer.log
+        self._indexed_to: dict[bytes, int] = {}  # by the last group; written along with the next one
+
+    def store(self, objects: Sequence[Received]) -> list[Fate]:
+        """Store ``objects``, no two of which share all their UIDs; one fate for each, in order."""
+        fates: list[Fate | None] = [None] * len(objects)
+        try:
+            self._store(objects, fates)
+            failure: EngineError = StorageFailedError("storing was not completed; send again")
+        except StoreFullError as error:
+            failure = OutOfResourcesError("the disk is full up to its reserve: free space or add a tier, then send again")
+            failure.__cause__ = error
+        except (StorageError, OSError, IndexContentionError, msgspec.MsgspecError) as error:
+            failure = StorageFailedError(f"storing failed ({type(error).__name__}); not acknowledged, send again")
+            failure.__cause__ = error
+        return [failure if fate is None else fate for fate in fates]
+
+    def _store(self, objects: Sequence[Received], fates: list[Fate | None]) -> None:
+        self._indexer.prepare(len(objects))
+        for i, received in enumerate(objects):
+            if self._is_held(received):
+                fates[i] = result_of(received.row, Outcome.DUPLICATE)
+        todo = [i for i, fate in enumerate(fates) if fate is None]
+        if not todo:
+            return
+        refs = self._log.append(
+            [RecordIn(RECORD_KIND_OBJECT, (encode(objects[i].row), *objects[i].slices)) for i in todo]
+        )
+        stored = [Stored(objects[i].row, Location.of(ref)) for i, ref in zip(todo, refs, strict=True)]
+        progress = progress_batch(self._indexed_to) if self._indexed_to else None
+        outcomes = self._indexer.add(stored, progress)
+        self._indexed_to = {ref.segment: ref.offset for ref in refs}
+        for i, outcome in zip(todo, outcomes, strict=True):
+            fates[i] = result_of(objects[i].row, outcome)
+
+    def _is_held(self, received: Received) -> bool:
+        """Whether the same bytes are stored under the same UIDs, as the served instance or beside it."""
+        indexer, row = self._indexer, received.row
+        with indexer.store.snapshot() as snapshot:
+            held = indexer.held(snapshot, row)
+            if held is None:
+                return False
+            instances = [held, *indexer.catalog.versions(snapshot, indexer.catalog.instance_key(*received.key))]
+        return any(
+            indexer.holds(one.location, one.transfer_syntax_uid, row, received.slices) for one in instances
+        )
+
+
+def result_of(row: ObjectRow, outcome: Outcome) -> StoreResult:
+    """What the sender is told."""
+    warnings = row.problems
+    if outcome is Outcome.CONFLICT:
+        warnings = (*warnings, FLAG_CONFLICT)
+    elif outcome is Outcome.QUARANTINED:
+        warnings = (*warnings, row.quarantine)
+    return StoreResult(outcome, row.sop_class_uid, row.sop_uid, row.study_uid, row.series_uid, warnings)

@@ -1,0 +1,276 @@
+"""Objects come in: gathered within a budget, scanned once, committed in groups, acknowledged when durable.
+
+A *session* takes the bytes of one object. ``commit`` scans them and queues the object for the
+committer, which takes whatever is complete at that moment, up to a bound, and makes it durable and
+indexed with one write, one sync and one transaction on a thread. While a group is being committed the
+next one gathers: many associations share a commit, and one alone waits for no timer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from hounsfield.archive.dicom.attributes import extract
+from hounsfield.archive.dicom.cuts import Layout
+from hounsfield.archive.dicom.scan import scan
+from hounsfield.archive.engine.budget import ByteBudget
+from hounsfield.archive.engine.buffers import BufferPool, Gathering
+from hounsfield.archive.engine.errors import ClosedError, EngineError, ObjectTooLargeError, StorageFailedError
+from hounsfield.archive.engine.gate import Gate
+from hounsfield.archive.engine.group_commit import Fate, GroupCommit, Received
+from hounsfield.archive.engine.types import Outcome, Source, StoreResult
+from hounsfield.archive.index.rows import ROW_VERSION, ObjectRow, SourceRow
+from hounsfield.codecs.registry import lookup
+from hounsfield.storage_backends.api import Buffer
+
+STUDY_UID, SERIES_UID, SOP_UID, SOP_CLASS_UID = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
+
+PROBLEM_SOP_MISMATCH = "sop-differs-from-command"
+_UID_CHARACTERS = frozenset("0123456789.")
+_UID_LENGTH_MAX = 64  # PS3.5 9.1
+
+
+@dataclass(frozen=True, slots=True)
+class IngestLimits:
+    """What one worker holds at a time.
+
+    ``bytes_in_flight_max``: received and not yet durable; past it sockets are not read.
+    ``budget_wait_s_max``: how long a sender is held back before it is told "out of resources".
+    ``object_bytes_max``: an object is gathered in memory, so it must fit well inside the budget.
+    ``group_objects_max``, ``group_bytes_max``: bound how long one commit can keep its first object waiting.
+    """
+
+    bytes_in_flight_max: int = 1 << 30
+    budget_wait_s_max: float = 20.0
+    object_bytes_max: int = 768 << 20
+    group_objects_max: int = 256
+    group_bytes_max: int = 64 << 20
+
+
+class _Pending:
+    """An object that waits for its group's commit."""
+
+    __slots__ = ("fate", "received", "size", "task")
+
+    def __init__(self, received: Received, size: int) -> None:
+        self.received = received
+        self.size = size
+        self.fate: Fate | None = None
+        self.task: trio.lowlevel.Task | None = None
+
+
+class IngestSession:
+    """Receives one object. Use: ``write`` each piece, then ``commit``; ``abandon`` in a finally."""
+
+    def __init__(
+        self, ingest: Ingest, transfer_syntax_uid: str, sop_class_uid: str, sop_uid: str, source: Source
+    ) -> None:
+        self._ingest = ingest
+        self._transfer_syntax_uid = transfer_syntax_uid
+        self._sop_class_uid = sop_class_uid
+        self._sop_uid = sop_uid
+        self._source = source
+        self._gathering: Gathering | None = Gathering(ingest.pool, ingest.expected_bytes)
+        self._taken = 0
+
+    async def write(self, data: Buffer) -> None:
+        """Copy ``data`` to the object's end; waits while the memory budget is used up.
+
+        Raises ``ObjectTooLargeError`` and ``OutOfResourcesError``; the session is then abandoned.
+        """
+        gathering = self._gathering
+        if gathering is None:
+            raise ClosedError("this object was abandoned or committed already")
+        needed = gathering.length + len(data)
+        if needed > self._ingest.limits.object_bytes_max:
+            self.abandon()
+            raise ObjectTooLargeError(
+                f"an object of more than {self._ingest.limits.object_bytes_max} bytes is not taken; "
+                "raise ingest.object_bytes_max"
+            )
+        if not self._ingest.budget.take_nowait(len(data)):
+            try:
+                await self._ingest.budget.take(len(data))
+            except EngineError:
+                self.abandon()
+                raise
+        self._taken += len(data)
+        gathering.append(data)
+
+    async def commit(self) -> StoreResult:
+        """Return once the object is durable, indexed and visible to every worker.
+
+        Raises ``OutOfResourcesError``, ``StorageFailedError`` or ``ClosedError``: then it was not acknowledged.
+        Once begun it is not cancelled: the object's bytes are in the committer's hands.
+        """
+        gathering = self._gathering
+        if gathering is None:
+            raise ClosedError("this object was abandoned or committed already")
+        try:
+            received = _scanned(
+                gathering.contents(), self._transfer_syntax_uid, self._sop_class_uid, self._sop_uid, self._source
+            )
+            self._ingest.expected_bytes = gathering.length
+            return await self._ingest.submit(_Pending(received, gathering.length))
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Forget what was received and give its memory back. Idempotent; nothing after a commit."""
+        if self._gathering is not None:
+            self._gathering.release()
+            self._gathering = None
+            self._ingest.budget.give_back(self._taken)
+            self._ingest.sessions_open -= 1
+            self._taken = 0
+
+
+class Ingest:
+    """One worker's way in. ``run`` must be running in a nursery for commits to proceed."""
+
+    def __init__(
+        self, group_commit: GroupCommit, gate: Gate, limits: IngestLimits, on_commit: Callable[[], None]
+    ) -> None:
+        self.limits = limits
+        self.pool = BufferPool()
+        self.budget = ByteBudget(limits.bytes_in_flight_max, limits.budget_wait_s_max)
+        self.expected_bytes = 0  # the last object's size: the next is likely the same
+        self.sessions_open = 0
+        self.outcomes = dict.fromkeys(Outcome, 0)
+        self.failed = 0
+        self.bytes_stored = 0
+        self.groups = 0
+        self._commit = group_commit
+        self._gate = gate
+        self._on_commit = on_commit
+        self._waiting: deque[_Pending] = deque()
+        self._work = trio.Event()
+        self._closing = False
+
+    def begin(
+        self, *, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str, source: Source
+    ) -> IngestSession:
+        """A session for one object. The UIDs are what the sender announced, "" where it did not."""
+        if self._closing:
+            raise ClosedError("the archive is draining; send to it again when it is back")
+        session = IngestSession(self, transfer_syntax_uid, sop_class_uid, sop_instance_uid, source)
+        self.sessions_open += 1
+        return session
+
+    async def submit(self, pending: _Pending) -> StoreResult:
+        """Queue an object and wait for its fate."""
+        pending.task = trio.lowlevel.current_task()
+        self._waiting.append(pending)
+        self._work.set()
+
+        def abort(_raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
+            return trio.lowlevel.Abort.FAILED  # its buffer is being read by the committer
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        fate = pending.fate
+        if isinstance(fate, EngineError):
+            self.failed += 1
+            raise fate
+        assert fate is not None
+        self.outcomes[fate.outcome] += 1
+        self.bytes_stored += pending.size
+        return fate
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit groups until closed. Shielded: what was submitted is answered before this ends."""
+        task_status.started()
+        with trio.CancelScope(shield=True):
+            while True:
+                if not self._waiting:
+                    if self._closing:
+                        return
+                    self._work = trio.Event()
+                    await self._work.wait()
+                    continue
+                group = self._next_group()
+                await self._commit_group(group)
+
+    def close(self) -> None:
+        """Take no new objects; ``run`` returns when those submitted are committed."""
+        self._closing = True
+        self._work.set()
+
+    def _next_group(self) -> list[_Pending]:
+        group: list[_Pending] = []
+        postponed: list[_Pending] = []
+        keys: set[tuple[str, str, str]] = set()
+        size = 0
+        while self._waiting and len(group) < self.limits.group_objects_max and size < self.limits.group_bytes_max:
+            pending = self._waiting.popleft()
+            if not pending.received.row.quarantine:
+                if pending.received.key in keys:
+                    postponed.append(pending)  # the same UIDs twice: the second must see the first
+                    continue
+                keys.add(pending.received.key)
+            group.append(pending)
+            size += pending.size
+        self._waiting.extendleft(reversed(postponed))
+        return group
+
+    async def _commit_group(self, group: list[_Pending]) -> None:
+        objects = [pending.received for pending in group]
+        fates: list[Fate]
+        try:
+            fates = await self._gate.commit(self._commit.store, objects)
+        except Exception as error:  # noqa: BLE001  an unforeseen defect must answer its senders, not end ingest
+            failure = StorageFailedError(f"storing failed ({type(error).__name__}); not acknowledged, send again")
+            failure.__cause__ = error
+            fates = [failure] * len(group)
+        self.groups += 1
+        self._on_commit()
+        for pending, fate in zip(group, fates, strict=True):
+            pending.fate = fate
+            assert pending.task is not None
+            trio.lowlevel.reschedule(pending.task)
+
+
+def _scanned(
+    data: memoryview, transfer_syntax_uid: str, sop_class_uid: str, sop_uid: str, source: Source
+) -> Received:
+    """Scan an object's bytes into what is stored: its row and its slices."""
+    scanned = scan(data, lookup(transfer_syntax_uid))
+    found = extract(scanned, data)
+    problems = dict.fromkeys((*scanned.problems, *found.problems))
+    own_sop, own_class = found.instance.get(SOP_UID, ""), found.instance.get(SOP_CLASS_UID, "")
+    if (sop_uid and sop_uid != own_sop) or (sop_class_uid and sop_class_uid != own_class):
+        problems[PROBLEM_SOP_MISMATCH] = None
+    row = ObjectRow(
+        version=ROW_VERSION,
+        study_uid=found.study.get(STUDY_UID, ""),
+        series_uid=found.series.get(SERIES_UID, ""),
+        sop_uid=own_sop,
+        sop_class_uid=own_class or sop_class_uid,
+        transfer_syntax_uid=transfer_syntax_uid,
+        study=found.study,
+        series=found.series,
+        instance=found.instance,
+        layout=int(scanned.layout),
+        received_ns=time.time_ns(),
+        source=SourceRow(source.protocol, source.calling_ae, source.called_ae, source.address),
+        problems=tuple(str(problem) for problem in problems),
+        quarantine=_unusable(found.study.get(STUDY_UID, ""), found.series.get(SERIES_UID, ""), own_sop),
+    )
+    slices: list[Buffer] = list(scanned.slices(data))
+    if scanned.layout is Layout.HEADER_ONLY:
+        slices.append(b"")
+    return Received(row, slices)
+
+
+def _unusable(study_uid: str, series_uid: str, sop_uid: str) -> str:
+    """Why an object cannot be filed, or "". Sloppy UIDs (leading zeros) are filed; empty or alien ones are not."""
+    for name, uid in (("study", study_uid), ("series", series_uid), ("sop", sop_uid)):
+        if not uid:
+            return f"missing-{name}-instance-uid"
+        if len(uid) > _UID_LENGTH_MAX or not _UID_CHARACTERS.issuperset(uid):
+            return f"invalid-{name}-instance-uid"
+    return ""

@@ -1,0 +1,100 @@
+"""What the engine's callers hand in and get back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hounsfield.archive.index.indexing import Outcome
+from hounsfield.archive.index.rows import Attributes, InstanceRow
+from hounsfield.storage_backends.api import Buffer
+
+__all__ = [
+    "EngineStatistics", "FoundRow", "Frame", "Header", "Instance", "Outcome", "SearchPage", "Source", "StoreResult",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who sent an object, and how: protocol is ``dimse``, ``stow`` or ``import``."""
+
+    protocol: str
+    calling_ae: str = ""
+    called_ae: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreResult:
+    """One object's fate. ``warnings`` name flags, never values."""
+
+    outcome: Outcome
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A stored instance and the UIDs that lead to it. ``row.location`` is where its bytes lie."""
+
+    study_uid: str
+    series_uid: str
+    row: InstanceRow
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame as stored: native pixel bytes, or one encapsulated frame without its item headers."""
+
+    data: Buffer
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """An instance's data set without the value of its pixel data, as received.
+
+    ``head`` ends with the pixel data element's own header (and basic offset table); ``trailer``
+    begins with the sequence delimiter when the pixel data is encapsulated.
+    """
+
+    head: Buffer
+    trailer: Buffer
+    transfer_syntax_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRow:
+    """One answer of a search: the attributes of its level and of those above."""
+
+    patient: Attributes
+    study: Attributes
+    series: Attributes | None = None
+    instance: Attributes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """Answers in order; ``more`` says whether the limit cut them off."""
+
+    rows: tuple[FoundRow, ...]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """A moment's figures of one worker's engine."""
+
+    objects_stored: int
+    objects_duplicate: int
+    objects_conflict: int
+    objects_quarantined: int
+    objects_failed: int
+    bytes_stored: int
+    groups: int
+    bytes_in_flight: int
+    sessions_open: int
+    frames_read: int
+    frames_read_cached: int

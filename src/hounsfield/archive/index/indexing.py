@@ -1,0 +1,183 @@
+"""Durable records enter the index: the same way after a write, after a crash and in a full reindex.
+
+Records are planned study by study against one snapshot and committed together with their journal
+events. A plan requires what it read to be still so; when another process changed a study first,
+that study alone is planned again. Indexing a record twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from hounsfield.archive.index.catalog import Catalog, Stored
+from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.rows import Event, InstanceRow, Location, ObjectRow, SegmentRow, encode
+from hounsfield.archive.index.sealed import RowSealer
+from hounsfield.archive.index.tables import QUARANTINE, SEGMENT
+from hounsfield.storage_backends.api import Batch, Buffer, KeyValueStore, Snapshot
+from hounsfield.storage_backends.errors import PreconditionError, SealError
+from hounsfield.storage_backends.segments import RecordRef, ScannedRecord, SegmentLog
+
+PLAN_ROUNDS_MAX = 500  # of planning again after another process's commit; in each round some process advances
+SEALS_PER_OBJECT = 8  # rows one object can touch: instance, series, study, patient, version, event, and spare
+
+EVENT_STORED = "instances-stored"
+EVENT_CONFLICT = "conflict-kept"
+EVENT_QUARANTINED = "object-quarantined"
+
+
+class Outcome(Enum):
+    """What became of an object that was received whole. In each case it is durable."""
+
+    STORED = "stored"
+    DUPLICATE = "duplicate"  # the very same object was here already
+    CONFLICT = "conflict"  # other content under the same UIDs: both are kept, one is served
+    QUARANTINED = "quarantined"  # kept, listed in quarantine: it lacks a usable UID
+
+
+class IndexContentionError(Exception):
+    """A study was changed by others in every round of planning; the objects may be sent again."""
+
+
+class Indexer:
+    """Adds durable records to the catalog. Blocking; any number of threads and processes at once."""
+
+    def __init__(
+        self,
+        *,
+        log: SegmentLog,
+        store: KeyValueStore,
+        sealer: RowSealer,
+        catalog: Catalog,
+        journal: Journal,
+        newest_current: bool = False,
+    ) -> None:
+        self.log = log
+        self.store = store
+        self.catalog = catalog
+        self._sealer = sealer
+        self._journal = journal
+        self._newest_current = newest_current
+
+    def prepare(self, objects: int) -> None:
+        """Reserve the seals that adding ``objects`` may need."""
+        self._sealer.prepare(SEALS_PER_OBJECT * objects)
+
+    def add(self, stored: Sequence[Stored], progress: Batch | None = None) -> list[Outcome]:
+        """Index ``stored``, no two of which share all their UIDs; one outcome for each, in order.
+
+        ``progress`` is committed along, in the first transaction.
+        """
+        self.prepare(len(stored))
+        outcomes: list[Outcome | None] = [None] * len(stored)
+        for _ in range(PLAN_ROUNDS_MAX):
+            with self.store.snapshot() as snapshot:
+                plans = self._plan(snapshot, stored, outcomes)
+            batches = [batch for batch, _ in plans]
+            if progress is not None:
+                batches.append(progress)
+            results = self.store.commit_many(batches) if batches else []
+            progress = None
+            for (_, members), result in zip(plans, results, strict=False):
+                if isinstance(result, PreconditionError):
+                    continue  # another process was first: plan these again
+                if isinstance(result, Exception):
+                    raise result
+                for i, outcome in members:
+                    outcomes[i] = outcome
+            done = [outcome for outcome in outcomes if outcome is not None]
+            if len(done) == len(stored):
+                return done
+        raise IndexContentionError("a study was changed by others in every attempt; send again")
+
+    def held(self, snapshot: Snapshot, row: ObjectRow) -> InstanceRow | None:
+        """The instance now served under the object's UIDs."""
+        if row.quarantine:
+            return None
+        return self.catalog.instance(snapshot, row.study_uid, row.series_uid, row.sop_uid)
+
+    def holds(self, location: Location, transfer_syntax_uid: str, row: ObjectRow, slices: Sequence[Buffer]) -> bool:
+        """Whether a stored record is, byte for byte and in the same syntax, the object given in ``slices``."""
+        if transfer_syntax_uid != row.transfer_syntax_uid:
+            return False
+        ref = self.ref_of(location)
+        if ref.part_lengths[1:] != tuple(len(piece) for piece in slices):
+            return False
+        return all(self.log.open_part(ref.part(1 + i)) == piece for i, piece in enumerate(slices))
+
+    def ref_of(self, location: Location) -> RecordRef:
+        """The record with its whole part table, which is read from the record when the row lacks it."""
+        if location.has_table:
+            return location.ref()
+        record = next(self.log.scan(location.segment, start=location.offset), None)
+        if not isinstance(record, ScannedRecord) or record.ref.record_id != location.record_id:
+            raise SealError("the record that the index points at is damaged")
+        return record.ref
+
+    def _same(self, held: InstanceRow, stored: Stored) -> bool:
+        if held.transfer_syntax_uid != stored.row.transfer_syntax_uid:
+            return False
+        ours, theirs = self.ref_of(stored.location), self.ref_of(held.location)
+        if ours.part_lengths[1:] != theirs.part_lengths[1:]:
+            return False
+        return all(
+            self.log.open_part(ours.part(i)) == self.log.open_part(theirs.part(i))
+            for i in range(1, len(ours.part_lengths))
+        )
+
+    def _plan(
+        self, snapshot: Snapshot, objects: Sequence[Stored], outcomes: list[Outcome | None]
+    ) -> list[tuple[Batch, list[tuple[int, Outcome]]]]:
+        """One batch for each study, conflict and quarantined object, with what it means for whom.
+
+        What needs no commit (it is indexed already) gets its outcome at once.
+        """
+        plans: list[tuple[Batch, list[tuple[int, Outcome]]]] = []
+        by_study: dict[str, list[int]] = {}
+        for i, stored in enumerate(objects):
+            if outcomes[i] is not None:
+                continue
+            row = stored.row
+            if row.quarantine:
+                if snapshot.get(QUARANTINE, stored.location.record_id) is not None:
+                    outcomes[i] = Outcome.QUARANTINED
+                    continue
+                batch = self.catalog.plan_quarantine(stored)
+                self._journal.append(batch, _event(EVENT_QUARANTINED, row, [stored]))
+                plans.append((batch, [(i, Outcome.QUARANTINED)]))
+                continue
+            held = self.held(snapshot, row)
+            if held is None:
+                by_study.setdefault(row.study_uid, []).append(i)
+                continue
+            key = self.catalog.instance_key(row.study_uid, row.series_uid, row.sop_uid)
+            versions = self.catalog.versions(snapshot, key)
+            record_id = stored.location.record_id
+            if held.location.record_id == record_id or self._same(held, stored):
+                outcomes[i] = Outcome.DUPLICATE
+            elif any(v.location.record_id == record_id or self._same(v, stored) for v in versions):
+                outcomes[i] = Outcome.DUPLICATE
+            else:
+                batch = self.catalog.plan_version(snapshot, stored, newest_current=self._newest_current)
+                self._journal.append(batch, _event(EVENT_CONFLICT, row, [stored]))
+                plans.append((batch, [(i, Outcome.CONFLICT)]))
+        for members in by_study.values():
+            group = [objects[i] for i in members]
+            batch = self.catalog.plan_study(snapshot, group)
+            self._journal.append(batch, _event(EVENT_STORED, group[0].row, group))
+            plans.append((batch, [(i, Outcome.STORED) for i in members]))
+        return plans
+
+
+def progress_batch(indexed_to: dict[bytes, int], *, closed: bool = False) -> Batch:
+    """Say that records of these segments that begin before the offset are in the index."""
+    batch = Batch()
+    for segment, offset in indexed_to.items():
+        batch.put(SEGMENT, segment, encode(SegmentRow(indexed_to=offset, closed=closed)))
+    return batch
+
+
+def _event(kind: str, row: ObjectRow, group: Sequence[Stored]) -> Event:
+    members = [[s.row.series_uid, s.row.sop_uid, s.location.record_id] for s in group]
+    return Event(kind, row.received_ns, {"study": row.study_uid, "instances": members})

@@ -1,0 +1,51 @@
+"""Leader work is held by leases: one process at a time, and another when it falls silent."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hounsfield.archive.index.tables import META
+from hounsfield.storage_backends.api import Batch, KeyValueStore
+from hounsfield.storage_backends.errors import PreconditionError
+
+_LEASE = b"lease/"
+
+
+class LeaseRow(msgspec.Struct, array_like=True, frozen=True):
+    owner: str
+    until_ns: int
+
+
+def hold(store: KeyValueStore, name: str, owner: str, now_ns: int, duration_ns: int) -> bool:
+    """Take or renew lease ``name`` for ``owner``; False while another owner's has not run out."""
+    key = _LEASE + name.encode()
+    with store.snapshot() as snapshot:
+        held = snapshot.get(META, key)
+    if held is not None:
+        row = msgspec.msgpack.decode(held, type=LeaseRow)
+        if row.owner != owner and row.until_ns > now_ns:
+            return False
+    batch = Batch()
+    batch.require(META, key, held)
+    batch.put(META, key, msgspec.msgpack.encode(LeaseRow(owner, now_ns + duration_ns)))
+    try:
+        store.commit(batch)
+    except PreconditionError:
+        return False
+    return True
+
+
+def give_up(store: KeyValueStore, name: str, owner: str) -> None:
+    """End ``owner``'s lease now, if it is the owner's."""
+    key = _LEASE + name.encode()
+    with store.snapshot() as snapshot:
+        held = snapshot.get(META, key)
+    if held is None or msgspec.msgpack.decode(held, type=LeaseRow).owner != owner:
+        return
+    batch = Batch()
+    batch.require(META, key, held)
+    batch.delete(META, key)
+    try:
+        store.commit(batch)
+    except PreconditionError:
+        return

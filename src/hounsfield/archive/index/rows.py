@@ -1,0 +1,184 @@
+"""What the index holds, row by row. Arrays of MessagePack: compact, quick, and extended at the end only.
+
+Attributes are text by tag (``{0x00100020: "..."}``), decoded once at ingest; values of one
+attribute are joined by a backslash, as in the data set.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from hounsfield.storage_backends.segments import PartRef, RecordRef
+
+ROW_VERSION = 1
+RECORD_KIND_OBJECT = 1
+RECORD_KIND_FACT = 2
+FRAMES_INLINE_MAX = 64  # longer tables of unequal frames stay in the record, where one read finds them
+
+Attributes = dict[int, str]
+
+
+class SourceRow(msgspec.Struct, array_like=True, frozen=True):
+    """How an object came in. ``protocol`` is dimse, stow or import."""
+
+    protocol: str = ""
+    calling_ae: str = ""
+    called_ae: str = ""
+    address: str = ""
+
+
+class ObjectRow(msgspec.Struct, array_like=True, frozen=True):
+    """Part 0 of every object's record: all that reindexing needs, without opening anything else."""
+
+    version: int
+    study_uid: str
+    series_uid: str
+    sop_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    study: Attributes
+    series: Attributes
+    instance: Attributes
+    layout: int
+    received_ns: int
+    source: SourceRow
+    problems: tuple[str, ...] = ()
+    quarantine: str = ""
+
+
+class Location(msgspec.Struct, array_like=True, frozen=True):
+    """Where an object's parts lie: ``[row][header][frame 1]…[frame N][trailer]`` in one record.
+
+    ``frame_bytes`` is every frame's length when they are equal; else ``frames_inline`` lists the
+    lengths, or is empty when the record's own part table must be read.
+    """
+
+    segment: bytes
+    record_id: bytes
+    offset: int
+    row_bytes: int
+    header_bytes: int
+    trailer_bytes: int
+    frames: int
+    frame_bytes: int = -1
+    frames_inline: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, ref: RecordRef) -> Location:
+        """The compact form of a record that holds ``[row][header][frames…][trailer]``."""
+        lengths = ref.part_lengths
+        frames = lengths[2:-1]
+        uniform = frames[0] if frames and len(set(frames)) == 1 else -1
+        inline = () if uniform >= 0 or len(frames) > FRAMES_INLINE_MAX else frames
+        return cls(
+            ref.segment, ref.record_id, ref.offset, lengths[0], lengths[1], lengths[-1], len(frames),
+            uniform, inline,
+        )  # fmt: skip
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the part lengths are known without reading the record."""
+        return self.frame_bytes >= 0 or len(self.frames_inline) == self.frames
+
+    def ref(self) -> RecordRef:
+        """The record with all its part lengths; only when :attr:`has_table`."""
+        frames = (self.frame_bytes,) * self.frames if self.frame_bytes >= 0 else self.frames_inline
+        return RecordRef(
+            self.segment, self.record_id, self.offset,
+            (self.row_bytes, self.header_bytes, *frames, self.trailer_bytes), RECORD_KIND_OBJECT,
+        )  # fmt: skip
+
+    def frame_part(self, number: int) -> PartRef:
+        """Frame ``number``, from 1; only when :attr:`has_table`."""
+        return self.ref().part(1 + number)
+
+
+class InstanceRow(msgspec.Struct, array_like=True, frozen=True):
+    """One SOP instance: where its bytes are and what QIDO says of it."""
+
+    sop_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    location: Location
+    layout: int
+    attributes: Attributes
+    received_ns: int
+    flags: tuple[str, ...] = ()
+
+
+class SeriesRow(msgspec.Struct, array_like=True, frozen=True):
+    uid: str
+    attributes: Attributes
+    instances: int
+    sop_classes: tuple[str, ...]
+    transfer_syntaxes: tuple[str, ...]
+    changed_ns: int
+    flags: tuple[str, ...] = ()
+
+
+class StudyRow(msgspec.Struct, array_like=True, frozen=True):
+    uid: str
+    attributes: Attributes
+    series: int
+    instances: int
+    modalities: tuple[str, ...]
+    sop_classes: tuple[str, ...]
+    patient_key: bytes
+    tokenizer: int
+    received_ns: int
+    changed_ns: int
+    flags: tuple[str, ...] = ()
+
+
+class PatientRow(msgspec.Struct, array_like=True, frozen=True):
+    attributes: Attributes
+    studies: int
+    changed_ns: int
+
+
+class QuarantineRow(msgspec.Struct, array_like=True, frozen=True):
+    """An object that cannot be indexed (it lacks a usable UID), kept with the reason."""
+
+    reason: str
+    location: Location
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    received_ns: int
+    source: SourceRow
+
+
+class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
+    """How far a segment is in the index: records that begin at or past ``indexed_to`` may not be."""
+
+    indexed_to: int
+    closed: bool = False
+
+
+class Event(msgspec.Struct, array_like=True, frozen=True):
+    """An entry of the journal. ``fact`` entries carry what no object can reproduce: the ledger has them too."""
+
+    kind: str
+    at_ns: int
+    body: dict[str, Any]
+    fact: bool = False
+
+
+Row = TypeVar("Row", bound=msgspec.Struct)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {
+    kind: msgspec.msgpack.Decoder(kind)
+    for kind in (ObjectRow, InstanceRow, SeriesRow, StudyRow, PatientRow, QuarantineRow, SegmentRow, Event)
+}
+
+
+def encode(row: msgspec.Struct) -> bytes:
+    return _encoder.encode(row)
+
+
+def decode(kind: type[Row], data: bytes | memoryview) -> Row:
+    """The row; ``msgspec.DecodeError`` (a ``ValueError``) when the bytes are not one."""
+    row: Row = _decoders[kind].decode(data)
+    return row

@@ -1,0 +1,50 @@
+"""Every table of the index, with the layout of its keys.
+
+All identifiers in keys are keyed hashes (:class:`~hounsfield.archive.index.sealed.KeyedHash`), all
+values but ``meta``'s counters are sealed.
+
+========== ======== ==================================================== ===========================
+table      kind     key                                                  value
+========== ======== ==================================================== ===========================
+patient    plain    patient id hash (12)                                 PatientRow
+study      plain    study id (12) = hash of the Study Instance UID       StudyRow
+series     plain    study id (12) | series hash (8)                      SeriesRow
+instance   plain    study id (12) | series hash (8) | SOP hash (12)      InstanceRow
+place      postings hash of a series or SOP Instance UID (12)            study id | series hash (20)
+token      postings field token (16)                                     inverted day (4) | study id (12)
+version    plain    instance key (32) | record id (16)                   InstanceRow, not served
+quarantine plain    record id (16)                                       QuarantineRow
+state      plain    kind, NUL, hash of the name (12)                     what facts say now
+journal    log      sequence (8)                                         Event
+meta       plain    name                                                 counters, leases, cursors
+segment    plain    segment id (16)                                      SegmentRow: how far it is indexed
+========== ======== ==================================================== ===========================
+"""
+
+from __future__ import annotations
+
+from hounsfield.storage_backends.api import Table, TableKind
+
+STUDY_ID_BYTES = 12  # 96 bits: at 10^9 studies the odds of one collision are 10^-11
+SERIES_HASH_BYTES = 8  # unique within one study only
+SOP_HASH_BYTES = 12
+PLACE_KEY_BYTES = 12
+TOKEN_BYTES = 16
+DAY_BYTES = 4
+
+PATIENT = Table("patient")
+STUDY = Table("study")
+SERIES = Table("series")
+INSTANCE = Table("instance")
+PLACE = Table("place", TableKind.POSTINGS, STUDY_ID_BYTES + SERIES_HASH_BYTES)
+TOKEN = Table("token", TableKind.POSTINGS, DAY_BYTES + STUDY_ID_BYTES)
+VERSION = Table("version")
+QUARANTINE = Table("quarantine")
+STATE = Table("state")
+JOURNAL = Table("journal", TableKind.LOG)
+META = Table("meta")
+SEGMENT = Table("segment")
+
+ALL_TABLES = (
+    PATIENT, STUDY, SERIES, INSTANCE, PLACE, TOKEN, VERSION, QUARANTINE, STATE, JOURNAL, META, SEGMENT,
+)  # fmt: skip
