@@ -1,0 +1,80 @@
+# Hounsfield. What CI runs (.ci/run) is what you run: make demo, make test.
+#
+#   make demo     set up, start an archive on loopback, send real studies, read them back, compare
+#                 (EXIT=1: stop after the table)
+#   make run      set up and serve ./.demo/archive on loopback
+#   make test     set up; peers; lint, types, import contracts; tests
+#   make check    the same without the tests
+#   make bench    measure ours and its peers in one run       make fuzz   feed the DICOM parser nonsense
+#   make setup    the virtual environment alone               make clean  remove what these made
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.set-up
+
+.PHONY: run demo test check peers bench fuzz setup clean help
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
+
+setup: $(STAMP)
+
+# Debian's python3 may lack ensurepip; its pip can still install into an environment made without it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
+	@if ! $(BIN)/python -c '' 2>/dev/null; then \
+	    $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV); }; \
+	fi
+	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then pip="$(BIN)/python -m pip"; \
+	else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
+	echo "installing into $(VENV) ..."; \
+	$$pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[dev,ris,s3,postgres]'
+	@touch $@
+
+run: setup
+	$(BIN)/hounsfield serve --data .demo/archive
+
+demo: setup
+	$(BIN)/python benchmarks/demo.py $(if $(EXIT),--exit)
+
+PEERS := curl dcmtk orthanc orthanc-dicomweb wrk
+
+# The programs that the tests talk to. policy-rc.d keeps apt from starting their services; ours start them.
+peers:
+	@missing=""; for package in $(PEERS); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	install="apt-get install -y --no-install-recommends$$missing"; \
+	if [ "$$(id -u)" != 0 ]; then echo "not root: tests that need$$missing are skipped. To run them: sudo $$install"; exit 0; fi; \
+	ours=""; \
+	if [ ! -e /usr/sbin/policy-rc.d ]; then \
+	    printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; ours=1; \
+	fi; \
+	status=0; \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$install -qq >/dev/null; } || status=$$?; \
+	if [ -n "$$ours" ]; then rm -f /usr/sbin/policy-rc.d; fi; \
+	exit $$status
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup peers
+	$(MAKE) --no-print-directory check
+	$(BIN)/pytest -n 2 $(PYTEST)
+
+bench: setup peers
+	$(BIN)/python -m benchmarks $(BENCH)
+
+fuzz: setup
+	$(BIN)/python tests/wire/fuzz_wire.py $(FUZZ)
+
+clean:
+	rm -rf $(VENV) .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf src/hounsfield.egg-info

@@ -1,0 +1,91 @@
+"""``hounsfield config check|show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hounsfield.archive.cli.options import config_options, effective_config, json_option
+from hounsfield.archive.cli.output import out, print_json, remark
+
+
+@click.group("config")
+def command() -> None:
+    """Check or show the configuration."""
+
+
+@command.command(
+    "check",
+    epilog="""\b
+Examples:
+  hounsfield config check --config config.toml
+  hounsfield config check --set dicom.listeners='[{host="0.0.0.0", port=104}]'""",
+)
+@config_options
+@json_option
+def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
+    """Say whether `serve` would accept this configuration: keys, types, and the safety rules between them.
+
+    Exit code 0: it would. 2: it would not, and the line says why and what to do.
+    """
+    from hounsfield.archive.app.listeners import read_bearer_tokens
+    from hounsfield.archive.config import check_safety
+
+    config = effective_config(config_file, overrides, data)
+    announcements = check_safety(config)
+    read_bearer_tokens(config.http.bearer_token_file)
+    if as_json:
+        print_json({"ok": True, "announcements": announcements})
+        return 0
+    for announcement in announcements:
+        remark(f"note: {announcement}")
+    remark("the configuration is good")
+    return 0
+
+
+@command.command(
+    "show",
+    epilog="""\b
+Examples:
+  hounsfield config show
+  hounsfield config show --config config.toml --json""",
+)
+@config_options
+@json_option
+def show(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
+    """Show every key with the value in effect. Secrets are shown as where they are, never as what they are.
+
+    A command that prints the master key is shown as `command:…`, since its words may hold a secret.
+    """
+    import msgspec
+
+    config = effective_config(config_file, overrides, data)
+    tree: dict[str, Any] = msgspec.to_builtins(config)
+    if tree["keys"]["master_key"].startswith("command:"):
+        tree["keys"]["master_key"] = "command:…"
+    if as_json:
+        print_json(tree)
+        return 0
+    for line in _toml(tree, ()):
+        out.print(line, markup=False, soft_wrap=True)
+    return 0
+
+
+def _toml(tree: dict[str, Any], at: tuple[str, ...]) -> list[str]:
+    """``tree`` as TOML: plain keys first, then tables."""
+    import json
+
+    lines: list[str] = []
+    tables: list[str] = []
+    for key, value in tree.items():
+        here = (*at, key)
+        if isinstance(value, dict):
+            tables += ["", f"[{'.'.join(here)}]", *_toml(value, here)]
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, dict) for item in value):
+            for item in value:
+                tables += ["", f"[[{'.'.join(here)}]]", *_toml(item, here)]
+        else:
+            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    return lines + tables

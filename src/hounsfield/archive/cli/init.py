@@ -1,0 +1,66 @@
+"""``hounsfield init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hounsfield.archive.cli.options import config_options, effective_config, json_option
+from hounsfield.archive.cli.output import out, print_json, remark
+
+
+@click.command(
+    "init",
+    epilog="""\b
+Examples:
+  hounsfield init --data ./archive
+  hounsfield init --data /srv/pacs --set keys.master_key=file:/etc/hounsfield/master.key --new-key""",
+)
+@config_options
+@click.option(
+    "--new-key", is_flag=True, help="Make the file that keys.master_key=file:PATH names; it must not exist."
+)
+@json_option
+def command(
+    *, config_file: Path | None, overrides: tuple[str, ...], data: str | None, new_key: bool, as_json: bool
+) -> int:
+    """Make an empty archive: the data directory, its keyring and a recovery key, which is printed once.
+
+    The recovery key opens the archive when the master key is lost. It is stored nowhere: write it down.
+    """
+    from hounsfield.archive.app.data_directory import open_data_directory
+    from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
+    from hounsfield.archive.errors import ConfigError, DataDirectoryError
+    from hounsfield.storage_backends.keyring import Keyring
+    from hounsfield.storage_backends.master_key import create_master_key_file
+
+    config = effective_config(config_file, overrides, data)
+    if new_key:
+        scheme, _, key_path = config.keys.master_key.partition(":")
+        if scheme != "file" or not key_path:
+            raise ConfigError(
+                "--new-key needs keys.master_key=file:PATH: it says where the key is to be written"
+            )
+        if Path(key_path).resolve().is_relative_to(Path(config.archive.data).resolve()):
+            raise ConfigError(f"keys.master_key {key_path} lies inside the data directory: put it elsewhere")
+        create_master_key_file(key_path)
+    directory = open_data_directory(Path(config.archive.data), create=True)
+    try:
+        if Keyring.exists(directory.path / "keys"):
+            raise DataDirectoryError(f"{directory.path} is an archive already; nothing was changed")
+        master = open_master_key(config, directory.path)
+        recovery = open_keyring(directory.path, master, create=True).take_recovery_key()
+    finally:
+        directory.close()
+    text = recovery.text() if recovery else None
+    source = key_source(config)
+    if as_json:
+        print_json({"data": str(directory.path), "master_key": source, "recovery_key": text})
+        return 0
+    remark(f"made an archive in {directory.path}")
+    remark(f"master key: {source}")
+    if text:
+        remark("recovery key, shown once; keep it where neither this machine nor its backups are:")
+        out.print(text)
+    return 0

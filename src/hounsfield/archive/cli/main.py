@@ -1,0 +1,74 @@
+"""The command group and the table of its commands."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from hounsfield import __version__
+
+# name → (module, the line in the list of commands); the module has a function of the name's last word.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("serve", "Run the archive."),
+    "init": ("init", "Make an empty archive and its keys."),
+    "status": ("status", "Show what a running server is doing."),
+    "ls": ("ls", "List patients, studies, series or instances."),
+    "send": ("send", "Send DICOM files to an AE (C-STORE)."),
+    "echo": ("echo", "Ask an AE whether it is there (C-ECHO)."),
+    "export": ("export", "Write studies out as DICOM files."),
+    "reindex": ("reindex", "Make the index anew from the stored objects."),
+    "ae": ("ae", "Known application entities, and who called lately."),
+    "config": ("config", "Check or show the configuration."),
+    "version": ("version", "Print the version."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and imports a command's module only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the table, which is the order in which a newcomer needs them."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported; None for an unknown name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"hounsfield.archive.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the nearest name in the error."""
+        import difflib
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else "`hounsfield --help` lists the commands"
+            ctx.fail(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Without importing a single command."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Try it: `hounsfield serve --data ./archive`, then `hounsfield send FILES localhost:11112`.",
+)
+@click.version_option(__version__, prog_name="hounsfield")
+def hounsfield() -> None:
+    """Hounsfield, a DICOM archive: receives over DICOM and DICOMweb, keeps sealed, serves fast.
+
+    Every command takes --help, and --json where it shows something. Exit codes: 0 done, 1 it failed,
+    2 the command line or configuration is wrong, 3 nobody there (no server, no answer), 4 done in part.
+    """

@@ -1,0 +1,117 @@
+"""How every command speaks: tables for people, JSON for programs, one clear line for an error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_PARTIAL = 4
+EXIT_INTERRUPTED = 130
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Failed(Exception):  # noqa: N818 - the outcome of a command, not a fault of the program
+    """A command did not do what it was asked; the text says why and what to do, ``code`` is the exit code."""
+
+    def __init__(self, message: str, code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def run(group: click.Command, arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. Errors become one line, faults of ours keep their traceback."""
+    try:
+        result = group.main(arguments, prog_name="hounsfield", standalone_mode=False)
+    except click.exceptions.Abort:
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except BrokenPipeError:  # `hounsfield ls | head`
+        sys.stderr.close()
+        return 0
+    except Failed as error:
+        complain(str(error))
+        return error.code
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        complain(str(error))
+        return code
+    return result if isinstance(result, int) else 0
+
+
+def _code_of(error: BaseException) -> int | None:
+    """The exit code of an error that speaks for itself; None for a fault in the program."""
+    from hounsfield.archive.errors import ConfigError, NoServerError
+
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    if isinstance(error, NoServerError):
+        return EXIT_UNREACHABLE
+    # Every error class of ours says whether to retry; others are faults and keep their traceback.
+    return EXIT_FAILED if isinstance(getattr(error, "retry", None), bool) else None
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    err.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
+
+
+def remark(message: str) -> None:
+    """A line for people, on standard error, so that standard output stays what a program reads."""
+    err.print(escape(message), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """``value`` as JSON: indented for a person, on one line for a pipe."""
+    click.echo(json.dumps(value, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", right: Sequence[str] = ()
+) -> None:
+    """A table with ``columns``; those in ``right`` are set to the right. An empty table says so."""
+    if not rows:
+        remark("nothing to show")
+        return
+    table = Table(title=title or None, box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+    out.print(table)
+
+
+def ago(seconds: float) -> str:
+    """A duration as people say it: ``4 s``, ``3 min``, ``2 h``, ``5 d``."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def size(count: float) -> str:
+    """A number of bytes as people say it, in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

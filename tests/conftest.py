@@ -1,0 +1,55 @@
+"""What every test directory shares: the ``peer`` marker."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Program or module → how to get it. Modules are PyPI packages of the dev extra.
+_PROGRAMS = {
+    "storescu": "dcmtk",
+    "storescp": "dcmtk",
+    "echoscu": "dcmtk",
+    "dcmsend": "dcmtk",
+    "dcmqrscp": "dcmtk",
+    "findscu": "dcmtk",
+    "dcmdump": "dcmtk",
+    "Orthanc": "orthanc orthanc-dicomweb",
+    "wrk": "wrk",
+    "curl": "curl",
+    "openssl": "openssl",
+}
+_SYSTEM_PATHS = "/usr/sbin:/usr/local/sbin"  # where Debian keeps Orthanc, and not in every user's PATH
+
+
+def missing_peer(name: str) -> str | None:
+    """The command that installs ``name``, or None when it is there."""
+    if name in _PROGRAMS:
+        found = shutil.which(name) or shutil.which(name, path=_SYSTEM_PATHS)
+        return None if found else f"sudo apt-get install -y --no-install-recommends {_PROGRAMS[name]}"
+    if importlib.util.find_spec(name.replace("-", "_")) is None:
+        return f".venv/bin/python -m pip install {name}"
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test whose peer is missing is skipped with the command that installs it; in CI it fails."""
+    for marker in item.iter_markers("peer"):
+        for name in marker.args:
+            command = missing_peer(name)
+            if command is None:
+                continue
+            message = f"needs {name}: {command}"
+            if os.environ.get("CI"):
+                pytest.fail(message, pytrace=False)
+            pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def root_directory() -> Path:
+    """The repository's root."""
+    return Path(__file__).resolve().parent.parent
