@@ -91,7 +91,7 @@ class Association:
     """One association, from the open connection to its end."""
 
     def __init__(self, role: Role, limits: WireLimits | None = None) -> None:
-        """The connection exists: an acceptor is in Sta2 and ARTIM runs; a requestor sends its request next."""
+        """The connection exists: an acceptor awaits the request (ARTIM runs), a requestor sends it next."""
         self._role = role
         self._limits = limits if limits is not None else WireLimits()
         self._capacity = max(
@@ -219,13 +219,13 @@ class Association:
         if not data:
             self._closed = True
         elif not self._deaf:
-            left = self._end - self._start
-            if left + len(data) <= self._capacity:
-                if left or self._start:
-                    self._view[:left] = self._view[self._start : self._end]
-                self._view[left : left + len(data)] = data
-            else:
-                self._own(bytearray(self._readable[self._start : self._end]) + data)
+            rest = bytes(self._readable[self._start : self._end])
+            left = len(rest)
+            size = max(self._capacity, left + len(data))
+            if len(self._buffer) != size:
+                self._own(bytearray(size))
+            self._view[:left] = rest
+            self._view[left : left + len(data)] = data
             self._start, self._end = 0, left + len(data)
 
     # ------------------------------------------------------------ events out
@@ -388,7 +388,7 @@ class Association:
                 and result.transfer_syntax not in context.transfer_syntaxes
             ):
                 raise InvalidPduError(
-                    f"presentation context {result.context_id} was accepted in a transfer syntax not proposed for it"
+                    f"presentation context {result.context_id} was accepted in a transfer syntax not proposed"
                 )
 
     # ------------------------------------------------------------ events in, buffers out
@@ -493,12 +493,14 @@ class Association:
     def _fire(self, trigger: Trigger, *, otherwise: bool = False) -> Effect:
         """Do what the table says; the only place where the state changes."""
         effect = ACTIONS[self._action(trigger)]
+        artim = effect.artim
         if otherwise and effect.otherwise is not None:
             self._state = effect.otherwise
+            artim = effect.otherwise_artim
         else:
             self._state = effect.next
-        if effect.artim is not None:
-            self._artim_running = effect.artim == "start"
+        if artim is not None:
+            self._artim_running = artim == "start"
             self._artim_starts += self._artim_running
         if effect.close:
             self._should_close = self._deaf = True
@@ -521,8 +523,6 @@ class Association:
     def _refuse(self, error: RefusedRequestError) -> NoReturn:
         """AE-6's other branch: the provider itself rejects the request."""
         self._fire(Trigger.ASSOCIATE_RQ, otherwise=True)
-        self._artim_running = True  # AE-6 stops the timer and, on this branch, starts it again
-        self._artim_starts += 1
         self._out.append(write_pdu(error.reject))
         self._deaf = True
         raise RemoteProtocolError(str(error), error.reject) from None

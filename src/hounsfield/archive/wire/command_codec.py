@@ -60,12 +60,10 @@ def decode_command(data: Buffer) -> Command:
     values: dict[str, Any] = {"has_dataset": has_dataset}
     for name, element, required in spec.elements:
         value = found.get(element.number)
-        if value:
+        if value or (value is not None and required):
             values[name] = _READERS[element.vr](value, spec.name, element.number)
         elif required:
-            raise RemoteProtocolError(
-                f"{spec.name}: required element (0000,{element.number:04X}) is missing or empty"
-            )
+            raise RemoteProtocolError(f"{spec.name}: required element (0000,{element.number:04X}) is missing")
     return spec.cls(**values)
 
 
@@ -133,7 +131,7 @@ def _read_tags(value: bytes, what: str, number: int) -> tuple[int, ...]:
 
 
 def _write_uid(value: str) -> bytes:
-    raw = value.encode("ascii")
+    raw = value.encode("latin-1")
     return raw + b"\0" if len(raw) & 1 else raw
 
 

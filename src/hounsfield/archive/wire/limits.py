@@ -23,7 +23,7 @@ class WireLimits:
 
     pdata_tolerance_bytes: int = 128
     """By how much a P-DATA-TF may be longer than the maximum we advertised (PS3.8 D.1). Some devices
-    count only the fragment against it and forget the 6-byte header of each PDV. Payload streams: no memory."""
+    count only the fragment against it and forget the 6-byte header of each PDV. Takes no memory."""
 
     pdata_unlimited_bytes_max: int = 64 * 1024 * _KIB
     """The longest P-DATA-TF when we advertised 0, "no maximum". A length beyond it is garbage, not data."""

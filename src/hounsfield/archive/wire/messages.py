@@ -185,6 +185,8 @@ class MessageWriter:
                 gathered.append(view[position : position + count])
                 gathered_bytes += count
                 position += count
+                if len(gathered) == _BATCH_BUFFERS // 2:
+                    gathered = [b"".join(gathered)]  # crumbs: copying them is cheaper than a long list
         if gathered_bytes or last:
             batch.append(data_header(context_id, False, last, gathered_bytes))
             batch += gathered

@@ -155,10 +155,11 @@ class Effect:
     next: State
     otherwise: State | None = None
     deliver: bool = False
-    send: Literal["ours", "abort", "reject"] | None = None
+    send: Literal["ours", "abort"] | None = None
     artim: Literal["start", "stop"] | None = None
     close: bool = False
     text: str
+    otherwise_artim: Literal["start", "stop"] | None = None
 
 
 _S = State
@@ -177,7 +178,8 @@ ACTIONS: dict[Action, Effect] = {
         otherwise=_S.AWAITING_CLOSE,
         deliver=True,
         artim="stop",
-        text="stop ARTIM; deliver the request, or, if it cannot be served, send A-ASSOCIATE-RJ and start ARTIM",
+        otherwise_artim="start",
+        text="stop ARTIM, deliver the request; if it cannot be served: send A-ASSOCIATE-RJ, start ARTIM",
     ),
     Action.AE_7: Effect(next=_S.ESTABLISHED, send="ours", text="send A-ASSOCIATE-AC"),
     Action.AE_8: Effect(
