@@ -33,7 +33,7 @@ class ByteBudget:
         return True
 
     async def take(self, count: int) -> None:
-        """Take ``count`` bytes, waiting for others to give theirs back; ``OutOfResourcesError`` after a while."""
+        """Take ``count`` bytes, waiting for others to give theirs back, or ``OutOfResourcesError``."""
         if self.take_nowait(count):
             return
         with trio.move_on_after(self._wait_s_max):
@@ -41,8 +41,8 @@ class ByteBudget:
                 await self._waiting.park()
             return
         raise OutOfResourcesError(
-            "the memory budget for objects in flight stayed used up: send again later, with fewer associations, "
-            "or raise ingest.bytes_in_flight_max"
+            "the memory budget for objects in flight stayed used up: send again later, "
+            "with fewer associations, or raise ingest.memory_bytes_max"
         )
 
     def give_back(self, count: int) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from hounsfield.storage_backends.api import Buffer
 
 SMALLEST_BYTES = 64 * 1024
-POOLED_BYTES_MAX = 64 * 1024 * 1024  # what the pool keeps when nobody uses it: eight associations of CT, twice
+POOLED_BYTES_MAX = (
+    64 * 1024 * 1024
+)  # what the pool keeps when nobody uses it: eight associations of CT, twice
 
 
 class BufferPool:

@@ -20,6 +20,7 @@ from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.planner import Planner
 from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import ALL_TABLES
@@ -50,7 +51,9 @@ class EngineOptions:
 class Stores:
     """The blocking half: blobs, keys, index. Also what offline commands use; close it when done."""
 
-    def __init__(self, blobs: BlobStore, store: KeyValueStore, keyring: Keyring, options: EngineOptions) -> None:
+    def __init__(
+        self, blobs: BlobStore, store: KeyValueStore, keyring: Keyring, options: EngineOptions
+    ) -> None:
         self.blobs = blobs
         self.store = store
         self.keyring = keyring
@@ -60,6 +63,7 @@ class Stores:
         self.hashes = KeyedHash(keyring)
         self.catalog = Catalog(self.sealer, self.hashes)
         self.journal = Journal(store, self.sealer, self.hashes, self.ledger)
+        self.planner = Planner(store, self.catalog, self.hashes)
         self.indexer = Indexer(
             log=self.log,
             store=store,
@@ -94,14 +98,21 @@ class Stores:
 class Engine:
     """One worker's engine. ``async with open_engine(...)``; then every method may be called by any task."""
 
-    def __init__(self, stores: Stores, options: EngineOptions, *, owner: str, on_commit: Callable[[], None]) -> None:
+    def __init__(
+        self, stores: Stores, options: EngineOptions, *, owner: str, on_commit: Callable[[], None]
+    ) -> None:
         self.stores = stores
         self._gate = Gate()
         self._ingest = Ingest(GroupCommit(stores.indexer), self._gate, options.ingest, on_commit)
-        self._search = Search(stores.catalog, stores.hashes, stores.store, self._gate)
+        self._search = Search(stores.planner, self._gate)
         self._retrieve = Retrieve(stores.indexer, self._gate)
         self._stable = StableStudies(
-            stores.store, stores.journal, stores.sealer, self._gate, owner=owner, quiet_s=options.study_stable_s
+            stores.store,
+            stores.journal,
+            stores.sealer,
+            self._gate,
+            owner=owner,
+            quiet_s=options.study_stable_s,
         )
         self._on_commit = on_commit
         self.search = self._search.search

@@ -1,4 +1,4 @@
-"""The one gate from the event loop to threads. A hop costs about 140 µs, so only what can block goes through."""
+"""The one gate from the event loop to threads: a hop costs about 140 µs, so only what can block goes."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from hounsfield.storage_backends.segments import RecordIn
 
 @dataclass(slots=True)
 class Received:
-    """An object received whole and scanned, not yet stored. ``slices``: header, frames…, trailer, in order."""
+    """An object received whole and scanned. ``slices``: header, frames…, trailer, in order."""
 
     row: ObjectRow
     slices: Sequence[Buffer]
@@ -58,10 +58,14 @@ class GroupCommit:
             self._store(objects, fates)
             failure: EngineError = StorageFailedError("storing was not completed; send again")
         except StoreFullError as error:
-            failure = OutOfResourcesError("the disk is full up to its reserve: free space or add a tier, then send again")
+            failure = OutOfResourcesError(
+                "the disk is full up to its reserve: free space or add a tier, then send again"
+            )
             failure.__cause__ = error
         except (StorageError, OSError, IndexContentionError, msgspec.MsgspecError) as error:
-            failure = StorageFailedError(f"storing failed ({type(error).__name__}); not acknowledged, send again")
+            failure = StorageFailedError(
+                f"storing failed ({type(error).__name__}); not acknowledged, send again"
+            )
             failure.__cause__ = error
         return [failure if fate is None else fate for fate in fates]
 
@@ -90,7 +94,10 @@ class GroupCommit:
             held = indexer.held(snapshot, row)
             if held is None:
                 return False
-            instances = [held, *indexer.catalog.versions(snapshot, indexer.catalog.instance_key(*received.key))]
+            instances = [
+                held,
+                *indexer.catalog.versions(snapshot, indexer.catalog.instance_key(*received.key)),
+            ]
         return any(
             indexer.holds(one.location, one.transfer_syntax_uid, row, received.slices) for one in instances
         )

@@ -105,7 +105,7 @@ class IngestSession:
     async def commit(self) -> StoreResult:
         """Return once the object is durable, indexed and visible to every worker.
 
-        Raises ``OutOfResourcesError``, ``StorageFailedError`` or ``ClosedError``: then it was not acknowledged.
+        Raises ``OutOfResourcesError``, ``StorageFailedError`` or ``ClosedError``: not acknowledged.
         Once begun it is not cancelled: the object's bytes are in the committer's hands.
         """
         gathering = self._gathering
@@ -113,7 +113,11 @@ class IngestSession:
             raise ClosedError("this object was abandoned or committed already")
         try:
             received = _scanned(
-                gathering.contents(), self._transfer_syntax_uid, self._sop_class_uid, self._sop_uid, self._source
+                gathering.contents(),
+                self._transfer_syntax_uid,
+                self._sop_class_uid,
+                self._sop_uid,
+                self._source,
             )
             self._ingest.expected_bytes = gathering.length
             return await self._ingest.submit(_Pending(received, gathering.length))
@@ -205,7 +209,11 @@ class Ingest:
         postponed: list[_Pending] = []
         keys: set[tuple[str, str, str]] = set()
         size = 0
-        while self._waiting and len(group) < self.limits.group_objects_max and size < self.limits.group_bytes_max:
+        while (
+            self._waiting
+            and len(group) < self.limits.group_objects_max
+            and size < self.limits.group_bytes_max
+        ):
             pending = self._waiting.popleft()
             if not pending.received.row.quarantine:
                 if pending.received.key in keys:
@@ -223,7 +231,9 @@ class Ingest:
         try:
             fates = await self._gate.commit(self._commit.store, objects)
         except Exception as error:  # noqa: BLE001  an unforeseen defect must answer its senders, not end ingest
-            failure = StorageFailedError(f"storing failed ({type(error).__name__}); not acknowledged, send again")
+            failure = StorageFailedError(
+                f"storing failed ({type(error).__name__}); not acknowledged, send again"
+            )
             failure.__cause__ = error
             fates = [failure] * len(group)
         self.groups += 1
@@ -240,7 +250,7 @@ def _scanned(
     """Scan an object's bytes into what is stored: its row and its slices."""
     scanned = scan(data, lookup(transfer_syntax_uid))
     found = extract(scanned, data)
-    problems = dict.fromkeys((*scanned.problems, *found.problems))
+    problems: dict[str, None] = dict.fromkeys((*scanned.problems, *found.problems))
     own_sop, own_class = found.instance.get(SOP_UID, ""), found.instance.get(SOP_CLASS_UID, "")
     if (sop_uid and sop_uid != own_sop) or (sop_class_uid and sop_class_uid != own_class):
         problems[PROBLEM_SOP_MISMATCH] = None
@@ -267,7 +277,7 @@ def _scanned(
 
 
 def _unusable(study_uid: str, series_uid: str, sop_uid: str) -> str:
-    """Why an object cannot be filed, or "". Sloppy UIDs (leading zeros) are filed; empty or alien ones are not."""
+    """Why an object cannot be filed, or "". Sloppy UIDs (leading zeros) are filed; empty ones are not."""
     for name, uid in (("study", study_uid), ("series", series_uid), ("sop", sop_uid)):
         if not uid:
             return f"missing-{name}-instance-uid"

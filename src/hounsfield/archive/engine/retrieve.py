@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from hounsfield.archive.dicom.cuts import FrameError, Layout, frame_bytes, fragments_of, undivided_frame
+from hounsfield.archive.dicom.cuts import FrameError, Layout, fragments_of, frame_bytes, undivided_frame
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.types import Frame, Header, Instance
@@ -86,14 +86,18 @@ class Retrieve:
         self.figures.frames += 1
         if layout is Layout.UNDIVIDED_NATIVE:
             try:
-                return Frame(undivided_frame(data, layout, _shape(row.attributes), number), row.transfer_syntax_uid)
+                return Frame(
+                    undivided_frame(data, layout, _shape(row.attributes), number), row.transfer_syntax_uid
+                )
             except FrameError as error:
                 raise NotSeparableError(str(error)) from error
         return Frame(frame_bytes(data, layout), row.transfer_syntax_uid)
 
     # ------------------------------------------------------------ instances
 
-    async def instances(self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None) -> list[Instance]:
+    async def instances(
+        self, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
+    ) -> list[Instance]:
         """The current instances of a study, a series, or the one named, by series and instance number.
 
         ``NotFoundError`` when there is none.
@@ -135,13 +139,15 @@ class Retrieve:
         try:
             ref = self._indexer.ref_of(location)
             head = self._log.open_part(ref.part(1))
-            trailer: Buffer = self._log.open_part(ref.part(len(ref.part_lengths) - 1)) if location.trailer_bytes else b""
+            trailer: Buffer = (
+                self._log.open_part(ref.part(len(ref.part_lengths) - 1)) if location.trailer_bytes else b""
+            )
         except (SealError, BlobNotFoundError, ShortReadError, FormatError) as error:
             raise _damaged() from error
         return Header(head, trailer, row.transfer_syntax_uid)
 
     async def dataset(self, instance: Instance) -> AsyncIterator[Buffer]:
-        """The data set's bytes as received, in pieces of a few megabytes at most, unless one frame is larger."""
+        """The data set's bytes as received, in pieces of a few megabytes (or of one large frame)."""
         parts = self._parts(instance)
         while True:
             piece = await self._gate.read(self._next_piece, parts)
@@ -183,7 +189,11 @@ class Retrieve:
         try:
             for i in range(2, len(ref.part_lengths) - 1):
                 data = self._log.open_part(ref.part(i))
-                out.extend(fragments_of(data) if layout is Layout.UNDIVIDED_ENCAPSULATED else [frame_bytes(data, layout)])
+                out.extend(
+                    fragments_of(data)
+                    if layout is Layout.UNDIVIDED_ENCAPSULATED
+                    else [frame_bytes(data, layout)]
+                )
         except (SealError, BlobNotFoundError, ShortReadError, FormatError) as error:
             raise _damaged() from error
         return out
@@ -198,14 +208,18 @@ def _frame_part(row: InstanceRow, number: int) -> PartRef | None:
             raise NotFoundError(f"this instance has {location.frames} frames; there is no frame {number}")
         return location.frame_part(number) if location.has_table else None
     if layout is Layout.HEADER_ONLY:
-        raise NotSeparableError("this instance has no pixel data that can be read frame by frame; fetch it whole")
+        raise NotSeparableError(
+            "this instance has no pixel data that can be read frame by frame; fetch it whole"
+        )
     frames = max(1, _number(row.attributes.get(0x00280008, ""), 1))
     if not 1 <= number <= frames:
         raise NotFoundError(f"this instance has {frames} frames; there is no frame {number}")
     if layout is Layout.UNDIVIDED_NATIVE:
         return None
     if frames > 1:
-        raise NotSeparableError("the frames of this instance cannot be told apart without decoding; fetch it whole")
+        raise NotSeparableError(
+            "the frames of this instance cannot be told apart without decoding; fetch it whole"
+        )
     return location.frame_part(1) if location.has_table else None
 
 
@@ -221,7 +235,7 @@ def _shape(attributes: Attributes) -> FrameShape:
 
 def _number(text: str, default: int = 0) -> int:
     try:
-        return int(text.split("\\")[0].strip() or default)
+        return int(text.split("\\", maxsplit=1)[0].strip() or default)
     except ValueError:
         return default
 

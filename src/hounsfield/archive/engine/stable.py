@@ -38,7 +38,14 @@ class StableStudies:
     """Watches the journal; run it in every worker, the lease lets one of them work."""
 
     def __init__(
-        self, store: KeyValueStore, journal: Journal, sealer: RowSealer, gate: Gate, *, owner: str, quiet_s: float
+        self,
+        store: KeyValueStore,
+        journal: Journal,
+        sealer: RowSealer,
+        gate: Gate,
+        *,
+        owner: str,
+        quiet_s: float,
     ) -> None:
         self._store = store
         self._journal = journal

@@ -5,12 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hounsfield.archive.index.indexing import Outcome
-from hounsfield.archive.index.rows import Attributes, InstanceRow
+from hounsfield.archive.index.planner import FoundRow
+from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.storage_backends.api import Buffer
 
 __all__ = [
-    "EngineStatistics", "FoundRow", "Frame", "Header", "Instance", "Outcome", "SearchPage", "Source", "StoreResult",
-]  # fmt: skip
+    "EngineStatistics",
+    "FoundRow",
+    "Frame",
+    "Header",
+    "Instance",
+    "Outcome",
+    "SearchPage",
+    "Source",
+    "StoreResult",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +72,6 @@ class Header:
     head: Buffer
     trailer: Buffer
     transfer_syntax_uid: str
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRow:
-    """One answer of a search: the attributes of its level and of those above."""
-
-    patient: Attributes
-    study: Attributes
-    series: Attributes | None = None
-    instance: Attributes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hounsfield.archive.index import tokens
 from hounsfield.archive.index.rows import (
@@ -59,14 +59,6 @@ class Stored:
     location: Location
 
 
-@dataclass(frozen=True, slots=True)
-class StudyPlan:
-    """What adding objects to one study takes; ``conflicts`` were indexed as versions beside the current ones."""
-
-    batch: Batch
-    added: list[Stored] = field(default_factory=list)
-
-
 class Catalog:
     """Rows by identifier, and the plans that change them."""
 
@@ -80,7 +72,9 @@ class Catalog:
         return self._hashes.digest("StudyInstanceUID", study_uid, STUDY_ID_BYTES)
 
     def series_key(self, study_uid: str, series_uid: str) -> bytes:
-        return self.study_id(study_uid) + self._hashes.digest("SeriesInstanceUID", series_uid, SERIES_HASH_BYTES)
+        return self.study_id(study_uid) + self._hashes.digest(
+            "SeriesInstanceUID", series_uid, SERIES_HASH_BYTES
+        )
 
     def instance_key(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:
         return self.series_key(study_uid, series_uid) + self._hashes.digest(
@@ -121,7 +115,9 @@ class Catalog:
         for key, sealed in snapshot.scan(SERIES, prefix=study_id):
             yield key, self.open_row(SERIES, key, sealed, SeriesRow)
 
-    def instance(self, snapshot: Snapshot, study_uid: str, series_uid: str, sop_uid: str) -> InstanceRow | None:
+    def instance(
+        self, snapshot: Snapshot, study_uid: str, series_uid: str, sop_uid: str
+    ) -> InstanceRow | None:
         return self._row(snapshot, INSTANCE, self.instance_key(study_uid, series_uid, sop_uid), InstanceRow)
 
     def instances_of(self, snapshot: Snapshot, series_key: bytes) -> Iterator[InstanceRow]:
@@ -167,7 +163,9 @@ class Catalog:
             attributes=attributes,
             series=(old.series if old else 0) + series_added,
             instances=(old.instances if old else 0) + len(objects),
-            modalities=_union(old.modalities if old else (), (s.row.series.get(MODALITY, "") for s in objects)),
+            modalities=_union(
+                old.modalities if old else (), (s.row.series.get(MODALITY, "") for s in objects)
+            ),
             sop_classes=_union(old.sop_classes if old else (), (s.row.sop_class_uid for s in objects)),
             patient_key=patient_key,
             tokenizer=tokens.TOKENIZER,
@@ -204,11 +202,18 @@ class Catalog:
         row = stored.row
         batch = Batch()
         self._put(batch, QUARANTINE, stored.location.record_id, QuarantineRow(
-            row.quarantine, stored.location, row.sop_class_uid, row.transfer_syntax_uid, row.received_ns, row.source,
+            row.quarantine, stored.location, row.sop_class_uid, row.transfer_syntax_uid,
+            row.received_ns, row.source,
         ))  # fmt: skip
         return batch
 
-    def _put(self, batch: Batch, table: Table, key: bytes, row: PatientRow | StudyRow | SeriesRow | InstanceRow | QuarantineRow) -> None:
+    def _put(
+        self,
+        batch: Batch,
+        table: Table,
+        key: bytes,
+        row: PatientRow | StudyRow | SeriesRow | InstanceRow | QuarantineRow,
+    ) -> None:
         batch.put(table, key, self._sealer.seal(table, key, encode(row)))
 
     def _plan_series(
@@ -248,7 +253,10 @@ class Catalog:
     def _plan_tokens(self, batch: Batch, study_id: bytes, old: StudyRow | None, new: StudyRow) -> None:
         if old is not None and old.attributes == new.attributes and old.modalities == new.modalities:
             return
-        after = {(token, tokens.inverted_day(new.attributes) + study_id) for token in tokens.study_tokens(self._hashes, new)}
+        after = {
+            (token, tokens.inverted_day(new.attributes) + study_id)
+            for token in tokens.study_tokens(self._hashes, new)
+        }
         before = set()
         if old is not None:
             value = tokens.inverted_day(old.attributes) + study_id

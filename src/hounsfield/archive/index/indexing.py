@@ -97,8 +97,10 @@ class Indexer:
             return None
         return self.catalog.instance(snapshot, row.study_uid, row.series_uid, row.sop_uid)
 
-    def holds(self, location: Location, transfer_syntax_uid: str, row: ObjectRow, slices: Sequence[Buffer]) -> bool:
-        """Whether a stored record is, byte for byte and in the same syntax, the object given in ``slices``."""
+    def holds(
+        self, location: Location, transfer_syntax_uid: str, row: ObjectRow, slices: Sequence[Buffer]
+    ) -> bool:
+        """Whether a stored record is, byte for byte and in the same syntax, the object in ``slices``."""
         if transfer_syntax_uid != row.transfer_syntax_uid:
             return False
         ref = self.ref_of(location)
@@ -154,9 +156,11 @@ class Indexer:
             key = self.catalog.instance_key(row.study_uid, row.series_uid, row.sop_uid)
             versions = self.catalog.versions(snapshot, key)
             record_id = stored.location.record_id
-            if held.location.record_id == record_id or self._same(held, stored):
-                outcomes[i] = Outcome.DUPLICATE
-            elif any(v.location.record_id == record_id or self._same(v, stored) for v in versions):
+            if (
+                held.location.record_id == record_id
+                or self._same(held, stored)
+                or any(v.location.record_id == record_id or self._same(v, stored) for v in versions)
+            ):
                 outcomes[i] = Outcome.DUPLICATE
             else:
                 batch = self.catalog.plan_version(snapshot, stored, newest_current=self._newest_current)

@@ -30,7 +30,9 @@ _FACTS = b"facts"
 class Journal:
     """Appends, reads and cursors; and facts, with the state they leave."""
 
-    def __init__(self, store: KeyValueStore, sealer: RowSealer, hashes: KeyedHash, ledger: SegmentLog) -> None:
+    def __init__(
+        self, store: KeyValueStore, sealer: RowSealer, hashes: KeyedHash, ledger: SegmentLog
+    ) -> None:
         self._store = store
         self._sealer = sealer
         self._hashes = hashes

@@ -27,7 +27,9 @@ from hounsfield.archive.index.tables import SEGMENT
 from hounsfield.storage_backends.errors import KeyringError
 from hounsfield.storage_backends.segments import Damage, DamageReason
 
-GROUP_RECORDS = 256  # indexed in one transaction: large enough to share its sync, small enough to hold no lock long
+GROUP_RECORDS = (
+    256  # indexed in one transaction: large enough to share its sync, small enough to hold no lock long
+)
 
 
 @dataclass(slots=True)

@@ -157,7 +157,7 @@ class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True):
-    """An entry of the journal. ``fact`` entries carry what no object can reproduce: the ledger has them too."""
+    """An entry of the journal. A ``fact`` carries what no object can reproduce: the ledger has it too."""
 
     kind: str
     at_ns: int

@@ -83,7 +83,9 @@ class RowSealer:
         """The sealed row for ``key`` of ``table``; ``prepare`` must have reserved for it."""
         with self._lock:
             if self._left <= 0:
-                raise SealError("no seals are reserved; the engine must call prepare() before it builds a commit")
+                raise SealError(
+                    "no seals are reserved; the engine must call prepare() before it builds a commit"
+                )
             self._left -= 1
             epoch = self._epoch
         nonce = os.urandom(_NONCE_BYTES)
@@ -102,7 +104,8 @@ class RowSealer:
             return cipher.decrypt(sealed[4:16], sealed[16:], _bound_to(table, key))
         except InvalidTag:
             raise SealError(
-                f"a row of table {table.name!r} does not open: it was changed or moved; run `hounsfield reindex`"
+                f"a row of table {table.name!r} does not open: it was changed or moved; "
+                "run `hounsfield reindex`"
             ) from None
 
 

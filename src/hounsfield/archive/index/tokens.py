@@ -13,8 +13,10 @@ they are reindexed.
 from __future__ import annotations
 
 import struct
-import unicodedata
+from collections.abc import Mapping
 
+from hounsfield.archive.dicom.levels import MATCHED_STUDY, MODALITIES_IN_STUDY
+from hounsfield.archive.dicom.matching import date_period, date_range, name_groups
 from hounsfield.archive.index.rows import Attributes, StudyRow
 from hounsfield.archive.index.sealed import KeyedHash
 from hounsfield.archive.index.tables import TOKEN_BYTES
@@ -22,16 +24,15 @@ from hounsfield.archive.index.tables import TOKEN_BYTES
 TOKENIZER = 1
 
 STUDY_DATE = 0x00080020
-PATIENT_NAME = 0x00100010
-MODALITIES_IN_STUDY = 0x00080061
 ANY = "any"  # the one token that every study has
 
-#: Fields found by their exact (folded) value.
+#: Fields found by their exact value (person names and dates: by their compared form).
 EXACT_FIELDS = {
     STUDY_DATE: "StudyDate",
     0x00080050: "AccessionNumber",
+    MODALITIES_IN_STUDY: "ModalitiesInStudy",
     0x00080090: "ReferringPhysicianName",
-    PATIENT_NAME: "PatientName",
+    0x00100010: "PatientName",
     0x00100020: "PatientID",
     0x00100030: "PatientBirthDate",
     0x00200010: "StudyID",
@@ -39,14 +40,6 @@ EXACT_FIELDS = {
 
 _DAY = struct.Struct(">I")
 _NO_DAY = 0xFFFFFFFF
-_VALUE_CHARACTERS_MAX = 256  # of one value; the longest VR with a token is 64 characters a component group
-
-
-def fold(value: str) -> str:
-    """Case, accents, padding and trailing delimiters aside: what two spellings of one value share."""
-    decomposed = unicodedata.normalize("NFKD", value)
-    plain = "".join(c for c in decomposed if not unicodedata.combining(c))
-    return " ".join(plain.casefold().split()).strip("^= ")[:_VALUE_CHARACTERS_MAX]
 
 
 def inverted_day(attributes: Attributes) -> bytes:
@@ -59,22 +52,50 @@ def inverted_day(attributes: Attributes) -> bytes:
 
 def study_tokens(hashes: KeyedHash, row: StudyRow) -> set[bytes]:
     """Every token of a study, as the row's tokenizer version makes them."""
-    tokens = {hashes.digest(ANY, "", TOKEN_BYTES)}
+    found = {_token(hashes, ANY, "")}
     for tag, field in EXACT_FIELDS.items():
-        text = row.attributes.get(tag)
+        text = "\\".join(row.modalities) if tag == MODALITIES_IN_STUDY else row.attributes.get(tag)
         if text:
-            tokens.update(value_token(hashes, field, value) for value in values_of(tag, text))
-    tokens.update(value_token(hashes, "ModalitiesInStudy", modality) for modality in row.modalities)
-    return tokens
+            found.update(
+                _token(hashes, field, form) for value in text.split("\\") for form in _forms(tag, value)
+            )
+    return found
 
 
-def values_of(tag: int, text: str) -> list[str]:
-    """The values a token is made of: each of several; of a person name, each representation too."""
-    values = text.split("\\")
-    if tag in {PATIENT_NAME, 0x00080090}:
-        values += [group for value in values if "=" in value for group in value.split("=")]
-    return [value for value in values if value.strip()]
+def key_tokens(hashes: KeyedHash, matches: Mapping[int, str], *, fuzzy: bool) -> list[bytes]:
+    """Tokens that every study satisfying the keys has: the universal one when no key gives a better."""
+    found = []
+    for tag, key in matches.items():
+        field = EXACT_FIELDS.get(tag)
+        form = None if field is None else _key_form(tag, key, fuzzy=fuzzy)
+        if field is not None and form is not None:
+            found.append(_token(hashes, field, form))
+    return found or [_token(hashes, ANY, "")]
 
 
-def value_token(hashes: KeyedHash, field: str, value: str) -> bytes:
-    return hashes.digest(field, fold(value), TOKEN_BYTES)
+def _forms(tag: int, value: str) -> list[str]:
+    """What a stored value is found by; mirrors what ``dicom.matching`` compares."""
+    match MATCHED_STUDY[tag]:
+        case "PN":
+            return [group for group in name_groups(value) if group]
+        case "DA":
+            period = date_period(value.strip())
+            return [] if period is None else [period[0]]
+    return [value] if value else []
+
+
+def _key_form(tag: int, key: str, *, fuzzy: bool) -> str | None:
+    """The one form that all matches of a key share, None when there is no such form."""
+    if "\\" in key:
+        return None
+    match MATCHED_STUDY[tag]:
+        case "PN":
+            return None if fuzzy or any(c in key for c in "*?=") else name_groups(key)[0]
+        case "DA":
+            period = date_range(key)
+            return period[0] if period is not None and period[0] == period[1] else None
+    return None if "*" in key or "?" in key else key
+
+
+def _token(hashes: KeyedHash, field: str, form: str) -> bytes:
+    return hashes.digest(field, form, TOKEN_BYTES)
