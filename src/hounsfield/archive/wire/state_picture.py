@@ -68,7 +68,8 @@ def _edges() -> list[tuple[State, State, str]]:
         effect = ACTIONS[action]
         targets = (effect.next,) if effect.otherwise is None else (effect.next, effect.otherwise)
         data = action in (Action.DT_1, Action.DT_2)
-        edges += [(state, to, f"{trigger.name} / {action.value}") for to in targets if data or to is not state]
+        label = f"{trigger.name} / {action.value}"
+        edges += [(state, to, label) for to in targets if data or to is not state]
     return edges
 
 
