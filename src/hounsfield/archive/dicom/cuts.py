@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import pairwise
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -170,7 +171,7 @@ def _agrees(offsets: Sequence[int], begins: list[int], items: list[int]) -> bool
         return len(offsets) == len(items) and all(
             first + o == at for o, at in zip(offsets, items, strict=True)
         )
-    if offsets[0] != 0 or any(a >= b for a, b in zip(offsets, offsets[1:], strict=False)):
+    if offsets[0] != 0 or any(a >= b for a, b in pairwise(offsets)):
         return False
     return set(items).issuperset(begins)
 

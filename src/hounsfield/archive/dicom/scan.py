@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 from struct import Struct
 from typing import Final
 
@@ -43,6 +44,7 @@ Element = tuple[str, int, int]
 
 PIXEL_DATA: Final = 0x7FE00010
 PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
+_DELIMITERS: Final = frozenset({SEQUENCE_END, ITEM_END})
 _EXTENDED_OFFSETS: Final = 0x7FE00001
 
 _EXPLICIT: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
@@ -112,7 +114,7 @@ class Scanned:
         """The cuts as views: header, then frames (or all pixels), then trailer; only the header when HEADER_ONLY."""
         view = memoryview(data)
         cuts = self.cuts
-        return [view[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [view[a:b] for a, b in pairwise(cuts)]
 
     def value(self, data: Buffer, tag: int) -> bytes | None:
         """The raw value of a top-level element, or None when it is not there."""
@@ -131,7 +133,7 @@ def scan(data: Buffer, transfer_syntax: TransferSyntax, limits: ScanLimits = DEF
     inflated: bytes | None = None
     body: Buffer = data
     if transfer_syntax.deflated:
-        inflated = _inflate(data, limits.inflated_bytes_max, walk.problems)
+        inflated = inflate(data, limits.inflated_bytes_max, walk.problems)
         body = inflated
     if not transfer_syntax.known:
         walk.problems[Problem.UNKNOWN_TRANSFER_SYNTAX] = None
@@ -157,7 +159,8 @@ def scan(data: Buffer, transfer_syntax: TransferSyntax, limits: ScanLimits = DEF
     )
 
 
-def _inflate(data: Buffer, bytes_max: int, problems: dict[Problem, None]) -> bytes:
+def inflate(data: Buffer, bytes_max: int, problems: dict[Problem, None]) -> bytes:
+    """A deflated data set's plain bytes (PS3.5 A.5), at most ``bytes_max``; of a damaged one what comes before it."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         plain = inflater.decompress(data, bytes_max)
@@ -191,7 +194,7 @@ def _inflate_what_is_good(data: Buffer, bytes_max: int) -> tuple[bytes, zlib._De
     return best, best_inflater
 
 
-class _Stop(Exception):
+class _StopError(Exception):
     """The walk cannot go on from here."""
 
     def __init__(self, problem: Problem) -> None:
@@ -223,7 +226,7 @@ class _Walk:
             self.problems[Problem.UNEXPECTED_VR_ENCODING] = None
         try:
             count = self._implicit_elements(data) if self.implicit else self._explicit_elements(data)
-        except _Stop as stop:
+        except _StopError as stop:
             self.problems[stop.problem] = None
         else:
             if count != len(self.elements):
@@ -254,7 +257,7 @@ class _Walk:
                     vr, value, length = self._odd_header(data, pos, end)
                 if length == UNDEFINED:
                     if left <= 0:
-                        raise _Stop(Problem.TOO_MANY_ELEMENTS)
+                        raise _StopError(Problem.TOO_MANY_ELEMENTS)
                     pos = self._undefined(data, tag, vr, value, end)
                     left -= 1
                     count += 1
@@ -262,7 +265,7 @@ class _Walk:
             after = value + length
             if after > end or group == 0 or left <= 0 or group == 0xFFFE:
                 pos = self._irregular(tag, vr, value, length, end, left)
-                if tag != SEQUENCE_END and tag != ITEM_END:
+                if tag not in _DELIMITERS:
                     count += 1
                 continue
             elements[tag] = (vr, value, length)
@@ -287,7 +290,7 @@ class _Walk:
             value = pos + 8
             if length == UNDEFINED:
                 if left <= 0:
-                    raise _Stop(Problem.TOO_MANY_ELEMENTS)
+                    raise _StopError(Problem.TOO_MANY_ELEMENTS)
                 pos = self._undefined(data, tag, vr, value, end)
                 left -= 1
                 count += 1
@@ -295,7 +298,7 @@ class _Walk:
             after = value + length
             if after > end or group == 0 or left <= 0 or group == 0xFFFE:
                 pos = self._irregular(tag, vr, value, length, end, left)
-                if tag != SEQUENCE_END and tag != ITEM_END:
+                if tag not in _DELIMITERS:
                     count += 1
                 continue
             elements[tag] = (vr, value, length)
@@ -307,25 +310,25 @@ class _Walk:
         return count
 
     def _irregular(self, tag: int, vr: str, value: int, length: int, end: int, left: int) -> int:
-        """An element that does not fit, or that no data set has: where to go on, or _Stop."""
+        """An element that does not fit, or that no data set has: where to go on, or _StopError."""
         if left <= 0:
-            raise _Stop(Problem.TOO_MANY_ELEMENTS)
+            raise _StopError(Problem.TOO_MANY_ELEMENTS)
         if tag >> 16 == 0:
             # Group 0 is for commands (PS3.7); in a data set it means zeros after the end.
-            raise _Stop(Problem.TRAILING_BYTES)
-        if tag in (SEQUENCE_END, ITEM_END) and length == 0:
+            raise _StopError(Problem.TRAILING_BYTES)
+        if tag in _DELIMITERS and length == 0:
             self.problems[Problem.MISPLACED_DELIMITER] = None
             return value
         if value + length > end:
             self.elements[tag] = (vr, value, end - value)
-            raise _Stop(Problem.TRUNCATED)
-        raise _Stop(Problem.BAD_SEQUENCE)
+            raise _StopError(Problem.TRUNCATED)
+        raise _StopError(Problem.BAD_SEQUENCE)
 
     def _odd_header(self, data: Buffer, pos: int, end: int) -> tuple[str, int, int]:
         """VR, value offset and length of an explicit VR element whose VR is none that we know, or is cut off."""
         letters = bytes(data[pos + 4 : pos + 6])
         if letters in LONG_VRS:
-            raise _Stop(Problem.TRUNCATED)
+            raise _StopError(Problem.TRUNCATED)
         if is_letters(letters):
             self.problems[Problem.UNKNOWN_VR] = None
         elif bytes(data[pos : pos + 2]) not in (b"\0\0", b"\xfe\xff", b"\xff\xfe"):
@@ -336,7 +339,8 @@ class _Walk:
         """Read over a value of undefined length; where the next element begins."""
         self.undefined.add(tag)
         if tag == PIXEL_DATA:
-            return self._encapsulated(data, vr, value, end)
+            # Encapsulated pixel data is bytes, whatever a dictionary says (PS3.5 A.4).
+            return self._encapsulated(data, "OB" if vr in ("OW", "UN") else vr, value, end)
         self.elements[tag] = (vr, value, end - value)
         after = self._sequence(data, value, end, self.implicit, 1)
         # UN of undefined length is a sequence in disguise (PS3.5 6.2.2).
@@ -374,13 +378,13 @@ class _Walk:
         self.pixels = PixelData(PIXEL_DATA, vr, value, None, pos)
         self.fragments = Fragments(starts, pos)
         if stop is not None:
-            raise _Stop(stop)
+            raise _StopError(stop)
         return pos + 8
 
     def _sequence(self, data: Buffer, pos: int, end: int, implicit: bool, depth: int) -> int:
         """Read over the items of a sequence of undefined length; the offset after its delimiter."""
         if depth > self.limits.depth_max:
-            raise _Stop(Problem.TOO_DEEP)
+            raise _StopError(Problem.TOO_DEEP)
         unpack = _IMPLICIT[self.little].unpack_from
         while pos + 8 <= end:
             group, number, length = unpack(data, pos)
@@ -389,12 +393,12 @@ class _Walk:
             if tag == SEQUENCE_END:
                 return pos
             if tag != ITEM:
-                raise _Stop(Problem.BAD_SEQUENCE)
+                raise _StopError(Problem.BAD_SEQUENCE)
             self.nested_left -= 1
             if self.nested_left < 0:
-                raise _Stop(Problem.TOO_MANY_ELEMENTS)
+                raise _StopError(Problem.TOO_MANY_ELEMENTS)
             pos = self._item(data, pos, end, implicit, depth) if length == UNDEFINED else pos + length
-        raise _Stop(Problem.TRUNCATED)
+        raise _StopError(Problem.TRUNCATED)
 
     def _item(self, data: Buffer, pos: int, end: int, implicit: bool, depth: int) -> int:
         """Read over one item of undefined length; the offset after its delimiter."""
@@ -406,7 +410,7 @@ class _Walk:
         while pos + 8 <= end:
             left -= 1
             if left < 0:
-                raise _Stop(Problem.TOO_MANY_ELEMENTS)
+                raise _StopError(Problem.TOO_MANY_ELEMENTS)
             group, number, letters, length = unpack(data, pos)
             if group == 0xFFFE:
                 self.nested_left = left
@@ -415,7 +419,7 @@ class _Walk:
                 if number == 0xE0DD:
                     self.problems[Problem.MISPLACED_DELIMITER] = None
                     return pos
-                raise _Stop(Problem.BAD_SEQUENCE)
+                raise _StopError(Problem.BAD_SEQUENCE)
             if not implicit and letters in SHORT_VRS:
                 pos += 8 + length
                 continue
@@ -433,7 +437,7 @@ class _Walk:
                 left = self.nested_left
             else:
                 pos = value + length
-        raise _Stop(Problem.TRUNCATED)
+        raise _StopError(Problem.TRUNCATED)
 
     def cut(self, data: Buffer) -> tuple[Layout, list[int], int, FrameShape | None]:
         """Layout, cuts, number of frames and shape of one frame."""

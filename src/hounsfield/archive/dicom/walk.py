@@ -73,10 +73,11 @@ def elements(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> 
             else:
                 vr, value, length = odd_header(data, pos, end, little)
         if length == UNDEFINED:
-            inner_implicit = implicit
             try:
-                after = skip_sequence(data, value, end, inner_implicit, little)
+                after = skip_sequence(data, value, end, implicit, little)
             except BadSequenceError:
+                # Damage, or pixel data whose fragments are elsewhere because the header was cut off before them.
+                yield tag, vr, value, end - value, True
                 return
             yield tag, vr, value, after - 8 - value, True
             pos = after

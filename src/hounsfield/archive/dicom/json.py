@@ -1,0 +1,413 @@
+"""DICOM JSON (PS3.18 Annex F) straight from encoded bytes: no data set object is built in between.
+
+Input is what an archive keeps of an object: the header slice and the trailer slice of ``scan``'s cuts (the frames in
+between are not needed), or the whole data set where that is one slice. Output is UTF-8.
+
+* Text is decoded and trimmed; (0008,0005) becomes ISO_IR 192, since that is what the text is in now.
+* IS and DS are numbers when they are numbers, else the text as it was written. Numbers beyond 2^53 are text, because
+  JSON's readers have no others (F.2.2); a NaN or infinity is null.
+* An empty value has no ``Value`` (F.2.5); an empty one among several is null; so is an empty sequence none.
+* Binary values up to ``inline_bytes_max`` are InlineBinary, little endian; longer ones, and top-level pixel data
+  always, are a BulkDataURI that ends in ``bulkdata/`` and the path to the element: ``00880200/1/7FE00010`` is an
+  element of the first item of a sequence. ``find_bulk`` follows such a path.
+* UN gets the VR that PS3.6 or a known private creator gives the element (PS3.5 6.2.2).
+* Group lengths, group 2 and trailing padding are left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from base64 import b64encode
+from collections.abc import Mapping
+from itertools import pairwise
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
+from hounsfield.archive.dicom.cuts import native_frame_length
+from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, VR_OF, private_vr_of, vr_of
+from hounsfield.archive.dicom.problems import Problem
+from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, PIXEL_TAGS, inflate
+from hounsfield.archive.dicom.text import DEFAULT_CHARACTER_SET, CharacterSet, character_set, decode, trim
+from hounsfield.archive.dicom.walk import DEPTH_MAX, elements, items, looks_implicit
+from hounsfield.codecs.frames import FrameShape
+from hounsfield.codecs.registry import TransferSyntax
+
+Buffer = bytes | bytearray | memoryview
+Model = dict[str, Any]
+
+#: Longer binary values become links. What viewers compute with (private scale factors, small lookup tables) is shorter.
+INLINE_BYTES_MAX: Final = 1024
+#: The largest integer that every JSON reader keeps exactly.
+_EXACT: Final = 1 << 53
+
+_KEY_OF: Final[dict[int, str]] = {tag: f"{tag:08X}" for tag in VR_OF}
+_PLAIN, _TEXT, _PROSE, _NAME, _INTEGER, _DECIMAL, _NUMBERS, _TAGS, _SEQUENCE, _BINARY = range(10)
+_KIND: Final[dict[str, int]] = (
+    dict.fromkeys(("AE", "AS", "CS", "DA", "DT", "TM", "UI"), _PLAIN)
+    | dict.fromkeys(("LO", "SH", "UC"), _TEXT)
+    | dict.fromkeys(("LT", "ST", "UT", "UR"), _PROSE)
+    | dict.fromkeys(("FL", "FD", "SL", "SS", "SV", "UL", "US", "UV"), _NUMBERS)
+    | dict.fromkeys(("OB", "OD", "OF", "OL", "OV", "OW", "UN"), _BINARY)
+    | {"PN": _NAME, "IS": _INTEGER, "DS": _DECIMAL, "AT": _TAGS, "SQ": _SEQUENCE}
+)
+_CODE: Final = {"FL": "f", "FD": "d", "SL": "l", "SS": "h", "SV": "q", "UL": "L", "US": "H", "UV": "Q"}
+_SIZE: Final = {"FL": 4, "FD": 8, "SL": 4, "SS": 2, "SV": 8, "UL": 4, "US": 2, "UV": 8}
+_WORD: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+_ONE: Final = {
+    (vr, little): Struct(("<" if little else ">") + code)
+    for vr, code in _CODE.items()
+    for little in (True, False)
+}
+_GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
+_PADDING: Final = 0xFFFC0000
+_SEQUENCE_ENDS: Final = (b"\xfe\xff\xdd\xe0", b"\xff\xfe\xe0\xdd")
+_INTEGER_TEXT: Final = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
+_DECIMAL_TEXT: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+
+
+def to_json(
+    header: Buffer,
+    trailer: Buffer,
+    transfer_syntax: TransferSyntax,
+    *,
+    base_uri: str = "",
+    inline_bytes_max: int = INLINE_BYTES_MAX,
+) -> bytes:
+    """One object's metadata as a DICOM JSON object. ``base_uri`` is put before ``bulkdata/…``. Never raises on bytes.
+
+    PS3.18 F.2. Several objects are these, joined by commas, in brackets.
+    """
+    model = to_model(header, trailer, transfer_syntax, base_uri=base_uri, inline_bytes_max=inline_bytes_max)
+    return msgspec.json.encode(model)
+
+
+def to_model(
+    header: Buffer,
+    trailer: Buffer,
+    transfer_syntax: TransferSyntax,
+    *,
+    base_uri: str = "",
+    inline_bytes_max: int = INLINE_BYTES_MAX,
+) -> Model:
+    """As ``to_json``, but the object before it is written: for those who add to it (RetrieveURL and the like)."""
+    body = _body(header, transfer_syntax)
+    little = transfer_syntax.little_endian
+    implicit = looks_implicit(body, 0, len(body), transfer_syntax.implicit_vr)
+    encoder = _Encoder(little, base_uri, inline_bytes_max)
+    model: Model = {}
+    encoder.charset = encoder.dataset(body, 0, len(body), implicit, model, DEFAULT_CHARACTER_SET, "", 0)
+    if len(trailer):
+        tail = bytes(trailer)
+        start = _trailer_start(body, tail, model, little)
+        encoder.dataset(tail, start, len(tail), implicit, model, encoder.charset, "", 0)
+    keys = list(model)
+    if any(a > b for a, b in pairwise(keys)):
+        model = {key: model[key] for key in sorted(keys)}
+    return model
+
+
+def _body(header: Buffer, transfer_syntax: TransferSyntax) -> bytes:
+    if transfer_syntax.deflated:
+        problems: dict[Problem, None] = {}
+        return inflate(header, DEFAULT_LIMITS.inflated_bytes_max, problems)
+    return bytes(header)
+
+
+def _trailer_start(header: bytes, trailer: bytes, model: Model, little: bool) -> int:
+    """Where elements begin in a trailer: after the sequence delimiter, or after bytes that pad the last frame."""
+    if trailer[:4] in _SEQUENCE_ENDS:
+        return 8
+    rows, columns = _first(model, "00280010"), _first(model, "00280011")
+    if not isinstance(rows, int) or not isinstance(columns, int) or len(header) < 4:
+        return 0
+    tag = next((tag for tag in PIXEL_TAGS if f"{tag:08X}" in model), None)
+    if tag is None:
+        return 0
+    declared = int.from_bytes(header[-4:], "little" if little else "big")
+    bits = {0x7FE00008: 32, 0x7FE00009: 64}.get(tag) or _first(model, "00280100") or 8
+    shape = FrameShape(
+        rows, columns, _first(model, "00280002") or 1, bits, str(_first(model, "00280004") or "").upper()
+    )
+    frames = _first(model, "00280008")
+    frames = frames if isinstance(frames, int) and frames > 0 else 1
+    length = native_frame_length(shape, frames, declared)
+    padding = declared - length * frames if length else 0
+    return padding if 0 < padding <= len(trailer) else 0
+
+
+def _first(model: Model, key: str) -> Any:
+    values = model.get(key, {}).get("Value")
+    return values[0] if values else None
+
+
+class _Encoder:
+    """One object's encoding: what stays the same at every depth."""
+
+    __slots__ = ("base_uri", "charset", "inline_bytes_max", "little", "signed")
+
+    def __init__(self, little: bool, base_uri: str, inline_bytes_max: int) -> None:
+        self.little = little
+        self.base_uri = base_uri
+        self.inline_bytes_max = inline_bytes_max
+        self.charset = DEFAULT_CHARACTER_SET
+        self.signed = False
+
+    def dataset(
+        self,
+        data: bytes,
+        start: int,
+        end: int,
+        implicit: bool,
+        model: Model,
+        charset: CharacterSet,
+        path: str,
+        depth: int,
+    ) -> CharacterSet:
+        """Put the elements of one data set or item into ``model``; the character set in force at its end."""
+        little = self.little
+        creators: dict[int, str] = {}
+        kind_of, key_of = _KIND.get, _KEY_OF.get
+        for tag, vr, at, length, undefined in elements(data, start, end, implicit, little):
+            key = key_of(tag)
+            if key is None:
+                if not tag & 0xFFFF or tag >= _PADDING or tag >> 16 == 2:
+                    continue
+                key = f"{tag:08X}"
+                if tag & 0x10000 and 0x10 <= tag & 0xFFFF <= 0xFF and length <= 64:
+                    creators[tag & 0xFFFF00FF] = data[at : at + length].decode("latin-1").strip(" \0")
+            elif tag >> 16 == 2 or not tag & 0xFFFF:
+                continue
+            if not depth and tag in PIXEL_TAGS:
+                if undefined and implicit:
+                    vr = "OB"  # Encapsulated pixel data is always bytes (PS3.5 A.4).
+                if length or undefined or (at >= end and _declared(data, at, little)):
+                    model[key] = {"vr": vr, "BulkDataURI": f"{self.base_uri}bulkdata/{key}"}
+                else:
+                    model[key] = {"vr": vr}
+                continue
+            if vr == "UN":
+                vr = self._known_vr(tag, creators, undefined)
+                if vr == "SQ" and not undefined and not implicit:
+                    # PS3.5 6.2.2: the value of a UN element is in implicit VR little endian, whatever is around it.
+                    model[key] = self._sequence(data, at, length, True, charset, f"{path}{key}/", depth)
+                    continue
+            if implicit and tag in SIGNED_IF_PIXELS_ARE and self.signed and vr == "US":
+                vr = "SS"
+            if not length:
+                model[key] = {"vr": vr if vr in _KIND else "UN"}
+                continue
+            kind = kind_of(vr, _BINARY)
+            if kind == _SEQUENCE:
+                model[key] = self._sequence(data, at, length, implicit, charset, f"{path}{key}/", depth)
+                continue
+            if kind == _BINARY or (kind == _NUMBERS and length > self.inline_bytes_max):
+                model[key] = self._binary(data, at, length, vr, path + key)
+                continue
+            values = self._values(data[at : at + length], vr, kind, charset)
+            if tag == SPECIFIC_CHARACTER_SET:
+                charset = character_set(data[at : at + min(length, 256)])
+                values = ["ISO_IR 192"]
+            elif tag == 0x00280103 and not depth:
+                self.signed = values == [1]
+            model[key] = {"vr": vr, "Value": values} if values else {"vr": vr}
+        return charset
+
+    def _known_vr(self, tag: int, creators: dict[int, str], undefined: bool) -> str:
+        if undefined:
+            return "SQ"
+        if not tag & 0x10000:
+            return vr_of(tag)
+        if 0x10 <= tag & 0xFFFF <= 0xFF:
+            return "LO"
+        creator = creators.get((tag & 0xFFFF0000) | (tag >> 8 & 0xFF))
+        vr = private_vr_of(creator, tag) if creator else None
+        return vr if vr is not None and vr != "SQ" else "UN"
+
+    def _values(self, raw: bytes, vr: str, kind: int, charset: CharacterSet) -> list[Any] | None:
+        if kind == _NUMBERS:
+            return self._numbers(raw, vr)
+        if kind == _TAGS:
+            order: Any = "little" if self.little else "big"
+            return [
+                f"{int.from_bytes(raw[i : i + 2], order):04X}{int.from_bytes(raw[i + 2 : i + 4], order):04X}"
+                for i in range(0, len(raw) - 3, 4)
+            ]
+        if kind in (_TEXT, _PROSE, _NAME):
+            text = decode(raw, charset)[0]
+        else:
+            text = raw.decode("ascii") if raw.isascii() else decode(raw, DEFAULT_CHARACTER_SET)[0]
+        return text_values(text, vr)
+
+    def _numbers(self, raw: bytes, vr: str) -> list[Any]:
+        size = _SIZE[vr]
+        if len(raw) == size:
+            values: list[Any] = [_ONE[vr, self.little].unpack(raw)[0]]
+        else:
+            count = len(raw) // size
+            values = list(Struct(f"{'<' if self.little else '>'}{count}{_CODE[vr]}").unpack_from(raw))
+        if vr in ("FL", "FD"):
+            return [value if math.isfinite(value) else None for value in values]
+        if vr in ("SV", "UV"):
+            return [value if -_EXACT <= value <= _EXACT else str(value) for value in values]
+        return values
+
+    def _sequence(
+        self, data: bytes, at: int, length: int, implicit: bool, charset: CharacterSet, path: str, depth: int
+    ) -> Model:
+        out: list[Model] = []
+        if depth < DEPTH_MAX:
+            for start, end, item_implicit in items(data, at, at + length, implicit, self.little):
+                item: Model = {}
+                self.dataset(
+                    data, start, end, item_implicit, item, charset, f"{path}{len(out) + 1}/", depth + 1
+                )
+                out.append(item)
+        return {"vr": "SQ", "Value": out} if out else {"vr": "SQ"}
+
+    def _binary(self, data: bytes, at: int, length: int, vr: str, path: str) -> Model:
+        if vr not in _KIND:
+            vr = "UN"
+        if length > self.inline_bytes_max:
+            return {"vr": vr, "BulkDataURI": f"{self.base_uri}bulkdata/{path}"}
+        raw = data[at : at + length]
+        if not self.little and vr in _WORD:
+            raw = _swapped(raw, _WORD[vr])
+        return {"vr": vr, "InlineBinary": b64encode(raw).decode("ascii")}
+
+
+def _declared(data: bytes, at: int, little: bool) -> int:
+    """The 32-bit length in front of a value: pixel data's when the header was cut off behind it."""
+    return int.from_bytes(data[at - 4 : at], "little" if little else "big")
+
+
+def _swapped(raw: bytes, size: int) -> bytes:
+    """Words of ``size`` bytes with their bytes in the other order; a rest that is no word stays."""
+    whole = len(raw) - len(raw) % size
+    out = bytearray(raw)
+    for i in range(size):
+        out[i:whole:size] = raw[size - 1 - i : whole : size]
+    return bytes(out)
+
+
+def text_values(text: str, vr: str) -> list[Any] | None:
+    """The JSON values of an attribute's text, several joined by backslashes; None when it is empty (PS3.18 F.2.3)."""
+    text = trim(text, vr)
+    if not text:
+        return None
+    if vr in ("LT", "ST", "UT", "UR"):
+        return [text]
+    parts = text.split("\\") if "\\" in text else [text]
+    if vr == "PN":
+        return [_name(part) if part else None for part in parts]
+    if vr == "IS":
+        return [_integer(part) if part else None for part in parts]
+    if vr == "DS":
+        return [_decimal(part) if part else None for part in parts]
+    return [part or None for part in parts]
+
+
+def _name(text: str) -> dict[str, str]:
+    if "=" not in text:
+        return {"Alphabetic": text}
+    return {group: part for group, part in zip(_GROUPS, text.split("="), strict=False) if part}
+
+
+def _integer(text: str) -> int | str:
+    if not _INTEGER_TEXT.fullmatch(text):
+        return text
+    value = int(text)
+    return value if -_EXACT <= value <= _EXACT else text
+
+
+def _decimal(text: str) -> float | int | str:
+    if _INTEGER_TEXT.fullmatch(text):
+        return _integer(text)
+    if not _DECIMAL_TEXT.fullmatch(text):
+        return text
+    value = float(text)
+    return value if math.isfinite(value) else text
+
+
+_INTEGERS: Final = frozenset({"SL", "SS", "SV", "UL", "US", "UV"})
+
+
+def attributes_to_model(*levels: tuple[Mapping[int, str], Mapping[int, str]]) -> Model:
+    """One query answer out of pairs of (tag → text, tag → VR): the attributes that have a VR, in order of tags."""
+    merged: list[tuple[int, str, str]] = sorted(
+        (tag, vrs[tag], text) for attributes, vrs in levels for tag, text in attributes.items() if tag in vrs
+    )
+    model: Model = {}
+    for tag, vr, text in merged:
+        key = _KEY_OF.get(tag) or f"{tag:08X}"
+        if not text:
+            model[key] = {"vr": vr}
+            continue
+        values: list[Any] | None
+        if vr in _INTEGERS:
+            values = [_integer(part) if part else None for part in text.split("\\")]
+        elif vr in ("FL", "FD"):
+            values = [_decimal(part) if part else None for part in text.split("\\")]
+        elif tag == SPECIFIC_CHARACTER_SET:
+            values = ["ISO_IR 192"]
+        else:
+            values = text_values(text, vr)
+        model[key] = {"vr": vr, "Value": values} if values else {"vr": vr}
+    return model
+
+
+def attributes_to_json(*levels: tuple[Mapping[int, str], Mapping[int, str]]) -> bytes:
+    """One query answer as a DICOM JSON object (PS3.18 F.2, 10.6.3). Empty values keep their VR and nothing else."""
+    return msgspec.json.encode(attributes_to_model(*levels))
+
+
+class Bulk(NamedTuple):
+    """A bulk element's value, as received: byte order is the transfer syntax's."""
+
+    vr: str
+    value: memoryview
+    little_endian: bool
+
+
+_PATH: Final = re.compile(r"[0-9A-Fa-f]{8}(?:/[1-9][0-9]{0,8}/[0-9A-Fa-f]{8}){0,32}", re.ASCII)
+
+
+def find_bulk(header: Buffer, trailer: Buffer, transfer_syntax: TransferSyntax, path: str) -> Bulk | None:
+    """The element that a BulkDataURI's path names, or None: no such path, no such element, or top-level pixel data.
+
+    Pixel data is not in these slices; its frames are cut (``scan``).
+    """
+    if not _PATH.fullmatch(path):
+        return None
+    steps = path.split("/")
+    body = _body(header, transfer_syntax)
+    little = transfer_syntax.little_endian
+    implicit = looks_implicit(body, 0, len(body), transfer_syntax.implicit_vr)
+    if int(steps[0], 16) in PIXEL_TAGS:
+        return None
+    found = _find(body, 0, len(body), implicit, little, steps)
+    if found is None and len(trailer):
+        tail = bytes(trailer)
+        model = to_model(header, b"", transfer_syntax)
+        found = _find(tail, _trailer_start(body, tail, model, little), len(tail), implicit, little, steps)
+    return found
+
+
+def _find(data: bytes, start: int, end: int, implicit: bool, little: bool, steps: list[str]) -> Bulk | None:
+    wanted = int(steps[0], 16)
+    for tag, vr, at, length, undefined in elements(data, start, end, implicit, little):
+        if tag != wanted:
+            continue
+        if len(steps) == 1:
+            return None if vr == "SQ" else Bulk(vr, memoryview(data)[at : at + length], little)
+        inner = implicit or (vr == "UN" and not undefined)
+        for number, (item_start, item_end, item_implicit) in enumerate(
+            items(data, at, at + length, inner, little), start=1
+        ):
+            if number == int(steps[1]):
+                return _find(data, item_start, item_end, item_implicit, little, steps[2:])
+        return None
+    return None
