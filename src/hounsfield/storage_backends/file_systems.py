@@ -1,4 +1,4 @@
-"""Which file systems an embedded index may live on."""
+"""Directories that are private and durable, and the file systems an index may live on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from pathlib import Path
 
 from hounsfield.storage_backends.errors import NetworkFileSystemError
 
-__all__ = ["NETWORK_FILE_SYSTEMS", "file_system_type", "refuse_network_file_system"]
+__all__ = [
+    "NETWORK_FILE_SYSTEMS",
+    "file_system_type",
+    "make_private_directory",
+    "refuse_network_file_system",
+    "sync_directory",
+]
 
 # statfs(2) f_type. FUSE is here because what stands behind it cannot be told.
 NETWORK_FILE_SYSTEMS = {
@@ -52,3 +58,21 @@ def refuse_network_file_system(path: Path) -> None:
         raise NetworkFileSystemError(
             f"{path} is on {name}: an embedded index needs a local file system (or use PostgreSQL)"
         )
+
+
+def make_private_directory(path: Path) -> None:
+    """Bring ``path`` and what is missing above it into being, 0700 and durable; nothing when it is there."""
+    if path.is_dir():
+        return
+    make_private_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)  # another process may have been faster
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Return when the names in a directory are durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

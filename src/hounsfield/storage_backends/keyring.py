@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hounsfield.storage_backends.errors import KeyringError, MasterKeyError
+from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
 from hounsfield.storage_backends.master_key import MasterKey, RecoveryKey
 
 __all__ = ["Keyring"]
@@ -75,7 +76,7 @@ class Keyring:
         The recovery key made with it is handed out once by :meth:`take_recovery_key`.
         """
         folder = Path(directory)
-        _make_directory(folder)
+        make_private_directory(folder)
         root_id, root_key = secrets.token_bytes(16), secrets.token_bytes(KEY_BYTES)
         recovery = RecoveryKey.generate()
         wraps = {key.wrap_name: _wrap_root(key, root_id, root_key) for key in (master, recovery)}
@@ -135,8 +136,8 @@ class Keyring:
             key = self._publish_key(purpose, key_id)
         if key is None:
             key = self.key(purpose, key_id)
-            _sync_directory(self._path(purpose, key_id).parent)  # its maker may not have come to that yet
-            _sync_directory(self._directory)
+            sync_directory(self._path(purpose, key_id).parent)  # its maker may not have come to that yet
+            sync_directory(self._directory)
         return key
 
     def key(self, purpose: str, key_id: str) -> bytes:
@@ -157,12 +158,12 @@ class Keyring:
 
     def _publish_key(self, purpose: str, key_id: str) -> bytes | None:
         path = self._path(purpose, key_id)
-        _make_directory(path.parent)
+        make_private_directory(path.parent)
         key, nonce = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(_NONCE_BYTES)
         sealed = self._wrapping.encrypt(nonce, key, self._bound_to(purpose, key_id))
         if not _publish(path, _KEY_MAGIC + nonce + sealed):
             return None
-        _sync_directory(self._directory)
+        sync_directory(self._directory)
         self._remember(purpose, key_id, key)
         return key
 
@@ -262,14 +263,6 @@ def _checked(pattern: re.Pattern[str], name: str) -> str:
     return name
 
 
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        return
-    _sync_directory(path.parent)
-
-
 def _publish(path: Path, data: bytes, *, replace: bool = False) -> bool:
     """Bring a whole, synced file into being under ``path``; False when one is there already."""
     draft = path.with_name(f".{secrets.token_hex(8)}.new")  # a crash may leave one: no name we read
@@ -288,17 +281,9 @@ def _publish(path: Path, data: bytes, *, replace: bool = False) -> bool:
                 path.hardlink_to(draft)  # unlike a rename it never replaces what another process made
             except FileExistsError:
                 return False
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise KeyringError(f"cannot store {path.name} in {path.parent}: {error.strerror}") from error
     finally:
         draft.unlink(missing_ok=True)
     return True
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

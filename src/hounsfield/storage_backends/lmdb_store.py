@@ -25,7 +25,11 @@ import lmdb
 
 from hounsfield.storage_backends.api import Batch, CommitResult, Table, TableKind
 from hounsfield.storage_backends.errors import PreconditionError, StorageError, StoreFullError
-from hounsfield.storage_backends.file_systems import refuse_network_file_system
+from hounsfield.storage_backends.file_systems import (
+    make_private_directory,
+    refuse_network_file_system,
+    sync_directory,
+)
 from hounsfield.storage_backends.lmdb_snapshot import LmdbSnapshot
 from hounsfield.storage_backends.tables import check_batch, check_tables, sequence_key
 
@@ -73,7 +77,7 @@ class LmdbStore:
         self._tables = check_tables(tables)
         self._limits = limits or LmdbLimits()
         self._strict = strict
-        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(self._path)
         refuse_network_file_system(self._path)
         try:
             self._environment = lmdb.open(
@@ -91,7 +95,7 @@ class LmdbStore:
         except lmdb.Error as error:
             raise StorageError(f"cannot open the index in {self._path}: {error}") from error
         for folder in (self._path, self._path.parent):
-            _sync_directory(folder)
+            sync_directory(folder)
         self._lock = threading.Lock()
         self._counts = {
             "commits": 0,
@@ -293,11 +297,3 @@ def _translated(error: lmdb.Error) -> StorageError:
     if full:
         return StoreFullError(f"the index is full ({text}); nothing was written")
     return StorageError(f"the index could not be written: {text}")
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ from hounsfield.storage_backends.errors import (
     StorageError,
     StoreFullError,
 )
+from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
 
 __all__ = ["LocalBlobLimits", "LocalBlobs", "check_blob_name"]
 
@@ -65,9 +66,7 @@ class LocalBlobs:
         self._root = Path(directory)
         self._limits = limits or LocalBlobLimits()
         self._files = _OpenFiles(self._limits.open_files)
-        if not self._root.is_dir():
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_directory(self._root.parent)
+        make_private_directory(self._root)
 
     def __repr__(self) -> str:
         return f"LocalBlobs({str(self._root)!r})"
@@ -76,7 +75,7 @@ class LocalBlobs:
 
     def create(self, name: str) -> LocalBlobWriter:
         path = self._path(name)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(path.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             descriptor = os.open(path, flags, 0o600)
@@ -84,7 +83,7 @@ class LocalBlobs:
             raise BlobExistsError(f"blob {name!r} exists already") from None
         except OSError as error:
             raise _translated(error, f"cannot create blob {name!r}") from error
-        # Held until the writer is closed or its process is gone: who recovers can tell the dead from the living.
+        # Held until the writer is closed or its process is gone: recovery tells the dead from the living.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         directories = [path.parent]
         while directories[-1] != self._root:
@@ -120,7 +119,7 @@ class LocalBlobs:
         except FileNotFoundError:
             raise BlobNotFoundError(f"no blob {name!r}") from None
         self._files.forget(name)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
     # -- reading
 
@@ -215,7 +214,7 @@ class LocalBlobWriter:
         try:
             os.fdatasync(self._descriptor)
             while self._directories:
-                _sync_directory(self._directories[0])
+                sync_directory(self._directories[0])
                 self._directories.pop(0)
         except OSError as error:
             # The kernel may already have dropped the dirty pages: a second sync would lie.
@@ -352,14 +351,6 @@ def _fill(descriptor: int, offset: int, view: memoryview, name: str) -> None:
             raise ShortReadError(f"blob {name!r} ends {len(view)} bytes before the range does")
         offset += got
         view = view[got:]
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _translated(error: OSError, what: str) -> StorageError:
