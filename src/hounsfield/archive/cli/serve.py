@@ -47,8 +47,8 @@ def command(
     """Run the archive in the foreground: DICOM and DICOMweb over one data directory.
 
     An empty data directory is initialised. Without keys.master_key a development key is made outside
-    of it, and only loopback is listened on. Port 0 takes any free port; the line on standard error, --ready-fd and
-    `hounsfield status` say which.
+    of it, and only loopback is listened on. Port 0 takes any free port; the line on standard error,
+    --ready-fd and `hounsfield status` say which.
     """
     import trio
 

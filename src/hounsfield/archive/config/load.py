@@ -93,12 +93,14 @@ def _value(raw: str) -> Any:
 def _refuse_unknown(tree: dict[str, Any], place: Any) -> None:
     for where, choices in _unknown(tree, Config, ()):
         dotted = ".".join(where)
+        elsewhere = [key for key in known_keys() if key.rsplit(".", 1)[-1] == where[-1]]
         near = difflib.get_close_matches(where[-1], choices, n=1, cutoff=0.5)
-        if near:
+        if elsewhere and "[]" not in elsewhere[0]:
+            hint = f"there is {elsewhere[0]}"
+        elif near:
             hint = f"the nearest is {'.'.join((*where[:-1], near[0]))}"
         else:
-            elsewhere = [key for key in known_keys() if key.rsplit(".", 1)[-1] == where[-1]]
-            hint = f"there is {elsewhere[0]}" if elsewhere else f"known here: {', '.join(sorted(choices))}"
+            hint = f"known here: {', '.join(sorted(choices))}"
         raise ConfigError(f"{place(where)}: unknown key {dotted}; {hint}")
 
 

@@ -86,26 +86,28 @@ class Http(Section, frozen=True):
     base_url: str = ""
     cors_origins: tuple[str, ...] = ()
     connections_max: Count = 1000
-    header_bytes_max: Annotated[int, msgspec.Meta(ge=KIB, le=MIB)] = 64 * KIB
-    body_bytes_max: Bytes = 16 * GIB
-    header_seconds: Seconds = 20.0
+    header_bytes_max: Annotated[int, msgspec.Meta(ge=KIB, le=MIB)] = 32 * KIB
+    body_bytes_max: Bytes = 64 * GIB
+    header_seconds: Seconds = 15.0
     body_idle_seconds: Seconds = 30.0
-    write_idle_seconds: Seconds = 30.0
+    write_stall_seconds: Seconds = 30.0
     keep_alive_seconds: Seconds = 75.0
 
 
 class Ingest(Section, frozen=True):
-    memory_bytes_max: Annotated[int, msgspec.Meta(ge=8 * MIB, le=TIB)] = 512 * MIB
-    object_bytes_max: Bytes = 4 * GIB
-    group_wait_ms_max: Milliseconds = 0.0
-    group_objects_max: Count = 64
+    memory_bytes_max: Annotated[int, msgspec.Meta(ge=8 * MIB, le=TIB)] = 2 * GIB
+    memory_wait_seconds: Seconds = 20.0
+    object_bytes_max: Bytes = 768 * MIB
+    group_objects_max: Count = 256
     group_bytes_max: Bytes = 64 * MIB
 
 
 class Storage(Section, frozen=True):
+    duplicates: Literal["keep-first", "newest-current"] = "keep-first"
+    study_stable_seconds: Seconds = 60.0
     segment_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = GIB
     index_map_bytes: Annotated[int, msgspec.Meta(ge=64 * MIB, le=64 * TIB)] = TIB
-    disk_reserve_bytes: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 256 * MIB
+    disk_reserve_bytes: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 512 * MIB
 
 
 class Logs(Section, frozen=True):
