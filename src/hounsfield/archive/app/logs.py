@@ -30,7 +30,7 @@ SAFE = frozenset(
         "records", "segment", "offset", "length", "limit", "attempt", "retry", "delay_seconds",
         "exit_code", "signal", "error", "error_type", "where", "path", "directory", "key_source",
         "announcement", "next", "workers", "restarts", "grace_seconds", "table", "what", "tag",
-        "vr",
+        "vr", "connections", "errno", "request_id", "response_started", "exception",
     }
 )  # fmt: skip
 
@@ -44,7 +44,7 @@ HASHED = frozenset(
 )  # fmt: skip
 
 # A UID of five or more components. The standard's own (SOP classes, transfer syntaxes) identify no one.
-_UID = re.compile(r"(?<![\d.])(?!1\.2\.840\.10008\.)[0-2](?:\.(?:0|[1-9]\d*)){4,}(?![\d.])")
+_UID = re.compile(r"(?<![\d.])(?!1\.2\.840\.10008\.)[0-2](?:\.(?:0|[1-9]\d*)){4,}(?!\.?\d)")
 _ADDRESS = re.compile(r"^\d{1,3}(?:\.\d{1,3}){3}$")
 
 
