@@ -146,7 +146,7 @@ def commands(draw: st.DrawFn) -> Command:
         if field.name == "affected_sop_class_uid" and field.default is not None:
             value = value.filter(bool)
         values[field.name] = draw(value)
-    if spec.name in ("C-ECHO-RSP",) and values["affected_sop_class_uid"] is None:
+    if spec.name == "C-ECHO-RSP" and values["affected_sop_class_uid"] is None:
         values["affected_sop_class_uid"] = "1.2.840.10008.1.1"
     return spec.cls(**values)
 

@@ -94,7 +94,7 @@ def encode_command(command: Command) -> bytes:
                     parts.append(_ELEMENT.pack(0, number, len(encoded)) + encoded)
             elif required:
                 raise LocalProtocolError(f"{spec.name}: {name} must not be None")
-    except (struct_error, UnicodeEncodeError):
+    except (struct_error, OverflowError, UnicodeEncodeError):
         raise LocalProtocolError(f"{spec.name}: {name} does not fit its element") from None
     if pending_dataset:
         parts.append(_SHORT.pack(0, _DATASET_TYPE, 2, dataset_type))

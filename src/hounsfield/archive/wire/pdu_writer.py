@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
+from struct import error as struct_error
 
 from hounsfield.archive.wire.errors import LocalProtocolError
 from hounsfield.archive.wire.pdus import (
@@ -41,6 +42,13 @@ def data_header(context_id: int, is_command: bool, last: bool, length: int) -> b
 
 def write_pdu(pdu: Pdu) -> bytes:
     """One whole PDU, header included."""
+    try:
+        return _write(pdu)
+    except (ValueError, OverflowError, struct_error) as error:  # a number too large for its field
+        raise LocalProtocolError(f"{type(pdu).__name__} does not fit its format: {error}") from None
+
+
+def _write(pdu: Pdu) -> bytes:
     match pdu:
         case DataFragment(context_id, is_command, last, data):
             return data_header(context_id, is_command, last, len(data)) + data
