@@ -269,9 +269,9 @@ async def test_waiting_for_the_client_keeps_pipelined_requests(connect, answers_
             await responder(bodies=[scope["path"].encode()])(scope, receive, send)
 
     peer = await connect(app)
-    wire = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % i for i in range(3))
-    await peer.send(wire)
-    answers, _ = answers_of(await peer.read_available(), ["GET"] * 3)
+    wire = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % i for i in range(2))
+    await peer.send(wire + b"GET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    answers, _ = answers_of(await peer.read_until_closed(), ["GET"] * 3)
     assert [answer.body for answer in answers] == [b"/0", b"/1", b"/2"]
 
 
