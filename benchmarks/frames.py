@@ -1,4 +1,6 @@
-"""Frames over DICOMweb: the same studies in every server, 512 KiB frames at 1 and 8 clients, compared with what was sent."""
+"""Frames over DICOMweb: the same studies in every server, 512 KiB frames at 1 and 8 clients, compared with
+what was sent.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def frame_targets(load: Load, run: int) -> list[Target]:
                 f"/instances/{identity.sop_instance_uid()}/frames/"
             )
             for number, digest in enumerate(digests[index % VARIANTS], start=1):
-                targets.append(Target(path=f"{where}{number}", accept=FRAMES_ACCEPT, size=size, digest=digest))
+                targets.append(
+                    Target(path=f"{where}{number}", accept=FRAMES_ACCEPT, size=size, digest=digest)
+                )
     return targets
 
 
@@ -54,7 +58,9 @@ def rounds(
     clients: Sequence[int] = CLIENTS,
     progress: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """Fills every server once, then `number` rounds in turned order. The servers that are not asked stay idle."""
+    """Fills every server once, then `number` rounds in turned order. The servers that are not asked stay
+    idle.
+    """
     cells = []
     with ExitStack() as stack:
         ready: list[tuple[Peer, list[Target]]] = []
@@ -78,7 +84,11 @@ def rounds(
 
 
 def _filled(peer: Peer) -> tuple[Peer, list[Target]]:
-    """The server with the studies in it, every frame's URL, after one read of each so that all caches are as warm."""
+    """The server with the studies in it, and every frame's URL, after one read of each so that all caches
+    are as warm. A server without a DICOM port stores nothing and is asked for anything.
+    """
+    if not peer.endpoints.dicom_port:
+        return peer, [Target(path="/", accept=FRAMES_ACCEPT)]
     load = Load(
         host="127.0.0.1",
         port=peer.endpoints.dicom_port,
@@ -89,7 +99,8 @@ def _filled(peer: Peer) -> tuple[Peer, list[Target]]:
     )
     report = run_load(load)
     if report.failures or report.acknowledged != ASSOCIATIONS * INSTANCES_EACH:
-        raise PeerError(f"{peer.label} took {report.acknowledged} objects: {report.failures}\n{peer.log_tail()}")
+        taken = f"{peer.label} took {report.acknowledged} objects"
+        raise PeerError(f"{taken}: {report.failures}\n{peer.log_tail()}")
     targets = frame_targets(load, report.run)
     wait_idle(peer.pid)
     assert peer.endpoints.http_port

@@ -1,8 +1,8 @@
 """An HTTP load generator for lists of URLs: one process per client, keep-alive, one request at a time.
 
-Requests are built once; bodies are received into one reused buffer and judged by length. Every status and every length
-is checked; a sample of the bodies is compared byte for byte (by digest) with what was stored. Answers framed by
-Content-Length or chunked coding are understood (RFC 9112 6), others are failures.
+Requests are built once; bodies are received into one reused buffer and judged by length. Every status and
+every length is checked; a sample of the bodies is compared byte for byte (by digest) with what was stored.
+Answers framed by Content-Length or chunked coding are understood (RFC 9112 6), others are failures.
 
     python -m benchmarks.http_load http://127.0.0.1:8042/dicom-web/... [--clients 8] [--seconds 5]
 """
@@ -17,7 +17,6 @@ import socket
 import sys
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.figures import percentile
@@ -32,7 +31,9 @@ SAMPLE = 40
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One URL. `digest` is the sha256 of the payload (of a multipart body: of its first part), `size` its length."""
+    """One URL. `digest` is the sha256 of the payload (of a multipart body: of its first part), `size` its
+    length.
+    """
 
     path: str
     accept: str = "*/*"
@@ -42,7 +43,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class HttpLoad:
-    """Who asks how much of whom. A client stops after `count` requests or `seconds`, whichever comes first."""
+    """Who asks how much of whom. A client stops after `count` requests or `seconds`, whichever comes
+    first.
+    """
 
     host: str
     port: int
@@ -54,7 +57,9 @@ class HttpLoad:
 
 @dataclass(frozen=True, slots=True)
 class HttpReport:
-    """What came back. A request counts in `completed` when status and length were right, and the sample agreed."""
+    """What came back. A request counts in `completed` when status and length were right, and the sample
+    agreed.
+    """
 
     completed: int
     compared: int

@@ -1,11 +1,13 @@
-"""C-STORE: every server at 1, 4 and 8 associations, interleaved, each cell on a fresh server and an empty disk queue."""
+"""C-STORE: every server at 1, 4 and 8 associations, interleaved, each cell on a fresh server and an empty
+disk queue.
+"""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from benchmarks.peers.base import Peer, PeerError
 from benchmarks.processes import MemoryWatch, cpu_seconds, wait_idle
 
 WARM_UP_OBJECTS = 20
-# Objects a cell may send per association, so that a fast server cannot fill the disk: 4 GiB of CT slices in all.
+# Objects a cell may send per association, so that a fast server cannot fill the disk: 4 GiB of CT slices in
+# all.
 CELL_BYTES_MAX = 4 * 1024**3
 
 
@@ -31,9 +34,15 @@ class Scenario:
 
 SCENARIOS = {
     "ct": Scenario("ct", "C-STORE, 512 KiB CT slices", "ct", study_per_object=False, associations=(1, 4, 8)),
-    "small": Scenario("small", "C-STORE, 32 KiB objects in series", "small", study_per_object=False, associations=(8,)),
+    "small": Scenario(
+        "small", "C-STORE, 32 KiB objects in series", "small", study_per_object=False, associations=(8,)
+    ),
     "small-studies": Scenario(
-        "small-studies", "C-STORE, 32 KiB objects, a study each", "small", study_per_object=True, associations=(8,)
+        "small-studies",
+        "C-STORE, 32 KiB objects, a study each",
+        "small",
+        study_per_object=True,
+        associations=(8,),
     ),
 }
 
@@ -41,8 +50,14 @@ SCENARIOS = {
 def measure(
     peer_class: type[Peer], scenario: Scenario, associations: int, *, seconds: float, scratch: Path | None
 ) -> dict[str, Any]:
-    """One cell: start, warm up, load, count what is there, stop. Never raises for a server's failure: it is the result."""
-    cell: dict[str, Any] = {"server": peer_class.name, "scenario": scenario.name, "associations": associations}
+    """One cell: start, warm up, load, count what is there, stop. Never raises for a server's failure: it is
+    the result.
+    """
+    cell: dict[str, Any] = {
+        "server": peer_class.name,
+        "scenario": scenario.name,
+        "associations": associations,
+    }
     os.sync()  # what an earlier server left unwritten must not be written in this one's time
     try:
         with peer_class(scratch=scratch) as peer:
@@ -53,19 +68,20 @@ def measure(
 
 
 def _loaded(peer: Peer, scenario: Scenario, associations: int, seconds: float) -> dict[str, Any]:
-    common = {
-        "host": "127.0.0.1",
-        "port": peer.endpoints.dicom_port,
-        "called_ae": peer.endpoints.ae_title,
-        "kind": scenario.kind,
-        "study_per_object": scenario.study_per_object,
-    }
-    warm = run_load(Load(**common, associations=associations, count=WARM_UP_OBJECTS, seconds=5.0))
+    base = Load(
+        host="127.0.0.1",
+        port=peer.endpoints.dicom_port,
+        called_ae=peer.endpoints.ae_title,
+        associations=associations,
+        kind=scenario.kind,
+        study_per_object=scenario.study_per_object,
+    )
+    warm = run_load(replace(base, count=WARM_UP_OBJECTS, seconds=5.0))
     wait_idle(peer.pid)
     count = int(CELL_BYTES_MAX / max(1, warm.bytes_each) / associations)
     before = cpu_seconds(peer.pid)
     with MemoryWatch(peer.pid) as memory:
-        report = run_load(Load(**common, associations=associations, count=count, seconds=seconds))
+        report = run_load(replace(base, count=count, seconds=seconds))
     wait_idle(peer.pid)
     cpu = cpu_seconds(peer.pid) - before
     stored = peer.stored()
@@ -94,8 +110,8 @@ def rounds(
     associations: Sequence[int] | None = None,
     progress: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """`number` rounds; in each, every server is measured once per number of associations. The order turns by one in
-    every round, so that no server always runs after the same neighbour.
+    """`number` rounds; in each, every server is measured once per number of associations. The order turns
+    by one in every round, so that no server always runs after the same neighbour.
     """
     cells = []
     for index in range(number):

@@ -130,6 +130,7 @@ class _Process:
     pid: int
     parent: int
     session: int
+    zombie: bool
     cpu_seconds: float
 
 
@@ -144,13 +145,13 @@ def _processes() -> list[_Process]:
         except OSError:
             continue
         cpu = sum(int(value) for value in fields[11:15]) / _TICKS
-        found.append(_Process(int(entry.name), int(fields[1]), int(fields[3]), cpu))
+        found.append(_Process(int(entry.name), int(fields[1]), int(fields[3]), fields[0] == "Z", cpu))
     return found
 
 
 def tree(root: int) -> list[int]:
     """The living processes that `root` started: its session and its descendants, itself included."""
-    return [process.pid for process in _tree(root)]
+    return [process.pid for process in _tree(root) if not process.zombie]
 
 
 def _tree(root: int) -> list[_Process]:

@@ -43,7 +43,9 @@ class Endpoints:
 
 
 class Peer(ABC):
-    """A server that can be measured. Use as a context manager: started on entry, gone with its folder on exit."""
+    """A server that can be measured. Use as a context manager: started on entry, gone with its folder on
+    exit.
+    """
 
     name: str
     """Short, unique, for --only and the results."""
@@ -197,6 +199,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
+    deadline = time.monotonic() + STOP_SECONDS
+    while tree(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 PYTHON = sys.executable

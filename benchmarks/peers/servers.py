@@ -21,7 +21,8 @@ from benchmarks.peers.base import (
 )
 from benchmarks.peers.ours import Hounsfield
 
-# DCMTK sends a response in two small writes; with Nagle's algorithm on, the second waits 40 ms for the delayed ACK.
+# DCMTK sends a response in two small writes; with Nagle's algorithm on, the second waits 40 ms for the
+# delayed ACK.
 NO_DELAY = {"TCP_NODELAY": "1"}
 ORTHANC_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
@@ -246,6 +247,24 @@ class Discard(Bare):
         return None
 
 
+class FixedHttp(Peer):
+    """Answers every request with the same 512 KiB: how fast the HTTP load generator can be on this
+    machine.
+    """
+
+    name = "fixed-http"
+    label = "fixed answer"
+    durable = "stores nothing: the load generator's ceiling"
+    tuning = "a process per connection, one send per answer"
+
+    def version(self) -> str:
+        return "benchmarks.peers.fixed_http"
+
+    def _launch(self) -> Endpoints:
+        self._start([PYTHON, "-m", "benchmarks.peers.fixed_http"])
+        return Endpoints(dicom_port=0, http_port=self._wait_ready_line())
+
+
 ALL: tuple[type[Peer], ...] = (
     Discard,
     Bare,
@@ -256,6 +275,10 @@ ALL: tuple[type[Peer], ...] = (
     Dcmqrscp,
     Pynetdicom,
 )
+"""Measured with C-STORE, in the order of the tables."""
+
+FRAMES: tuple[type[Peer], ...] = (FixedHttp, Hounsfield, Orthanc)
+"""Measured with frames over HTTP."""
 
 
 def _same_pdu() -> list[str]:
