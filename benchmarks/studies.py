@@ -17,6 +17,7 @@ import random
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -168,7 +169,11 @@ def _find_slots(header: bytes, optional: set[str]) -> tuple[tuple[str, int, int]
         while start >= 0:
             found.append((name, start, len(mark)))
             start = header.find(mark, start + len(mark))
-    return tuple(sorted(found, key=lambda slot: slot[1]))
+    found.sort(key=lambda slot: slot[1])
+    for (one, offset, length), (other, after, _) in pairwise(found):
+        if offset + length > after:
+            raise ValueError(f"the slots {one!r} and {other!r} overlap: their markers are too alike")
+    return tuple(found)
 
 
 def studies(
