@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import trio
 import trio.testing
@@ -40,10 +42,10 @@ class Client:
     async def next(self):
         while not self.events:
             data = await self.peer.stream.receive_some(65536)
-            self.ws.receive_data(data or None)
-            self.events.extend(self.ws.events())
-            if not data and not self.events:
+            if not data:
                 return None
+            self.ws.receive_data(data)
+            self.events.extend(self.ws.events())
         return self.events.pop(0)
 
 
@@ -80,6 +82,8 @@ async def test_text_bytes_and_subprotocol(client_of):
     await client.send(CloseConnection(code=1000))
     assert (await client.next()).code == 1000
     assert await client.next() is None
+    await client.peer.stream.aclose()
+    await trio.testing.wait_all_tasks_blocked()
     assert client.peer.server.statistics().websockets_open == 0
 
 
@@ -234,6 +238,7 @@ async def test_broken_frames_are_1002(client_of):
     await client.next()
     await client.peer.stream.send_all(b"\xff\xff\xff\xff")
     assert (await client.next()).code == 1002
+    await trio.testing.wait_all_tasks_blocked()
     assert log[0][0] == 1002
 
 
@@ -245,6 +250,7 @@ async def test_websocket_message_bytes_max(client_of, autojump_clock):
     await client.send(BytesMessage(data=bytes(60), message_finished=False))
     await client.send(BytesMessage(data=bytes(60), message_finished=False))
     assert (await client.next()).code == 1009
+    await trio.testing.wait_all_tasks_blocked()
     assert log[0][0] == 1009
 
 
@@ -311,11 +317,8 @@ async def test_going_away_is_1001(listening):
         await disconnects(log)(scope, receive, send)
 
     async with listening(app) as (server, port):
-
-        class Peer:
-            stream = await trio.open_tcp_stream("127.0.0.1", port)
-
-        client = Client(Peer)
+        peer = SimpleNamespace(stream=await trio.open_tcp_stream("127.0.0.1", port))
+        client = Client(peer)
         await client.open()
         assert isinstance(await client.next(), AcceptConnection)
         server.drain()

@@ -129,10 +129,10 @@ class Connection:
                 return False
             if not exchange.keep_alive:
                 if not exchange.request_complete or self.pending:
-                    await self._linger()
+                    await self.linger()
                 return True
             if not exchange.request_complete and not await exchange.discard_body():
-                await self._linger()
+                await self.linger()
                 return True
             if self.draining:
                 return True
@@ -289,9 +289,9 @@ class Connection:
             fault.status, fault.detail, close=True, headers=fault.headers, body=method != b"HEAD"
         )
         await self.transport.send([data])
-        await self._linger()
+        await self.linger()
 
-    async def _linger(self) -> None:
+    async def linger(self) -> None:
         """Close our half and read on a little: closing with bytes unread sends a reset that overtakes the
         answer."""
         left = self.limits.body_unread_max

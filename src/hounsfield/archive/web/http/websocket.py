@@ -75,6 +75,7 @@ class WebSocketSession:
         self._denied = False
         self._close_sent = False
         self._disconnect: Message | None = None
+        self._ended = False
         self._nursery: trio.Nursery | None = None
         try:
             path = head.path + (b"?" + head.query if head.query else b"")
@@ -99,7 +100,10 @@ class WebSocketSession:
                     self._log_failure(error)
             await self._finish(code)
             nursery.cancel_scope.cancel()
-        return self._disconnect is None or self._disconnect["code"] not in (ABNORMAL, TOO_BIG)
+        if self._disconnect is None or self._disconnect["code"] == ABNORMAL:
+            return not self._accepted
+        await self._connection.linger()
+        return True
 
     async def go_away(self) -> None:
         """Tell both sides that the server is stopping."""
@@ -186,8 +190,10 @@ class WebSocketSession:
             return
         if self._disconnect is None:
             await self._close(code)
+        if self._disconnect is not None and self._disconnect["code"] == ABNORMAL:
+            return
         with trio.move_on_after(self._limits.websocket_close_s):
-            while self._disconnect is None:
+            while not self._ended:
                 self._queue.clear()
                 self._queued_bytes = 0
                 self._notify()
@@ -196,12 +202,19 @@ class WebSocketSession:
     # -- beside the application
 
     async def _read(self) -> None:
+        try:
+            await self._read_messages()
+        finally:
+            self._ended = True
+            self._notify()
+
+    async def _read_messages(self) -> None:
         connection = self._connection
         parts: list[Any] = []
         size = 0
         data = connection.pending
         connection.pending = b""
-        while self._disconnect is None or self._close_sent:
+        while True:
             if not data:
                 while self._queued_bytes >= self._limits.websocket_queue_bytes_max:
                     await self._changed.wait()
