@@ -206,11 +206,12 @@ class _Walk:
     """The state of one walk: kept in attributes because sequences recurse."""
 
     __slots__ = (
-        "elements", "fragments", "implicit", "limits", "little", "nested_left", "pixels", "problems", "undefined",
+        "elements", "fragments", "implicit", "limits", "little", "nested_left", "pixels", "problems", "undefined", "video",
     )  # fmt: skip
 
     def __init__(self, syntax: TransferSyntax, limits: ScanLimits) -> None:
         self.limits = limits
+        self.video = syntax.is_video
         self.implicit = syntax.implicit_vr
         self.little = syntax.little_endian
         self.elements: dict[int, Element] = {}
@@ -459,7 +460,13 @@ class _Walk:
         if self.fragments is not None:
             extended = self.elements.get(_EXTENDED_OFFSETS)
             table = None if extended is None else bytes(data[extended[1] : extended[1] + extended[2]])
-            return *cut_encapsulated(data, self.fragments, frames, table, self.little, self.problems), shape
+            layout, cuts, count = cut_encapsulated(
+                data, self.fragments, frames, table, self.little, self.problems
+            )
+            if self.video:
+                # Frames of a video stream have no bytes of their own: that is as it should be (PS3.5 8.2.5).
+                self.problems.pop(Problem.FRAMES_NOT_SEPARABLE, None)
+            return layout, cuts, count, shape
         truncated = Problem.TRUNCATED in self.problems
         return *cut_native(
             len(data), pixels.offset, pixels.end, frames, shape, self.problems, truncated
