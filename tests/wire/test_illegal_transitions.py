@@ -85,7 +85,7 @@ def test_every_pdu_in_every_state(trigger: Trigger, state: State, role: Role) ->
         return
     action = TRANSITIONS[trigger, state]
     effect = ACTIONS[action]
-    if effect.send == "abort":
+    if effect.aborts:
         with pytest.raises(RemoteProtocolError) as caught:
             association.next_event()
         if action is Action.AA_1:

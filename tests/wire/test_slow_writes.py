@@ -73,9 +73,7 @@ def test_a_response_is_one_buffer_even_for_a_peer_with_tiny_pdus() -> None:
     st.lists(st.binary(max_size=700), max_size=8),
     st.one_of(st.just(0), st.just(None), st.integers(64, 1000)),
 )
-def test_any_data_set_in_any_buffers_within_the_maximum(
-    parts: list[bytes], peer_max: int | None
-) -> None:
+def test_any_data_set_in_any_buffers_within_the_maximum(parts: list[bytes], peer_max: int | None) -> None:
     writer = MessageWriter(established(Role.REQUESTOR, peer_max=peer_max))
     batches = list(writer.message(3, STORE, parts))
     stream = b"".join(wire(batch) for batch in batches)

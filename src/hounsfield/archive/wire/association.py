@@ -47,7 +47,7 @@ from hounsfield.archive.wire.pdus import (
     ReleaseRequest,
     TransportClosed,
 )
-from hounsfield.archive.wire.states import ACTIONS, TRANSITIONS, Action, Effect, Role, State, Trigger
+from hounsfield.archive.wire.states import EFFECTS, TRANSITIONS, Effect, Role, State, Trigger
 
 __all__ = ["NEED_DATA", "AcceptedContext", "Association", "NeedData"]
 
@@ -316,8 +316,8 @@ class Association:
                 )
         elif length != _SMALL_PDU_BYTES:
             self._fail(Trigger.INVALID_PDU, f"{trigger.name} of {length} bytes, must be {_SMALL_PDU_BYTES}")
-        effect = ACTIONS[self._action(trigger)]
-        if effect.send == "abort":
+        effect = self._effect(trigger)
+        if effect.aborts:
             # not permitted in this state: no need to wait for the rest of it
             self._fail(trigger, f"{trigger.name} in Sta{self._state.value}", AbortReason.UNEXPECTED_PDU)
         whole = _PDU_HEADER.size + length
@@ -328,11 +328,11 @@ class Association:
         return self._deliver(trigger, body)
 
     def _begin_data(self, length: int) -> None:
-        effect = ACTIONS[self._action(Trigger.P_DATA_TF)]
-        if effect.send == "abort":
+        effect = self._effect(Trigger.P_DATA_TF)
+        if effect.aborts:
             self._fail(Trigger.P_DATA_TF, f"P_DATA_TF in Sta{self._state.value}", AbortReason.UNEXPECTED_PDU)
         if not effect.deliver:
-            self._fire(Trigger.P_DATA_TF)
+            self._apply(effect)
             self._deaf = True  # Sta13: ignored, and so is everything that could still come
             return
         if not PDV_OVERHEAD <= length <= self._receive_max:
@@ -340,7 +340,7 @@ class Association:
                 Trigger.INVALID_PDU,
                 f"P_DATA_TF of {length} bytes, must be {PDV_OVERHEAD} to {self._receive_max}",
             )
-        self._fire(Trigger.P_DATA_TF)
+        self._apply(effect)
         self._start += _PDU_HEADER.size
         self._pdu_left = length
 
@@ -403,7 +403,7 @@ class Association:
             return self._send_data(event)
         trigger = self._local_trigger(event)
         if trigger is not Trigger.LOCAL_ASSOCIATE_REQUEST:
-            self._action(trigger)  # raises before anything is encoded
+            self._effect(trigger)  # raises before anything is encoded
         elif self._role is Role.ACCEPTOR:
             raise LocalProtocolError("an acceptor does not send an A-ASSOCIATE-RQ")
         if isinstance(event, AssociateAccept):
@@ -482,17 +482,20 @@ class Association:
 
     # ------------------------------------------------------------ the table at work
 
-    def _action(self, trigger: Trigger) -> Action:
-        action = TRANSITIONS.get((trigger, self._state))
-        if action is None:
+    def _effect(self, trigger: Trigger) -> Effect:
+        effect = EFFECTS.get((trigger, self._state))
+        if effect is None:
             raise LocalProtocolError(
                 f"{trigger.name} is not permitted in Sta{self._state.value} ({self._state.name})"
             )
-        return action
+        return effect
 
     def _fire(self, trigger: Trigger, *, otherwise: bool = False) -> Effect:
-        """Do what the table says; the only place where the state changes."""
-        effect = ACTIONS[self._action(trigger)]
+        """Do what the table says."""
+        return self._apply(self._effect(trigger), otherwise=otherwise)
+
+    def _apply(self, effect: Effect, *, otherwise: bool = False) -> Effect:
+        """The only place where the state changes."""
         artim = effect.artim
         if otherwise and effect.otherwise is not None:
             self._state = effect.otherwise
@@ -512,10 +515,9 @@ class Association:
     ) -> NoReturn:
         """The peer broke the protocol: queue the A-ABORT that the table wants, go deaf, raise."""
         # AA-1 aborts as the user, who has no reasons to give (PS3.8 Table 9-26)
-        as_user = self._action(trigger) is Action.AA_1
         effect = self._fire(trigger)
-        reply = Abort() if as_user else Abort(AbortSource.SERVICE_PROVIDER, reason)
-        assert effect.send == "abort"
+        assert effect.aborts
+        reply = Abort() if effect.send == "abort as user" else Abort(AbortSource.SERVICE_PROVIDER, reason)
         self._out.append(write_pdu(reply))
         self._deaf = True
         raise RemoteProtocolError(message, reply)

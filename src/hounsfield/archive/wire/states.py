@@ -46,7 +46,17 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Literal
 
-__all__ = ["ACTIONS", "STATE_MEANINGS", "TRANSITIONS", "Action", "Effect", "Role", "State", "Trigger"]
+__all__ = [
+    "ACTIONS",
+    "EFFECTS",
+    "STATE_MEANINGS",
+    "TRANSITIONS",
+    "Action",
+    "Effect",
+    "Role",
+    "State",
+    "Trigger",
+]
 
 
 class Role(Enum):
@@ -155,11 +165,16 @@ class Effect:
     next: State
     otherwise: State | None = None
     deliver: bool = False
-    send: Literal["ours", "abort"] | None = None
+    send: Literal["ours", "abort as user", "abort as provider"] | None = None
     artim: Literal["start", "stop"] | None = None
     close: bool = False
     text: str
     otherwise_artim: Literal["start", "stop"] | None = None
+
+    @property
+    def aborts(self) -> bool:
+        """Whether the machine itself sends an A-ABORT."""
+        return self.send in ("abort as user", "abort as provider")
 
 
 _S = State
@@ -209,7 +224,7 @@ ACTIONS: dict[Action, Effect] = {
     # abort (Table 9-9)
     Action.AA_1: Effect(
         next=_S.AWAITING_CLOSE,
-        send="abort",
+        send="abort as user",
         artim="start",
         text="send A-ABORT (source: user), start or restart ARTIM",
     ),
@@ -218,11 +233,11 @@ ACTIONS: dict[Action, Effect] = {
     Action.AA_4: Effect(next=_S.IDLE, deliver=True, text="deliver the provider's abort"),
     Action.AA_5: Effect(next=_S.IDLE, artim="stop", text="stop ARTIM"),
     Action.AA_6: Effect(next=_S.AWAITING_CLOSE, text="ignore the PDU"),
-    Action.AA_7: Effect(next=_S.AWAITING_CLOSE, send="abort", text="send A-ABORT"),
+    Action.AA_7: Effect(next=_S.AWAITING_CLOSE, send="abort as provider", text="send A-ABORT"),
     Action.AA_8: Effect(
         next=_S.AWAITING_CLOSE,
         deliver=True,
-        send="abort",
+        send="abort as provider",
         artim="start",
         text="send A-ABORT (source: provider), deliver the provider's abort, start ARTIM",
     ),
@@ -287,3 +302,6 @@ TRANSITIONS: dict[tuple[Trigger, State], Action] = {
     (trigger, State(number)): action for trigger, row in _TABLE.items() for number, action in row.items()
 }
 """What to do when ``trigger`` happens in ``state``; a missing pair is not permitted."""
+
+EFFECTS: dict[tuple[Trigger, State], Effect] = {key: ACTIONS[action] for key, action in TRANSITIONS.items()}
+"""``TRANSITIONS`` and ``ACTIONS`` in one look-up: it happens for every PDU."""
