@@ -1,7 +1,7 @@
 """A worker with a stub for an archive: real supervisor, channel, scoreboard and drain, no storage.
 
-Run by the supervisor in tests as ``python stub_worker.py --channel-fd N``. Each connection is told which worker
-took it, and stays open until the client closes it.
+Run by the supervisor in tests as ``python stub_worker.py --channel-fd N``. Each connection is told which
+worker took it, and stays open until the client closes it.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ class Boot(msgspec.Struct, frozen=True):
     master_key: bytes
     bearer_tokens: tuple[str, ...]
     log_salt: bytes
+    first: bool = False  # nobody else has the archive open yet: recover it whole
 
     def __repr__(self) -> str:
         """Without the secrets, so that no traceback prints them."""

@@ -2,15 +2,65 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 
+import structlog
+import trio
+
+from hounsfield.archive.app.engine_options import engine_options
+from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.resources import Resources, Services
+from hounsfield.archive.app.sampling import Sampler
+from hounsfield.archive.engine.engine import Engine, Stores, open_engine
+from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.master_key import MasterKey
 
 
 @asynccontextmanager
 async def build_services(resources: Resources) -> AsyncIterator[Services]:
     """Everything one worker runs, opened; closed again when the block is left."""
+    boot = resources.boot
+    directory = Path(boot.directory)
+    options = engine_options(resources.config, boot.workers)
+    keyring = Keyring.open(directory / "keys", MasterKey(boot.master_key, "the supervisor"))
+    stores = await trio.to_thread.run_sync(Stores.open, directory, keyring, options)
+    try:
+        await _recover(stores, first=boot.first)
+        owner = f"worker {boot.worker} {os.getpid()}"
+        async with open_engine(
+            stores, options, owner=owner, on_commit=resources.wakeups.notify_others
+        ) as engine:
+            yield _services(resources, engine)
+    finally:
+        stores.close()
+
+
+async def _recover(stores: Stores, *, first: bool) -> None:
+    """Index what dead processes made durable and did not index; ``first``: nobody else is here yet."""
+    report = await trio.to_thread.run_sync(partial(stores.catch_up, at_start=first))
+    if report.records or report.facts or report.damaged:
+        structlog.get_logger().warning(
+            "recovered what was durable and not indexed",
+            records=report.records,
+            count=report.facts,
+            segment=report.segments,
+            detail={"damage": dict(report.damage)} if report.damage else None,
+        )
+
+
+def _services(resources: Resources, engine: Engine) -> Services:
     services = Services()
-    del resources
-    yield services
+    sampler = Sampler(resources.board)
+    sampler.add_engine(engine)
+    operations = Operations(
+        engine,
+        lambda: resources.config.aes,
+        partial(resources.tell_supervisor, {"type": "aes-changed"}),
+    )
+    services.operations |= operations.table()
+    services.background.append(sampler.run)
+    return services

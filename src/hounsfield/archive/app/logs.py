@@ -30,7 +30,8 @@ SAFE = frozenset(
         "records", "segment", "offset", "length", "limit", "attempt", "retry", "delay_seconds",
         "exit_code", "signal", "error", "error_type", "where", "path", "directory", "key_source",
         "announcement", "next", "workers", "restarts", "grace_seconds", "table", "what", "tag",
-        "vr", "connections", "errno", "request_id", "response_started", "exception",
+        "vr", "connections", "errno", "request_id", "response_started", "exception", "at", "errors",
+        "detail",
     }
 )  # fmt: skip
 
@@ -61,19 +62,21 @@ class Redactor:
 
     def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         for key, value in event.items():
-            if key in HASHED:
-                event[key] = None if value is None else self.hash(value)
-            elif key not in SAFE:
-                event[key] = WITHHELD
-            else:
-                event[key] = self._clean(value)
+            event[key] = self._one(key, value)
         return event
+
+    def _one(self, key: str, value: Any) -> Any:
+        if key in HASHED:
+            return None if value is None else self.hash(value)
+        return self._clean(value) if key in SAFE else WITHHELD
 
     def _clean(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, list | tuple):
             return [self._clean(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self._one(key, item) for key, item in value.items()}
         text = str(value)
         if _ADDRESS.match(text):
             return text

@@ -107,9 +107,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("objects_bytes_total", Kind.COUNTER, "Bytes of data sets committed"),
     Metric("commits_total", Kind.COUNTER, "Group commits"),
     Metric("commit_seconds", Kind.HISTOGRAM, "Time of one group commit", (), _LATENCY, _MICRO),
-    Metric("frames_total", Kind.COUNTER, "Frames delivered"),
-    Metric("frames_bytes_total", Kind.COUNTER, "Bytes of frames delivered"),
-    Metric("searches_total", Kind.COUNTER, "Queries answered"),
+    Metric("frames_total", Kind.COUNTER, "Frames read"),
+    Metric("frames_cached_total", Kind.COUNTER, "Frames read without a thread, from the page cache"),
 )
 
 

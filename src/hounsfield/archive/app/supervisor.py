@@ -111,6 +111,7 @@ class Supervisor:
         self._signals_seen = 0
         self._failure: str | None = None
         self._all_ready = trio.Event()
+        self._opened = trio.Event()  # worker 0 was ready once: the archive is recovered
         self._started_at = time.monotonic()
 
     async def run(self) -> None:
@@ -206,6 +207,8 @@ class Supervisor:
 
     async def _keep_running(self, process: _Process) -> None:
         delay = RESTART_SECONDS_MIN
+        if process.number > 0:
+            await self._opened.wait()
         while self._now() in {State.STARTING, State.SERVING}:
             code = await self._run_once(process)
             self.board.clear_gauges(process.number)
@@ -287,6 +290,7 @@ class Supervisor:
             master_key=self._master_key,
             bearer_tokens=self._tokens,
             log_salt=self._salt,
+            first=not self._opened.is_set(),
         )
 
     async def _hear_worker(self, process: _Process, channel: Channel) -> None:
@@ -297,10 +301,13 @@ class Supervisor:
                 match message["type"]:
                     case "ready":
                         process.ready = True
+                        self._opened.set()
                         if all(each.ready for each in self._processes):
                             self._all_ready.set()
                     case "failed":
                         process.failure = message["error"]
+                    case "aes-changed":
+                        await self._hand_out()
                     case "peer":
                         self._recent.note(message)
                     case "reply":
@@ -313,6 +320,7 @@ class Supervisor:
     def _shut_down(self, state: State, message: str) -> None:
         self.state = state
         self._all_ready.set()
+        self._opened.set()
         for process in self._processes:
             if process.channel is not None:
                 self._nursery.start_soon(self._tell, process, message)
@@ -371,11 +379,16 @@ class Supervisor:
         if config.http.listeners != self.config.http.listeners:
             raise ConfigError("http.listeners changed: restart the server for that")
         self.config, self._tokens = config, tokens
+        await self._hand_out()
+        self._log.info("loaded AE lists and bearer tokens anew")
+
+    async def _hand_out(self) -> None:
+        """Tell every worker to use the lists, tokens and added AEs as they are now."""
+        message = {"type": "reload", "config": self.config, "bearer_tokens": self._tokens}
         for process in self._processes:
             if process.channel is not None:
                 with contextlib.suppress(ChannelClosed):
-                    await process.channel.send({"type": "reload", "config": config, "bearer_tokens": tokens})
-        self._log.info("loaded AE lists and bearer tokens anew")
+                    await process.channel.send(message)
 
     def status(self) -> dict[str, Any]:
         """What runs, where it listens, and the archive's totals."""

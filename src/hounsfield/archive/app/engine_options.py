@@ -1,0 +1,35 @@
+"""config.toml's keys as the engine's own limits: each package defines its limits, this maps onto them."""
+
+from __future__ import annotations
+
+from hounsfield.archive.config import Config
+from hounsfield.archive.engine.engine import EngineOptions
+from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.storage_backends.lmdb_store import LmdbLimits
+from hounsfield.storage_backends.local_blobs import LocalBlobLimits
+from hounsfield.storage_backends.segments import SegmentLimits
+
+
+def engine_options(config: Config, workers: int) -> EngineOptions:
+    """The options of one worker's engine out of ``workers``.
+
+    The memory for objects in flight is the archive's, so each worker has its share; but never less than
+    one largest object and what comes in beside it, or such an object could never be received.
+    """
+    ingest, storage = config.ingest, config.storage
+    share = max(ingest.memory_bytes_max // workers, ingest.object_bytes_max + ingest.object_bytes_max // 4)
+    return EngineOptions(
+        ingest=IngestLimits(
+            bytes_in_flight_max=share,
+            budget_wait_s_max=ingest.memory_wait_seconds,
+            object_bytes_max=ingest.object_bytes_max,
+            group_objects_max=ingest.group_objects_max,
+            group_bytes_max=ingest.group_bytes_max,
+        ),
+        segments=SegmentLimits(segment_bytes=storage.segment_bytes_max),
+        blobs=LocalBlobLimits(reserve_bytes=storage.disk_reserve_bytes),
+        # Half of the blobs' reserve, so that the index can still record a deletion when blobs are full.
+        index=LmdbLimits(map_bytes=storage.index_map_bytes, reserve_bytes=storage.disk_reserve_bytes // 2),
+        duplicates=storage.duplicates,
+        study_stable_s=storage.study_stable_seconds,
+    )

@@ -1,0 +1,76 @@
+"""The archive in this process, for commands that find no server running; locked while it is open."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from hounsfield.archive.app.control import ask
+from hounsfield.archive.app.data_directory import CONTROL_SOCKET, open_data_directory
+from hounsfield.archive.app.engine_options import engine_options
+from hounsfield.archive.app.keys import open_keyring, open_master_key
+from hounsfield.archive.app.operations import Operations
+from hounsfield.archive.config import Config
+from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.errors import NoServerError
+
+
+@contextlib.contextmanager
+def open_stores(config: Config) -> Iterator[Stores]:
+    """The locked stores of an archive that no server runs on. Raises DataDirectoryBusyError when one does."""
+    directory = open_data_directory(Path(config.archive.data), create=False)
+    try:
+        keyring = open_keyring(directory.path, open_master_key(config, directory.path), create=False)
+        stores = Stores.open(directory.path, keyring, engine_options(config, workers=1))
+        try:
+            yield stores
+        finally:
+            stores.close()
+    finally:
+        directory.close()
+
+
+class Archive:
+    """An archive that answers :meth:`call`: through its server when one runs, else in this process."""
+
+    def __init__(self, config: Config, stores: Stores | None) -> None:
+        self._config = config
+        self._stores = stores
+        self._options: EngineOptions = engine_options(config, workers=1)
+
+    @property
+    def running(self) -> bool:
+        """Whether a server answers."""
+        return self._stores is None
+
+    def call(self, op: str, **args: Any) -> Any:
+        """Do one operation; its result. Blocking. Raises HounsfieldError, EngineError or StorageError."""
+        if self._stores is None:
+            return ask(control_socket(self._config), op, **args)
+        return trio.run(self._call, self._stores, op, args)
+
+    async def _call(self, stores: Stores, op: str, args: dict[str, Any]) -> Any:
+        async with open_engine(stores, self._options, owner="command line") as engine:
+            return await Operations(engine, lambda: self._config.aes).table()[op](**args)
+
+
+@contextlib.contextmanager
+def open_archive(config: Config) -> Iterator[Archive]:
+    """The archive of ``config.archive.data``: by its server when one runs, else locked and opened here."""
+    try:
+        ask(control_socket(config), "status")
+    except NoServerError:
+        with open_stores(config) as stores:
+            stores.catch_up(at_start=True)
+            yield Archive(config, stores)
+    else:
+        yield Archive(config, None)
+
+
+def control_socket(config: Config) -> Path:
+    """Where the server of this configuration's data directory listens for commands."""
+    return Path(config.archive.data).expanduser().absolute() / CONTROL_SOCKET

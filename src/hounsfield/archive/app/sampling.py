@@ -1,0 +1,65 @@
+"""Components' ``statistics()`` onto the scoreboard, several times a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import trio
+
+from hounsfield.archive.app.scoreboard import Kind, Scoreboard
+from hounsfield.archive.engine.engine import Engine
+
+# Often enough for a scrape every second and for limits that add up over workers; 20 µs of work each.
+SAMPLE_SECONDS = 0.25
+
+
+class Sampler:
+    """Copies figures of this process to its row. A counter goes on from what an earlier worker left there."""
+
+    def __init__(self, board: Scoreboard) -> None:
+        self._board = board
+        self._sources: list[Callable[[], Mapping[str, int]]] = []
+        self._base = {
+            metric.key: board.own(metric.key) if metric.kind is Kind.COUNTER else 0
+            for metric in board.metrics
+            if metric.kind is not Kind.HISTOGRAM
+        }
+
+    def add(self, source: Callable[[], Mapping[str, int]]) -> None:
+        """Sample ``source``: scoreboard keys to this process's numbers since its start."""
+        self._sources.append(source)
+
+    def add_engine(self, engine: Engine) -> None:
+        """Sample the engine's figures."""
+
+        def figures() -> dict[str, int]:
+            now = engine.statistics()
+            return {
+                "objects_total.stored": now.objects_stored,
+                "objects_total.duplicate": now.objects_duplicate,
+                "objects_total.conflict": now.objects_conflict,
+                "objects_total.quarantined": now.objects_quarantined,
+                "objects_failed_total": now.objects_failed,
+                "objects_bytes_total": now.bytes_stored,
+                "commits_total": now.groups,
+                "ingest_bytes_in_flight": now.bytes_in_flight,
+                "frames_total": now.frames_read,
+                "frames_cached_total": now.frames_read_cached,
+            }
+
+        self.add(figures)
+
+    def sample(self) -> None:
+        """Copy every source's figures now."""
+        for source in self._sources:
+            for key, value in source().items():
+                self._board.set(key, self._base[key] + value)
+
+    async def run(self) -> None:
+        """Sample until cancelled, and once more at the end."""
+        try:
+            while True:
+                self.sample()
+                await trio.sleep(SAMPLE_SECONDS)
+        finally:
+            self.sample()
