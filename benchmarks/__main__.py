@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.what == "markdown":
         print(report.markdown(results.load(options.json)))
         return 0
+    # SIGTERM unwinds like Ctrl-C, so that no server and no folder stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began = time.monotonic()
     wanted = set(options.only.split(",")) if options.only else None
     names = {peer.name for peer in (*ALL, *FRAMES)}

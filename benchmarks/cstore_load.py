@@ -46,6 +46,7 @@ CONTEXT_ID = 1
 # Some acceptors announce no limit (0); a fragment is then this long.
 MAX_PDU_OURS = 262_144
 RESPONSE_TIMEOUT_SECONDS = 60.0
+ASSOCIATE_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Association:
     """A requestor's association over a blocking socket: exactly what a C-STORE needs."""
 
     def __init__(self, load: Load, sop_class_uid: str) -> None:
-        self._socket = socket.create_connection((load.host, load.port), timeout=RESPONSE_TIMEOUT_SECONDS)
+        self._socket = socket.create_connection((load.host, load.port), timeout=ASSOCIATE_TIMEOUT_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(65536)
         self._view = memoryview(self._buffer)
@@ -154,6 +155,7 @@ class Association:
             )
         )
         accepted, maximum = parse_accept(self._pdu())
+        self._socket.settimeout(RESPONSE_TIMEOUT_SECONDS)
         if accepted.get(CONTEXT_ID) != EXPLICIT_VR_LITTLE_ENDIAN:
             raise RefusedError(f"presentation context not accepted for SOP class {sop_class_uid}")
         self.max_pdu = min(maximum or load.max_pdu, load.max_pdu)

@@ -77,6 +77,8 @@ def _loaded(peer: Peer, scenario: Scenario, associations: int, seconds: float) -
         study_per_object=scenario.study_per_object,
     )
     warm = run_load(replace(base, count=WARM_UP_OBJECTS, seconds=5.0))
+    if not warm.acknowledged:
+        raise PeerError(f"{peer.label} stored nothing: {warm.failures}\n{peer.log_tail()}")
     wait_idle(peer.pid)
     count = int(CELL_BYTES_MAX / max(1, warm.bytes_each) / associations)
     before = cpu_seconds(peer.pid)
