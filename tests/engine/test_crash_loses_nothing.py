@@ -1,0 +1,164 @@
+"""kill -9 at any moment loses nothing that was acknowledged; what was durable but not indexed comes back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian
+
+from hounsfield.archive.dicom.levels import Level
+from hounsfield.archive.dicom.query import parse_qido
+from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.types import Outcome
+from hounsfield.archive.index.indexing import Indexer
+from hounsfield.archive.index.recovery import RecoveryReport
+from support.archives import ct_slice, open_stores, store, stores_in, write_master_key
+
+CHILD = Path(__file__).resolve().parent.parent / "support" / "ingest_child.py"
+
+
+def start_child(
+    directory: Path, key: str, seed: int, count: int, associations: int, *shared: str
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(CHILD), str(directory), key, str(seed), str(count), str(associations), *shared],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def check_acknowledged(stores: Stores, acknowledged: list[str]) -> None:
+    for line in acknowledged:
+        study, series, sop, digest = line.split()
+        with stores.store.snapshot() as snapshot:
+            row = stores.catalog.instance(snapshot, study, series, sop)
+        assert row is not None, "an acknowledged object is not in the index"
+        ref = stores.indexer.ref_of(row.location)
+        data = b"".join(bytes(stores.log.open_part(part)) for part in list(ref.parts())[1:])
+        assert hashlib.sha256(data).hexdigest() == digest
+
+
+def check_counts(stores: Stores) -> None:
+    """No half-visible study: what rows say of numbers is what is there."""
+    for found in stores.planner.find(parse_qido(Level.STUDY, [])):
+        study_id = stores.catalog.study_id(found.study[0x0020000D])
+        with stores.store.snapshot() as snapshot:
+            series = list(stores.catalog.series_of(snapshot, study_id))
+            instances = [len(list(stores.catalog.instances_of(snapshot, key))) for key, _ in series]
+        assert found.study[0x00201206] == str(len(series))
+        assert found.study[0x00201208] == str(sum(instances))
+        assert [row.instances for _, row in series] == instances
+
+
+@pytest.mark.parametrize("round_number", range(4))
+def test_killed_during_a_load(tmp_path: Path, round_number: int) -> None:
+    key = write_master_key(tmp_path / "master.key")
+    directory = tmp_path / "data"
+    directory.mkdir()
+    acknowledged: list[str] = []
+    for life in range(3):  # the same directory is killed, recovered and loaded again
+        child = start_child(directory, key, 100 * round_number + life, 10_000, 8)
+        assert child.stdout is not None
+        for _ in range(random.Random(round_number * 7 + life).randrange(5, 120)):
+            acknowledged.append(child.stdout.readline())
+        child.send_signal(signal.SIGKILL)
+        acknowledged += [line for line in child.stdout if line.endswith("\n")]
+        child.wait()
+        stores = open_stores(directory, key)
+        report = stores.catch_up(at_start=True)
+        assert report.damaged == 0
+        check_acknowledged(stores, acknowledged)
+        check_counts(stores)
+        stores.close()
+
+
+def test_two_workers_share_a_study_and_one_is_killed(tmp_path: Path) -> None:
+    key = write_master_key(tmp_path / "master.key")
+    directory = tmp_path / "data"
+    directory.mkdir()
+    open_stores(directory, key).close()
+    victim = start_child(directory, key, 1, 10_000, 4, "2.25.4711")
+    survivor = start_child(directory, key, 2, 40, 4, "2.25.4711")
+    assert victim.stdout is not None
+    assert survivor.stdout is not None
+    acknowledged = [victim.stdout.readline() for _ in range(60)]
+    victim.send_signal(signal.SIGKILL)
+    acknowledged += [line for line in victim.stdout if line.endswith("\n")]
+    victim.wait()
+    # What the supervisor does before it starts another: the survivor is still writing.
+    stores = open_stores(directory, key)
+    stores.catch_up(at_start=False)
+    acknowledged += survivor.stdout.readlines()
+    assert survivor.wait() == 0
+    check_acknowledged(stores, acknowledged)
+    check_counts(stores)
+    assert len(acknowledged) >= 60 + 160
+    stores.close()
+
+
+async def write_without_indexing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, objects: list[bytes]
+) -> None:
+    """Leave durable records that the index never heard of, as a kill between the two leaves them."""
+
+    def die(*_: object) -> None:
+        raise OSError("killed here")
+
+    with stores_in(directory) as stores, monkeypatch.context() as patch:
+        patch.setattr(Indexer, "add", die)
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            for data in objects:
+                with pytest.raises(Exception, match="send again"):
+                    await store(engine, data, ExplicitVRLittleEndian)
+
+
+async def test_durable_records_that_were_not_indexed_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = [ct_slice() for _ in range(5)]
+    await write_without_indexing(tmp_path / "data", monkeypatch, objects)
+    with stores_in(tmp_path / "data") as stores:
+        report = stores.catch_up(at_start=True)
+        assert report.outcomes[Outcome.STORED] == 5
+        check_counts(stores)
+        # Sent again, they are held already.
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            outcomes = [(await store(engine, data, ExplicitVRLittleEndian)).outcome for data in objects]
+        assert set(outcomes) == {Outcome.DUPLICATE}
+    with stores_in(tmp_path / "data") as stores:
+        assert stores.catch_up(at_start=True).records == 0  # closed: not read again
+
+
+def torn(end: int) -> Callable[[bytes], bytes]:
+    return lambda raw: raw[:end]
+
+
+@pytest.mark.parametrize("cut", [1, 17, 300])
+async def test_a_torn_tail_is_not_damage_and_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    objects = [ct_slice() for _ in range(3)]
+    await write_without_indexing(tmp_path / "data", monkeypatch, objects)
+    (segment,) = (tmp_path / "data" / "segments").iterdir()
+    raw = segment.read_bytes()
+    segment.write_bytes(raw[:-cut])
+    with stores_in(tmp_path / "data") as stores:
+        report = stores.catch_up(at_start=True)
+        assert (report.outcomes[Outcome.STORED], report.damaged) == (2, 0)
+        assert segment.stat().st_size == len(raw) - cut  # recovery never truncates
+
+
+async def test_a_live_writer_is_left_alone(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await store(engine, ct_slice(), ExplicitVRLittleEndian)
+            report: RecoveryReport = stores.catch_up(at_start=False)
+            assert report.segments == 0
+            assert (await store(engine, ct_slice(), ExplicitVRLittleEndian)).outcome is Outcome.STORED

@@ -1,0 +1,77 @@
+"""Bytes in flight are bounded: senders wait, then are told so; nobody runs out of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from pydicom.uid import ExplicitVRLittleEndian
+
+from hounsfield.archive.engine.budget import ByteBudget
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.errors import ObjectTooLargeError, OutOfResourcesError
+from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.types import Outcome
+from support.archives import TEST_SOURCE, ct_slice, store, stores_in
+
+
+async def test_a_sender_waits_for_another_to_finish(autojump_clock: trio.testing.MockClock) -> None:
+    budget = ByteBudget(100, 20.0)
+    await budget.take(80)
+    order = []
+
+    async def second() -> None:
+        await budget.take(50)
+        order.append("second")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(second)
+        await trio.testing.wait_all_tasks_blocked()
+        assert budget.in_flight == 80
+        order.append("first")
+        budget.give_back(80)
+    assert order == ["first", "second"]
+    assert budget.in_flight == 50
+
+
+async def test_waiting_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
+    budget = ByteBudget(100, 20.0)
+    await budget.take(100)
+    with pytest.raises(OutOfResourcesError) as caught:
+        await budget.take(1)
+    assert caught.value.retry
+    assert trio.current_time() == pytest.approx(20.0, abs=1e-6)
+    assert budget.in_flight == 100
+
+
+async def test_an_object_past_the_limit_is_refused_and_others_go_on(tmp_path: Path) -> None:
+    options = EngineOptions(ingest=IngestLimits(bytes_in_flight_max=10_000, object_bytes_max=4_000))
+    with stores_in(tmp_path / "data", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+            session = engine.begin(transfer_syntax_uid=ExplicitVRLittleEndian, source=TEST_SOURCE)
+            await session.write(bytes(4_000))
+            with pytest.raises(ObjectTooLargeError):
+                await session.write(b"x")
+            assert engine.statistics().bytes_in_flight == 0
+            assert engine.statistics().sessions_open == 0
+            assert (await store(engine, ct_slice(), ExplicitVRLittleEndian)).outcome is Outcome.STORED
+
+
+async def test_many_senders_share_a_small_budget(tmp_path: Path) -> None:
+    data = [ct_slice() for _ in range(12)]
+    options = EngineOptions(ingest=IngestLimits(bytes_in_flight_max=3 * len(data[0]), object_bytes_max=4_000))
+    seen = []
+    with stores_in(tmp_path / "data", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+
+            async def send(one: bytes) -> None:
+                result = await store(engine, one, ExplicitVRLittleEndian, piece=len(one))
+                seen.append((result.outcome, engine.statistics().bytes_in_flight))
+
+            async with trio.open_nursery() as nursery:
+                for one in data:
+                    nursery.start_soon(send, one)
+    assert [outcome for outcome, _ in seen] == [Outcome.STORED] * 12
+    assert max(in_flight for _, in_flight in seen) <= options.ingest.bytes_in_flight_max
