@@ -10,9 +10,10 @@ import pytest
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey
 
-_TESTS = str(Path(__file__).resolve().parent.parent)
-if _TESTS not in sys.path:
-    sys.path.insert(0, _TESTS)  # for support.crash_disk
+_HERE = Path(__file__).resolve().parent
+for _folder in (str(_HERE), str(_HERE.parent)):  # for reference_segment, and for support.crash_disk
+    if _folder not in sys.path:
+        sys.path.insert(0, _folder)
 
 
 @pytest.fixture(scope="session")

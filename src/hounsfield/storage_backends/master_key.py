@@ -7,7 +7,6 @@ key of a :class:`~hounsfield.storage_backends.keyring.Keyring`; neither ever tou
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 import secrets
@@ -85,7 +84,7 @@ class RecoveryKey(_Secret):
         plain = plain.removeprefix(_RECOVERY_PREFIX)
         try:
             data = base64.b32decode(plain.replace("0", "O").replace("1", "I").replace("8", "B"))
-        except binascii.Error:
+        except ValueError:  # not base 32, or not even ASCII
             data = b""
         key, check = data[:KEY_BYTES], data[KEY_BYTES:]
         if len(key) != KEY_BYTES or check != _recovery_check(key):

@@ -1,0 +1,234 @@
+"""Every flipped byte, every cut, every moved part of a segment: found, and paid for by one record only."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from hounsfield.storage_backends import segment_format as layout
+from hounsfield.storage_backends.errors import SealError, ShortReadError
+from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.memory_blobs import MemoryBlobs
+from hounsfield.storage_backends.segments import (
+    Damage,
+    DamageReason,
+    RecordIn,
+    RecordRef,
+    ScannedRecord,
+    SegmentLog,
+)
+from support.crash_disk import CrashDisk
+
+RECORDS = [
+    RecordIn(1, [b"row %d" % number, b"header", *(b"frame %d %d" % (number, n) for n in range(number))])
+    for number in range(5)
+]
+
+
+class Filled:
+    """A small segment of five records (two groups), its bytes, and readers of altered copies of it."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self.keyring = keyring
+        disk = CrashDisk()
+        log = SegmentLog(disk, keyring)
+        self.refs = log.append(RECORDS[:2]) + log.append(RECORDS[2:])
+        self.segment = self.refs[0].segment
+        self.name = disk.names()[0]
+        self.data = disk.read(self.name, 0, disk.size(self.name))
+
+    def reader(self, data: bytes) -> SegmentLog:
+        blobs = MemoryBlobs()
+        blobs.create(self.name).append([data])
+        return SegmentLog(blobs, self.keyring)
+
+    def survey(self, data: bytes) -> tuple[list[RecordRef], list[Damage]]:
+        """Records that are whole, and all damage: what a scan cannot read and what does not verify."""
+        log = self.reader(data)
+        whole: list[RecordRef] = []
+        damage: list[Damage] = []
+        for found in log.scan(self.segment):
+            if isinstance(found, Damage):
+                damage.append(found)
+                continue
+            try:
+                log.verify(found.ref)
+            except SealError:
+                damage.append(
+                    Damage(found.ref.offset, found.ref.length, DamageReason.ROW, found.ref.record_id)
+                )
+            else:
+                whole.append(found.ref)
+        return whole, damage
+
+
+@pytest.fixture(scope="module")
+def filled(session_keyring: Keyring) -> Filled:
+    return Filled(session_keyring)
+
+
+@pytest.mark.parametrize("bits", [0x01, 0x80, 0xFF])
+def test_a_flipped_byte_costs_the_record_it_is_in(filled: Filled, bits: int) -> None:
+    assert filled.survey(filled.data) == (filled.refs, [])
+    for index, ref in enumerate(filled.refs):
+        for at in range(ref.offset, ref.offset + ref.length):
+            altered = filled.data[:at] + bytes([filled.data[at] ^ bits]) + filled.data[at + 1 :]
+            whole, damage = filled.survey(altered)
+            assert whole == filled.refs[:index] + filled.refs[index + 1 :], at
+            assert [(d.offset, d.length) for d in damage] == [(ref.offset, ref.length)], at
+
+
+def test_a_flipped_byte_in_the_header_costs_nothing(filled: Filled) -> None:
+    for at in range(layout.HEADER_BYTES):
+        altered = filled.data[:at] + bytes([filled.data[at] ^ 4]) + filled.data[at + 1 :]
+        copy = at // layout.HEADER_COPY_BYTES * layout.HEADER_COPY_BYTES
+        found = list(filled.reader(altered).scan(filled.segment))
+        assert found[0] == Damage(copy, layout.HEADER_COPY_BYTES, DamageReason.HEADER)
+        assert [item.ref for item in found[1:] if isinstance(item, ScannedRecord)] == filled.refs, at
+
+
+def test_without_any_header_the_records_still_open(filled: Filled) -> None:
+    whole, damage = filled.survey(bytes(layout.HEADER_BYTES) + filled.data[layout.HEADER_BYTES :])
+    assert whole == filled.refs
+    assert [d.reason for d in damage] == [DamageReason.HEADER] * 2
+
+
+def test_a_cut_costs_what_is_behind_it(filled: Filled) -> None:
+    for length in range(len(filled.data)):
+        whole, damage = filled.survey(filled.data[:length])
+        kept = [ref for ref in filled.refs if ref.offset + ref.length <= length]
+        assert whole == kept, length
+        end = kept[-1].offset + kept[-1].length if kept else min(length, layout.HEADER_BYTES)
+        if length < layout.HEADER_BYTES:
+            assert damage == ([Damage(0, length, DamageReason.TORN_TAIL)] if length else [])
+        elif length > end:
+            (torn,) = damage
+            assert (torn.offset, torn.length, torn.reason) == (end, length - end, DamageReason.TORN_TAIL)
+        else:
+            assert damage == []
+
+
+def test_zeros_where_a_tail_never_reached_the_disk(filled: Filled) -> None:
+    last = filled.refs[-1]
+    for at in range(last.offset, len(filled.data), 7):
+        whole, damage = filled.survey(filled.data[:at].ljust(len(filled.data), b"\0"))
+        assert whole == filled.refs[:-1]
+        assert [d.offset for d in damage] == [last.offset]
+
+
+def test_a_missing_stretch_in_the_middle_is_skipped(filled: Filled) -> None:
+    first, last = filled.refs[1], filled.refs[3]
+    whole, damage = filled.survey(filled.data[: first.offset] + filled.data[last.offset :])
+    assert len(whole) == 3  # a record opens wherever it lies
+    assert damage == []
+    garbage = random.Random(7).randbytes(3 << 20)  # more than one search window
+    whole, damage = filled.survey(filled.data[: first.offset] + garbage + filled.data[first.offset :])
+    assert [ref.record_id for ref in whole] == [ref.record_id for ref in filled.refs]
+    assert [(d.offset, d.length, d.reason) for d in damage] == [
+        (first.offset, len(garbage), DamageReason.FRAMING)
+    ]
+
+
+def test_a_marker_across_two_search_windows_is_found(filled: Filled) -> None:
+    ref = filled.refs[1]
+    for shift in range(-9, 3):
+        gap = bytes((1 << 20) + 1 + shift)
+        whole, _ = filled.survey(filled.data[: ref.offset] + gap + filled.data[ref.offset :])
+        assert len(whole) == 5, shift
+
+
+def test_false_markers_cost_nothing(filled: Filled) -> None:
+    ref = filled.refs[1]
+    whole, damage = filled.survey(filled.data[: ref.offset] + layout.MARKER * 50 + filled.data[ref.offset :])
+    assert len(whole) == 5
+    assert sum(d.length for d in damage) == 50 * len(layout.MARKER)
+
+
+def test_parts_belong_where_they_were_sealed(filled: Filled, session_keyring: Keyring) -> None:
+    blobs = MemoryBlobs()
+    log = SegmentLog(blobs, session_keyring)
+    pairs = [RecordIn(1, [b"row", b"frame A", b"frame B"]), RecordIn(1, [b"row", b"frame C", b"frame D"])]
+    first, second = log.append(pairs)
+    log.close()
+    other_log = SegmentLog(blobs, session_keyring)
+    (elsewhere,) = other_log.append(pairs[:1])
+    assert elsewhere.segment != first.segment
+    data = {
+        ref.segment: bytearray(blobs.read(f"segments/{ref.segment.hex()}", 0, log.size(ref.segment)))
+        for ref in (first, elsewhere)
+    }
+    sealed = 7 + layout.TAG_BYTES
+
+    def with_part(source: RecordRef, source_part: int, target: RecordRef, target_part: int) -> SegmentLog:
+        copy = bytes(data[source.segment][(at := source.part(source_part).offset) : at + sealed])
+        changed = bytearray(data[target.segment])
+        to = target.part(target_part).offset
+        changed[to : to + sealed] = copy
+        moved = MemoryBlobs()
+        moved.create(f"segments/{target.segment.hex()}").append([changed])
+        return SegmentLog(moved, session_keyring)
+
+    assert with_part(first, 1, first, 1).open_part(first.part(1)) == b"frame A"
+    for source, source_part, target, target_part in (
+        (first, 1, first, 2),
+        (first, 1, second, 1),
+        (first, 1, elsewhere, 1),
+        (elsewhere, 2, first, 2),
+    ):
+        reader = with_part(source, source_part, target, target_part)
+        with pytest.raises(SealError):
+            reader.open_part(target.part(target_part))
+        with pytest.raises(SealError):
+            reader.verify(target)
+
+
+def test_chunks_cannot_be_reordered_dropped_or_cut(session_keyring: Keyring) -> None:
+    blobs = MemoryBlobs()
+    log = SegmentLog(blobs, session_keyring)
+    plain = random.Random(3).randbytes(3 * layout.CHUNK_BYTES)
+    (ref,) = log.append([RecordIn(1, [b"row", plain])])
+    name = blobs.names()[0]
+    data = blobs.read(name, 0, blobs.size(name))
+    part, size = ref.part(1), layout.CHUNK_BYTES + layout.TAG_BYTES
+
+    def reader(body: bytes, lengths: tuple[int, ...] = ref.part_lengths) -> tuple[SegmentLog, RecordRef]:
+        framing = layout.pack_framing(ref.record_id, 1, lengths)
+        changed = MemoryBlobs()
+        changed.create(name).append(
+            [data[: ref.offset], framing, data[ref.part(0).offset : part.offset], body]
+        )
+        return SegmentLog(changed, session_keyring), RecordRef(
+            ref.segment, ref.record_id, ref.offset, lengths, 1
+        )
+
+    chunks = [data[part.offset + n * size : part.offset + (n + 1) * size] for n in range(3)]
+    good, same = reader(b"".join(chunks))
+    assert good.open_part(same.part(1)) == plain
+    for order in ((1, 0, 2), (0, 2, 1), (2, 1, 0), (0, 0, 2)):
+        with pytest.raises(SealError):
+            reader(b"".join(chunks[n] for n in order))[0].open_part(part)
+    for kept in (1, 2):  # a shorter part with a table that says so: the last flag is missing
+        log, shorter = reader(b"".join(chunks[:kept]), (3, kept * layout.CHUNK_BYTES))
+        with pytest.raises(SealError):
+            log.open_part(shorter.part(1))
+    with pytest.raises(ShortReadError):
+        reader(b"".join(chunks)[:-1])[0].open_part(part)
+
+
+def test_another_kind_or_count_does_not_open(filled: Filled) -> None:
+    ref = filled.refs[2]
+    log = filled.reader(filled.data)
+    part = ref.part(2)
+    assert log.open_part(part) == b"frame 2 0"
+    for wrong in (
+        replace(part, kind=2),
+        replace(part, part_count=3),
+        replace(part, part=3),
+        replace(part, record_id=bytes(16)),
+        replace(part, length=8),
+        replace(part, offset=part.offset - 1),
+    ):
+        with pytest.raises((SealError, ShortReadError)):
+            log.open_part(wrong)
