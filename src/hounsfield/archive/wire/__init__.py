@@ -6,7 +6,7 @@ Two layers, each usable alone: :class:`Association` speaks PDUs, :class:`Message
 
 from __future__ import annotations
 
-from hounsfield.archive.wire.association import NEED_DATA, AcceptedContext, Association, NeedData
+from hounsfield.archive.wire.association import NEED_DATA, Association, NeedData
 from hounsfield.archive.wire.command_codec import decode_command, encode_command
 from hounsfield.archive.wire.commands import (
     CCancelRequest,
@@ -44,6 +44,7 @@ from hounsfield.archive.wire.messages import (
     MessageReader,
     MessageWriter,
 )
+from hounsfield.archive.wire.negotiation import AcceptedContext
 from hounsfield.archive.wire.pdus import (
     APPLICATION_CONTEXT_UID,
     MAX_PDU_LENGTH_DEFAULT,

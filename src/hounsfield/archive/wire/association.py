@@ -1,27 +1,32 @@
 """One association as a machine without I/O: bytes in, events out; events in, buffers out (PS3.8 9).
 
     association = Association(Role.ACCEPTOR)
-    while True:
-        event = association.next_event()
-        if event is NEED_DATA:
-            n = sock.recv_into(association.receive_buffer())
-            association.received(n)
+    while not association.should_close:
+        try:
+            event = association.next_event()
+        except RemoteProtocolError as error:
+            sock.sendmsg(association.answer(error))      # then wait for the close, or for ARTIM
             continue
-        ...                      # an Event; answer with sock.sendmsg(association.send(...))
+        if event is NEED_DATA:
+            association.received(sock.recv_into(association.receive_buffer()))
+        elif isinstance(event, TransportClosed):
+            break
+        else:
+            ...                # answer with sock.sendmsg(association.send(...)); a DataFragment to a MessageReader
 
+While ``artim_running``, whoever has a clock calls ``artim_expired`` when it has run for too long.
 The theory is in :mod:`hounsfield.archive.wire.states`. Not thread-safe: an association has an owner.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from struct import Struct
 from types import MappingProxyType
-from typing import Final, Literal, NoReturn, TypeAlias, assert_never
+from typing import Final, Literal, NoReturn, TypeAlias
 
-from hounsfield.archive.wire import pdu_reader
+from hounsfield.archive.wire import negotiation, pdu_reader
 from hounsfield.archive.wire.errors import (
     InvalidPduError,
     LocalProtocolError,
@@ -29,6 +34,7 @@ from hounsfield.archive.wire.errors import (
     RemoteProtocolError,
 )
 from hounsfield.archive.wire.limits import WireLimits
+from hounsfield.archive.wire.negotiation import AcceptedContext
 from hounsfield.archive.wire.pdu_writer import PDV_OVERHEAD, write_pdu
 from hounsfield.archive.wire.pdus import (
     Abort,
@@ -38,7 +44,6 @@ from hounsfield.archive.wire.pdus import (
     AssociateReject,
     AssociateRequest,
     Buffer,
-    ContextResult,
     DataFragment,
     Event,
     Pdu,
@@ -49,7 +54,7 @@ from hounsfield.archive.wire.pdus import (
 )
 from hounsfield.archive.wire.states import EFFECTS, TRANSITIONS, Effect, Role, State, Trigger
 
-__all__ = ["NEED_DATA", "AcceptedContext", "Association", "NeedData"]
+__all__ = ["NEED_DATA", "Association", "NeedData"]
 
 
 class NeedData(Enum):
@@ -76,15 +81,15 @@ _TRIGGERS: dict[int, Trigger] = {
     PduType.RELEASE_RP: Trigger.RELEASE_RP,
     PduType.ABORT: Trigger.ABORT,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedContext:
-    """A presentation context both sides agreed on."""
-
-    context_id: int
-    abstract_syntax: str
-    transfer_syntax: str
+_LOCAL_TRIGGERS: dict[type[Pdu], Trigger] = {
+    AssociateRequest: Trigger.LOCAL_ASSOCIATE_REQUEST,
+    AssociateAccept: Trigger.LOCAL_ACCEPT,
+    AssociateReject: Trigger.LOCAL_REJECT,
+    DataFragment: Trigger.LOCAL_DATA,
+    ReleaseRequest: Trigger.LOCAL_RELEASE_REQUEST,
+    ReleaseReply: Trigger.LOCAL_RELEASE_REPLY,
+    Abort: Trigger.LOCAL_ABORT,
+}
 
 
 class Association:
@@ -364,7 +369,8 @@ class Association:
             return pdu_reader.read_associate_request(body, self._limits)
         if trigger is Trigger.ASSOCIATE_AC:
             accept = pdu_reader.read_associate_accept(body, self._limits)
-            self._check_answers(accept)
+            assert self._request is not None
+            negotiation.check_answers(self._request, accept)
             return accept
         if trigger is Trigger.ASSOCIATE_RJ:
             return pdu_reader.read_associate_reject(body)
@@ -372,24 +378,6 @@ class Association:
             return pdu_reader.read_abort(body)
         pdu_reader.read_empty(body, trigger.name)
         return ReleaseRequest() if trigger is Trigger.RELEASE_RQ else ReleaseReply()
-
-    def _check_answers(self, accept: AssociateAccept) -> None:
-        """An acceptor may only accept what was proposed (PS3.8 9.3.3.2)."""
-        assert self._request is not None
-        proposed = {context.context_id: context for context in self._request.contexts}
-        for result in accept.contexts:
-            context = proposed.get(result.context_id)
-            if context is None:
-                raise InvalidPduError(
-                    f"presentation context {result.context_id} was answered but never proposed"
-                )
-            if (
-                result.result == ContextResult.ACCEPTANCE
-                and result.transfer_syntax not in context.transfer_syntaxes
-            ):
-                raise InvalidPduError(
-                    f"presentation context {result.context_id} was accepted in a transfer syntax not proposed"
-                )
 
     # ------------------------------------------------------------ events in, buffers out
 
@@ -401,7 +389,7 @@ class Association:
         """
         if isinstance(event, DataFragment):
             return self._send_data(event)
-        trigger = self._local_trigger(event)
+        trigger = _LOCAL_TRIGGERS[type(event)]
         if trigger is not Trigger.LOCAL_ASSOCIATE_REQUEST:
             self._effect(trigger)  # raises before anything is encoded
         elif self._role is Role.ACCEPTOR:
@@ -455,28 +443,10 @@ class Association:
             raise LocalProtocolError("the ARTIM timer does not run")
         self._fire(Trigger.ARTIM_EXPIRED)
 
-    def _local_trigger(self, event: Pdu) -> Trigger:
-        match event:
-            case AssociateRequest():
-                return Trigger.LOCAL_ASSOCIATE_REQUEST
-            case AssociateAccept():
-                return Trigger.LOCAL_ACCEPT
-            case AssociateReject():
-                return Trigger.LOCAL_REJECT
-            case ReleaseRequest():
-                return Trigger.LOCAL_RELEASE_REQUEST
-            case ReleaseReply():
-                return Trigger.LOCAL_RELEASE_REPLY
-            case Abort():
-                return Trigger.LOCAL_ABORT
-            case DataFragment():
-                return Trigger.LOCAL_DATA
-            case _:
-                assert_never(event)
-
     def _check_our_answers(self, accept: AssociateAccept) -> None:
+        assert self._request is not None
         try:
-            self._check_answers(accept)
+            negotiation.check_answers(self._request, accept)
         except InvalidPduError as error:
             raise LocalProtocolError(str(error)) from None
 
@@ -530,23 +500,10 @@ class Association:
         raise RemoteProtocolError(str(error), error.reject) from None
 
     def _establish(self, accept: AssociateAccept, *, ours: bool) -> None:
-        assert self._request is not None
+        request = self._request
+        assert request is not None
         self._accept = accept
-        proposed = {context.context_id: context.abstract_syntax for context in self._request.contexts}
-        self._contexts = {
-            result.context_id: AcceptedContext(
-                result.context_id, proposed[result.context_id], result.transfer_syntax
-            )
-            for result in accept.contexts
-            if result.result == ContextResult.ACCEPTANCE
-        }
-        limits = self._limits
-        mine, theirs = (accept, self._request) if ours else (self._request, accept)
-        advertised = mine.user.max_pdu_length
-        self._receive_max = (
-            advertised + limits.pdata_tolerance_bytes if advertised else limits.pdata_unlimited_bytes_max
-        )
-        stated = theirs.user.max_pdu_length
-        if stated is None:
-            stated = limits.peer_pdu_bytes_default
-        self._send_max = min(stated or limits.send_pdu_bytes_max, limits.send_pdu_bytes_max)
+        self._contexts = negotiation.agreed_contexts(request, accept)
+        mine, theirs = (accept, request) if ours else (request, accept)
+        self._receive_max = negotiation.receive_max(mine.user, self._limits)
+        self._send_max = negotiation.send_max(theirs.user, self._limits)
