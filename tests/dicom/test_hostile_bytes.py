@@ -168,7 +168,12 @@ def test_a_deflate_bomb_is_inflated_only_to_the_limit() -> None:
 
 def test_a_damaged_deflate_stream_gives_what_comes_before_the_damage() -> None:
     packer = zlib.compressobj(wbits=-15)
-    plain = pixels(1) + struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OB", 0, 20_000) + bytes(range(256)) * 78 + bytes(32)
+    plain = (
+        pixels(1)
+        + struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OB", 0, 20_000)
+        + bytes(range(256)) * 78
+        + bytes(32)
+    )
     whole = packer.compress(plain) + packer.flush()
     scanned = everything(whole[:-20], DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
     assert Problem.TRUNCATED in scanned.problems

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.filewriter import write_dataset
 from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.pixels.utils import get_expected_length
 from pydicom.sequence import Sequence
 
@@ -112,7 +112,9 @@ def _values() -> st.SearchStrategy[tuple[int, str, Any]]:
     words = st.binary(max_size=16).map(lambda b: (b * 8)[: len(b) * 8])
 
     def numbers(low: int, high: int) -> st.SearchStrategy[Any]:
-        return st.lists(st.integers(low, high), min_size=1, max_size=3).map(lambda v: v[0] if len(v) == 1 else v)
+        return st.lists(st.integers(low, high), min_size=1, max_size=3).map(
+            lambda v: v[0] if len(v) == 1 else v
+        )
 
     return st.one_of(
         text.map(lambda v: (0x00080060, "CS", v.upper()[:16])),
@@ -160,7 +162,9 @@ def datasets(draw: st.DrawFn, depth: int = 0) -> Dataset:
         for tag, vr, value in draw(st.lists(_values(), max_size=8)):
             ds.add(DataElement(tag, vr, value))
         if depth < 3:
-            for tag in draw(st.lists(st.sampled_from([0x00081140, 0x00400275, 0x52009230]), max_size=2, unique=True)):
+            for tag in draw(
+                st.lists(st.sampled_from([0x00081140, 0x00400275, 0x52009230]), max_size=2, unique=True)
+            ):
                 items = draw(st.lists(datasets(depth + 1), max_size=3))
                 sequence = Sequence(items)
                 element = DataElement(tag, "SQ", sequence)
@@ -201,7 +205,9 @@ def datasets_with_pixels(draw: st.DrawFn) -> tuple[Dataset, list[bytes] | None]:
 
 @settings(max_examples=200, deadline=None)
 @given(datasets_with_pixels(), st.sampled_from(ENCODINGS))
-def test_random_data_sets_are_cut_exactly(made: tuple[Dataset, list[bytes] | None], syntax: TransferSyntax) -> None:
+def test_random_data_sets_are_cut_exactly(
+    made: tuple[Dataset, list[bytes] | None], syntax: TransferSyntax
+) -> None:
     ds, parts = made
     if "PixelData" in ds and ds["PixelData"].is_undefined_length and syntax is not EXPLICIT_VR_LITTLE_ENDIAN:
         syntax = JPEG
@@ -223,9 +229,7 @@ def test_random_data_sets_have_the_elements_that_pydicom_reads(ds: Dataset, synt
     scanned = scan(raw, syntax)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        read = pydicom.dcmread(
-            io.BytesIO(_part10(raw, syntax)), force=True
-        )
+        read = pydicom.dcmread(io.BytesIO(_part10(raw, syntax)), force=True)
     assert set(scanned.elements) == {int(tag) for tag in read._dict if tag.group != 2}
     for tag, (vr, at, length) in scanned.elements.items():
         element = read.get_item(tag)
@@ -294,7 +298,12 @@ A, B, C = b"\xff\xd8\xffA", b"\xff\xd8\xffBBB", b"CCCC"
     ],
 )  # fmt: skip
 def test_fragments_become_frames(
-    frames: int, values: list[bytes], table: bytes, layout: Layout, expected: list[bytes], problem: Problem | None
+    frames: int,
+    values: list[bytes],
+    table: bytes,
+    layout: Layout,
+    expected: list[bytes],
+    problem: Problem | None,
 ) -> None:
     scanned, got = frames_of(encapsulated(image(frames=frames), fragments(*values, table=table)))
     assert scanned.layout is layout
@@ -347,7 +356,11 @@ def test_frames_of_single_bits_are_cut_only_on_bytes() -> None:
     scanned, got = frames_of(encode(ds, EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
     assert scanned.layout is Layout.UNDIVIDED_NATIVE
     assert scanned.frame_count == 3
-    assert [undivided_frame(got[0], scanned.layout, scanned.shape, n) for n in (1, 2, 3)] == [b"\3", b"\5", b"\5"]
+    assert [undivided_frame(got[0], scanned.layout, scanned.shape, n) for n in (1, 2, 3)] == [
+        b"\3",
+        b"\5",
+        b"\5",
+    ]
     with pytest.raises(FrameError):
         undivided_frame(got[0], scanned.layout, scanned.shape, 6)
 

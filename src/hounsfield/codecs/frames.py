@@ -44,7 +44,8 @@ class FrameShape:
 def extract_bits(pixels: bytes | memoryview, number: int, frame_bits: int) -> bytes:
     """Frame ``number`` (from 1) of frames packed bit after bit, first pixel in the lowest bit (PS3.5 8.2).
 
-    The answer starts on a byte; unused high bits of its last byte are zero. IndexError when there is no such frame.
+    The answer starts on a byte; unused high bits of its last byte are zero. IndexError when there is no such
+    frame.
     """
     start = (number - 1) * frame_bits
     end = start + frame_bits

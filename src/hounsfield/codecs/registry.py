@@ -1,15 +1,17 @@
 """The one table of transfer syntaxes: what each says about the bytes, and how its frames are named over HTTP.
 
-Everything that needs to know about a transfer syntax asks ``lookup(uid)``; there is no second list. A row says
+Everything that needs to know about a transfer syntax asks ``lookup(uid)``; there is no second list. A row
+says
 
 * how the *data set* is written: implicit or explicit VR, byte order, deflated or not (PS3.5 10 and Annex A);
 * how the *pixel data* is written: native or encapsulated in fragments, able to lose information or not;
 * the media type of one frame in DICOMweb (PS3.18 8.7.3.3, Tables 8.7.3-4 and 8.7.3-5).
 
 The rows are PS3.6 Annex A's, retired ones included because archives live longer than syntaxes do, and the few
-private ones met in practice. A syntax that is not here is still stored and forwarded: ``lookup`` then answers with
-an *unknown* row, explicit VR little endian as PS3.5 10.1 demands of every syntax, and the scanner decides from the
-pixel data element itself whether it is encapsulated. Encoders and decoders are columns this table has not got yet.
+private ones met in practice. A syntax that is not here is still stored and forwarded: ``lookup`` then answers
+with an *unknown* row, explicit VR little endian as PS3.5 10.1 demands of every syntax, and the scanner
+decides from the pixel data element itself whether it is encapsulated. Encoders and decoders are columns this
+table has not got yet.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class TransferSyntax:
     deflated: bool = False
     #: Pixel data is a sequence of fragments (PS3.5 A.4), not plain pixel cells.
     encapsulated: bool = False
-    #: True: pixels come back bit for bit; False: the codec may lose; None: not known, or no pixels here at all.
+    #: True: pixels come back bit for bit; False: the codec may lose; None: not known, or no pixels here at
+    #: all.
     lossless: bool | None = True
     #: Media type of one frame, PS3.18 8.7.3.3.
     media_type: str = OCTETS
@@ -166,7 +169,8 @@ _ROWS: Final[tuple[TransferSyntax, ...]] = (
     TransferSyntax(f"{_ROOT}.7.3", "SMPTE ST 2110-30 PCM Digital Audio", lossless=None),
     _coded("8.1", "Deflated Image Frame Compression", "application/x-deflate", True),
     _native("1.2.840.10008.1.20", "Papyrus 3 Implicit VR Little Endian", implicit_vr=True, retired=True),
-    # GE's "implicit VR big endian": the data set is implicit VR *little* endian, the pixel cells are big endian.
+    # GE's "implicit VR big endian": the data set is implicit VR *little* endian, the pixel cells are big
+    # endian.
     _native(
         "1.2.840.113619.5.2",
         "GE Private Implicit VR, Big Endian Pixels",

@@ -1,8 +1,8 @@
 """The attributes that the index and every query answer want, as text, out of a scanned data set.
 
-Three tables say which attribute belongs to which level; they hold the required and the useful optional keys of
-QIDO-RS (PS3.18 Tables 10.6.1-5, 10.6.3-3, -4, -5) and of the study root C-FIND (PS3.4 C.6.2.1). Patient attributes
-stand with the study, because the archive's study record carries them.
+Three tables say which attribute belongs to which level; they hold the required and the useful optional keys
+of QIDO-RS (PS3.18 Tables 10.6.1-5, 10.6.3-3, -4, -5) and of the study root C-FIND (PS3.4 C.6.2.1). Patient
+attributes stand with the study, because the archive's study record carries them.
 
 Values are text: several values joined by backslashes, a person name's groups by ``=``, numbers in decimal.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from struct import Struct, error as struct_error
+from struct import Struct
+from struct import error as struct_error
 from typing import Final
 
 from hounsfield.archive.dicom.dictionary import TAG_OF, VR_OF
@@ -20,6 +21,7 @@ from hounsfield.archive.dicom.scan import Buffer, Scanned
 from hounsfield.archive.dicom.text import (
     CHARACTER_SET_VRS,
     DEFAULT_CHARACTER_SET,
+    PROSE_VRS,
     CharacterSet,
     character_set,
     decode,
@@ -48,10 +50,10 @@ SERIES_LEVEL: Final[dict[int, str]] = _level("""
 """)
 INSTANCE_LEVEL: Final[dict[int, str]] = _level("""
     SpecificCharacterSet ImageType InstanceCreationDate InstanceCreationTime SOPClassUID SOPInstanceUID
-    AcquisitionDate ContentDate AcquisitionDateTime AcquisitionTime ContentTime AcquisitionNumber InstanceNumber
-    ImageComments NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration Rows Columns
-    BitsAllocated BitsStored HighBit PixelRepresentation LossyImageCompression ContentLabel ContentDescription
-    ConceptNameCodeSequence CompletionFlag VerificationFlag
+    AcquisitionDate ContentDate AcquisitionDateTime AcquisitionTime ContentTime AcquisitionNumber
+    InstanceNumber ImageComments NumberOfFrames SamplesPerPixel PhotometricInterpretation PlanarConfiguration
+    Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation LossyImageCompression ContentLabel
+    ContentDescription ConceptNameCodeSequence CompletionFlag VerificationFlag
 """)
 # A sequence has no text; it is matched and returned from the header itself.
 INSTANCE_LEVEL.pop(TAG_OF["ConceptNameCodeSequence"])
@@ -65,8 +67,8 @@ _REQUEST_ATTRIBUTES_SEQUENCE: Final = 0x00400275
 #: Taken from the items of Request Attributes Sequence, where general equipment writes them (PS3.3 10.6).
 _REQUEST_ATTRIBUTES: Final = {0x00400009: "SH", 0x00401001: "SH"}
 
-#: One attribute's value in an index row. The longest that these tables allow is LT, 10,240 characters; what people
-#: search and list is far shorter, and a row must stay small.
+#: One attribute's value in an index row. The longest that these tables allow is LT, 10,240 characters; what
+#: people search and list is far shorter, and a row must stay small.
 VALUE_BYTES_MAX: Final = 4096
 
 _NUMBERS: Final[dict[str, tuple[str, int]]] = {
@@ -119,13 +121,15 @@ def _rows() -> tuple[tuple[int, str, int], ...]:
 
 _TABLE: Final = _rows()
 _STRIPPED: Final = " \0"
+#: VRs whose padding is not simply spaces and nulls at both ends.
+_OWN_TRIM: Final = PROSE_VRS | {"PN"}
 
 
 def extract(scanned: Scanned, data: Buffer) -> Extracted:
     """The index attributes of a scanned data set, as text. ``data`` are the bytes that were scanned. Never raises.
 
-    Text is decoded with Specific Character Set (PS3.5 6.1.2); wrongful bytes are replaced and flagged. The scan's
-    own problems are included.
+    Text is decoded with Specific Character Set (PS3.5 6.1.2); wrongful bytes are replaced and flagged. The
+    scan's own problems are included.
     """
     body = scanned.body(data)
     table = scanned.elements
@@ -156,11 +160,9 @@ def extract(scanned: Scanned, data: Buffer) -> Extracted:
             problems[Problem.VALUE_TOO_LONG] = None
         raw = bytes(body[offset : offset + length])
         if raw.isascii() and expected not in _NUMBERS and b"\\" not in raw and b"\x1b" not in raw:
-            # The fast path: one ASCII value. Prose keeps its leading spaces.
+            # The fast path: one ASCII value.
             text = raw.decode("ascii")
-            levels[level][tag] = (
-                text.strip(_STRIPPED) if expected not in ("ST", "LT", "UT") else trim(text, expected)
-            )
+            levels[level][tag] = trim(text, expected) if expected in _OWN_TRIM else text.strip(_STRIPPED)
             continue
         levels[level][tag] = to_text(raw, vr, expected, charset, little, problems)
     if _REQUEST_ATTRIBUTES_SEQUENCE in table:

@@ -18,7 +18,8 @@ _ITEM_LENGTH_BIG: Final = Struct(">4xL")
 _ITEM_TAG_LITTLE: Final = b"\xfe\xff\x00\xe0"
 _ITEM_TAG_BIG: Final = b"\xff\xfe\xe0\x00"
 
-#: First bytes of a compressed image: JPEG and JPEG-LS (SOI), JPEG 2000 (SOC, SIZ), JP2, JPEG XL bare and boxed.
+#: First bytes of a compressed image: JPEG and JPEG-LS (SOI), JPEG 2000 (SOC, SIZ), JP2, JPEG XL bare and
+#: boxed.
 _CODESTREAM_STARTS: Final = (
     b"\xff\xd8\xff",
     b"\xff\x4f\xff\x51",
@@ -194,8 +195,9 @@ def fragments_of(piece: Buffer) -> list[memoryview]:
 def frame_bytes(piece: Buffer, layout: Layout) -> memoryview | bytes:
     """A slice's own bytes: pixel cells as they are, or fragments without item headers.
 
-    No copy is made of native pixels nor of a frame in one fragment; several fragments are joined. For an undivided
-    layout this is the whole pixel data, which for video is the stream. A slice cut short gives what there is.
+    No copy is made of native pixels nor of a frame in one fragment; several fragments are joined. For an
+    undivided layout this is the whole pixel data, which for video is the stream. A slice cut short gives what
+    there is.
     """
     if layout in (Layout.NATIVE, Layout.UNDIVIDED_NATIVE):
         return memoryview(piece)
@@ -210,7 +212,8 @@ def frame_bytes(piece: Buffer, layout: Layout) -> memoryview | bytes:
 def undivided_frame(piece: Buffer, layout: Layout, shape: FrameShape, number: int) -> bytes:
     """Frame ``number`` (from 1) out of a slice that holds them all: packed bits, moved to begin on a byte.
 
-    FrameError when the layout or the shape gives one frame no bytes of its own, or when there is no such frame.
+    FrameError when the layout or the shape gives one frame no bytes of its own, or when there is no such
+    frame.
     """
     if layout is not Layout.UNDIVIDED_NATIVE:
         raise FrameError(

@@ -1,7 +1,7 @@
 """Tags, keywords and VRs: the data dictionary of PS3.6, as flat tables of plain integers and strings.
 
-The content is pydicom's; this module only gives it the shape that hot loops want. A VR that depends on the data set
-is resolved the way implicit VR readers must guess it: ``US or SS`` is ``US`` here and is listed in
+The content is pydicom's; this module only gives it the shape that hot loops want. A VR that depends on the
+data set is resolved the way implicit VR readers must guess it: ``US or SS`` is ``US`` here and is listed in
 ``SIGNED_IF_PIXELS_ARE``, whose members become ``SS`` when Pixel Representation says so (PS3.5 A.1).
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydicom.datadict import private_dictionaries  # type: ignore[attr-defined, unused-ignore]
 from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
+from pydicom.datadict import private_dictionaries  # type: ignore[attr-defined, unused-ignore]
 
 UNDEFINED: Final = 0xFFFFFFFF
 ITEM: Final = 0xFFFEE000
@@ -26,7 +26,7 @@ SHORT_VRS: Final[dict[bytes, str]] = {
 }
 #: Explicit VR with two reserved bytes and a 32-bit length (PS3.5 Table 7.1-1), keyed by their two bytes.
 LONG_VRS: Final[dict[bytes, str]] = {
-    vr.encode(): vr for vr in "OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()
+    vr.encode(): vr for vr in ["OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"]
 }
 
 _RESOLVED: Final = {

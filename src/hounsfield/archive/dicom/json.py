@@ -1,15 +1,17 @@
 """DICOM JSON (PS3.18 Annex F) straight from encoded bytes: no data set object is built in between.
 
-Input is what an archive keeps of an object: the header slice and the trailer slice of ``scan``'s cuts (the frames in
-between are not needed), or the whole data set where that is one slice. Output is UTF-8.
+Input is what an archive keeps of an object: the header slice and the trailer slice of ``scan``'s cuts (the
+frames in between are not needed), or the whole data set where that is one slice. Output is UTF-8.
 
 * Text is decoded and trimmed; (0008,0005) becomes ISO_IR 192, since that is what the text is in now.
-* IS and DS are numbers when they are numbers, else the text as it was written. Numbers beyond 2^53 are text, because
+* IS and DS are numbers when they are numbers, else the text as it was written. Numbers beyond 2^53 are text,
+  because
   JSON's readers have no others (F.2.2); a NaN or infinity is null.
 * An empty value has no ``Value`` (F.2.5); an empty one among several is null; so is an empty sequence none.
-* Binary values up to ``inline_bytes_max`` are InlineBinary, little endian; longer ones, and top-level pixel data
-  always, are a BulkDataURI that ends in ``bulkdata/`` and the path to the element: ``00880200/1/7FE00010`` is an
-  element of the first item of a sequence. ``find_bulk`` follows such a path.
+* Binary values up to ``inline_bytes_max`` are InlineBinary, little endian; longer ones, and top-level pixel
+  data
+  always, are a BulkDataURI that ends in ``bulkdata/`` and the path to the element: ``00880200/1/7FE00010`` is
+  an element of the first item of a sequence. ``find_bulk`` follows such a path.
 * UN gets the VR that PS3.6 or a known private creator gives the element (PS3.5 6.2.2).
 * Group lengths, group 2 and trailing padding are left out.
 """
@@ -39,7 +41,8 @@ from hounsfield.codecs.registry import TransferSyntax
 Buffer = bytes | bytearray | memoryview
 Model = dict[str, Any]
 
-#: Longer binary values become links. What viewers compute with (private scale factors, small lookup tables) is shorter.
+#: Longer binary values become links. What viewers compute with (private scale factors, small lookup tables)
+#: is shorter.
 INLINE_BYTES_MAX: Final = 1024
 #: The largest integer that every JSON reader keeps exactly.
 _EXACT: Final = 1 << 53
@@ -192,7 +195,8 @@ class _Encoder:
             if vr == "UN":
                 vr = self._known_vr(tag, creators, undefined)
                 if vr == "SQ" and not undefined and not implicit:
-                    # PS3.5 6.2.2: the value of a UN element is in implicit VR little endian, whatever is around it.
+                    # PS3.5 6.2.2: the value of a UN element is in implicit VR little endian, whatever is
+                    # around it.
                     model[key] = self._sequence(data, at, length, True, charset, f"{path}{key}/", depth)
                     continue
             if implicit and tag in SIGNED_IF_PIXELS_ARE and self.signed and vr == "US":

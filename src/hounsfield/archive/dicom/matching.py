@@ -2,14 +2,18 @@
 
 Choices that the standard leaves open, and this archive's answers (they belong into a conformance statement):
 
-* Person names ignore case and accents, with and without wildcards (``fold_name``). A key without ``=`` may match any
+* Person names ignore case and accents, with and without wildcards (``fold_name``). A key without ``=`` may
+  match any
   of the alphabetic, ideographic and phonetic groups; a key with ``=`` matches group by group. Trailing empty
-  components do not count. With fuzzy matching each word of the key begins a different word of the name, in any order.
+  components do not count. With fuzzy matching each word of the key begins a different word of the name, in
+  any order.
 * An attribute with several values matches when one of them does; a key with several (backslash) likewise.
-* Times and date-times in keys stand for the whole period that their precision names: ``10`` is 10:00 until before
+* Times and date-times in keys stand for the whole period that their precision names: ``10`` is 10:00 until
+  before
   11:00, both as a single value and as the end of a range.
 * Numbers in text (IS, DS) are compared as numbers.
-* Date and time ranges are two independent keys; combined matching (C.2.2.2.5.4) needs a negotiation not offered here.
+* Date and time ranges are two independent keys; combined matching (C.2.2.2.5.4) needs a negotiation not
+  offered here.
 * Everything else is case sensitive. An absent or empty attribute matches universal keys only.
 """
 
@@ -18,6 +22,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from datetime import UTC
 from functools import lru_cache
 from typing import Final
 
@@ -287,7 +292,7 @@ def _to_utc(moment: str, offset: str) -> str:
         return moment
     try:
         local = datetime.strptime(moment, "%Y%m%d%H%M%S.%f").replace(tzinfo=zone)
-        return local.astimezone(timezone.utc).strftime("%Y%m%d%H%M%S.%f")
+        return local.astimezone(UTC).strftime("%Y%m%d%H%M%S.%f")
     except (ValueError, OverflowError):
         return moment
 

@@ -1,7 +1,7 @@
 """Part 10 files (PS3.10 7): the preamble and file meta information around an encoded data set, read and written.
 
-Reading is tolerant, since archives are fed by whatever wrote files in the last thirty years: no preamble, no meta
-information at all, a wrong group length and implicit VR meta information are all read. Writing is exact.
+Reading is tolerant, since archives are fed by whatever wrote files in the last thirty years: no preamble, no
+meta information at all, a wrong group length and implicit VR meta information are all read. Writing is exact.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ IMPLEMENTATION_CLASS_UID: Final = UID_ROOT
 IMPLEMENTATION_VERSION_NAME: Final = "HOUNSFIELD_010"
 
 PREAMBLE_BYTES: Final = 128
-#: More than any file meta information with honest private information in it; a prefix read asks for this much.
+#: More than any file meta information with honest private information in it; a prefix read asks for this
+#: much.
 META_BYTES_MAX: Final = 1024 * 1024
 _PREFIX_BYTES: Final = 4096
 
@@ -100,8 +101,9 @@ def read_prefix(file: BinaryIO) -> Part10:
     data = file.read(_PREFIX_BYTES)
     while True:
         part10 = split(data)
-        # The last bytes may be the middle of a meta element: only what ends well before the prefix does is certain.
-        if part10.offset + 12 <= len(data) or len(data) >= META_BYTES_MAX:
+        # Where group 2 goes on at the offset found, an element of it is longer than the prefix.
+        certain = part10.offset + 12 <= len(data) and data[part10.offset : part10.offset + 2] != b"\2\0"
+        if certain or len(data) >= META_BYTES_MAX:
             break
         more = file.read(len(data) * 3)
         if not more:

@@ -1,12 +1,13 @@
 """Queries: what QIDO-RS parameters ask, as one frozen value that the planner, the matcher and the oracle share.
 
-``parse_qido`` reads PS3.18 8.3.4 parameters; ``matches`` says whether a record satisfies it (value by value: ``matching``). A query has *matches* (tag to
-key, the key in PS3.4 C.2.2.2's notation: wildcards, ranges, backslash lists) and *includes* (tags to return besides
-those always returned).
+``parse_qido`` reads PS3.18 8.3.4 parameters; ``matches`` says whether a record satisfies it (value by value:
+``matching``). A query has *matches* (tag to key, the key in PS3.4 C.2.2.2's notation: wildcards, ranges,
+backslash lists) and *includes* (tags to return besides those always returned).
 
-What PS3.18 leaves to the server: an attribute that this archive does not match on, and a parameter that it does not
-know, are ignored and named in ``warnings`` (the route puts them into Warning headers), as PS3.4 C.2.2.1.3 treats an
-unsupported optional key. A malformed value of one that it does match on is a ``QueryError`` (400).
+What PS3.18 leaves to the server: an attribute that this archive does not match on, and a parameter that it
+does not know, are ignored and named in ``warnings`` (the route puts them into Warning headers), as PS3.4
+C.2.2.1.3 treats an unsupported optional key. A malformed value of one that it does match on is a
+``QueryError`` (400).
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def matches(
 ) -> bool:
     """Whether the attributes of one study, series and instance satisfy every key of the query.
 
-    Patient attributes are the study's. Keys of a level that is None are not looked at, so a planner can test a study
-    before it opens the study's series. Never raises on any attribute text.
+    Patient attributes are the study's. Keys of a level that is None are not looked at, so a planner can test
+    a study before it opens the study's series. Never raises on any attribute text.
     """
     for tag, key in query.matches.items():
         if tag in MATCHED_STUDY:

@@ -6,12 +6,14 @@ The **cuts** divide the received bytes into contiguous slices::
     [header][all pixel bytes][trailer]            layout UNDIVIDED_*: frames that have no bytes of their own
     [header]                                      layout HEADER_ONLY: no pixel data, or deflated as a whole
 
-and the slices, put together again, are exactly the bytes that came. The header includes the tag, VR and length of
-the pixel data element and, when encapsulated, the basic offset table item; an encapsulated frame's slice includes
-its own item headers; the trailer is the sequence delimiter, a padding byte, and every element after the pixel data.
+and the slices, put together again, are exactly the bytes that came. The header includes the tag, VR and
+length of the pixel data element and, when encapsulated, the basic offset table item; an encapsulated frame's
+slice includes its own item headers; the trailer is the sequence delimiter, a padding byte, and every element
+after the pixel data.
 
-Nothing is decoded and nothing raises: a data set that is truncated, corrupt or nonsense gives what could be read
-and a list of ``problems``. Work is bounded by ``ScanLimits``. Nesting is followed only where a length is undefined.
+Nothing is decoded and nothing raises: a data set that is truncated, corrupt or nonsense gives what could be
+read and a list of ``problems``. Work is bounded by ``ScanLimits``. Nesting is followed only where a length is
+undefined.
 """
 
 from __future__ import annotations
@@ -60,7 +62,8 @@ class ScanLimits:
     depth_max: int = 32
     #: Top-level elements; the largest real ones (curves, private dumps) have some thousands.
     elements_max: int = 30_000
-    #: Elements and items inside sequences of undefined length: a 10,000-frame enhanced object has about 600,000.
+    #: Elements and items inside sequences of undefined length: a 10,000-frame enhanced object has about
+    #: 600,000.
     nested_elements_max: int = 4_000_000
     #: Frames of one object, and fragments of its pixel data. A day of 30 Hz ultrasound has 2.6 million.
     frames_max: int = 4_000_000

@@ -65,16 +65,8 @@ def _codec_of(term: str) -> tuple[str, bool]:
             codec = table.get(candidate)
             if codec is not None:
                 return _python_name(codec), False
-        return (term, False) if _is_text_codec(term) else (_ASCII, False)
+        return ("utf-8" if words in ("UTF8", "UTF 8", "UNICODE") else _ASCII), False
     return _python_name(codec), True
-
-
-def _is_text_codec(name: str) -> bool:
-    try:
-        b"".decode(name)
-    except (LookupError, ValueError, UnicodeError):
-        return False
-    return True
 
 
 def _python_name(codec: str) -> str:
@@ -85,8 +77,8 @@ def _python_name(codec: str) -> str:
 def decode(raw: bytes, charset: CharacterSet) -> tuple[str, bool]:
     """Text and whether every byte was rightful in the declared character set.
 
-    Bytes that are not become what they most likely mean: UTF-8 if they are that, else Latin-1 when nothing was
-    declared, else the replacement character.
+    Bytes that are not become what they most likely mean: UTF-8 if they are that, else Latin-1 when nothing
+    was declared, else the replacement character.
     """
     if _ESCAPE in raw:
         return _decode_extended(raw, charset)
@@ -148,6 +140,10 @@ def trim(text: str, vr: str) -> str:
     """Text without the padding that its VR allows (PS3.5 6.2); each value of several is trimmed."""
     if vr in PROSE_VRS:
         return text.rstrip(" \0")
+    padding = " \0"
     if "\\" in text:
-        return "\\".join([part.strip(" \0") for part in text.split("\\")])
-    return text.strip(" \0")
+        text = "\\".join([part.strip(padding) for part in text.split("\\")])
+    else:
+        text = text.strip(padding)
+    # Empty groups at the end of a name are as good as none.
+    return text.rstrip("=") if vr == "PN" and text.endswith("=") else text

@@ -76,7 +76,8 @@ def elements(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> 
             try:
                 after = skip_sequence(data, value, end, implicit, little)
             except BadSequenceError:
-                # Damage, or pixel data whose fragments are elsewhere because the header was cut off before them.
+                # Damage, or pixel data whose fragments are elsewhere because the header was cut off before
+                # them.
                 yield tag, vr, value, end - value, True
                 return
             yield tag, vr, value, after - 8 - value, True
@@ -91,8 +92,8 @@ def elements(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> 
 def odd_header(data: Buffer, pos: int, end: int, little: bool) -> tuple[str, int, int]:
     """VR, value offset and length of an element in an explicit VR data set whose VR is none that we know.
 
-    Two capitals are a VR of the future: 32-bit length behind two zero bytes (PS3.5 7.1.2), unless what follows
-    shows an empty value. Anything else is an element in implicit VR, which some writers mix in.
+    Two capitals are a VR of the future: 32-bit length behind two zero bytes (PS3.5 7.1.2), unless what
+    follows shows an empty value. Anything else is an element in implicit VR, which some writers mix in.
     """
     letters = bytes(data[pos + 4 : pos + 6])
     group, number, length = _IMPLICIT[little].unpack_from(data, pos)
@@ -193,7 +194,8 @@ def is_letters(letters: bytes) -> bool:
 def looks_implicit(data: Buffer, pos: int, end: int, assumed: bool) -> bool:
     """Whether the element at ``pos`` is in implicit VR: writers switch without saying so, in whole files and in items.
 
-    An explicit VR is two capitals; in implicit VR the same two bytes are half a length, which would be beyond 16,000.
+    An explicit VR is two capitals; in implicit VR the same two bytes are half a length, which would be beyond
+    16,000.
     """
     if pos + 8 > end:
         return assumed
