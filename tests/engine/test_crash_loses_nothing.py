@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,10 +65,10 @@ def test_killed_during_a_load(tmp_path: Path, round_number: int) -> None:
     for life in range(3):  # the same directory is killed, recovered and loaded again
         child = start_child(directory, key, 100 * round_number + life, 10_000, 8)
         assert child.stdout is not None
-        for _ in range(random.Random(round_number * 7 + life).randrange(5, 120)):
-            acknowledged.append(child.stdout.readline())
+        lines = random.Random(round_number * 7 + life).randrange(5, 120)
+        acknowledged.extend(child.stdout.readline() for _ in range(lines))
         child.send_signal(signal.SIGKILL)
-        acknowledged += [line for line in child.stdout if line.endswith("\n")]
+        acknowledged.extend(line for line in child.stdout if line.endswith("\n"))
         child.wait()
         stores = open_stores(directory, key)
         report = stores.catch_up(at_start=True)
@@ -134,10 +133,6 @@ async def test_durable_records_that_were_not_indexed_are_found(
         assert set(outcomes) == {Outcome.DUPLICATE}
     with stores_in(tmp_path / "data") as stores:
         assert stores.catch_up(at_start=True).records == 0  # closed: not read again
-
-
-def torn(end: int) -> Callable[[bytes], bytes]:
-    return lambda raw: raw[:end]
 
 
 @pytest.mark.parametrize("cut", [1, 17, 300])

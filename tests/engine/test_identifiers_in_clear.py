@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
 from pathlib import Path
@@ -29,10 +30,8 @@ def readings(raw: bytes) -> list[bytes]:
     ):
         at = raw.find(magic)
         while at >= 0:
-            try:
+            with contextlib.suppress(zlib.error, zstandard.ZstdError, OSError, EOFError):
                 found.append(inflate(raw[at:]))
-            except (zlib.error, zstandard.ZstdError, OSError, EOFError):
-                pass
             at = raw.find(magic, at + 1)
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -56,13 +57,13 @@ async def test_nonsense_is_kept(tmp_path: Path, data: bytes) -> None:
 
 
 async def test_two_quarantined_objects_in_one_group_are_both_kept(tmp_path: Path) -> None:
-    import trio
-
     with stores_in(tmp_path / "data") as stores:
-        async with open_engine(stores, EngineOptions(), owner="test") as engine:
-            async with trio.open_nursery() as nursery:
-                for _ in range(4):
-                    nursery.start_soon(store, engine, ct_slice(change=without_sop), ExplicitVRLittleEndian)
+        async with (
+            open_engine(stores, EngineOptions(), owner="test") as engine,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(4):
+                nursery.start_soon(store, engine, ct_slice(change=without_sop), ExplicitVRLittleEndian)
         with stores.store.snapshot() as snapshot:
             assert len(list(stores.catalog.quarantined(snapshot))) == 4
 
