@@ -35,6 +35,8 @@ from hounsfield.storage_backends.tables import check_batch, check_tables, sequen
 
 __all__ = ["LmdbLimits", "LmdbStore"]
 
+_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
 
 @dataclass(frozen=True, slots=True)
 class LmdbLimits:
@@ -293,7 +295,6 @@ def _pages(stat: dict[str, int]) -> int:
 
 def _translated(error: lmdb.Error) -> StorageError:
     text = str(error)
-    full = isinstance(error, lmdb.MapFullError) or os.strerror(errno.ENOSPC) in text
-    if full:
+    if isinstance(error, lmdb.MapFullError) or any(phrase in text for phrase in _FULL):
         return StoreFullError(f"the index is full ({text}); nothing was written")
     return StorageError(f"the index could not be written: {text}")
