@@ -33,6 +33,8 @@ class ScoreboardCollector(Collector):
         yield InfoMetricFamily(f"{self._prefix}_build", "What is running", {"version": __version__})
         families: dict[str, Metric] = {}
         for metric in self._board.metrics:
+            if metric.kind is Kind.TABLE:
+                continue
             name = f"{self._prefix}_{metric.name}"
             labels = [label for label, _ in metric.labels]
             values = [value for _, value in metric.labels]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ from hounsfield.archive.errors import NoServerError
 
 
 @contextlib.contextmanager
-def open_stores(config: Config) -> Iterator[Stores]:
-    """The locked stores of an archive that no server runs on. Raises DataDirectoryBusyError when one does."""
+def open_stores(config: Config, before: Callable[[], None] = lambda: None) -> Iterator[Stores]:
+    """The locked stores of an archive that no server runs on. Raises DataDirectoryBusyError when one does.
+
+    ``before`` is called with the lock held and nothing open yet.
+    """
     directory = open_data_directory(Path(config.archive.data), create=False)
     try:
+        before()
         keyring = open_keyring(directory.path, open_master_key(config, directory.path), create=False)
         stores = Stores.open(directory.path, keyring, engine_options(config, workers=1))
         try:

@@ -150,7 +150,7 @@ class Operations:
         await self._aes_changed()
 
     async def _added(self) -> list[dict[str, Any]]:
-        return [dict(fact["body"]) for fact in await self._engine.state(AE_FACT) if fact.get("body")]
+        return [dict(body) for body in await self._engine.state(AE_FACT)]
 
 
 async def write_part10(engine: Engine, instance: Instance, path: Path) -> int:

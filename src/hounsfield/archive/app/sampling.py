@@ -22,7 +22,7 @@ class Sampler:
         self._base = {
             metric.key: board.own(metric.key) if metric.kind is Kind.COUNTER else 0
             for metric in board.metrics
-            if metric.kind is not Kind.HISTOGRAM
+            if metric.kind in {Kind.COUNTER, Kind.GAUGE}
         }
 
     def add(self, source: Callable[[], Mapping[str, int]]) -> None:

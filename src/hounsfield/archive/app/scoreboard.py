@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -34,6 +35,11 @@ class Kind(Enum):
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
+    TABLE = "table"  # many gauges under one name, for limits; not published
+
+
+# Cells of a table, chosen by hash: two of a hospital's hundred devices share one once in a few hundred runs.
+TABLE_CELLS = 4096
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class Metric:
     @property
     def columns(self) -> int:
         """A histogram needs a cell per bound, one for everything above, and the sum."""
+        if self.kind is Kind.TABLE:
+            return TABLE_CELLS
         return len(self.bounds) + 2 if self.kind is Kind.HISTOGRAM else 1
 
     @property
@@ -70,13 +78,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("worker_ready", Kind.GAUGE, "1 while the worker accepts connections"),
     Metric("worker_connections", Kind.GAUGE, "Open connections of every protocol"),
     Metric("associations", Kind.GAUGE, "Open DICOM associations"),
+    Metric("associations_from", Kind.TABLE, "Open DICOM associations by calling address"),
     *_by(
         "associations_total",
         Kind.COUNTER,
         "DICOM associations by how they came out",
         "outcome",
         "accepted",
-        "rejected",
+        "refused",
         "aborted",
     ),
     Metric("http_connections", Kind.GAUGE, "Open HTTP connections"),
@@ -173,6 +182,10 @@ class Scoreboard:
         """This worker's number."""
         return int(self._cells[self._base + self._offset[key]])
 
+    def table_cell(self, key: str, name: str) -> Cell:
+        """The cell of a table that ``name`` falls into. Names may share one: a limit then holds for both."""
+        return Cell(self, self._offset[key] + zlib.crc32(name.encode()) % TABLE_CELLS)
+
     def total(self, key: str) -> int:
         """The sum over all workers: the archive's number."""
         return sum(self.by_worker(key))
@@ -199,8 +212,10 @@ class Scoreboard:
         """Zero a dead worker's gauges; its counters stay. The supervisor's job."""
         base = _HEADER + worker * self._columns
         for key, metric in self._metric.items():
-            if metric.kind is Kind.GAUGE:
-                self._cells[base + self._offset[key]] = 0
+            if metric.kind in {Kind.GAUGE, Kind.TABLE}:
+                start = base + self._offset[key]
+                for cell in range(start, start + metric.columns):
+                    self._cells[cell] = 0
 
     def accept_delay(self, connections: str = "worker_connections") -> float:
         """Seconds to wait before accepting, so that connections spread over workers: 0 for the least loaded.

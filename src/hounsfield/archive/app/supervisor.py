@@ -34,7 +34,7 @@ from hounsfield.archive.app.data_directory import CONTROL_SOCKET, DataDirectory,
 from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
 from hounsfield.archive.app.listeners import Listener, open_listeners, read_bearer_tokens
 from hounsfield.archive.app.recent import RecentPeers
-from hounsfield.archive.app.scoreboard import Scoreboard
+from hounsfield.archive.app.scoreboard import Kind, Scoreboard
 from hounsfield.archive.app.wakeups import Wakeups
 from hounsfield.archive.config import Config, check_safety
 from hounsfield.archive.errors import ConfigError, ControlError, HounsfieldError
@@ -402,13 +402,12 @@ class Supervisor:
             "listeners": [self._describe(listener) for listener in self._listeners],
             "workers": [process.describe() for process in self._processes],
             "totals": {
-                metric.key: self._total(metric.key) for metric in self.board.metrics if not metric.bounds
+                metric.key: self.board.total(metric.key)
+                for metric in self.board.metrics
+                if metric.kind in {Kind.COUNTER, Kind.GAUGE}
             },
             "announcements": self.announcements,
         }
-
-    def _total(self, key: str) -> int:
-        return self.board.total(key)
 
     def _describe(self, listener: Listener) -> dict[str, Any]:
         entries = self.config.dicom.listeners if listener.kind == "dicom" else self.config.http.listeners

@@ -48,20 +48,26 @@ def run(group: click.Command, arguments: Sequence[str] | None = None) -> int:
         complain(str(error))
         return error.code
     except Exception as error:
-        code = _code_of(error)
+        alone = _alone(error)
+        code = _code_of(alone)
         if code is None:
             raise
-        complain(str(error))
+        complain(str(alone))
         return code
     return result if isinstance(result, int) else 0
+
+
+def _alone(error: BaseException) -> BaseException:
+    """What a nursery wrapped, when it is one error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _code_of(error: BaseException) -> int | None:
     """The exit code of an error that speaks for itself; None for a fault in the program."""
     from hounsfield.archive.errors import ConfigError, NoServerError
 
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
     if isinstance(error, ConfigError):
         return EXIT_USAGE
     if isinstance(error, NoServerError):

@@ -1,0 +1,80 @@
+"""``hounsfield reindex``."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import click
+
+from hounsfield.archive.cli.options import config_options, effective_config, json_option
+from hounsfield.archive.cli.output import EXIT_PARTIAL, err, print_json, remark
+
+
+@click.command(
+    "reindex",
+    epilog="""\b
+Examples:
+  hounsfield reindex --data ./archive
+  hounsfield reindex --data ./archive --keep-old""",
+)
+@config_options
+@click.option("--keep-old", is_flag=True, help="Keep the old index beside the new one.")
+@json_option
+def command(
+    *, config_file: Path | None, overrides: tuple[str, ...], data: str | None, keep_old: bool, as_json: bool
+) -> int:
+    """Make the index anew from the stored objects and recorded facts. Stop the server first.
+
+    The logs are the archive, the index is a view of them: nothing is lost by this. The old index is put aside
+    until the new one is whole. Exit code 4 when some stored bytes are damaged: the report says how many.
+    """
+    from rich.progress import Progress
+
+    from hounsfield.archive.app.offline import open_stores
+    from hounsfield.archive.engine.engine import INDEX
+
+    config = effective_config(config_file, overrides, data)
+    index = Path(config.archive.data).expanduser().absolute() / INDEX
+    aside = index.with_name(f"{INDEX}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+
+    def put_aside() -> None:
+        if index.exists():
+            index.rename(aside)
+
+    try:
+        with (
+            open_stores(config, before=put_aside) as stores,
+            Progress(console=err, disable=not err.is_terminal, transient=True) as bar,
+        ):
+            task = bar.add_task("segments", total=None)
+            report = stores.reindex(lambda done, total: bar.update(task, completed=done, total=total))
+    except BaseException:
+        if aside.exists():
+            shutil.rmtree(index, ignore_errors=True)
+            aside.rename(index)
+        raise
+    if aside.exists() and not keep_old:
+        shutil.rmtree(aside)
+    if as_json:
+        print_json(
+            {
+                "segments": report.segments,
+                "objects": sum(report.outcomes.values()),
+                "outcomes": {outcome.name.lower(): count for outcome, count in report.outcomes.items()},
+                "facts": report.facts,
+                "damage": report.damage,
+                "unreadable_segments": report.unreadable_segments,
+            }
+        )
+    else:
+        objects = sum(report.outcomes.values())
+        remark(f"indexed {objects} objects of {report.segments} segments, and {report.facts} facts")
+        for reason, count in report.damage.items():
+            remark(f"damage: {count} × {reason}")
+        if report.unreadable_segments:
+            remark(
+                f"{report.unreadable_segments} segments whose key is missing: restore keys/ and reindex again"
+            )
+    return EXIT_PARTIAL if report.damaged or report.unreadable_segments else 0
