@@ -1,0 +1,376 @@
+"""One peer's connection to the listener, from the first byte to the last: one task, one association.
+
+::
+
+    PENDING ──A-ASSOCIATE-RQ──▸ IDLE ◂──response── BUSY        what a drain does:  PENDING, IDLE: abort now
+       └─ ARTIM                  └─ idle_s ──command──▸ └─ dimse_s                 BUSY: finish, then as IDLE
+
+The bytes of an object pass through here as views into the association's receive buffer; per object there are
+a few receptions, one commit and one write. One cancel scope per connection bounds every wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, NoReturn
+
+import structlog
+import trio
+
+from hounsfield.archive.engine.types import Source
+from hounsfield.archive.net.errors import PeerGoneError
+from hounsfield.archive.net.negotiation import negotiate
+from hounsfield.archive.net.policy import Refusal, over_limit
+from hounsfield.archive.net.providers import refuse
+from hounsfield.archive.net.records import CallRecord
+from hounsfield.archive.net.transport import Deadline, SocketTransport, StreamTransport
+from hounsfield.archive.wire import (
+    NEED_DATA,
+    Abort,
+    AbortReason,
+    AbortSource,
+    AcceptedContext,
+    AssociateRequest,
+    Association,
+    Buffer,
+    Command,
+    CommandReceived,
+    DataFragment,
+    DatasetFragment,
+    Event,
+    MessageReader,
+    MessageWriter,
+    ReleaseReply,
+    ReleaseRequest,
+    RemoteProtocolError,
+    Role,
+    State,
+    TransportClosed,
+)
+
+if TYPE_CHECKING:
+    from hounsfield.archive.net.listener import Endpoint, Listener
+
+__all__ = ["Connection", "Phase"]
+
+log = structlog.get_logger(__name__)
+
+
+class Phase(Enum):
+    """What the connection is doing, which says how long it may wait and what a drain does to it."""
+
+    PENDING = "no association yet"
+    IDLE = "between two messages"
+    BUSY = "within a message"
+    ENDING = "after the last word"
+
+
+class _Ended(Exception):  # noqa: N818 - an event: the association is over, everything was said
+    """The association ended in good order, or the peer ended it."""
+
+
+class Connection:
+    """See the module's text. ``run`` once; ``drain`` and ``end`` from any task of the same loop."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        endpoint: Endpoint,
+        transport: SocketTransport | StreamTransport,
+        address: str,
+    ) -> None:
+        self.address = address
+        self.phase = Phase.PENDING
+        self.source = Source("dimse", address=address)
+        self.counters = listener.counters
+        self._listener = listener
+        self._endpoint = endpoint
+        self._limits = listener.limits
+        self._transport = transport
+        self._association = Association(Role.ACCEPTOR, listener.wire_limits)
+        self._reader = MessageReader(listener.wire_limits)
+        self._writer = MessageWriter(self._association)
+        self._scope = trio.CancelScope()
+        self._deadline = Deadline(self._scope)
+        self._began = trio.current_time()
+        self._message_began = 0.0
+        self._message_bytes_before = 0
+        self._contexts: Mapping[int, AcceptedContext] = {}
+        self._opened = False
+        self._draining = False
+        self._ended_because = ""
+
+    # ------------------------------------------------------------ from outside
+
+    @property
+    def bytes_in(self) -> int:
+        """Received so far."""
+        return self._transport.bytes_in
+
+    @property
+    def bytes_out(self) -> int:
+        """Sent so far."""
+        return self._transport.bytes_out
+
+    def drain(self) -> None:
+        """End as soon as no message is under way."""
+        self._draining = True
+        if self.phase in (Phase.PENDING, Phase.IDLE):
+            self.end("the archive is shutting down")
+
+    def end(self, because: str) -> None:
+        """Abort, now; ``because`` is for the log."""
+        if not self._ended_because:
+            self._ended_because = because
+        self._scope.cancel()
+
+    # ------------------------------------------------------------ the whole of it
+
+    async def run(self) -> None:
+        """Serve the peer until it or we end it. The transport is closed then."""
+        last_words: list[Buffer] = []
+        because = ""
+        try:
+            with self._scope:
+                try:
+                    await self._converse()
+                except _Ended:
+                    pass
+                except RemoteProtocolError as error:
+                    because = str(error)
+                    last_words = self._association.answer(error)
+                except PeerGoneError as error:
+                    because = str(error)
+            if self._scope.cancelled_caught:
+                because = self._ended_because or self._timed_out()
+                last_words = self._abort_words()
+            if because:
+                self._note_broken(because)
+            self.phase = Phase.ENDING
+            if last_words:
+                await self._say_last(last_words)
+        finally:
+            self._close_association()
+            self.counters.bytes_in += self._transport.bytes_in
+            self.counters.bytes_out += self._transport.bytes_out
+            with trio.CancelScope(shield=True):
+                await self._transport.aclose()
+
+    async def _converse(self) -> None:
+        request = await self._next_event()
+        if isinstance(request, TransportClosed):
+            self.counters.connections_failed += 1
+            raise _Ended
+        if not isinstance(request, AssociateRequest):
+            raise _Ended  # an abort: whoever it was thought better of it
+        self._listener.request_came(self)
+        self.source = Source(
+            "dimse",
+            calling_ae=_printable(request.calling_ae),
+            called_ae=_printable(request.called_ae),
+            address=self.address,
+        )
+        self._listener.association_opened(self)
+        self._opened = True
+        refusal = await self._judge(request)
+        self._listener.called(
+            CallRecord(
+                time.time(),
+                self.address,
+                self.source.calling_ae,
+                self.source.called_ae,
+                "refused" if refusal else "accepted",
+                refusal.reason if refusal else "",
+            )
+        )
+        if refusal is not None:
+            self._close_association()  # it takes no one's place while it lingers
+            await self._say_last(self._association.send(refusal.reject))
+            raise _Ended
+        policy = self._endpoint.policy
+        accept = negotiate(
+            request,
+            pdu_bytes_max=self._limits.pdu_bytes_max,
+            rule=policy.storage_rule,
+            refused_sop_classes=policy.refused_sop_classes,
+        )
+        await self._send(self._association.send(accept))
+        self._contexts = self._association.contexts
+        await self._serve()
+
+    def _close_association(self) -> None:
+        if self._opened:
+            self._opened = False
+            self._listener.association_closed(self)
+
+    async def _judge(self, request: AssociateRequest) -> Refusal | None:
+        listener, limits = self._listener, self._limits
+        if self._draining:
+            return over_limit("the archive is shutting down")
+        refusal = self._endpoint.policy.judge(request, self.address, await listener.known_aes())
+        if refusal is not None:
+            return refusal
+        if listener.observer.associations_open() > limits.associations_max:
+            return over_limit(f"more than {limits.associations_max} associations")
+        if listener.observer.associations_from(self.address) > limits.associations_per_address_max:
+            return over_limit(
+                f"more than {limits.associations_per_address_max} associations from one address"
+            )
+        return None
+
+    async def _serve(self) -> None:
+        """Messages, until the association is over."""
+        reader, providers = self._reader, self._listener.providers
+        while True:
+            self.phase = Phase.IDLE
+            event = await self._next_event()
+            if isinstance(event, DataFragment):
+                message = reader.receive(event)
+                while message is None:
+                    self._begin_message()
+                    fragment = await self._next_event()
+                    if not isinstance(fragment, DataFragment):
+                        self._end_within_message(fragment)
+                    message = reader.receive(fragment)
+                assert isinstance(message, CommandReceived)
+                self._begin_message()
+                context = self._contexts[message.context_id]
+                provider = providers.get(type(message.command), refuse)
+                await provider(self, context, message.command)
+            elif isinstance(event, ReleaseRequest):
+                self.phase = Phase.ENDING
+                self.counters.associations_released += 1
+                await self._say_last(self._association.send(ReleaseReply()), eof=False)
+                self._log_end("released")
+                raise _Ended
+            else:
+                self._end_early(event)
+
+    def _begin_message(self) -> None:
+        if self.phase is not Phase.BUSY:
+            self.phase = Phase.BUSY
+            self._message_began = trio.current_time()
+            self._message_bytes_before = self._transport.bytes_in
+
+    def _end_early(self, event: Event) -> NoReturn:
+        """The association ends without a release: the peer's abort, or its disappearance."""
+        self._note_broken(
+            "aborted by the peer" if isinstance(event, Abort) else "the peer closed the connection"
+        )
+        raise _Ended
+
+    def _end_within_message(self, event: Event) -> NoReturn:
+        if isinstance(event, ReleaseRequest):
+            raise RemoteProtocolError("a release request within a message")
+        self._end_early(event)
+
+    # ------------------------------------------------------------ what providers use (Link)
+
+    async def next_fragment(self) -> DatasetFragment:
+        """The next bytes of the data set under way."""
+        event = await self._next_event()
+        if not isinstance(event, DataFragment):
+            self._end_within_message(event)
+        fragment = self._reader.receive(event)
+        assert isinstance(fragment, DatasetFragment)
+        return fragment
+
+    async def respond(self, context_id: int, response: Command) -> None:
+        """Send a response, in one write."""
+        await self._send(self._writer.command(context_id, response))
+
+    # ------------------------------------------------------------ bytes
+
+    async def _next_event(self) -> Event:
+        association, transport = self._association, self._transport
+        while True:
+            event = association.next_event()
+            if event is not NEED_DATA:
+                return event
+            view = association.receive_buffer()
+            count = transport.receive_nowait(view)
+            if count < 0:
+                self._deadline.at(self._patience())
+                count = await transport.receive(view)
+                self._deadline.off()
+            else:
+                await transport.breathe()
+            association.received(count)
+
+    def _patience(self) -> float:
+        """Until when the peer may be silent now."""
+        limits = self._limits
+        if self.phase is Phase.BUSY:
+            received = self._transport.bytes_in - self._message_bytes_before
+            slowest = self._message_began + limits.dimse_s + received / limits.receive_rate_min
+            return min(trio.current_time() + limits.dimse_s, slowest)
+        if self.phase is Phase.PENDING:
+            return self._began + limits.artim_s
+        return trio.current_time() + (limits.drain_release_s if self._draining else limits.idle_s)
+
+    async def _send(self, buffers: list[Buffer]) -> None:
+        self._deadline.at(trio.current_time() + self._limits.write_s)
+        await self._transport.send(buffers)
+        self._deadline.off()
+
+    async def _say_last(self, buffers: list[Buffer], *, eof: bool = True) -> None:
+        """Send the last PDU, and wait a little for the peer to close, so that it is not lost in a reset."""
+        transport = self._transport
+        scratch = memoryview(bytearray(64 * 1024))
+        left = self._limits.linger_bytes_max
+        with trio.move_on_after(self._limits.linger_s):
+            try:
+                await transport.send(buffers)
+            except PeerGoneError:
+                return
+            if eof:
+                await transport.send_eof()
+            while left > 0:
+                count = await transport.receive(scratch)
+                if count <= 0:
+                    return
+                left -= count
+
+    # ------------------------------------------------------------ endings
+
+    def _abort_words(self) -> list[Buffer]:
+        association = self._association
+        if association.state in (State.IDLE, State.AWAITING_CLOSE):
+            return association.data_to_send()
+        if association.state is State.AWAITING_ASSOCIATE_RQ:
+            association.artim_expired()  # PS3.8 AA-2: close, there is nobody to say it to
+            return []
+        return association.send(Abort(AbortSource.SERVICE_PROVIDER, AbortReason.NOT_SPECIFIED))
+
+    def _timed_out(self) -> str:
+        if self._opened:
+            self.counters.associations_timed_out += 1
+        if self._draining:
+            return "the archive is shutting down"
+        return f"too slow ({self.phase.value})"
+
+    def _note_broken(self, because: str) -> None:
+        if self._contexts or self._association.accept is not None:
+            self.counters.associations_aborted += 1
+            self._listener.observer.association_aborted()
+            self._log_end(because)
+        elif not self._opened:
+            self.counters.connections_failed += 1
+            log.info("a connection came to nothing", address=self.address, reason=because)
+
+    def _log_end(self, reason: str) -> None:
+        log.info(
+            "association ended",
+            reason=reason,
+            address=self.address,
+            calling_ae=self.source.calling_ae,
+            bytes=self._transport.bytes_in,
+            seconds=round(trio.current_time() - self._began, 3),
+        )
+
+
+def _printable(title: str) -> str:
+    """A title as a stranger sent it, safe in a log and on a terminal."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in title.strip())

@@ -1,0 +1,59 @@
+"""Every limit on what a peer can make this package hold, wait for or do, with its default and its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["NetLimits"]
+
+_KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetLimits:
+    """Limits of one worker's listener, and of one association. Times are in seconds."""
+
+    pdu_bytes_max: int = 256 * _KIB
+    """The longest P-DATA-TF that we announce (PS3.8 D.1): past it throughput stops growing."""
+
+    associations_max: int = 200
+    """Open at once, over all workers. One beyond it is told "local limit exceeded", which is transient."""
+
+    associations_per_address_max: int = 100
+    """Of those, from one address: one device that leaks associations does not shut out the others."""
+
+    pending_connections_max: int = 128
+    """Connections on which no association request has come. One more evicts the oldest: a device sends its
+    request at once, who holds connections open without one is first to go."""
+
+    artim_s: float = 30.0
+    """Until the association request is here whole (PS3.8 9.1.5)."""
+
+    tls_handshake_s: float = 15.0
+    """Until TLS is up; a handshake is a few round trips."""
+
+    idle_s: float = 600.0
+    """Between two messages of an association. Modalities keep one open through a whole examination."""
+
+    dimse_s: float = 60.0
+    """Between two receptions within a message."""
+
+    receive_rate_min: int = 1024
+    """Bytes a second that a message must come with, once ``dimse_s`` has passed: a byte a minute
+    is no sender. A 9600 baud line would just do."""
+
+    write_s: float = 30.0
+    """A response is small: a peer that takes none of it for so long is gone."""
+
+    linger_s: float = 2.0
+    """After our last word, until the peer closes. Closing first, with bytes unread, would reset the
+    connection and the peer might never see why."""
+
+    linger_bytes_max: int = 16 * 1024 * _KIB
+    """What is read and thrown away meanwhile: a peer in the middle of an object does not stop at once."""
+
+    drain_release_s: float = 0.25
+    """While draining, how long a sender whose object was just answered may take to release or go on."""
+
+    unyielded_bytes_max: int = 4 * 1024 * _KIB
+    """A peer faster than us never blocks: after so many bytes the other associations get a turn."""

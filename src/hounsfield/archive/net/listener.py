@@ -1,0 +1,261 @@
+"""The DICOM listener: inherited listening sockets in, associations out, and an orderly end.
+
+Several processes accept from the same sockets: accepting is non-blocking, and losing the race for a
+connection is nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+import trio
+
+from hounsfield.archive.net.connection import Connection
+from hounsfield.archive.net.limits import NetLimits
+from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
+from hounsfield.archive.net.providers import Counters, ObjectSink, Provider, StoreProvider, echo
+from hounsfield.archive.net.records import CallRecord, ListenerObserver, ListenerStatistics
+from hounsfield.archive.net.transport import SocketTransport, StreamTransport
+from hounsfield.archive.wire import CEchoRequest, Command, CStoreRequest, WireLimits
+
+__all__ = ["Endpoint", "Listener"]
+
+log = structlog.get_logger(__name__)
+
+AcceptDelay = Callable[[], float]
+"""Asked before each accept: how many seconds to leave the connection to another worker; 0 takes it now."""
+
+KnownAes = Callable[[], Awaitable[Mapping[str, RemoteAe]]]
+
+_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_ACCEPT_PAUSE_S = 0.1
+"""After EMFILE and its kin: long enough for something to close, short against a device's patience."""
+_LISTENER_GONE = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """One listening socket (the caller's to close) and who may call there. ``policy`` may be replaced."""
+
+    sock: socket.socket
+    policy: ListenerPolicy
+    tls: ssl.SSLContext | None = None
+
+
+async def _nobody() -> Mapping[str, RemoteAe]:
+    return {}
+
+
+class Listener:
+    """Accepts associations at ``endpoints`` and stores what comes. One per worker; ``serve`` once."""
+
+    def __init__(
+        self,
+        sink: ObjectSink,
+        endpoints: Sequence[Endpoint],
+        *,
+        limits: NetLimits | None = None,
+        wire_limits: WireLimits | None = None,
+        known_aes: KnownAes = _nobody,
+        observer: ListenerObserver | None = None,
+        accept_delay: AcceptDelay | None = None,
+    ) -> None:
+        self.endpoints = tuple(endpoints)
+        self.limits = limits or NetLimits()
+        self.wire_limits = _fitting(wire_limits or WireLimits(), self.limits)
+        self.known_aes = known_aes
+        self.observer = observer or ListenerObserver()
+        self.counters = Counters()
+        self.providers: dict[type[Command], Provider] = {
+            CEchoRequest: echo,
+            CStoreRequest: StoreProvider(sink),
+        }
+        self._accept_delay = accept_delay
+        self._connections: set[Connection] = set()
+        self._pending: dict[Connection, None] = {}
+        self._associations = 0
+        self._open = 0
+        self._draining = trio.Event()
+        self._changed = trio.Event()
+
+    # ------------------------------------------------------------ life
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Accept until :meth:`drain`, then return when the last connection is done. Cancelling cuts them."""
+        async with trio.open_nursery() as connections, trio.open_nursery() as acceptors:
+            for endpoint in self.endpoints:
+                endpoint.sock.setblocking(False)
+                acceptors.start_soon(self._accept, endpoint, connections)
+            task_status.started()
+            await self._draining.wait()
+            acceptors.cancel_scope.cancel()
+
+    async def drain(self) -> None:
+        """Stop accepting; let the message that each association is in finish; return when all are gone.
+
+        Associations between two messages are aborted at once. Bounded by the limits on messages; the
+        caller may bound it further, and cancels ``serve`` then. Idempotent.
+        """
+        self._draining.set()
+        for connection in list(self._connections):
+            connection.drain()
+        while self._open:
+            await self._changed.wait()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the end has begun."""
+        return self._draining.is_set()
+
+    def statistics(self) -> ListenerStatistics:
+        """The figures of this moment."""
+        totals: dict[str, Any] = {name: getattr(self.counters, name) for name in Counters.__slots__}
+        for connection in self._connections:
+            totals["bytes_in"] += connection.bytes_in
+            totals["bytes_out"] += connection.bytes_out
+        return ListenerStatistics(connections_open=self._open, associations_open=self._associations, **totals)
+
+    # ------------------------------------------------------------ what connections report
+
+    def request_came(self, connection: Connection) -> None:
+        """The connection is not pending any more."""
+        self._pending.pop(connection, None)
+
+    def association_opened(self, connection: Connection) -> None:
+        """An association is about to be judged: it counts from here on."""
+        self._associations += 1
+        self.observer.association_opened(connection.address)
+
+    def association_closed(self, connection: Connection) -> None:
+        """It is over, or was refused."""
+        self._associations -= 1
+        self.observer.association_closed(connection.address)
+
+    def called(self, call: CallRecord) -> None:
+        """An association request was answered."""
+        if call.outcome == "accepted":
+            self.counters.associations_accepted += 1
+        else:
+            self.counters.associations_refused += 1
+        log.info(
+            "association accepted" if call.outcome == "accepted" else "association refused",
+            address=call.address,
+            calling_ae=call.calling_ae,
+            called_ae=call.called_ae,
+            reason=call.reason or None,
+        )
+        self.observer.called(call)
+
+    # ------------------------------------------------------------ accepting
+
+    async def _accept(self, endpoint: Endpoint, connections: trio.Nursery) -> None:
+        listening, delay = endpoint.sock, self._accept_delay
+        while True:
+            await trio.lowlevel.wait_readable(listening)
+            if delay is not None and (seconds := delay()) > 0:
+                await trio.sleep(seconds)
+            try:
+                sock, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                continue  # another worker was faster, or the peer thought better of it
+            except OSError as error:
+                if error.errno in _LISTENER_GONE:
+                    raise
+                log.warning("accepting pauses", error=errno.errorcode.get(error.errno or 0, "?"))
+                self._evict_pending("evicted: out of descriptors or memory")
+                await trio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            sock.setblocking(False)
+            self.counters.connections_total += 1
+            self._open += 1
+            self.observer.connection_opened()
+            connections.start_soon(self._serve_socket, endpoint, sock)
+
+    def _evict_pending(self, because: str) -> None:
+        oldest = next(iter(self._pending), None)
+        if oldest is not None:
+            del self._pending[oldest]
+            oldest.end(because)
+
+    async def _serve_socket(self, endpoint: Endpoint, sock: socket.socket) -> None:
+        try:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            try:
+                address = str(sock.getpeername()[0]).removeprefix("::ffff:")
+            except OSError:  # gone before we looked
+                self.counters.connections_failed += 1
+                return
+            transport: SocketTransport | StreamTransport
+            if endpoint.tls is None:
+                transport = SocketTransport(sock, self.limits.unyielded_bytes_max)
+            else:
+                stream = await self._handshake(sock, endpoint.tls, address)
+                if stream is None:
+                    return
+                transport = StreamTransport(stream)
+            await self._run(Connection(self, endpoint, transport, address))
+        except Exception as error:  # noqa: BLE001 - one connection's surprise is not the others' end
+            log.error("a connection failed", **_where(error))
+        finally:
+            sock.close()
+            self._open -= 1
+            self.observer.connection_closed()
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def _run(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        self._pending[connection] = None
+        if len(self._pending) > self.limits.pending_connections_max:
+            self._evict_pending("evicted: too many connections without a request")
+        if self.draining:
+            connection.drain()
+        try:
+            await connection.run()
+        finally:
+            self._pending.pop(connection, None)
+            self._connections.discard(connection)
+
+    async def _handshake(
+        self, sock: socket.socket, context: ssl.SSLContext, address: str
+    ) -> trio.SSLStream[trio.SocketStream] | None:
+        stream = trio.SSLStream(
+            trio.SocketStream(trio.socket.from_stdlib_socket(sock)), context, server_side=True
+        )
+        with trio.move_on_after(self.limits.tls_handshake_s):
+            try:
+                await stream.do_handshake()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+            else:
+                return stream
+        self.counters.connections_failed += 1
+        log.info("a TLS handshake failed", address=address)
+        await trio.aclose_forcefully(stream)
+        return None
+
+
+def _fitting(wire: WireLimits, limits: NetLimits) -> WireLimits:
+    """A receive buffer of two announced PDUs at least: a fast sender is then read in few calls."""
+    return replace(wire, receive_buffer_bytes=max(wire.receive_buffer_bytes, 2 * limits.pdu_bytes_max))
+
+
+def _where(error: BaseException) -> dict[str, str]:
+    """The type and the place of a fault, never its text, which may quote what the peer sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    keys = {"error_type": type(error).__name__}
+    if trace is not None:
+        code = trace.tb_frame.f_code
+        keys["where"] = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"
+    return keys

@@ -1,0 +1,126 @@
+"""Who may call: called and calling AE titles, source addresses, limits. Pure: a request in, a verdict out.
+
+AE titles are no secrets and prove nothing; with source addresses they keep out what does not belong, and TLS
+with client certificates keeps out the rest.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from hounsfield.archive.net.negotiation import StorageRule
+from hounsfield.archive.wire import (
+    APPLICATION_CONTEXT_UID,
+    AssociateReject,
+    AssociateRequest,
+    RejectReason,
+    RejectResult,
+    RejectSource,
+)
+
+__all__ = ["ListenerPolicy", "Network", "Refusal", "RemoteAe", "networks", "over_limit"]
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """``192.0.2.7`` and ``192.0.2.0/24`` as networks. ValueError for anything else."""
+    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteAe:
+    """An application entity known by its title: where it listens ("" when it only calls), and from where it
+    may call us (nowhere when empty).
+    """
+
+    title: str
+    host: str = ""
+    port: int = 104
+    tls: bool = False
+    sources: tuple[str, ...] = ()
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an association is refused: the PDU to answer with, and the words for the administrator."""
+
+    reject: AssociateReject
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerPolicy:
+    """Who may call at one listening socket.
+
+    A call is admitted when its title is in ``calling_titles`` (any, when empty) *and* its address in
+    ``sources`` (any, when empty); or when it comes from a known AE's own sources. With both lists
+    empty that admits everybody, which is what ``open`` permits (loopback); without it, only known AEs call.
+    """
+
+    ae_title: str = "HOUNSFIELD"
+    check_called_title: bool = True
+    called_titles: frozenset[str] = frozenset()
+    calling_titles: frozenset[str] = frozenset()
+    sources: tuple[Network, ...] = ()
+    open: bool = True
+    storage_rule: StorageRule = StorageRule.EVERY_OBJECT
+    refused_sop_classes: frozenset[str] = frozenset()
+
+    def judge(
+        self, request: AssociateRequest, address: str, known: Mapping[str, RemoteAe] | None = None
+    ) -> Refusal | None:
+        """None when the call is admitted, else the first reason against it (PS3.8 9.3.4)."""
+        if request.application_context != APPLICATION_CONTEXT_UID:
+            return _refuse(
+                RejectReason.APPLICATION_CONTEXT_NOT_SUPPORTED, "application context name not supported"
+            )
+        called, calling = request.called_ae.strip(), request.calling_ae.strip()
+        if self.check_called_title and called != self.ae_title and called not in self.called_titles:
+            return _refuse(RejectReason.CALLED_AE_NOT_RECOGNIZED, "called AE title not recognized")
+        if self.calling_titles or self.sources or self.open:
+            title_fits = not self.calling_titles or calling in self.calling_titles
+            if title_fits and (not self.sources or _within(address, self.sources)):
+                return None
+        else:
+            title_fits = False
+        ae = (known or {}).get(calling)
+        if ae is not None and ae.sources:
+            if _within(address, networks(ae.sources)):
+                return None
+            title_fits = True
+        return _refuse(
+            RejectReason.CALLING_AE_NOT_RECOGNIZED,
+            "source address not allowed for this AE title"
+            if title_fits
+            else "calling AE title not recognized",
+        )
+
+
+def over_limit(what: str) -> Refusal:
+    """A refusal because of a limit of ours: the caller may try again later."""
+    return Refusal(
+        AssociateReject(
+            RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, RejectReason.LOCAL_LIMIT_EXCEEDED
+        ),
+        what,
+    )
+
+
+def _refuse(reason: int, words: str) -> Refusal:
+    return Refusal(AssociateReject(RejectResult.PERMANENT, RejectSource.SERVICE_USER, reason), words)
+
+
+def _within(address: str, nets: tuple[Network, ...]) -> bool:
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    if mapped is not None:
+        ip = mapped
+    return any(ip in net for net in nets if net.version == ip.version)

@@ -1,0 +1,275 @@
+"""Service class providers: what is done with each command on an accepted context (PS3.7 9.1, PS3.4 A, B).
+
+A provider gets a :class:`Link` to the association, and must take the whole data set of its command, if there
+is one, before it responds. One that cannot use the data set takes it all the same and says why not, so that
+the association, and the objects that are to follow on it, survive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+import structlog
+
+from hounsfield.archive.engine.errors import EngineError
+from hounsfield.archive.engine.types import Source, StoreResult
+from hounsfield.archive.net.negotiation import VERIFICATION
+from hounsfield.archive.net.statuses import StoreAnswer, answer_of, answer_to_error
+from hounsfield.archive.wire import (
+    AcceptedContext,
+    Buffer,
+    CCancelRequest,
+    CEchoRequest,
+    CEchoResponse,
+    CFindRequest,
+    CFindResponse,
+    CGetRequest,
+    CGetResponse,
+    CMoveRequest,
+    CMoveResponse,
+    Command,
+    CStoreRequest,
+    CStoreResponse,
+    DatasetFragment,
+    NActionRequest,
+    NActionResponse,
+    NCreateRequest,
+    NCreateResponse,
+    NDeleteRequest,
+    NDeleteResponse,
+    NEventReportRequest,
+    NEventReportResponse,
+    NGetRequest,
+    NGetResponse,
+    NSetRequest,
+    NSetResponse,
+    RemoteProtocolError,
+    Status,
+)
+
+__all__ = ["Counters", "Link", "ObjectSession", "ObjectSink", "Provider", "StoreProvider", "echo", "refuse"]
+
+log = structlog.get_logger(__name__)
+
+
+class ObjectSession(Protocol):
+    """Receives one object: the part of an ingest session that is used here."""
+
+    async def write(self, data: Buffer, /) -> None:
+        """Copy ``data`` to the object's end."""
+
+    async def commit(self) -> StoreResult:
+        """Return once the object is durable."""
+
+    def abandon(self) -> None:
+        """Forget the object."""
+
+
+class ObjectSink(Protocol):
+    """Where objects go: the engine, or a test's stand-in."""
+
+    def begin(
+        self, *, transfer_syntax_uid: str, sop_class_uid: str, sop_instance_uid: str, source: Source
+    ) -> ObjectSession:
+        """A session for one object."""
+
+
+class Counters:
+    """What the providers and connections of one listener count."""
+
+    __slots__ = (
+        "associations_aborted",
+        "associations_accepted",
+        "associations_refused",
+        "associations_released",
+        "associations_timed_out",
+        "bytes_in",
+        "bytes_out",
+        "connections_failed",
+        "connections_total",
+        "echoes",
+        "objects_abandoned",
+        "objects_failed",
+        "objects_received",
+        "objects_warned",
+    )
+
+    def __init__(self) -> None:
+        for name in self.__slots__:
+            setattr(self, name, 0)
+
+    associations_aborted: int
+    associations_accepted: int
+    associations_refused: int
+    associations_released: int
+    associations_timed_out: int
+    bytes_in: int
+    bytes_out: int
+    connections_failed: int
+    connections_total: int
+    echoes: int
+    objects_abandoned: int
+    objects_failed: int
+    objects_received: int
+    objects_warned: int
+
+
+class Link(Protocol):
+    """An association, as a provider sees it."""
+
+    source: Source
+    counters: Counters
+
+    async def next_fragment(self) -> DatasetFragment:
+        """The next bytes of the data set of the command in hand; its view lives until the next call."""
+
+    async def respond(self, context_id: int, response: Command) -> None:
+        """Send a response without a data set."""
+
+
+Provider: TypeAlias = Callable[[Link, AcceptedContext, Any], Awaitable[None]]
+
+
+async def discard_dataset(link: Link, command: Command) -> None:
+    """Take the command's data set, if there is one, and forget it."""
+    if command.has_dataset:
+        while not (await link.next_fragment()).last:
+            pass
+
+
+async def echo(link: Link, context: AcceptedContext, request: CEchoRequest) -> None:
+    """C-ECHO: we are here (PS3.7 9.1.5). On whatever context: some devices ask on the one they have."""
+    await discard_dataset(link, request)
+    link.counters.echoes += 1
+    await link.respond(
+        context.context_id,
+        CEchoResponse(request.message_id, Status.SUCCESS, request.affected_sop_class_uid or VERIFICATION),
+    )
+
+
+class StoreProvider:
+    """C-STORE: keeps the bytes as they come, answers when they are durable (PS3.4 B, PS3.7 9.1.1)."""
+
+    def __init__(self, sink: ObjectSink) -> None:
+        self._sink = sink
+
+    async def __call__(self, link: Link, context: AcceptedContext, request: CStoreRequest) -> None:
+        counters = link.counters
+        if context.abstract_syntax == VERIFICATION:
+            await discard_dataset(link, request)
+            counters.objects_failed += 1
+            await self._answer(
+                link,
+                context,
+                request,
+                StoreAnswer(Status.SOP_CLASS_NOT_SUPPORTED, "nothing is stored on a verification context"),
+            )
+            return
+        session: ObjectSession | None = None
+        failure: StoreAnswer | None = None
+        answered = False
+        try:
+            try:
+                session = self._sink.begin(
+                    transfer_syntax_uid=context.transfer_syntax,
+                    sop_class_uid=request.affected_sop_class_uid,
+                    sop_instance_uid=request.affected_sop_instance_uid,
+                    source=link.source,
+                )
+            except EngineError as error:
+                failure = answer_to_error(error)
+            while True:
+                fragment = await link.next_fragment()
+                if session is not None and fragment.data:
+                    try:
+                        await session.write(fragment.data)
+                    except EngineError as error:
+                        failure = answer_to_error(error)
+                        session.abandon()
+                        session = None
+                if fragment.last:
+                    break
+            if session is None:
+                assert failure is not None
+                answer = failure
+            else:
+                try:
+                    answer = answer_of(await session.commit())
+                except EngineError as error:
+                    answer = answer_to_error(error)
+                    log.warning("an object was not stored", error_type=type(error).__name__, error=str(error))
+            answered = True
+        finally:
+            if session is not None:
+                session.abandon()
+            if not answered:
+                counters.objects_abandoned += 1
+        if answer.status is Status.SUCCESS:
+            counters.objects_received += 1
+        elif answer.status & 0xF000 == 0xB000:
+            counters.objects_received += 1
+            counters.objects_warned += 1
+        else:
+            counters.objects_failed += 1
+        await self._answer(link, context, request, answer)
+
+    async def _answer(
+        self, link: Link, context: AcceptedContext, request: CStoreRequest, answer: StoreAnswer
+    ) -> None:
+        await link.respond(
+            context.context_id,
+            CStoreResponse(
+                request.message_id,
+                answer.status,
+                request.affected_sop_class_uid,
+                request.affected_sop_instance_uid,
+                error_comment=answer.comment,
+            ),
+        )
+
+
+# request → the class of its response, for what nobody here provides
+_RESPONSES: Mapping[type[Command], type[Command]] = {
+    CEchoRequest: CEchoResponse,
+    CStoreRequest: CStoreResponse,
+    CFindRequest: CFindResponse,
+    CGetRequest: CGetResponse,
+    CMoveRequest: CMoveResponse,
+    NEventReportRequest: NEventReportResponse,
+    NGetRequest: NGetResponse,
+    NSetRequest: NSetResponse,
+    NActionRequest: NActionResponse,
+    NCreateRequest: NCreateResponse,
+    NDeleteRequest: NDeleteResponse,
+}
+
+
+async def refuse(link: Link, context: AcceptedContext, request: Command) -> None:
+    """Answer a command that has no provider: unrecognized operation (PS3.7 C.5.23).
+
+    A C-CANCEL has no response; there is nothing under way that it could stop. A response, which we
+    never asked for, is a breach of the protocol: RemoteProtocolError.
+    """
+    if isinstance(request, CCancelRequest):
+        await discard_dataset(link, request)
+        return
+    cls = _RESPONSES.get(type(request))
+    if cls is None:
+        raise RemoteProtocolError(f"{type(request).__name__} without a request of ours")
+    await discard_dataset(link, request)
+    make: Any = cls
+    response: Command = make(request.message_id, Status.UNRECOGNIZED_OPERATION)  # type: ignore[union-attr]
+    names = {field.name for field in dataclasses.fields(cls)}
+    echoed = {
+        name: value
+        for name in ("affected_sop_class_uid", "affected_sop_instance_uid")
+        if name in names
+        and (value := getattr(request, name, None) or getattr(request, _requested(name), None))
+    }
+    await link.respond(context.context_id, dataclasses.replace(response, **echoed))
+
+
+def _requested(name: str) -> str:
+    return name.replace("affected", "requested")

@@ -1,0 +1,172 @@
+"""Bytes in and out of one peer: over a plain socket used raw, or over any trio stream (TLS).
+
+There is no scope for each wait. A transport has one :class:`Deadline`, the cancel scope of the whole
+connection, which is moved before something may block and moved away after it; what does not block costs
+no timer at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+from hounsfield.archive.net.errors import PeerGoneError
+from hounsfield.archive.wire import Buffer
+
+__all__ = ["Deadline", "SocketTransport", "StreamTransport", "Transport"]
+
+_STREAM_READ_BYTES = 64 * 1024  # TLS records are 16 KiB: more than a few at once is not to be had
+
+
+class Deadline:
+    """The time at which whatever the connection waits for is given up."""
+
+    __slots__ = ("scope",)
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.scope = scope
+
+    def at(self, time: float) -> None:
+        """What blocks from here on ends at ``time`` (of trio's clock)."""
+        self.scope.deadline = time
+
+    def off(self) -> None:
+        """What blocks from here on may take as long as it likes."""
+        self.scope.deadline = math.inf
+
+
+class Transport(Protocol):
+    """The two ways to a peer have this in common."""
+
+    bytes_in: int
+    bytes_out: int
+
+    def receive_nowait(self, view: memoryview) -> int:
+        """Receive what is there into ``view``; 0 at the end, -1 when nothing is there yet."""
+
+    async def receive(self, view: memoryview) -> int:
+        """Wait until something is received into ``view``; its length, 0 when the peer closed or vanished."""
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        """Give all of ``buffers`` to the peer. Raises PeerGoneError."""
+
+    async def send_eof(self) -> None:
+        """Say that nothing more comes."""
+
+    async def aclose(self) -> None:
+        """Close at once. Idempotent."""
+
+
+class SocketTransport:
+    """A connected, non-blocking TCP socket, which is this transport's to close."""
+
+    __slots__ = ("_sock", "_unyielded", "_unyielded_max", "bytes_in", "bytes_out")
+
+    def __init__(self, sock: socket.socket, unyielded_bytes_max: int) -> None:
+        self._sock = sock
+        self._unyielded = 0
+        self._unyielded_max = unyielded_bytes_max
+        self.bytes_in = self.bytes_out = 0
+
+    def receive_nowait(self, view: memoryview) -> int:
+        try:
+            count = self._sock.recv_into(view)
+        except (BlockingIOError, InterruptedError):
+            return -1
+        except OSError:  # reset, timed out by keep-alive, closed: the peer is gone
+            return 0
+        self.bytes_in += count
+        self._unyielded += count
+        return count
+
+    async def receive(self, view: memoryview) -> int:
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self._sock)
+            except (OSError, ValueError, trio.ClosedResourceError):
+                return 0
+            self._unyielded = 0
+            count = self.receive_nowait(view)
+            if count >= 0:
+                return count
+
+    async def breathe(self) -> None:
+        """Let other tasks run, if this connection has kept the loop to itself for long."""
+        if self._unyielded > self._unyielded_max:
+            self._unyielded = 0
+            await trio.lowlevel.checkpoint()
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        rest = list(buffers)
+        while rest:
+            try:
+                sent = self._sock.sendmsg(rest)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as error:
+                raise PeerGoneError("the peer closed the connection") from error
+            self.bytes_out += sent
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
+            if rest:
+                rest[0] = memoryview(rest[0])[sent:]
+                try:
+                    await trio.lowlevel.wait_writable(self._sock)
+                except (OSError, ValueError, trio.ClosedResourceError) as error:
+                    raise PeerGoneError("the connection is closed") from error
+
+    async def send_eof(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    async def aclose(self) -> None:
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+
+class StreamTransport:
+    """Any trio stream, which is this transport's to close."""
+
+    __slots__ = ("_stream", "bytes_in", "bytes_out")
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.bytes_in = self.bytes_out = 0
+
+    def receive_nowait(self, view: memoryview) -> int:  # noqa: ARG002 - the transports' common shape
+        return -1
+
+    async def receive(self, view: memoryview) -> int:
+        try:
+            data = await self._stream.receive_some(min(len(view), _STREAM_READ_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return 0
+        view[: len(data)] = data
+        self.bytes_in += len(data)
+        return len(data)
+
+    async def breathe(self) -> None:
+        """Streams have checkpoints of their own."""
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        try:
+            for buffer in buffers:
+                await self._stream.send_all(buffer)
+                self.bytes_out += len(buffer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise PeerGoneError("the peer closed the connection") from error
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)

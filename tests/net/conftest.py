@@ -1,0 +1,147 @@
+"""A listener over a real engine on a temporary directory, and tools that call it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.net.limits import NetLimits
+from hounsfield.archive.net.listener import Endpoint, Listener
+from hounsfield.archive.net.policy import ListenerPolicy
+from hounsfield.archive.net.records import CallRecord, ListenerObserver
+from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.master_key import MasterKey, load_master_key
+
+# Longer than anything here takes, so that a fault ends a test and not the run.
+PATIENCE_S = 60
+
+
+class Calls(ListenerObserver):
+    """Remembers who called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[CallRecord] = []
+        self.aborted = 0
+
+    def called(self, call: CallRecord) -> None:
+        self.calls.append(call)
+
+    def association_aborted(self) -> None:
+        self.aborted += 1
+
+
+@dataclass
+class Archive:
+    """A running listener and what is behind it."""
+
+    engine: Any
+    listener: Listener
+    observer: Calls
+    port: int
+    nursery: trio.Nursery
+
+    async def run(self, *command: object) -> subprocess.CompletedProcess[bytes]:
+        """Run one of the peers' programs; PORT stands for our port."""
+        words = [str(self.port) if word == "PORT" else str(word) for word in command]
+        with trio.fail_after(PATIENCE_S):
+            return await trio.run_process(
+                words,
+                capture_stdout=True,
+                stderr=subprocess.STDOUT,
+                check=False,
+                env={**os.environ, "TCP_NODELAY": "1"},
+            )
+
+    async def connect(self) -> trio.SocketStream:
+        """A raw connection."""
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    async def stored(self, study: str, series: str, sop: str) -> bytes:
+        """The data set that the engine gives back."""
+        instance = (await self.engine.instances(study, series, sop))[0]
+        return b"".join([bytes(piece) async for piece in self.engine.dataset(instance)])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return when ``condition`` holds; for what another task does soon."""
+        with trio.fail_after(PATIENCE_S):
+            while not condition():
+                await trio.lowlevel.checkpoint()
+
+
+def listening_socket() -> socket.socket:
+    """A listening socket on loopback, at a port of the kernel's choice."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(128)
+    return sock
+
+
+@pytest.fixture(scope="session")
+def master_key() -> MasterKey:
+    os.environ["HOUNSFIELD_TEST_KEY"] = os.urandom(32).hex()
+    return load_master_key("env:HOUNSFIELD_TEST_KEY")
+
+
+@asynccontextmanager
+async def _engine(directory: Path, master: MasterKey, options: EngineOptions) -> AsyncIterator[Engine]:
+    stores = Stores.open(directory, Keyring.create(directory / "keys", master), options)
+    try:
+        async with open_engine(stores, options, owner="test") as engine:
+            yield engine
+    finally:
+        stores.close()
+
+
+@asynccontextmanager
+async def serve(sink: Any, policy: ListenerPolicy, **options: Any) -> AsyncIterator[Archive]:
+    """A listener in front of ``sink``."""
+    observer = options.setdefault("observer", Calls())
+    tls = options.pop("tls", None)
+    with listening_socket() as sock:
+        listener = Listener(sink, [Endpoint(sock, policy, tls)], **options)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(listener.serve)
+            try:
+                yield Archive(sink, listener, observer, sock.getsockname()[1], nursery)
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def open_archive(tmp_path: Path, master_key: MasterKey) -> Callable[..., Any]:
+    """``async with open_archive(policy=…, limits=…) as archive``: a listener over a real engine."""
+
+    @asynccontextmanager
+    async def opened(
+        *,
+        policy: ListenerPolicy | None = None,
+        limits: NetLimits | None = None,
+        engine_options: EngineOptions | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Archive]:
+        data = tmp_path / "data"
+        data.mkdir()
+        async with (
+            _engine(data, master_key, engine_options or EngineOptions()) as engine,
+            serve(engine, policy or ListenerPolicy(), limits=limits, **options) as archive,
+        ):
+            yield archive
+
+    return opened
+
+
+@pytest.fixture(name="serve")
+def serve_fixture() -> Callable[..., Any]:
+    """``async with serve(sink, policy, …) as archive``: a listener over a stand-in."""
+    return serve
