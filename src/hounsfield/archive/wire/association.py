@@ -12,7 +12,7 @@
         elif isinstance(event, TransportClosed):
             break
         else:
-            ...                # answer with sock.sendmsg(association.send(...)); a DataFragment to a MessageReader
+            ...          # a DataFragment goes to a MessageReader; answers are sendmsg(association.send(...))
 
 While ``artim_running``, whoever has a clock calls ``artim_expired`` when it has run for too long.
 The theory is in :mod:`hounsfield.archive.wire.states`. Not thread-safe: an association has an owner.
@@ -214,7 +214,7 @@ class Association:
             )
         if not count:
             self._closed = True
-        elif not self._deaf:
+        else:
             self._end += count
 
     def receive_data(self, data: Buffer) -> None:
@@ -260,8 +260,6 @@ class Association:
                 break
             if event is not None:
                 return event
-        if self._deaf:
-            self._start = self._end = 0
         if not self._closed:
             return NEED_DATA
         if self._state is not State.IDLE:
