@@ -177,7 +177,7 @@ async def test_a_client_that_goes_is_not_the_applications_failure(connect):
         await peer.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
         await peer.stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
-    assert logs == []
+    assert {entry["log_level"] for entry in logs} <= {"debug"}
     assert peer.server.statistics().app_errors == 0
 
 

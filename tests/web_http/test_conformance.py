@@ -299,3 +299,13 @@ async def test_writing_to_a_client_that_is_gone_is_an_oserror(listening):
             await done.wait()
         assert len(failures) == 1
         assert server.statistics().app_errors == 0
+
+
+async def test_gathering_more_buffers_than_the_kernel_takes_at_once(listening):
+    """A multipart answer of many small frames: IOV_MAX is 1,024."""
+    parts = [b"%05d" % i for i in range(5000)]
+    async with listening(responder(bodies=[parts, [memoryview(bytes(8)).cast("Q")]])) as (_, port):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        got = b"".join([piece async for piece in stream]).partition(b"\r\n\r\n")[2]
+        assert got == b"".join(parts) + bytes(8)

@@ -70,9 +70,8 @@ async def test_httpx(listening, starlette_app):
     ):
         answer = await client.get("/studies/1.2.3", params={"PatientName": "DOE^J*"})
         assert answer.json() == {"uid": "1.2.3", "query": {"PatientName": "DOE^J*"}}
-        assert (await client.head("/studies/1.2.3", params={"PatientName": "DOE^J*"})).headers[
-            "content-length"
-        ] == str(len(answer.content))
+        head = await client.head("/studies/1.2.3", params={"PatientName": "DOE^J*"})
+        assert head.headers["content-length"] == str(len(answer.content))
 
         async def pieces():
             for at in range(0, len(BODY), 10_000):

@@ -115,6 +115,9 @@ class Connection:
                 if head is None:
                     return True
                 if head.upgrade and wants_websocket(head):
+                    if self.draining:
+                        await self._refuse(RequestRefusedError(503, "the server is stopping"))
+                        return True
                     return await self._serve_websocket(head)
                 scope = http_scope(head, self.peer)
             except RequestRefusedError as fault:
@@ -148,20 +151,26 @@ class Connection:
         if not data:
             if self.peer_gone:
                 return None
-            now = trio.current_time()
-            scope.deadline = now + (limits.keep_alive_s if self._requests else limits.first_byte_s)
-            self.idle_since = now
-            self.idle = True
-            data = await self.transport.receive(_HEAD_READ)
-            self.idle = False
-            if not data:
+            arrived = self.transport.receive_nowait(_HEAD_READ)
+            if arrived is None and self.draining:
                 return None
+            if arrived is None:
+                now = trio.current_time()
+                scope.deadline = now + (limits.keep_alive_s if self._requests else limits.first_byte_s)
+                self.idle_since = now
+                self.idle = True
+                arrived = await self.transport.receive(_HEAD_READ)
+                self.idle = False
+                scope.deadline = _NEVER
+            if not arrived:
+                return None
+            data = arrived
         end = data.find(b"\r\n\r\n")
         if end < 0 or data[:2] == b"\r\n":
             data, end = await self._rest_of_head(data)
+            scope.deadline = _NEVER
             if end < 0:
                 return None
-        scope.deadline = _NEVER
         end += 4
         if end == len(data):
             self.pending = b""
@@ -230,7 +239,8 @@ class Connection:
     ) -> None:
         exchange.keep_alive = False
         if exchange.body_fault is not None or self.peer_gone or isinstance(error, ClientGoneError):
-            return  # it said so because the peer failed it
+            log.debug("request ended: the peer failed it", route=route_of(scope), **without_values(error))
+            return
         self.counters.app_errors += 1
         request_id = secrets.token_hex(8)
         log.error(

@@ -164,18 +164,20 @@ class Exchange:
         connection = self._connection
         while not self.complete and not connection.peer_gone:
             room = connection.limits.pipelined_bytes_max - len(connection.pending)
-            with trio.CancelScope() as scope:
-                self._disconnect_scope = scope
-                try:
-                    if room <= 0:
-                        await trio.sleep_forever()
-                    data = await connection.transport.receive(room)
-                finally:
-                    self._disconnect_scope = None
-                if data:
-                    connection.pending += data
-                else:
-                    connection.peer_gone = True
+            data = connection.transport.receive_nowait(room) if room > 0 else None
+            if data is None:
+                with trio.CancelScope() as scope:
+                    self._disconnect_scope = scope
+                    try:
+                        if room <= 0:
+                            await trio.sleep_forever()
+                        data = await connection.transport.receive(room)
+                    finally:
+                        self._disconnect_scope = None
+            if data:
+                connection.pending += data
+            elif data is not None:
+                connection.peer_gone = True
 
     # -- response
 
@@ -197,8 +199,10 @@ class Exchange:
         body = message.get("body", b"")
         parts: list[Buffer] = list(body) if isinstance(body, (list, tuple)) else [body]
         size = 0
-        for part in parts:
-            size += part.nbytes if isinstance(part, memoryview) else len(part)
+        for index, part in enumerate(parts):
+            if isinstance(part, memoryview) and part.itemsize != 1:
+                parts[index] = part.cast("B")
+            size += len(parts[index])
         last = not message.get("more_body", False)
         head = b"" if self.started else self._begin(self._response, size, last)
         if self._no_body or not size:

@@ -135,6 +135,7 @@ class HttpServer:
 
     async def _accept(self, listener: socket.socket, connections: trio.Nursery) -> None:
         gate = self._accept_gate
+        paused = False
         while True:
             await trio.lowlevel.wait_readable(listener)
             if gate is not None and (delay := gate()) > 0:
@@ -149,10 +150,13 @@ class HttpServer:
                     raise
                 if error.errno in _OUT_OF_RESOURCES:
                     self.counters.accept_pauses += 1
-                    log.error("accepting pauses: out of descriptors or memory", errno=error.errno)
+                    if not paused:
+                        log.error("accepting pauses: out of descriptors or memory", errno=error.errno)
+                    paused = True
                     self._evict_idle()
                 await trio.sleep(_ACCEPT_PAUSE_S)
                 continue
+            paused = False
             sock.setblocking(False)
             self.counters.connections_total += 1
             if full:
@@ -178,9 +182,9 @@ class HttpServer:
         self.counters.refused += 1
         with contextlib.closing(sock), contextlib.suppress(OSError):
             if self._ssl_context is None:
-                sock.send(
-                    problem_response(503, "the server is full", close=True, headers=[(b"retry-after", b"2")])
-                )
+                wait = (b"retry-after", b"2")
+                sock.send(problem_response(503, "the server is full", close=True, headers=[wait]))
+                sock.recv(64 * 1024)  # closing with bytes unread sends a reset, which overtakes the answer
 
     async def _serve_socket(self, sock: socket.socket) -> None:
         try:

@@ -23,6 +23,12 @@ Buffer = bytes | bytearray | memoryview
 UNYIELDED_BYTES_MAX = 1024 * 1024
 """A peer faster than us never blocks: after so many bytes the other tasks get a turn."""
 
+_READ_COST = UNYIELDED_BYTES_MAX // 4
+"""A read counts for at least so much: a peer whose next request is always there gets a few, then waits."""
+
+_GATHER_MAX = 512
+"""Buffers in one ``sendmsg``: Linux refuses more than 1,024 (IOV_MAX)."""
+
 _STREAM_PIECE = 64 * 1024
 """Written to a stream at once: progress, and so the stall timer, is seen piece by piece."""
 _JOIN_BELOW = 16 * 1024
@@ -44,7 +50,9 @@ class SocketTransport:
         """Whether a message was cut in the middle: nothing sensible can follow it."""
 
     def receive_nowait(self, size: int) -> bytes | None:
-        """What has arrived, ``b""`` at the end, ``None`` when nothing is there."""
+        """What has arrived, ``b""`` at the end; ``None`` when nothing has, or others must have a turn."""
+        if self._unyielded > UNYIELDED_BYTES_MAX:
+            return None
         try:
             data = self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
@@ -52,27 +60,20 @@ class SocketTransport:
         except OSError:
             return b""
         self._counters.bytes_in += len(data)
+        self._unyielded += max(len(data), _READ_COST)
         return data
 
     async def receive(self, size: int) -> bytes:
         """Wait for bytes: at most ``size`` of them, ``b""`` when the peer closed or reset."""
         while True:
+            self._unyielded = 0
+            try:
+                await trio.lowlevel.wait_readable(self._sock)
+            except (OSError, trio.ClosedResourceError):
+                return b""
             data = self.receive_nowait(size)
             if data is not None:
-                self._unyielded += len(data)
-                if self._unyielded > UNYIELDED_BYTES_MAX:
-                    self._unyielded = 0
-                    await trio.lowlevel.checkpoint()
                 return data
-            await self.wait_readable()
-
-    async def wait_readable(self) -> None:
-        """Wait until bytes, or the end, can be read without waiting."""
-        try:
-            await trio.lowlevel.wait_readable(self._sock)
-        except (OSError, trio.ClosedResourceError):
-            return  # the next read says what is wrong
-        self._unyielded = 0
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Give all of ``buffers`` to the kernel, in one call when it takes them. They may be reused on
@@ -81,7 +82,7 @@ class SocketTransport:
         Raises :class:`ClientGoneError` when the peer is gone or does not read for ``write_stall_s``.
         """
         try:
-            sent = self._sock.sendmsg(buffers)
+            sent = self._sock.sendmsg(buffers if len(buffers) <= _GATHER_MAX else buffers[:_GATHER_MAX])
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as error:
@@ -120,7 +121,7 @@ class SocketTransport:
                 self._counters.timed_out += 1
                 raise ClientGoneError("the peer does not read, or too slowly")
             try:
-                done = self._sock.sendmsg([views[index][offset:], *views[index + 1 :]])
+                done = self._sock.sendmsg([views[index][offset:], *views[index + 1 : index + _GATHER_MAX]])
             except (BlockingIOError, InterruptedError):
                 done = 0
             except OSError as error:

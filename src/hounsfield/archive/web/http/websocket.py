@@ -165,6 +165,8 @@ class WebSocketSession:
         assert self._nursery is not None
         self._nursery.start_soon(self._read)
         self._nursery.start_soon(self._ping)
+        if self._connection.draining:
+            self._nursery.start_soon(self.go_away)
 
     async def _deny(self, data: bytes) -> None:
         self._denied = True
