@@ -1,6 +1,6 @@
 """The key-value contract on LMDB: one machine, several processes, one writer at a time.
 
-Rules that this module keeps (docs/decisions/0003-lmdb.md):
+Rules that this module keeps (docs/decisions/0006-lmdb-for-the-embedded-index.md):
 
 * one huge map from the start: growing a map invalidates live reads, so it never grows;
 * read transactions live as long as a ``with`` block; dead processes' readers are cleared;
@@ -116,7 +116,11 @@ class LmdbStore:
 
     @contextmanager
     def snapshot(self) -> Iterator[LmdbSnapshot]:
-        with self._environment.begin() as transaction:
+        try:
+            transaction = self._environment.begin()
+        except lmdb.Error as error:  # all reader slots taken, or stopped after a failed write
+            raise StorageError(f"the index cannot be read: {error}; restart if this stays") from error
+        with transaction:
             view = LmdbSnapshot(transaction, self._tables, self._handles)
             began = time.monotonic()
             try:
@@ -153,7 +157,10 @@ class LmdbStore:
         results: list[CommitResult | Exception] = []
         full: StoreFullError | None = None
         checked_space = False
-        transaction = self._environment.begin(write=True)
+        try:
+            transaction = self._environment.begin(write=True)
+        except lmdb.Error as error:
+            raise _translated(error) from error
         try:
             for batch in batches:
                 try:
