@@ -31,7 +31,10 @@ def test_on_a_real_disk(tmp_path: Path, keyring: Keyring) -> None:
     blobs = LocalBlobs(tmp_path / "data", limits=LocalBlobLimits(reserve_bytes=0))
     log = SegmentLog(blobs, keyring)
     frame = random.Random(1).randbytes(512 * 1024)
-    records = [RecordIn(n, [b"row %d" % n, bytearray(b"header"), memoryview(frame)]) for n in range(8)]
+    records = [
+        RecordIn(n, [b"long enough row %d" % n, bytearray(b"long enough header"), memoryview(frame)])
+        for n in range(8)
+    ]
     refs = log.append(records)
     assert log.append([]) == []
     log.close()
@@ -39,7 +42,7 @@ def test_on_a_real_disk(tmp_path: Path, keyring: Keyring) -> None:
         log.append(records)
     reader = SegmentLog(LocalBlobs(tmp_path / "data"), keyring)
     assert [(item.ref, item.kind, item.row) for item in scanned(reader)] == [
-        (ref, n, b"row %d" % n) for n, ref in enumerate(refs)
+        (ref, n, b"long enough row %d" % n) for n, ref in enumerate(refs)
     ]
     for ref in refs:
         assert reader.open_part(ref.part(2)) == frame
@@ -47,8 +50,8 @@ def test_on_a_real_disk(tmp_path: Path, keyring: Keyring) -> None:
         assert opened is None or opened == frame
         reader.verify(ref)
     data = (tmp_path / "data" / "segments" / refs[0].segment.hex()).read_bytes()
-    assert b"header" not in data
-    assert b"row" not in data
+    assert b"long enough header" not in data
+    assert b"long enough row" not in data
     assert frame[1000:1016] not in data
 
 
