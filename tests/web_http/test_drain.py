@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+import structlog.testing
 import trio
 import trio.testing
 
@@ -122,6 +123,21 @@ async def test_a_half_received_head_may_still_become_a_request(connect, answers_
     assert (answers[0].status, answers[0].headers[b"connection"]) == (200, b"close")
 
 
+async def test_a_request_that_has_arrived_is_answered_before_closing(listening, answers_of):
+    """Cut between arrival and answer, its sender would have to guess whether to repeat it."""
+    gate = Gate()
+    gate.open.set()
+    async with listening(gate) as (server, port):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        with trio.fail_after(60):
+            while server.statistics().connections_idle < 1:
+                await trio.lowlevel.checkpoint()
+        stream.socket._sock.send(GET)  # without giving the server a turn
+        server.drain()
+        answers, _ = answers_of(await read_all(stream), ["GET"])
+    assert (answers[0].status, answers[0].headers[b"connection"]) == (200, b"close")
+
+
 # -- lifespan
 
 
@@ -165,3 +181,18 @@ async def raises_on_start(scope, receive, send):
 async def test_an_application_that_fails_to_start_is_not_served(app):
     with socket.create_server(("127.0.0.1", 0)) as sock, pytest.raises(LifespanError):
         await HttpServer(app).serve([sock])
+
+
+async def test_a_lifespan_that_breaks_later_is_logged_without_its_words(listening):
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        raise ValueError("DOE^JANE")
+
+    with structlog.testing.capture_logs() as logs:
+        async with listening(app) as (server, _):
+            server.drain()
+            await trio.testing.wait_all_tasks_blocked()
+    assert logs[0]["error"] == "ValueError"
+    assert "DOE" not in str(logs)

@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+import structlog
 import trio
 
-from .errors import LifespanError, RequestRefusedError
+from .errors import LifespanError, RequestRefusedError, without_values
 from .heads import RequestHead
+
+log = structlog.get_logger(__name__)
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -157,5 +160,7 @@ async def lifespan(app: AsgiApp, timeout_s: float) -> AsyncIterator[dict[str, An
                     to_app.send_nowait({"type": "lifespan.shutdown"})
                     await stopped.wait()
                 nursery.cancel_scope.cancel()
+    if refusal is None and failure and "lifespan.startup.complete" in outcome:
+        log.error("the application's lifespan ended with an error", **without_values(failure[0]))
     if refusal is not None:
         raise LifespanError(refusal) from (failure[0] if failure else None)

@@ -7,14 +7,13 @@ set only while the connection waits for a request, so it never interrupts the ap
 from __future__ import annotations
 
 import secrets
-import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from .asgi import PeerInfo, Scope, http_scope, route_of
-from .errors import ClientGoneError, HttpServerError, RequestRefusedError
+from .errors import ClientGoneError, RequestRefusedError, without_values
 from .exchange import Exchange
 from .heads import HeadParser, RequestHead, frame_fault
 from .records import RequestRecord
@@ -75,9 +74,10 @@ class Connection:
 
     def close_if_idle(self) -> bool:
         """Close a connection that waits for a request and has none of its bytes. Whether it was one."""
-        if self.idle:
-            self._idle_scope.cancel()
-        return self.idle
+        if not self.idle or self.transport.has_data():
+            return False  # a request is there already: it is answered, with "Connection: close" when draining
+        self._idle_scope.cancel()
+        return True
 
     async def run(self) -> None:
         """Serve until the connection ends, and close it."""
@@ -318,17 +318,3 @@ class Connection:
         finally:
             self.websocket = None
             self.counters.websockets_open -= 1
-
-
-def without_values(error: BaseException) -> dict[str, Any]:
-    """What of an exception may be logged: its type and where it was raised. Its text may name a patient."""
-    frames = traceback.extract_tb(error.__traceback__)[-12:]
-    found: dict[str, Any] = {
-        "error": type(error).__name__,
-        "at": [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames],
-    }
-    if isinstance(error, BaseExceptionGroup):
-        found["errors"] = [without_values(inner) for inner in error.exceptions[:5]]
-    if isinstance(error, HttpServerError):
-        found["detail"] = str(error)  # our own fixed sentences
-    return found

@@ -7,6 +7,9 @@ path or a header of a DICOM request can name a patient.
 
 from __future__ import annotations
 
+import traceback
+from typing import Any
+
 
 class HttpServerError(Exception):
     """Root of this package's errors."""
@@ -41,3 +44,17 @@ class LifespanError(HttpServerError):
 
 class TlsConfigError(HttpServerError):
     """A certificate, key or CA file is missing or unusable."""
+
+
+def without_values(error: BaseException) -> dict[str, Any]:
+    """What of an exception may be logged: its type and where it was raised. Its text may name a patient."""
+    frames = traceback.extract_tb(error.__traceback__)[-12:]
+    found: dict[str, Any] = {
+        "error": type(error).__name__,
+        "at": [f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames],
+    }
+    if isinstance(error, BaseExceptionGroup):
+        found["errors"] = [without_values(inner) for inner in error.exceptions[:5]]
+    if isinstance(error, HttpServerError):
+        found["detail"] = str(error)  # our own fixed sentences
+    return found

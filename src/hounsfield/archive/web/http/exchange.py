@@ -87,6 +87,10 @@ class Exchange:
         if not self.request_complete:
             try:
                 body = await self.read_body()
+            except ClientGoneError:
+                self._connection.peer_gone = True
+                self.keep_alive = False
+                return _DISCONNECT
             except RequestRefusedError as fault:
                 self.body_fault = fault
                 self.keep_alive = False

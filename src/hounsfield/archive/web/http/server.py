@@ -17,7 +17,8 @@ import structlog
 import trio
 
 from .asgi import AsgiApp, PeerInfo, lifespan
-from .connection import Connection, without_values
+from .connection import Connection
+from .errors import without_values
 from .limits import HttpLimits
 from .records import Counters, HttpStatistics, OnRequest
 from .responses import problem_response

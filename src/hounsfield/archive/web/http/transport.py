@@ -63,6 +63,13 @@ class SocketTransport:
         self._unyielded += max(len(data), _READ_COST)
         return data
 
+    def has_data(self) -> bool:
+        """Whether bytes have arrived that nobody has read."""
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     async def receive(self, size: int) -> bytes:
         """Wait for bytes: at most ``size`` of them, ``b""`` when the peer closed or reset."""
         while True:
@@ -173,6 +180,10 @@ class StreamTransport:
     def receive_nowait(self, size: int) -> bytes | None:  # noqa: ARG002 - the transports' common shape
         """Always ``None``: a stream can only be awaited."""
         return None
+
+    def has_data(self) -> bool:
+        """Always false: nobody can tell without reading."""
+        return False
 
     async def receive(self, size: int) -> bytes:
         """Wait for bytes: at most ``size``, ``b""`` when the peer closed or broke the connection."""

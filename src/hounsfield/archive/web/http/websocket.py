@@ -26,7 +26,7 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from .asgi import AsgiApp, Message, route_of, websocket_scope
-from .errors import ClientGoneError, RequestRefusedError, ResponseError
+from .errors import ClientGoneError, RequestRefusedError, ResponseError, without_values
 from .heads import RequestHead
 from .responses import ResponseHead, head_bytes, problem_response
 
@@ -306,8 +306,6 @@ class WebSocketSession:
         self._changed = trio.Event()
 
     def _log_failure(self, error: Exception) -> None:
-        from .connection import without_values
-
         self._connection.counters.app_errors += 1
         log.error(
             "web socket failed in the application",
