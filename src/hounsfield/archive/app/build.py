@@ -7,14 +7,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import structlog
 import trio
 
+from hounsfield.archive.app.dicom import DicomService
 from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.sampling import Sampler
+from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine, Stores, open_engine
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey
@@ -56,11 +60,19 @@ def _services(resources: Resources, engine: Engine) -> Services:
     services = Services()
     sampler = Sampler(resources.board)
     sampler.add_engine(engine)
-    operations = Operations(
-        engine,
-        lambda: resources.config.aes,
-        partial(resources.tell_supervisor, {"type": "aes-changed"}),
-    )
-    services.operations |= operations.table()
     services.background.append(sampler.run)
+    services.operations |= Operations(engine).table()
+
+    dicom = DicomService(resources, engine)
+    services.listeners.append(dicom.listener.serve)
+    services.drains.append(dicom.listener.drain)
+    services.background.append(dicom.report)
+    services.operations |= dicom.registry.operations()
+    sampler.add(dicom.figures)
+
+    async def reload(message: dict[str, Any]) -> None:
+        config = msgspec.convert(message["config"], Config)
+        dicom.reload(config)
+
+    services.reload = reload
     return services

@@ -102,7 +102,7 @@ class _Silent:
         self._status.started()
 
 
-def ask(path: Path, op: str, **args: Any) -> Any:
+def ask(path: Path, op: str, /, **args: Any) -> Any:
     """Send one request to the server whose control socket is ``path``; its result.
 
     Blocking: for the command line. Raises NoServerError when nobody listens, ControlError when it refuses.

@@ -11,12 +11,14 @@ import trio
 
 from hounsfield.archive.app.control import ask
 from hounsfield.archive.app.data_directory import CONTROL_SOCKET, open_data_directory
+from hounsfield.archive.app.dicom import remote_aes
 from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.keys import open_keyring, open_master_key
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.errors import NoServerError
+from hounsfield.archive.net.ae_registry import AeRegistry
 
 
 @contextlib.contextmanager
@@ -51,7 +53,7 @@ class Archive:
         """Whether a server answers."""
         return self._stores is None
 
-    def call(self, op: str, **args: Any) -> Any:
+    def call(self, op: str, /, **args: Any) -> Any:
         """Do one operation; its result. Blocking. Raises HounsfieldError, EngineError or StorageError."""
         if self._stores is None:
             return ask(control_socket(self._config), op, **args)
@@ -59,7 +61,8 @@ class Archive:
 
     async def _call(self, stores: Stores, op: str, args: dict[str, Any]) -> Any:
         async with open_engine(stores, self._options, owner="command line") as engine:
-            return await Operations(engine, lambda: self._config.aes).table()[op](**args)
+            registry = AeRegistry(engine, remote_aes(self._config))
+            return await {**Operations(engine).table(), **registry.operations()}[op](**args)
 
 
 @contextlib.contextmanager

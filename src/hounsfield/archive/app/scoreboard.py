@@ -88,6 +88,11 @@ METRICS: tuple[Metric, ...] = (
         "refused",
         "aborted",
     ),
+    Metric("dimse_echoes_total", Kind.COUNTER, "C-ECHO requests answered"),
+    Metric("dimse_objects_total", Kind.COUNTER, "Objects received with C-STORE and acknowledged"),
+    Metric("dimse_objects_failed_total", Kind.COUNTER, "C-STORE requests answered with a failure"),
+    Metric("dimse_objects_abandoned_total", Kind.COUNTER, "Objects whose sender went away in the middle"),
+    *_by("dimse_bytes_total", Kind.COUNTER, "Bytes on DICOM connections", "direction", "in", "out"),
     Metric("http_connections", Kind.GAUGE, "Open HTTP connections"),
     Metric("http_requests_total", Kind.COUNTER, "HTTP requests answered"),
     *_by(

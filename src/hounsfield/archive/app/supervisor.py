@@ -306,8 +306,6 @@ class Supervisor:
                             self._all_ready.set()
                     case "failed":
                         process.failure = message["error"]
-                    case "aes-changed":
-                        await self._hand_out()
                     case "peer":
                         self._recent.note(message)
                     case "reply":

@@ -67,7 +67,6 @@ Examples:
 @click.option("--source", "sources", multiple=True, metavar="CIDR", help="It may call from here. Repeatable.")
 @click.option("--tls", is_flag=True, help="It listens with TLS.")
 @click.option("--comment", default="", help="What it is.")
-@click.option("--replace", is_flag=True, help="Change an AE that was added before.")
 @config_options
 @json_option
 def add(
@@ -77,15 +76,16 @@ def add(
     sources: tuple[str, ...],
     tls: bool,
     comment: str,
-    replace: bool,
     config_file: Path | None,
     overrides: tuple[str, ...],
     data: str | None,
     as_json: bool,
 ) -> int:
-    """Add an AE. With an address `send` and `echo` know it by its title; with --source it may call us.
+    """Add an AE, or change an added one.
 
-    A running server uses it at once.
+    With an address `send` and `echo` know it by its title; with --source it may call us.
+
+    A running server uses it within a second.
     """
     from hounsfield.archive.app.offline import open_archive
 
@@ -99,7 +99,7 @@ def add(
         "comment": comment,
     }
     with open_archive(effective_config(config_file, overrides, data)) as archive:
-        kept = archive.call("ae-add", ae=entry, replace=replace)
+        kept = archive.call("ae-add", **entry)
     if as_json:
         print_json(kept)
     else:

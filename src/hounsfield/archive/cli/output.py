@@ -18,7 +18,10 @@ EXIT_UNREACHABLE = 3
 EXIT_PARTIAL = 4
 EXIT_INTERRUPTED = 130
 
-out = Console(highlight=False)
+# A pipe has no width: a table for another program is not folded.
+_PIPE_COLUMNS = 4096
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
 
