@@ -37,7 +37,7 @@ _UID = re.compile(r"[0-9.]{1,64}")
 
 @dataclass(frozen=True)
 class DemoFile:
-    """One file to send. ``expect``: "served", "quarantined" (no usable study or series UID) or "unsendable"."""
+    """A file. ``expect``: "served", "quarantined" (no usable study or series UID) or "unsendable"."""
 
     path: Path
     origin: str
@@ -154,7 +154,7 @@ def _expectation(header: pydicom.Dataset) -> str:
 
 
 def _with_new_uid(raw: bytes, offset: int, syntax: str, old: str, number: int) -> tuple[bytes, str]:
-    """The file with another SOP Instance UID of the same length, in the data set and the file meta information."""
+    """The file with another SOP Instance UID of the same length, in data set and file meta information."""
     new = old[:-6] + f"1{number:05d}"
     scanned = scan(memoryview(raw)[offset:], lookup(syntax))
     if scanned.inflated is not None:

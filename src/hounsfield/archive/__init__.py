@@ -1,0 +1,1 @@
+"""The archive: what takes studies in, keeps them, finds them and gives them out."""

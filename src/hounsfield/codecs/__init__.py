@@ -1,0 +1,1 @@
+"""Transfer syntaxes: the one table of them, and the layout of frames."""
