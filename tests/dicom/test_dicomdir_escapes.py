@@ -42,9 +42,20 @@ def test_names_that_a_copy_made_small_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [b"..\\SECRET", b"A\\..\\..\\SECRET", b"/etc/passwd", b"A/../../SECRET", b"\\SECRET", b"A\\\\B", b".", b"C:\\X",
-     b"A\0B", b"X\\" * 20 + b"X", b"X" * 300],
-)  # fmt: skip
+    [
+        b"..\\SECRET",
+        b"A\\..\\..\\SECRET",
+        b"/etc/passwd",
+        b"A/../../SECRET",
+        b"\\SECRET",
+        b"A\\\\B",
+        b".",
+        b"C:\\X",
+        b"A\0B",
+        b"X\\" * 20 + b"X",
+        b"X" * 300,
+    ],
+)
 def test_ids_that_lead_out_are_left_out(tmp_path: Path, name: bytes) -> None:
     inside = tmp_path / "disc"
     inside.mkdir()

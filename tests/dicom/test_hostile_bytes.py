@@ -57,12 +57,29 @@ def test_noise_never_raises(data: bytes, syntax: TransferSyntax) -> None:
 
 
 _TOKENS = [
-    b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0", b"\xfe\xff\xdd\xe0", b"\xff\xff\xff\xff", b"\0\0\0\0",
-    b"\x40\x00\x75\x02SQ\0\0", b"\xe0\x7f\x10\x00OB\0\0", b"\xe0\x7f\x10\x00OW\0\0", b"\x08\0\x60\0CS\x02\0CT",
-    b"\x28\0\x10\0US\x02\0\1\0", b"\x28\0\x11\0US\x02\0\1\0", b"\x28\0\0\1US\x02\0\x08\0", b"\x28\0\x08\0IS\x02\x002 ",
-    b"\x09\0\x10\x10UN\0\0", b"\x10\0\x10\0PN\x04\0A^B=", b"\x08\0\x05\0CS\x0a\0ISO_IR 192", b"\x08\0\0\0\0\0",
-    b"\x02\0\0\0", b"\x08\0\0\0", b"ZZ\0\0", b"\xe0\x7f\x01\x00OV\0\0\x10\0\0\0", b"\xfc\xff\xfc\xffOB\0\0",
-]  # fmt: skip
+    b"\xfe\xff\x00\xe0",
+    b"\xfe\xff\x0d\xe0",
+    b"\xfe\xff\xdd\xe0",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\x40\x00\x75\x02SQ\0\0",
+    b"\xe0\x7f\x10\x00OB\0\0",
+    b"\xe0\x7f\x10\x00OW\0\0",
+    b"\x08\0\x60\0CS\x02\0CT",
+    b"\x28\0\x10\0US\x02\0\1\0",
+    b"\x28\0\x11\0US\x02\0\1\0",
+    b"\x28\0\0\1US\x02\0\x08\0",
+    b"\x28\0\x08\0IS\x02\x002 ",
+    b"\x09\0\x10\x10UN\0\0",
+    b"\x10\0\x10\0PN\x04\0A^B=",
+    b"\x08\0\x05\0CS\x0a\0ISO_IR 192",
+    b"\x08\0\0\0\0\0",
+    b"\x02\0\0\0",
+    b"\x08\0\0\0",
+    b"ZZ\0\0",
+    b"\xe0\x7f\x01\x00OV\0\0\x10\0\0\0",
+    b"\xfc\xff\xfc\xffOB\0\0",
+]
 
 
 @settings(max_examples=600, deadline=None)

@@ -290,13 +290,27 @@ A, B, C = b"\xff\xd8\xffA", b"\xff\xd8\xffBBB", b"CCCC"
         (2, [A, C, B], b"", Layout.ENCAPSULATED, [A + C, B], None),
         (2, [A, C, B], struct.pack("<LL", 0, 24), Layout.ENCAPSULATED, [A + C, B], None),
         (2, [C, C, C], struct.pack("<LL", 0, 12), Layout.ENCAPSULATED, [C, C + C], None),
-        (2, [C, C, C], struct.pack("<LL", 0, 13), Layout.UNDIVIDED_ENCAPSULATED, [C * 3], Problem.BAD_OFFSET_TABLE),
-        (2, [C, C, C], struct.pack("<LL", 12, 0), Layout.UNDIVIDED_ENCAPSULATED, [C * 3], Problem.BAD_OFFSET_TABLE),
+        (
+            2,
+            [C, C, C],
+            struct.pack("<LL", 0, 13),
+            Layout.UNDIVIDED_ENCAPSULATED,
+            [C * 3],
+            Problem.BAD_OFFSET_TABLE,
+        ),
+        (
+            2,
+            [C, C, C],
+            struct.pack("<LL", 12, 0),
+            Layout.UNDIVIDED_ENCAPSULATED,
+            [C * 3],
+            Problem.BAD_OFFSET_TABLE,
+        ),
         (2, [C, C, C], b"", Layout.UNDIVIDED_ENCAPSULATED, [C * 3], Problem.FRAMES_NOT_SEPARABLE),
         (5, [A, B], b"", Layout.UNDIVIDED_ENCAPSULATED, [A + B], Problem.FRAMES_NOT_SEPARABLE),
         (2, [], b"", Layout.UNDIVIDED_ENCAPSULATED, [b""], Problem.PIXELS_TOO_SHORT),
     ],
-)  # fmt: skip
+)
 def test_fragments_become_frames(
     frames: int,
     values: list[bytes],

@@ -1,4 +1,7 @@
-"""Danger: a file is taken for something that it is not, its data set is cut in the wrong place, or it is all read."""
+"""Danger: a file is taken for something that it is not, its data set is cut in the wrong place.
+
+Or it is all read.
+"""
 
 from __future__ import annotations
 

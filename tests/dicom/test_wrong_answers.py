@@ -292,13 +292,26 @@ def test_a_warning_cannot_break_out_of_its_header() -> None:
 @pytest.mark.parametrize(
     "parameter",
     [
-        ("limit", "-1"), ("limit", "ten"), ("limit", ""), ("limit", "1" * 13), ("limit", "٣"), ("offset", "1.5"),
-        ("offset", "999999999999"), ("fuzzymatching", "perhaps"), ("StudyDate", "today"), ("StudyDate", "20241301"),
-        ("StudyDate", "-"), ("StudyDate", "2024*"), ("StudyTime", "25"), ("StudyTime", "10-11-12"),
-        ("StudyInstanceUID", "1.2*"), ("StudyInstanceUID", "abc"), ("StudyInstanceUID", "1" * 65),
+        ("limit", "-1"),
+        ("limit", "ten"),
+        ("limit", ""),
+        ("limit", "1" * 13),
+        ("limit", "٣"),
+        ("offset", "1.5"),
+        ("offset", "999999999999"),
+        ("fuzzymatching", "perhaps"),
+        ("StudyDate", "today"),
+        ("StudyDate", "20241301"),
+        ("StudyDate", "-"),
+        ("StudyDate", "2024*"),
+        ("StudyTime", "25"),
+        ("StudyTime", "10-11-12"),
+        ("StudyInstanceUID", "1.2*"),
+        ("StudyInstanceUID", "abc"),
+        ("StudyInstanceUID", "1" * 65),
         ("PatientName", "*" + "a" * 256),
     ],
-)  # fmt: skip
+)
 def test_malformed_parameters_are_refused_without_repeating_them(parameter: tuple[str, str]) -> None:
     with pytest.raises(QueryError) as caught:
         ask(parameter)

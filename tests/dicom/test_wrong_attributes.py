@@ -56,10 +56,11 @@ def test_no_attribute_belongs_to_two_levels() -> None:
 
 
 REQUIRED = {
-    "study": "StudyDate StudyTime AccessionNumber ReferringPhysicianName TimezoneOffsetFromUTC PatientName PatientID "
-    "PatientBirthDate PatientSex StudyInstanceUID StudyID",
+    "study": "StudyDate StudyTime AccessionNumber ReferringPhysicianName TimezoneOffsetFromUTC PatientName "
+    "PatientID PatientBirthDate PatientSex StudyInstanceUID StudyID",
     "series": "Modality TimezoneOffsetFromUTC SeriesDescription SeriesInstanceUID SeriesNumber "
-    "PerformedProcedureStepStartDate PerformedProcedureStepStartTime ScheduledProcedureStepID RequestedProcedureID",
+    "PerformedProcedureStepStartDate PerformedProcedureStepStartTime "
+    "ScheduledProcedureStepID RequestedProcedureID",
     "instance": "SOPClassUID SOPInstanceUID InstanceNumber Rows Columns BitsAllocated NumberOfFrames",
 }
 

@@ -21,7 +21,10 @@ class FrameShape:
 
     @property
     def bits(self) -> int:
-        """Bits of one native frame, chrominance subsampling counted; frames follow each other without padding."""
+        """Bits of one native frame, chrominance subsampling counted.
+
+        Frames follow each other without padding.
+        """
         full = self.full_bits
         if self.samples_per_pixel == 3:
             if self.photometric in _HALF_CHROMA:
@@ -32,12 +35,18 @@ class FrameShape:
 
     @property
     def full_bits(self) -> int:
-        """Bits of one native frame if every pixel had all its samples, which some writers do whatever they claim."""
+        """Bits of one native frame if every pixel had all its samples.
+
+        Which some writers do whatever they claim.
+        """
         return self.rows * self.columns * self.samples_per_pixel * self.bits_allocated
 
     @property
     def byte_aligned(self) -> bool:
-        """Every frame begins and ends on a byte (always so unless pixel cells are single bits, PS3.5 8.1.1)."""
+        """Every frame begins and ends on a byte (always so unless pixel cells are single bits.
+
+        PS3.5 8.1.1).
+        """
         return self.bits % 8 == 0
 
 

@@ -184,7 +184,10 @@ TRANSFER_SYNTAXES: Final[dict[str, TransferSyntax]] = {row.uid: row for row in _
 
 
 def lookup(uid: str) -> TransferSyntax:
-    """The row of that UID; for a UID that no row has, a row that says so (``known`` is false). Never raises."""
+    """The row of that UID; for a UID that no row has, a row that says so (``known`` is false).
+
+    Never raises.
+    """
     row = TRANSFER_SYNTAXES.get(uid)
     if row is not None:
         return row

@@ -100,12 +100,18 @@ class Extracted:
 
 
 def uid_is_valid(uid: str) -> bool:
-    """Whether a UID is written as PS3.5 9.1 demands: at most 64 of digits and dots, no component empty or 0-padded."""
+    """Whether a UID is written as PS3.5 9.1 demands.
+
+    At most 64 of digits and dots, no component empty or 0-padded.
+    """
     return len(uid) <= _UID_MAX and _VALID_UID.fullmatch(uid) is not None
 
 
 def uid_is_usable(uid: str) -> bool:
-    """Whether a UID can at least name something: digits and dots, at most 64. Leading zeros are common and harmless."""
+    """Whether a UID can at least name something: digits and dots, at most 64.
+
+    Leading zeros are common and harmless.
+    """
     return 0 < len(uid) <= _UID_MAX and _USABLE_UID.fullmatch(uid) is not None
 
 
@@ -126,7 +132,9 @@ _OWN_TRIM: Final = PROSE_VRS | {"PN"}
 
 
 def extract(scanned: Scanned, data: Buffer) -> Extracted:
-    """The index attributes of a scanned data set, as text. ``data`` are the bytes that were scanned. Never raises.
+    """The index attributes of a scanned data set, as text. ``data`` are the bytes that were scanned.
+
+    Never raises.
 
     Text is decoded with Specific Character Set (PS3.5 6.1.2); wrongful bytes are replaced and flagged. The
     scan's own problems are included.
@@ -171,7 +179,7 @@ def extract(scanned: Scanned, data: Buffer) -> Extracted:
     return Extracted(study, series, instance, tuple(problems))
 
 
-def to_text(
+def to_text(  # noqa: PLR0917
     raw: bytes,
     vr: str,
     expected: str,
@@ -179,7 +187,10 @@ def to_text(
     little_endian: bool,
     problems: dict[Problem, None],
 ) -> str:
-    """One raw value as index text; ``vr`` is as written, ``expected`` the dictionary's (it rules when written UN)."""
+    """One raw value as index text; ``vr`` is as written.
+
+    ``expected`` the dictionary's (it rules when written UN).
+    """
     if vr in ("UN", "OB", "OW") or vr == "SQ":
         vr = expected
     number = _NUMBERS.get(vr)

@@ -1,4 +1,7 @@
-"""Where one frame's bytes end and the next one's begin, and how to get at them (PS3.5 8, A.4; PS3.3 C.7.6.3)."""
+"""Where one frame's bytes end and the next one's begin, and how to get at them (PS3.5 8, A.4.
+
+PS3.3 C.7.6.3).
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,10 @@ class Layout(IntEnum):
 
 
 class Fragments(NamedTuple):
-    """The items of encapsulated pixel data: offsets of their item tags, the offset table's first; and their end."""
+    """The items of encapsulated pixel data: offsets of their item tags, the offset table's first.
+
+    And their end.
+    """
 
     starts: list[int]
     end: int
@@ -69,6 +75,7 @@ def cut_native(
     size: int,
     start: int,
     end: int,
+    *,
     frames: int,
     shape: FrameShape | None,
     problems: dict[Problem, None],
@@ -113,11 +120,15 @@ def cut_encapsulated(
     data: Buffer,
     fragments: Fragments,
     frames: int,
+    *,
     extended_offsets: bytes | None,
     little_endian: bool,
     problems: dict[Problem, None],
 ) -> Cut:
-    """Cut fragments into frames: by an offset table that agrees with them, one each, all in one, or by their starts."""
+    """Cut fragments into frames: by an offset table that agrees with them, one each, all in one.
+
+    Or by their starts.
+    """
     size = len(data)
     starts = fragments.starts
     if len(starts) < 2:
@@ -156,7 +167,10 @@ def cut_encapsulated(
 def _table(
     data: Buffer, table_start: int, first: int, extended: bytes | None, little_endian: bool
 ) -> Sequence[int]:
-    """Offsets of frames, counted from the first fragment's item tag: the extended table's, else the basic one's."""
+    """Offsets of frames, counted from the first fragment's item tag.
+
+    The extended table's, else the basic one's.
+    """
     order = "<" if little_endian else ">"
     if extended:
         return Struct(f"{order}{len(extended) // 8}Q").unpack_from(extended)
@@ -164,7 +178,10 @@ def _table(
 
 
 def _agrees(offsets: Sequence[int], begins: list[int], items: list[int]) -> bool:
-    """An offset table is right when it starts at 0, ascends, and every entry is the start of a fragment; or is empty."""
+    """An offset table is right when it starts at 0, ascends, and every entry is the start of a fragment.
+
+    Or is empty.
+    """
     if not offsets:
         return True
     first = items[0]

@@ -30,7 +30,9 @@ class DicomdirError(ValueError):
 
 
 def file_ids(data: Buffer) -> Iterator[tuple[str, ...]]:
-    """The components of every Referenced File ID (0004,1500), in order; ids that lead out of the folder are left out.
+    """The components of every Referenced File ID (0004,1500), in order.
+
+    Ids that lead out of the folder are left out.
 
     ``data`` is the whole DICOMDIR. DicomdirError when it is none.
     """
@@ -67,7 +69,9 @@ def _components(raw: bytes) -> tuple[str, ...] | None:
 
 
 def referenced_files(dicomdir: Path) -> Iterator[Path]:
-    """The files that a DICOMDIR lists and that exist, each once. Links that lead out of its folder are not followed.
+    """The files that a DICOMDIR lists and that exist, each once.
+
+    Links that lead out of its folder are not followed.
 
     Names are looked for as written, then without regard to case (discs copied by other systems change it).
     DicomdirError when it is no DICOMDIR; OSError when it cannot be read.

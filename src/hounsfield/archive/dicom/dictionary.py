@@ -21,8 +21,9 @@ SEQUENCE_END: Final = 0xFFFEE0DD
 SHORT_VRS: Final[dict[bytes, str]] = {
     vr.encode(): vr
     for vr in (
-        "AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US"  # fmt: skip
-    ).split()
+        *("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FD", "FL", "IS", "LO", "LT", "PN", "SH", "SL"),
+        *("SS", "ST", "TM", "UI", "UL", "US"),
+    )
 }
 #: Explicit VR with two reserved bytes and a 32-bit length (PS3.5 Table 7.1-1), keyed by their two bytes.
 LONG_VRS: Final[dict[bytes, str]] = {
@@ -58,7 +59,10 @@ _REPEATING: Final[tuple[tuple[int, int, str], ...]] = tuple(
 
 
 def vr_of(tag: int) -> str:
-    """The VR of an attribute in implicit VR: the dictionary's, LO for private creators, UL for group lengths, else UN."""
+    """The VR of an attribute in implicit VR: the dictionary's, LO for private creators.
+
+    UL for group lengths, else UN.
+    """
     vr = VR_OF.get(tag)
     if vr is not None:
         return vr

@@ -80,7 +80,9 @@ def to_json(
     base_uri: str = "",
     inline_bytes_max: int = INLINE_BYTES_MAX,
 ) -> bytes:
-    """One object's metadata as a DICOM JSON object. ``base_uri`` is put before ``bulkdata/…``. Never raises on bytes.
+    """One object's metadata as a DICOM JSON object. ``base_uri`` is put before ``bulkdata/…``.
+
+    Never raises on bytes.
 
     PS3.18 F.2. Several objects are these, joined by commas, in brackets.
     """
@@ -96,7 +98,10 @@ def to_model(
     base_uri: str = "",
     inline_bytes_max: int = INLINE_BYTES_MAX,
 ) -> Model:
-    """As ``to_json``, but the object before it is written: for those who add to it (RetrieveURL and the like)."""
+    """As ``to_json``, but the object before it is written.
+
+    For those who add to it (RetrieveURL and the like).
+    """
     body = _body(header, transfer_syntax)
     little = transfer_syntax.little_endian
     implicit = looks_implicit(body, 0, len(body), transfer_syntax.implicit_vr)
@@ -121,7 +126,10 @@ def _body(header: Buffer, transfer_syntax: TransferSyntax) -> bytes:
 
 
 def _trailer_start(header: bytes, trailer: bytes, model: Model, little: bool) -> int:
-    """Where elements begin in a trailer: after the sequence delimiter, or after bytes that pad the last frame."""
+    """Where elements begin in a trailer: after the sequence delimiter.
+
+    Or after bytes that pad the last frame.
+    """
     if trailer[:4] in _SEQUENCE_ENDS:
         return 8
     rows, columns = _first(model, "00280010"), _first(model, "00280011")
@@ -159,7 +167,7 @@ class _Encoder:
         self.charset = DEFAULT_CHARACTER_SET
         self.signed = False
 
-    def dataset(
+    def dataset(  # noqa: PLR0917
         self,
         data: bytes,
         start: int,
@@ -174,7 +182,8 @@ class _Encoder:
         little = self.little
         creators: dict[int, str] = {}
         kind_of, key_of = _KIND.get, _KEY_OF.get
-        for tag, vr, at, length, undefined in elements(data, start, end, implicit, little):
+        for tag, written_vr, at, length, undefined in elements(data, start, end, implicit, little):
+            vr = written_vr
             key = key_of(tag)
             if key is None:
                 if not tag & 0xFFFF or tag >= _PADDING or tag >> 16 == 2:
@@ -182,7 +191,7 @@ class _Encoder:
                 key = f"{tag:08X}"
                 if tag & 0x10000 and 0x10 <= tag & 0xFFFF <= 0xFF and length <= 64:
                     creators[tag & 0xFFFF00FF] = data[at : at + length].decode("latin-1").strip(" \0")
-            elif tag >> 16 == 2 or not tag & 0xFFFF:
+            elif tag >> 16 == 2 or not tag & 0xFFFF or tag >= _PADDING:
                 continue
             if not depth and tag in PIXEL_TAGS:
                 if undefined and implicit:
@@ -259,7 +268,7 @@ class _Encoder:
             return [value if -_EXACT <= value <= _EXACT else str(value) for value in values]
         return values
 
-    def _sequence(
+    def _sequence(  # noqa: PLR0917
         self, data: bytes, at: int, length: int, implicit: bool, charset: CharacterSet, path: str, depth: int
     ) -> Model:
         out: list[Model] = []
@@ -298,7 +307,10 @@ def _swapped(raw: bytes, size: int) -> bytes:
 
 
 def text_values(text: str, vr: str) -> list[Any] | None:
-    """The JSON values of an attribute's text, several joined by backslashes; None when it is empty (PS3.18 F.2.3)."""
+    """The JSON values of an attribute's text, several joined by backslashes.
+
+    None when it is empty (PS3.18 F.2.3).
+    """
     text = trim(text, vr)
     if not text:
         return None
@@ -340,7 +352,10 @@ _INTEGERS: Final = frozenset({"SL", "SS", "SV", "UL", "US", "UV"})
 
 
 def attributes_to_model(*levels: tuple[Mapping[int, str], Mapping[int, str]]) -> Model:
-    """One query answer out of pairs of (tag → text, tag → VR): the attributes that have a VR, in order of tags."""
+    """One query answer out of pairs of (tag → text, tag → VR).
+
+    The attributes that have a VR, in order of tags.
+    """
     merged: list[tuple[int, str, str]] = sorted(
         (tag, vrs[tag], text) for attributes, vrs in levels for tag, text in attributes.items() if tag in vrs
     )
@@ -364,7 +379,10 @@ def attributes_to_model(*levels: tuple[Mapping[int, str], Mapping[int, str]]) ->
 
 
 def attributes_to_json(*levels: tuple[Mapping[int, str], Mapping[int, str]]) -> bytes:
-    """One query answer as a DICOM JSON object (PS3.18 F.2, 10.6.3). Empty values keep their VR and nothing else."""
+    """One query answer as a DICOM JSON object (PS3.18 F.2, 10.6.3).
+
+    Empty values keep their VR and nothing else.
+    """
     return msgspec.json.encode(attributes_to_model(*levels))
 
 
@@ -380,7 +398,9 @@ _PATH: Final = re.compile(r"[0-9A-Fa-f]{8}(?:/[1-9][0-9]{0,8}/[0-9A-Fa-f]{8}){0,
 
 
 def find_bulk(header: Buffer, trailer: Buffer, transfer_syntax: TransferSyntax, path: str) -> Bulk | None:
-    """The element that a BulkDataURI's path names, or None: no such path, no such element, or top-level pixel data.
+    """The element that a BulkDataURI's path names, or None.
+
+    No such path, no such element, or top-level pixel data.
 
     Pixel data is not in these slices; its frames are cut (``scan``).
     """
@@ -400,7 +420,9 @@ def find_bulk(header: Buffer, trailer: Buffer, transfer_syntax: TransferSyntax, 
     return found
 
 
-def _find(data: bytes, start: int, end: int, implicit: bool, little: bool, steps: list[str]) -> Bulk | None:
+def _find(  # noqa: PLR0917
+    data: bytes, start: int, end: int, implicit: bool, little: bool, steps: list[str]
+) -> Bulk | None:
     wanted = int(steps[0], 16)
     for tag, vr, at, length, undefined in elements(data, start, end, implicit, little):
         if tag != wanted:

@@ -1,4 +1,7 @@
-"""Which attribute belongs to which level of a query, and with what VR: the extracted ones and the computed ones."""
+"""Which attribute belongs to which level of a query, and with what VR.
+
+The extracted ones and the computed ones.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,10 @@ _NUMERIC: Final = frozenset({"DS", "IS", "US", "UL", "SS", "SL", "FL", "FD", "UV
 
 
 def is_universal(value: str, vr: str) -> bool:
-    """Whether a key matches everything (PS3.4 C.2.2.2.3, C.2.2.2.4): empty, or only asterisks where those are wild."""
+    """Whether a key matches everything (PS3.4 C.2.2.2.3, C.2.2.2.4).
+
+    Empty, or only asterisks where those are wild.
+    """
     return not value or (not value.strip("*") and vr in WILDCARD_VRS)
 
 
@@ -106,7 +109,10 @@ def _as_number(text: str) -> float | int | None:
 
 
 def wildcard_matches(pattern: str, text: str) -> bool:
-    """``*`` is any run of characters, ``?`` is one (PS3.4 C.2.2.2.4). Time at most the product of the lengths."""
+    """``*`` is any run of characters, ``?`` is one (PS3.4 C.2.2.2.4).
+
+    Time at most the product of the lengths.
+    """
     p = t = 0
     star, resume = -1, 0
     while t < len(text):
@@ -135,7 +141,9 @@ _WORDS: Final = re.compile(r"[\s^,=]+")
 
 @lru_cache(maxsize=4096)
 def fold_name(text: str) -> str:
-    """A person name as it is compared: no case, no accents on Latin, Greek and Cyrillic, full and half width alike.
+    """A person name as it is compared: no case, no accents on Latin, Greek and Cyrillic.
+
+    Full and half width alike.
 
     Voiced kana and Hangul stay whole: only U+0300–U+036F are taken off.
     """
@@ -146,11 +154,14 @@ def fold_name(text: str) -> str:
 
 
 def name_groups(text: str) -> list[str]:
-    """The alphabetic, ideographic and phonetic group, folded, without spaces around components or empty ones at the end."""
-    groups = []
-    for group in fold_name(text).split("=")[:3]:
-        groups.append("^".join([component.strip() for component in group.split("^")]).rstrip("^"))
-    return groups
+    """The alphabetic, ideographic and phonetic group, folded.
+
+    Without spaces around components or empty ones at the end.
+    """
+    return [
+        "^".join([component.strip() for component in group.split("^")]).rstrip("^")
+        for group in fold_name(text).split("=")[:3]
+    ]
 
 
 def _name(key: str) -> Predicate:
@@ -269,7 +280,10 @@ def _fill(digits: str, lowest: str, highest: str, fraction: str | None) -> Perio
 
 
 def datetime_period(text: str) -> Period | None:
-    """The period that a DT value names. An offset from UTC is applied to values that have one, and only to those."""
+    """The period that a DT value names. An offset from UTC is applied to values that have one.
+
+    And only to those.
+    """
     found = _DATETIME.fullmatch(text)
     if found is None:
         return None
@@ -308,7 +322,10 @@ def time_range(key: str) -> Period | None:
 
 
 def datetime_range(key: str) -> Period | None:
-    """A DT key, single or range (PS3.4 C.2.2.2.5.3); a minus before four last digits is an offset, not a range."""
+    """A DT key, single or range (PS3.4 C.2.2.2.5.3).
+
+    A minus before four last digits is an offset, not a range.
+    """
     key = key.strip()
     single = datetime_period(key)
     if single is not None:

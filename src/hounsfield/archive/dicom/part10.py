@@ -1,4 +1,6 @@
-"""Part 10 files (PS3.10 7): the preamble and file meta information around an encoded data set, read and written.
+"""Part 10 files (PS3.10 7): the preamble and file meta information around an encoded data set.
+
+Read and written.
 
 Reading is tolerant, since archives are fed by whatever wrote files in the last thirty years: no preamble, no
 meta information at all, a wrong group length and implicit VR meta information are all read. Writing is exact.
@@ -75,7 +77,7 @@ class Part10:
 
 
 def split(data: Buffer) -> Part10:
-    """Find the data set in the bytes of a Part 10 file (or in a prefix of one that holds all of its meta information).
+    """Find the data set in the bytes of a Part 10 file, or in a prefix that holds its meta information.
 
     Part10Error when the bytes are neither a Part 10 file nor begin like a data set.
     """
@@ -93,7 +95,9 @@ def split(data: Buffer) -> Part10:
 
 
 def read_prefix(file: BinaryIO) -> Part10:
-    """Find the data set in an open file without reading it: the file is left positioned at the data set's first byte.
+    """Find the data set in an open file without reading it.
+
+    The file is left positioned at the data set's first byte.
 
     Reads a few KiB, up to ``META_BYTES_MAX`` for monstrous meta information. Part10Error as ``split``.
     """

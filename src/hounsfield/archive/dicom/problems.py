@@ -1,4 +1,7 @@
-"""What can be wrong with a data set that is kept all the same. Flags, not errors: nothing here refuses an object."""
+"""What can be wrong with a data set that is kept all the same. Flags, not errors.
+
+Nothing here refuses an object.
+"""
 
 from __future__ import annotations
 

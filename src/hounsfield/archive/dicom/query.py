@@ -1,4 +1,6 @@
-"""Queries: what QIDO-RS parameters ask, as one frozen value that the planner, the matcher and the oracle share.
+"""Queries: what QIDO-RS parameters ask, as one frozen value that the planner.
+
+The matcher and the oracle share.
 
 ``parse_qido`` reads PS3.18 8.3.4 parameters; ``matches`` says whether a record satisfies it (value by value:
 ``matching``). A query has *matches* (tag to key, the key in PS3.4 C.2.2.2's notation: wildcards, ranges,
@@ -104,7 +106,9 @@ _SILENT: Final = frozenset({"accept", "charset", "_", "orderby"})
 
 
 def parse_tag(name: str) -> int | None:
-    """The tag that an attribute is called by: keyword, eight hexadecimal digits, or ``gggg,eeee``; None when unknown.
+    """The tag that an attribute is called by: keyword, eight hexadecimal digits, or ``gggg,eeee``.
+
+    None when unknown.
 
     Of a path into a sequence (``a.b``, PS3.18 8.3.4.1) this is the last attribute's.
     """
@@ -226,15 +230,15 @@ class _Reader:
 
     def _include(self, value: str) -> None:
         for name in value.split(","):
-            name = name.strip()
-            if not name:
+            wish = name.strip()
+            if not wish:
                 continue
-            if name.lower() == "all":
+            if wish.lower() == "all":
                 self.include_all = True
                 continue
-            tag = parse_tag(name)
+            tag = parse_tag(wish)
             if tag is None:
-                self._warn(f"includefield {_shown(name)} is not known and was ignored")
+                self._warn(f"includefield {_shown(wish)} is not known and was ignored")
                 continue
             self.includes.add(tag)
             if len(self.includes) > self.limits.includes_max:
@@ -260,7 +264,10 @@ class _Reader:
 
 
 def check_key(tag: int, vr: str, value: str, limits: QueryLimits = DEFAULT_LIMITS) -> None:
-    """QueryError when a key is not in the form that its VR's matching wants; the value itself is never repeated."""
+    """QueryError when a key is not in the form that its VR's matching wants.
+
+    The value itself is never repeated.
+    """
     name = _name(tag)
     if vr == "DA":
         if any(date_range(part) is None for part in value.split("\\")):

@@ -36,7 +36,16 @@ from hounsfield.archive.dicom.dictionary import (
     vr_of,
 )
 from hounsfield.archive.dicom.problems import Problem
-from hounsfield.archive.dicom.walk import is_letters, looks_implicit, odd_header
+from hounsfield.archive.dicom.walk import (
+    DEPTH_MAX,
+    NESTED_ELEMENTS_MAX,
+    BadSequenceError,
+    Budget,
+    is_letters,
+    looks_implicit,
+    odd_header,
+    skip_sequence,
+)
 from hounsfield.codecs.frames import FrameShape
 from hounsfield.codecs.registry import TransferSyntax
 
@@ -59,12 +68,12 @@ class ScanLimits:
     """How much work one data set may cause."""
 
     #: Nested sequences of undefined length; real data sets stay below 10, the Python stack far above this.
-    depth_max: int = 32
+    depth_max: int = DEPTH_MAX
     #: Top-level elements; the largest real ones (curves, private dumps) have some thousands.
     elements_max: int = 30_000
     #: Elements and items inside sequences of undefined length: a 10,000-frame enhanced object has about
     #: 600,000.
-    nested_elements_max: int = 4_000_000
+    nested_elements_max: int = NESTED_ELEMENTS_MAX
     #: Frames of one object, and fragments of its pixel data. A day of 30 Hz ultrasound has 2.6 million.
     frames_max: int = 4_000_000
     #: A deflated data set is inflated this far: deflate can grow a thousandfold.
@@ -114,7 +123,10 @@ class Scanned:
         return data if self.inflated is None else self.inflated
 
     def slices(self, data: Buffer) -> list[memoryview]:
-        """The cuts as views: header, then frames (or all pixels), then trailer; only the header when HEADER_ONLY."""
+        """The cuts as views: header, then frames (or all pixels), then trailer.
+
+        Only the header when HEADER_ONLY.
+        """
         view = memoryview(data)
         cuts = self.cuts
         return [view[a:b] for a, b in pairwise(cuts)]
@@ -163,7 +175,10 @@ def scan(data: Buffer, transfer_syntax: TransferSyntax, limits: ScanLimits = DEF
 
 
 def inflate(data: Buffer, bytes_max: int, problems: dict[Problem, None]) -> bytes:
-    """A deflated data set's plain bytes (PS3.5 A.5), at most ``bytes_max``; of a damaged one what comes before it."""
+    """A deflated data set's plain bytes (PS3.5 A.5), at most ``bytes_max``.
+
+    Of a damaged one what comes before it.
+    """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         plain = inflater.decompress(data, bytes_max)
@@ -209,7 +224,8 @@ class _Walk:
     """The state of one walk: kept in attributes because sequences recurse."""
 
     __slots__ = (
-        "elements", "fragments", "implicit", "limits", "little", "nested_left", "pixels", "problems", "undefined", "video",
+        "budget", "elements", "fragments", "implicit", "limits", "little", "pixels", "problems",
+        "undefined", "video",
     )  # fmt: skip
 
     def __init__(self, syntax: TransferSyntax, limits: ScanLimits) -> None:
@@ -222,7 +238,7 @@ class _Walk:
         self.pixels: PixelData | None = None
         self.fragments: Fragments | None = None
         self.problems: dict[Problem, None] = {}
-        self.nested_left = limits.nested_elements_max
+        self.budget = Budget(limits.nested_elements_max, limits.depth_max)
 
     def top_level(self, data: Buffer) -> None:
         if looks_implicit(data, 0, len(data), self.implicit) != self.implicit:
@@ -313,7 +329,9 @@ class _Walk:
             self.problems[Problem.TRAILING_BYTES] = None
         return count
 
-    def _irregular(self, tag: int, vr: str, value: int, length: int, end: int, left: int) -> int:
+    def _irregular(  # noqa: PLR0917
+        self, tag: int, vr: str, value: int, length: int, end: int, left: int
+    ) -> int:
         """An element that does not fit, or that no data set has: where to go on, or _StopError."""
         if left <= 0:
             raise _StopError(Problem.TOO_MANY_ELEMENTS)
@@ -329,7 +347,10 @@ class _Walk:
         raise _StopError(Problem.BAD_SEQUENCE)
 
     def _odd_header(self, data: Buffer, pos: int, end: int) -> tuple[str, int, int]:
-        """VR, value offset and length of an explicit VR element whose VR is none that we know, or is cut off."""
+        """VR, value offset and length of an explicit VR element whose VR is none that we know.
+
+        Or is cut off.
+        """
         letters = bytes(data[pos + 4 : pos + 6])
         if letters in LONG_VRS:
             raise _StopError(Problem.TRUNCATED)
@@ -346,7 +367,12 @@ class _Walk:
             # Encapsulated pixel data is bytes, whatever a dictionary says (PS3.5 A.4).
             return self._encapsulated(data, "OB" if vr in ("OW", "UN") else vr, value, end)
         self.elements[tag] = (vr, value, end - value)
-        after = self._sequence(data, value, end, self.implicit, 1)
+        try:
+            after = skip_sequence(data, value, end, self.implicit, self.little, self.budget)
+        except BadSequenceError as error:
+            raise _StopError(error.problem) from None
+        if self.budget.misplaced_delimiter:
+            self.problems[Problem.MISPLACED_DELIMITER] = None
         # UN of undefined length is a sequence in disguise (PS3.5 6.2.2).
         self.elements[tag] = ("SQ" if vr == "UN" else vr, value, after - 8 - value)
         return after
@@ -385,64 +411,6 @@ class _Walk:
             raise _StopError(stop)
         return pos + 8
 
-    def _sequence(self, data: Buffer, pos: int, end: int, implicit: bool, depth: int) -> int:
-        """Read over the items of a sequence of undefined length; the offset after its delimiter."""
-        if depth > self.limits.depth_max:
-            raise _StopError(Problem.TOO_DEEP)
-        unpack = _IMPLICIT[self.little].unpack_from
-        while pos + 8 <= end:
-            group, number, length = unpack(data, pos)
-            tag = group << 16 | number
-            pos += 8
-            if tag == SEQUENCE_END:
-                return pos
-            if tag != ITEM:
-                raise _StopError(Problem.BAD_SEQUENCE)
-            self.nested_left -= 1
-            if self.nested_left < 0:
-                raise _StopError(Problem.TOO_MANY_ELEMENTS)
-            pos = self._item(data, pos, end, implicit, depth) if length == UNDEFINED else pos + length
-        raise _StopError(Problem.TRUNCATED)
-
-    def _item(self, data: Buffer, pos: int, end: int, implicit: bool, depth: int) -> int:
-        """Read over one item of undefined length; the offset after its delimiter."""
-        implicit = implicit or looks_implicit(data, pos, end, implicit)
-        unpack = _EXPLICIT[self.little].unpack_from
-        unpack_implicit = _IMPLICIT[self.little].unpack_from
-        unpack32 = _LENGTH32[self.little].unpack_from
-        left = self.nested_left
-        while pos + 8 <= end:
-            left -= 1
-            if left < 0:
-                raise _StopError(Problem.TOO_MANY_ELEMENTS)
-            group, number, letters, length = unpack(data, pos)
-            if group == 0xFFFE:
-                self.nested_left = left
-                if number == 0xE00D:
-                    return pos + 8
-                if number == 0xE0DD:
-                    self.problems[Problem.MISPLACED_DELIMITER] = None
-                    return pos
-                raise _StopError(Problem.BAD_SEQUENCE)
-            if not implicit and letters in SHORT_VRS:
-                pos += 8 + length
-                continue
-            if implicit:
-                value = pos + 8
-                length = unpack_implicit(data, pos)[2]
-            elif letters in LONG_VRS and pos + 12 <= end:
-                value = pos + 12
-                length = unpack32(data, pos + 8)[0]
-            else:
-                _, value, length = self._odd_header(data, pos, end)
-            if length == UNDEFINED:
-                self.nested_left = left
-                pos = self._sequence(data, value, end, implicit, depth + 1)
-                left = self.nested_left
-            else:
-                pos = value + length
-        raise _StopError(Problem.TRUNCATED)
-
     def cut(self, data: Buffer) -> tuple[Layout, list[int], int, FrameShape | None]:
         """Layout, cuts, number of frames and shape of one frame."""
         if self.pixels is None:
@@ -464,7 +432,12 @@ class _Walk:
             extended = self.elements.get(_EXTENDED_OFFSETS)
             table = None if extended is None else bytes(data[extended[1] : extended[1] + extended[2]])
             layout, cuts, count = cut_encapsulated(
-                data, self.fragments, frames, table, self.little, self.problems
+                data,
+                self.fragments,
+                frames,
+                extended_offsets=table,
+                little_endian=self.little,
+                problems=self.problems,
             )
             if self.video:
                 # Frames of a video stream have no bytes of their own: that is as it should be (PS3.5 8.2.5).
@@ -472,7 +445,13 @@ class _Walk:
             return layout, cuts, count, shape
         truncated = Problem.TRUNCATED in self.problems
         return *cut_native(
-            len(data), pixels.offset, pixels.end, frames, shape, self.problems, truncated
+            len(data),
+            pixels.offset,
+            pixels.end,
+            frames=frames,
+            shape=shape,
+            problems=self.problems,
+            truncated=truncated,
         ), shape
 
     def _shape(self, data: Buffer) -> FrameShape | None:

@@ -1,4 +1,7 @@
-"""Text out of bytes: Specific Character Set with code extensions (PS3.5 6.1.2), trimmed per VR. Never raises."""
+"""Text out of bytes: Specific Character Set with code extensions (PS3.5 6.1.2), trimmed per VR.
+
+Never raises.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ _DELIMITERS: Final = b"\r\n\t\f\\^="
 
 
 class CharacterSet(NamedTuple):
-    """How to decode text: the codec in force at the start of each value, and whether code extensions were declared."""
+    """How to decode text: the codec in force at the start of each value.
+
+    And whether code extensions were declared.
+    """
 
     codec: str
     #: False: some term of (0008,0005) is none that PS3.3 C.12.1.1.2 defines.

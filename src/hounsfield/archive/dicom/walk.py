@@ -1,8 +1,12 @@
-"""Element by element through encoded bytes, nested ones included; for readers that want the values, not the cuts."""
+"""Element by element through encoded bytes, nested ones included.
+
+For readers that want the values, not the cuts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
@@ -16,6 +20,7 @@ from hounsfield.archive.dicom.dictionary import (
     VR_OF,
     vr_of,
 )
+from hounsfield.archive.dicom.problems import Problem
 
 Buffer = bytes | bytearray | memoryview
 #: Tag, VR, value offset, value length (delimiters not counted), whether the length was undefined.
@@ -27,16 +32,35 @@ _LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
 
 #: Recursion limit of everything that reads nested sequences; real data sets stay below 10.
 DEPTH_MAX: Final = 32
+#: Elements and items inside sequences of undefined length: a 10,000-frame enhanced object has about 600,000.
+NESTED_ELEMENTS_MAX: Final = 4_000_000
 
 
 class BadSequenceError(ValueError):
-    """Nested bytes that are no sequence of items."""
+    """Nested bytes that are no sequence of items, or too many of them."""
 
     retry = False
 
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.value)
+        self.problem = problem
+
+
+@dataclass(slots=True)
+class Budget:
+    """What one walk may still spend inside sequences of undefined length, and what it met there."""
+
+    elements_left: int = NESTED_ELEMENTS_MAX
+    depth_max: int = DEPTH_MAX
+    #: A delimiter was forgotten or is one too many.
+    misplaced_delimiter: bool = False
+
 
 def elements(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> Iterator[Found]:
-    """The elements of one data set or item at [pos, end), in order; stops at its end, at a delimiter or at damage."""
+    """The elements of one data set or item at [pos, end), in order.
+
+    Stops at its end, at a delimiter or at damage.
+    """
     unpack = _EXPLICIT[little].unpack_from
     unpack_implicit = _IMPLICIT[little].unpack_from
     unpack32 = _LENGTH32[little].unpack_from
@@ -135,10 +159,22 @@ def items(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> Ite
             pos += length
 
 
-def skip_sequence(data: Buffer, pos: int, end: int, implicit: bool, little: bool, depth: int = 1) -> int:
-    """The offset after the delimiter of a sequence of undefined length whose first item is at ``pos``."""
-    if depth > DEPTH_MAX:
-        raise BadSequenceError(f"sequences are nested deeper than {DEPTH_MAX}")
+def skip_sequence(  # noqa: PLR0917
+    data: Buffer,
+    pos: int,
+    end: int,
+    implicit: bool,
+    little: bool,
+    budget: Budget | None = None,
+    depth: int = 1,
+) -> int:
+    """The offset after the delimiter of a sequence of undefined length whose first item is at ``pos``.
+
+    BadSequenceError when there is none, with the problem to flag.
+    """
+    budget = budget or Budget()
+    if depth > budget.depth_max:
+        raise BadSequenceError(Problem.TOO_DEEP)
     unpack = _IMPLICIT[little].unpack_from
     while pos + 8 <= end:
         group, number, length = unpack(data, pos)
@@ -147,27 +183,51 @@ def skip_sequence(data: Buffer, pos: int, end: int, implicit: bool, little: bool
         if tag == SEQUENCE_END:
             return pos
         if tag != ITEM:
-            raise BadSequenceError("not an item where an item must be")
-        pos = skip_item(data, pos, end, implicit, little, depth) if length == UNDEFINED else pos + length
-    raise BadSequenceError("the sequence does not end")
+            raise BadSequenceError(Problem.BAD_SEQUENCE)
+        budget.elements_left -= 1
+        if budget.elements_left < 0:
+            raise BadSequenceError(Problem.TOO_MANY_ELEMENTS)
+        if length == UNDEFINED:
+            pos = skip_item(data, pos, end, implicit, little, budget, depth)
+        else:
+            pos += length
+    raise BadSequenceError(Problem.TRUNCATED)
 
 
-def skip_item(data: Buffer, pos: int, end: int, implicit: bool, little: bool, depth: int = 1) -> int:
-    """The offset after the delimiter of an item of undefined length whose first element is at ``pos``."""
+def skip_item(  # noqa: PLR0917
+    data: Buffer,
+    pos: int,
+    end: int,
+    implicit: bool,
+    little: bool,
+    budget: Budget | None = None,
+    depth: int = 1,
+) -> int:
+    """The offset after the delimiter of an item of undefined length whose first element is at ``pos``.
+
+    BadSequenceError when there is none.
+    """
+    budget = budget or Budget()
     implicit = implicit or looks_implicit(data, pos, end, implicit)
     unpack = _EXPLICIT[little].unpack_from
     unpack_implicit = _IMPLICIT[little].unpack_from
     unpack32 = _LENGTH32[little].unpack_from
+    left = budget.elements_left
     while pos + 8 <= end:
+        left -= 1
+        if left < 0:
+            raise BadSequenceError(Problem.TOO_MANY_ELEMENTS)
         group, number, letters, length = unpack(data, pos)
         if group == 0xFFFE:
+            budget.elements_left = left
             tag = group << 16 | number
             if tag == ITEM_END:
                 return pos + 8
             if tag == SEQUENCE_END:
                 # The item's own delimiter was forgotten: leave this one for the sequence.
+                budget.misplaced_delimiter = True
                 return pos
-            raise BadSequenceError("an item begins where an element must be")
+            raise BadSequenceError(Problem.BAD_SEQUENCE)
         if not implicit and letters in SHORT_VRS:
             pos += 8 + length
             continue
@@ -180,10 +240,12 @@ def skip_item(data: Buffer, pos: int, end: int, implicit: bool, little: bool, de
         else:
             _, value, length = odd_header(data, pos, end, little)
         if length == UNDEFINED:
-            pos = skip_sequence(data, value, end, implicit, little, depth + 1)
+            budget.elements_left = left
+            pos = skip_sequence(data, value, end, implicit, little, budget, depth + 1)
+            left = budget.elements_left
         else:
             pos = value + length
-    raise BadSequenceError("the item does not end")
+    raise BadSequenceError(Problem.TRUNCATED)
 
 
 def is_letters(letters: bytes) -> bool:
@@ -192,7 +254,9 @@ def is_letters(letters: bytes) -> bool:
 
 
 def looks_implicit(data: Buffer, pos: int, end: int, assumed: bool) -> bool:
-    """Whether the element at ``pos`` is in implicit VR: writers switch without saying so, in whole files and in items.
+    """Whether the element at ``pos`` is in implicit VR.
+
+    Writers switch without saying so, in whole files and in items.
 
     An explicit VR is two capitals; in implicit VR the same two bytes are half a length, which would be beyond
     16,000.
