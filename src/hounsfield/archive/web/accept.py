@@ -1,0 +1,227 @@
+"""Content negotiation: what an Accept header allows, and which of it fits what is stored. Pure.
+
+Media ranges come from the Accept header and the ``accept`` query parameter (PS3.18 8.3.3.1), whose
+ranges go first. Parameter values may be quoted or not; ``type="application/octet-stream;
+transfer-syntax=*"``, with parameters inside the quotes, is understood. Of ranges with the same quality
+the earlier one wins.
+
+What the archive does where PS3.18 8.7.3 leaves or demands a choice, and it has no decoders yet:
+
+* No ``transfer-syntax`` parameter with ``application/dicom``: delivered as stored. The standard's default
+  is Explicit VR Little Endian; viewers and other archives expect what is stored.
+* ``application/octet-stream`` without the parameter is uncompressed little endian, as the standard says.
+  Compressed frames match it only with ``transfer-syntax=*`` or their own; the part then has the media
+  type that the bytes really are.
+* ``image/…`` without the parameter takes every transfer syntax of that media type.
+* A range that excludes the stored syntax gets 406.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from hounsfield.codecs.registry import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    OCTETS,
+    lookup,
+)
+
+DICOM: Final = "application/dicom"
+DICOM_JSON: Final = "application/dicom+json"
+JSON: Final = "application/json"
+MULTIPART: Final = "multipart/related"
+NATIVE_SYNTAXES: Final = frozenset({EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid})
+
+#: Names in use for the same bytes; the registry's name comes out.
+_ALIASES: Final[dict[str, frozenset[str]]] = {
+    "image/jphc": frozenset({"image/jphc", "image/jhc", "image/jph", "image/x-jphc"}),
+    "image/jls": frozenset({"image/jls", "image/x-jls"}),
+    "image/jp2": frozenset({"image/jp2", "image/x-jp2", "image/j2c", "image/j2k"}),
+    "image/jpeg": frozenset({"image/jpeg", "image/jpg"}),
+    "image/dicom-rle": frozenset({"image/dicom-rle", "image/x-dicom-rle"}),
+}
+
+_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z/-]+"
+_TYPE: Final = re.compile(rf"\s*({_WORD})\s*", re.ASCII)
+_PARAMETER: Final = re.compile(
+    rf";\s*(?:({_WORD})\s*=\s*(?:\"((?:[^\"\\]|\\.)*)\"|({_WORD}))?)?\s*", re.ASCII
+)
+
+
+class AcceptError(ValueError):
+    """An Accept header or parameter that cannot be read."""
+
+    retry = False
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRange:
+    """One media range, names in lower case. ``part_type`` is the ``type`` parameter of multipart/related."""
+
+    media_type: str
+    part_type: str
+    transfer_syntax: str
+    quality: float
+
+    @property
+    def is_multipart(self) -> bool:
+        return self.media_type == MULTIPART
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the content itself, in however many parts; ``*/*`` when nothing is said."""
+        return (self.part_type or "*/*") if self.is_multipart else self.media_type
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How content leaves: in parts or alone, named how."""
+
+    multipart: bool
+    media_type: str
+    transfer_syntax: str
+
+
+def parse(text: str) -> tuple[MediaRange, ...]:
+    """The media ranges of an Accept header's value, best first; quality 0 is dropped. ``AcceptError``."""
+    found: list[MediaRange] = []
+    at = 0
+    while at < len(text):
+        if text[at] in ", \t":
+            at += 1
+            continue
+        name = _TYPE.match(text, at)
+        if name is None:
+            raise AcceptError("the Accept header is not a list of media types")
+        parameters: dict[str, str] = {}
+        at = name.end()
+        while at < len(text) and text[at] == ";":
+            parameter = _PARAMETER.match(text, at)
+            assert parameter is not None
+            at = parameter.end()
+            if parameter[1]:
+                value = parameter[3] if parameter[2] is None else re.sub(r"\\(.)", r"\1", parameter[2])
+                parameters.setdefault(parameter[1].lower(), (value or "").strip())
+        if at < len(text) and text[at] != ",":
+            raise AcceptError("the Accept header is not a list of media types")
+        found.append(_range(name[1].lower(), parameters))
+    return tuple(sorted((one for one in found if one.quality > 0), key=lambda one: -one.quality))
+
+
+def _range(media_type: str, parameters: dict[str, str]) -> MediaRange:
+    part_type = parameters.get("type", "")
+    if ";" in part_type:
+        part_type, _, rest = part_type.partition(";")
+        for pair in rest.split(";"):
+            key, _, value = pair.partition("=")
+            parameters.setdefault(key.strip().lower(), value.strip(' "'))
+    if media_type == "*":
+        media_type = "*/*"
+    try:
+        quality = min(1.0, max(0.0, float(parameters.get("q", "1") or "1")))
+    except ValueError:
+        quality = 1.0
+    return MediaRange(media_type, part_type.strip().lower(), parameters.get("transfer-syntax", ""), quality)
+
+
+ANYTHING: Final = (MediaRange("*/*", "", "", 1.0),)
+
+
+@lru_cache(maxsize=512)
+def ranges_of(headers: tuple[str, ...], parameters: tuple[str, ...] = ()) -> tuple[MediaRange, ...]:
+    """The ranges of all Accept headers of a request; ``accept`` parameters, if any, take their place."""
+    text = ",".join(part for part in parameters if part.strip()) or ",".join(
+        part for part in headers if part.strip()
+    )
+    return parse(text) if text else ANYTHING
+
+
+def _covers(pattern: str, media_type: str) -> bool:
+    if pattern in ("*/*", media_type):
+        return True
+    if pattern in _ALIASES.get(media_type, ()):
+        return True
+    return pattern.endswith("/*") and media_type.startswith(pattern[:-1])
+
+
+@lru_cache(maxsize=1024)
+def for_frames(ranges: tuple[MediaRange, ...], transfer_syntax_uid: str, *, alone: bool) -> Delivery | None:
+    """How frames of a stored transfer syntax may leave, None when no range allows it.
+
+    ``alone``: there is one frame, so that a range that is not multipart may be met.
+    """
+    syntax = lookup(transfer_syntax_uid)
+    native = not syntax.encapsulated
+    named = EXPLICIT_VR_LITTLE_ENDIAN.uid if native else syntax.uid
+    for one in ranges:
+        if one.media_type != "*/*" and not one.is_multipart and not alone:
+            continue
+        wanted = one.content_type
+        explicit = one.transfer_syntax in (syntax.uid, "*") or (
+            native and one.transfer_syntax in NATIVE_SYNTAXES
+        )
+        if one.transfer_syntax and not explicit:
+            continue
+        if not _covers(wanted, syntax.media_type) and not (_covers(wanted, OCTETS) and (native or explicit)):
+            continue
+        multipart = one.is_multipart or one.media_type == "*/*"
+        return Delivery(multipart, syntax.media_type, named)
+    return None
+
+
+@lru_cache(maxsize=1024)
+def for_bulk(ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery | None:
+    """How bulk data that is no frame may leave: as octets."""
+    for one in ranges:
+        if _covers(one.content_type, OCTETS) and (one.is_multipart or alone or one.media_type == "*/*"):
+            multipart = one.is_multipart or one.media_type == "*/*"
+            return Delivery(multipart, OCTETS, EXPLICIT_VR_LITTLE_ENDIAN.uid)
+    return None
+
+
+def for_instances(
+    ranges: Sequence[MediaRange], transfer_syntax_uids: Sequence[str], *, alone: bool
+) -> Delivery | None:
+    """How objects of these stored transfer syntaxes may leave, None when no range allows all of them."""
+    for one in ranges:
+        if one.media_type != "*/*" and not one.is_multipart and not alone:
+            continue
+        if not _covers(one.content_type, DICOM):
+            continue
+        if one.transfer_syntax not in ("", "*") and any(
+            uid != one.transfer_syntax for uid in transfer_syntax_uids
+        ):
+            continue
+        return Delivery(one.is_multipart or one.media_type == "*/*", DICOM, one.transfer_syntax)
+    return None
+
+
+def for_json(ranges: Sequence[MediaRange]) -> str | None:
+    """The media type that a DICOM JSON answer may have, None when no range allows JSON."""
+    for one in ranges:
+        for offered in (DICOM_JSON, JSON):
+            if _covers(one.content_type, offered):
+                return offered
+    return None
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Whether gzip is named (or covered by ``*``) with a quality above 0 (RFC 9110 12.5.3)."""
+    wildcard = False
+    for part in accept_encoding.lower().split(","):
+        coding, _, parameters = part.partition(";")
+        _, _, quality = parameters.replace(" ", "").partition("q=")
+        try:
+            wanted = float(quality or "1") > 0
+        except ValueError:
+            wanted = False
+        if coding.strip() in ("gzip", "x-gzip"):
+            return wanted
+        if coding.strip() == "*":
+            wildcard = wanted
+    return wildcard

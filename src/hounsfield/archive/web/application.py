@@ -1,0 +1,102 @@
+"""The web application: CORS, then authentication, then the frames route, then Starlette's router."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.routing import Route, Router
+
+from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.security.bearer import BearerTokens
+from hounsfield.archive.web.cors import Cors
+from hounsfield.archive.web.frames import Frames, is_frames_path
+from hounsfield.archive.web.guard import Guard
+from hounsfield.archive.web.http import AsgiApp, Receive, Scope, Send
+from hounsfield.archive.web.limits import WebSettings
+from hounsfield.archive.web.problems import WebError, web_error_of
+from hounsfield.archive.web.responses import problem_response
+from hounsfield.archive.web.routes import Health, RouteRow, routes
+
+
+def create_app(
+    engine: Engine,
+    *,
+    settings: WebSettings | None = None,
+    metrics: Callable[[], bytes] | None = None,
+    health: Health | None = None,
+    tokens: BearerTokens | None = None,
+) -> AsgiApp:
+    """The ASGI application over a running engine.
+
+    ``metrics`` makes the answer of ``/metrics``; ``health`` the named checks of ``/healthz/ready``. With
+    ``tokens``, everything but ``/healthz`` wants one of them.
+    """
+    settings = settings or WebSettings()
+    app: AsgiApp = Application(engine, settings, routes(engine, settings, metrics=metrics, health=health))
+    if tokens is not None:
+        app = Guard(app, tokens)
+    if settings.cors_origins:
+        app = Cors(app, settings.cors_origins)
+    return app
+
+
+class Application:
+    """Dispatches requests, and turns the errors that :mod:`.problems` knows into problem documents."""
+
+    def __init__(self, engine: Engine, settings: WebSettings, table: tuple[RouteRow, ...]) -> None:
+        self._frames = Frames(engine, settings)
+        self._router = Router(routes=list(_starlette_routes(table)), redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        try:
+            frames = is_frames_path(scope["path"])
+            if frames is None:
+                scope["app"] = (
+                    self  # Starlette's router then raises 404 and 405 instead of answering in plain text
+                )
+                await self._router(scope, receive, send)
+            elif scope["method"] in ("GET", "HEAD"):
+                await self._frames.answer(scope, receive, send, frames)
+            else:
+                raise WebError(405, "frames are read with GET", headers=[(b"allow", b"GET, HEAD")])
+        except HTTPException as error:
+            headers = [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+            await problem_response(WebError(error.status_code, _ROUTING[error.status_code], headers=headers))(
+                scope, receive, send
+            )
+        except Exception as error:
+            answer = web_error_of(error)
+            if answer is None:
+                raise
+            await problem_response(answer)(scope, receive, send)
+
+
+_ROUTING = {404: "there is no such resource", 405: "this resource does not take that method"}
+
+
+def _starlette_routes(table: tuple[RouteRow, ...]) -> Iterator[Route]:
+    by_path: dict[str, dict[str, RouteRow]] = {}
+    for row in table:
+        by_path.setdefault(row.path, {})[row.method] = row
+    for path, methods in by_path.items():
+        yield Route(path, _endpoint(path, methods), methods=list(methods))
+
+
+class _endpoint:  # noqa: N801 - Starlette takes a class instance as an ASGI application, a function as a view
+    def __init__(self, path: str, methods: dict[str, RouteRow]) -> None:
+        self._path = path
+        self._methods = methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = self._path
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        answer = await self._methods[method].answer(scope, receive, scope["path_params"])
+        await answer(scope, receive, send)
+
+
+__all__ = ["Application", "Request", "create_app"]

@@ -1,0 +1,210 @@
+"""WADO-RS frames (PS3.18 10.4.1.6), the route that viewers live on.
+
+Bare ASGI in front of the router: index → page cache → open the seal → one gather write. The frame's
+bytes are never joined with the multipart framing around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.types import Frame, Instance
+from hounsfield.archive.web import accept
+from hounsfield.archive.web.accept import Delivery
+from hounsfield.archive.web.http import Receive, Scope, Send
+from hounsfield.archive.web.limits import WebSettings
+from hounsfield.archive.web.multipart import closing, new_boundary, part_head
+from hounsfield.archive.web.problems import WebError
+from hounsfield.archive.web.responses import StreamResponse
+from hounsfield.archive.web.urls import base_url, headers, instance_url, parameters
+from hounsfield.codecs.registry import lookup
+from hounsfield.storage_backends.api import Buffer
+
+ROUTE: Final = "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}"
+_PREFIX: Final = "/dicom-web/studies/"
+_BITS_ALLOCATED: Final = 0x00280100
+
+
+def is_frames_path(path: str) -> list[str] | None:
+    """Study, series, instance and frame list of a frames path, else None."""
+    if not path.startswith(_PREFIX):
+        return None
+    parts = path.split("/")
+    if len(parts) != 10 or parts[4] != "series" or parts[6] != "instances" or parts[8] != "frames":
+        return None
+    return [parts[3], parts[5], parts[7], parts[9]]
+
+
+class Frames:
+    """Answers frames requests."""
+
+    def __init__(self, engine: Engine, settings: WebSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, path: Sequence[str]) -> None:
+        """One request. Raises what :mod:`.problems` maps; nothing was sent then."""
+        scope["route"] = ROUTE
+        study, series, instance, text = path
+        numbers = self._numbers(text)
+        ranges = accept.ranges_of(*accepted(scope))
+        if len(numbers) > 1:
+            await self._several(scope, receive, send, (study, series, instance), numbers, ranges)
+            return
+        number = numbers[0]
+        frame = self._engine.frame_nowait(study, series, instance, number)
+        if frame is None:
+            frame = await self._engine.frame(study, series, instance, number)
+        delivery = accept.for_frames(ranges, frame.transfer_syntax_uid, alone=True)
+        if delivery is None:
+            raise not_acceptable(frame.transfer_syntax_uid)
+        data = frame.data
+        syntax = lookup(frame.transfer_syntax_uid)
+        if not syntax.little_endian or syntax.big_endian_pixels:
+            data = await self._little_endian(frame, (study, series, instance))
+        part_type = _content_type(delivery)
+        if not delivery.multipart:
+            await send(
+                {"type": "http.response.start", "status": 200, "headers": [(b"content-type", part_type)]}
+            )
+            await send({"type": "http.response.body", "body": data})
+            return
+        boundary = new_boundary()
+        base = base_url(scope, self._settings.base_url)
+        location = f"{instance_url(base, study, series, instance)}/frames/{number}"
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-type", _multipart_type(delivery, boundary))],
+            }
+        )
+        await send(
+            {
+                "type": "http.response.body",
+                "body": (
+                    part_head(boundary, part_type, len(data), _header_text(location), first=True),
+                    data,
+                    closing(boundary),
+                ),
+            }
+        )
+
+    async def _several(  # noqa: PLR0917 - ASGI takes three of them
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        path: tuple[str, str, str],
+        numbers: list[int],
+        ranges: tuple[accept.MediaRange, ...],
+    ) -> None:
+        (found,) = await self._engine.instances(*path)
+        # The highest number exists, so all do: what is wrong is said before the answer begins.
+        await self._engine.frame(*path, max(numbers))
+        uid = found.row.transfer_syntax_uid
+        delivery = accept.for_frames(ranges, uid, alone=False)
+        if delivery is None:
+            if accept.for_frames(ranges, uid, alone=True) is not None:
+                raise WebError(
+                    406, "several frames come as multipart/related only; ask for one frame at a time"
+                )
+            raise not_acceptable(uid)
+        boundary = new_boundary()
+        url = instance_url(base_url(scope, self._settings.base_url), *path)
+        response = StreamResponse(
+            [(b"content-type", _multipart_type(delivery, boundary))],
+            self._pieces(found, path, numbers, delivery, boundary, url),
+        )
+        await response(scope, receive, send)
+
+    async def _pieces(  # noqa: PLR0917
+        self,
+        found: Instance,
+        path: tuple[str, str, str],
+        numbers: list[int],
+        delivery: Delivery,
+        boundary: bytes,
+        url: str,
+    ) -> AsyncIterator[Sequence[Buffer]]:
+        part_type = _content_type(delivery)
+        syntax = lookup(found.row.transfer_syntax_uid)
+        swap = not syntax.little_endian or syntax.big_endian_pixels
+        first = True
+        for number in numbers:
+            frame = await self._engine.frame(*path, number)
+            data = await self._little_endian(frame, path) if swap else frame.data
+            location = _header_text(f"{url}/frames/{number}")
+            yield part_head(boundary, part_type, len(data), location, first=first), data
+            first = False
+        yield (closing(boundary),)
+
+    async def _little_endian(self, frame: Frame, path: tuple[str, str, str]) -> Buffer:
+        """Native pixel cells, least significant byte first, as octet streams are (PS3.18 8.7.3.3.2)."""
+        (found,) = await self._engine.instances(*path)
+        try:
+            bits = int(found.row.attributes.get(_BITS_ALLOCATED, "") or 0)
+        except ValueError:
+            bits = 0
+        if bits == 8:
+            # Bytes in 16-bit words (OW) are swapped as words are; in OB they are in order (PS3.5 7.3, 8.2).
+            head = await self._engine.header(found)
+            bits = 16 if bytes(head.head[-8:-6]) == b"OW" else 8
+        size = bits // 8
+        if size not in (2, 4, 8):
+            return frame.data
+        whole = len(frame.data) - len(frame.data) % size
+        swapped = np.frombuffer(frame.data, dtype=f">u{size}", count=whole // size).astype(f"<u{size}")
+        return swapped.tobytes() + bytes(frame.data[whole:])
+
+    def _numbers(self, text: str) -> list[int]:
+        numbers: list[int] = []
+        for part in map(str.strip, text.split(",")):
+            if not (part.isascii() and part.isdigit() and len(part) <= 9) or int(part) == 0:
+                raise WebError(400, "the frame list must be frame numbers from 1, separated by commas")
+            numbers.append(int(part))
+        if len(numbers) > self._settings.limits.frames_max:
+            raise WebError(
+                400, f"more than {self._settings.limits.frames_max} frames in one request; ask for fewer"
+            )
+        return numbers
+
+
+def accepted(scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The Accept headers and ``accept`` parameters of a request."""
+    query = scope["query_string"]
+    given: tuple[str, ...] = ()
+    if b"ccept" in query:
+        given = tuple(value for name, value in parameters(scope) if name.lower() == "accept")
+    return tuple(headers(scope, b"accept")), given
+
+
+def not_acceptable(transfer_syntax_uid: str) -> WebError:
+    """What a client is told that cannot take the content as it is stored."""
+    syntax = lookup(transfer_syntax_uid)
+    return WebError(
+        406,
+        f"this is stored in transfer syntax {syntax.uid} ({syntax.media_type}), which the request does not "
+        f'accept, and is not transcoded; ask for type="{syntax.media_type}" or transfer-syntax=*',
+    )
+
+
+def _content_type(delivery: Delivery) -> bytes:
+    syntax = delivery.transfer_syntax
+    if not syntax.replace(".", "").isdigit():  # a stored object can say anything; a header line cannot
+        return delivery.media_type.encode("ascii")
+    return f"{delivery.media_type}; transfer-syntax={syntax}".encode("ascii")
+
+
+def _multipart_type(delivery: Delivery, boundary: bytes) -> bytes:
+    return (f'multipart/related; type="{delivery.media_type}"; boundary={boundary.decode("ascii")}').encode(
+        "ascii"
+    )
+
+
+def _header_text(url: str) -> bytes:
+    return url.encode("ascii", "replace")

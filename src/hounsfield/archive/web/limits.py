@@ -1,0 +1,38 @@
+"""What the DICOMweb services are told, and every limit they keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebLimits:
+    """How much one request may ask for. The HTTP server's own limits are :class:`..http.HttpLimits`."""
+
+    frames_max: int = 4096
+    """Frame numbers in one request: a long cine loop. Answers are streamed: this bounds time, not memory."""
+    part_header_bytes_max: int = 8192
+    """The header of one part of a STOW-RS body: real ones have under 200 bytes."""
+    parts_max: int = 100_000
+    """Parts of one STOW-RS request: more than the largest study has instances."""
+    preamble_bytes_max: int = 65_536
+    """Bytes before a multipart body's first boundary; RFC 2046 lets mail programs put a sentence there."""
+    commits_pending_max: int = 16
+    """Objects of one STOW-RS request that wait for their group's commit while the next ones arrive."""
+    study_search_bytes_max: int = 16 << 20
+    """How far into an object its Study Instance UID is looked for when the path names a study."""
+    metadata_batch: int = 32
+    """Instances whose metadata is made in one go on a thread: some 5 ms."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSettings:
+    """How the services present themselves.
+
+    ``base_url`` is where clients reach the archive (``https://pacs.example/``); empty: what the request's
+    Host header says. ``cors_origins``: origins whose scripts may read answers, ``("*",)`` for all.
+    """
+
+    base_url: str = ""
+    cors_origins: tuple[str, ...] = ()
+    limits: WebLimits = field(default_factory=WebLimits)

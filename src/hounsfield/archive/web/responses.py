@@ -1,0 +1,71 @@
+"""ASGI responses that give buffers to the server as they are, and stream what is not gathered."""
+
+# ruff: noqa: ARG002 - every answer has the same shape, whether it looks at all of it or not
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+
+from hounsfield.archive.web.http import Receive, Scope, Send
+from hounsfield.archive.web.problems import Header, WebError, problem_body, problem_headers
+from hounsfield.storage_backends.api import Buffer
+
+
+class BuffersResponse:
+    """A whole answer in one message; its buffers are neither joined nor copied."""
+
+    def __init__(self, status: int, headers: Sequence[Header], buffers: Sequence[Buffer] = ()) -> None:
+        self.status = status
+        self.headers = list(headers)
+        self.buffers = buffers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": tuple(self.buffers)})
+
+
+class StreamResponse:
+    """An answer piece by piece, each a few buffers. A failure in the middle cuts the connection.
+
+    ``head_only``: the pieces are not even asked for.
+    """
+
+    def __init__(
+        self,
+        headers: Sequence[Header],
+        pieces: AsyncIterator[Sequence[Buffer]],
+        *,
+        length: int | None = None,
+    ) -> None:
+        self.headers = list(headers)
+        self.pieces = pieces
+        if length is not None:
+            self.headers.append((b"content-length", b"%d" % length))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        if scope["method"] != "HEAD":
+            async with aclosing(self.pieces) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": tuple(piece), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class NoResponse:
+    """Nothing: the client is gone, or the server itself answers the body's fault (408, 413)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+
+def json_response(
+    body: bytes, media_type: str, *, headers: Iterable[Header] = (), status: int = 200
+) -> BuffersResponse:
+    """A JSON document."""
+    return BuffersResponse(status, [(b"content-type", media_type.encode("ascii")), *headers], (body,))
+
+
+def problem_response(error: WebError) -> BuffersResponse:
+    """The RFC 9457 answer to an error."""
+    return BuffersResponse(error.status, problem_headers(error), (problem_body(error.status, error.detail),))

@@ -1,0 +1,122 @@
+"""Every route but frames (:mod:`.frames`), as one table: path, methods, and what answers it."""
+
+# ruff: noqa: ARG001 - every answer has the same shape, whether it looks at all of it or not
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from hounsfield.archive.dicom.levels import Level
+from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.web.http import AsgiApp, Receive, Scope
+from hounsfield.archive.web.instances import Instances
+from hounsfield.archive.web.landing import landing_page
+from hounsfield.archive.web.limits import WebSettings
+from hounsfield.archive.web.metadata import Metadata
+from hounsfield.archive.web.openapi import document
+from hounsfield.archive.web.problems import WebError
+from hounsfield.archive.web.qido import Qido
+from hounsfield.archive.web.responses import BuffersResponse, json_response
+from hounsfield.archive.web.stow import Stow
+from hounsfield.archive.web.urls import DICOM_WEB, base_url
+
+Answer = Callable[[Scope, Receive, Mapping[str, str]], Awaitable[AsgiApp]]
+Health = Callable[[], Mapping[str, bool]]
+"""Named checks, all true when requests may be sent here: what ``/healthz/ready`` says."""
+
+_STUDY: Final = f"{DICOM_WEB}/studies/{{study}}"
+_SERIES: Final = f"{_STUDY}/series/{{series}}"
+_INSTANCE: Final = f"{_SERIES}/instances/{{instance}}"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """One path and method. ``path`` is Starlette's pattern."""
+
+    method: str
+    path: str
+    answer: Answer
+
+
+def routes(
+    engine: Engine, settings: WebSettings, *, metrics: Callable[[], bytes] | None, health: Health | None
+) -> tuple[RouteRow, ...]:
+    """The table, over one engine."""
+    qido, instances = Qido(engine, settings), Instances(engine, settings)
+    metadata, stow = Metadata(engine, settings), Stow(engine, settings)
+
+    def search(level: Level) -> Answer:
+        async def answer(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+            return await qido.search(scope, level, study_uid=path.get("study"), series_uid=path.get("series"))
+
+        return answer
+
+    async def retrieve(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await instances.retrieve(scope, path["study"], path.get("series"), path.get("instance"))
+
+    async def describe(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await metadata.retrieve(scope, path["study"], path.get("series"), path.get("instance"))
+
+    async def bulk(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await metadata.bulk(scope, path["study"], path["series"], path["instance"], path["path"])
+
+    async def store(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await stow.store(scope, receive, path.get("study"))
+
+    async def live(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return json_response(b'{"status":"ok"}', "application/json", headers=_FRESH)
+
+    async def ready(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        checks = dict(health()) if health is not None else {}
+        good = all(checks.values())
+        body = msgspec.json.encode({"status": "ready" if good else "not ready", "checks": checks})
+        return json_response(body, "application/json", headers=_FRESH, status=200 if good else 503)
+
+    async def figures(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        if metrics is None:
+            raise WebError(404, "metrics are turned off")
+        kind = b"text/plain; version=0.0.4; charset=utf-8"
+        return BuffersResponse(200, [(b"content-type", kind), *_FRESH], (metrics(),))
+
+    async def openapi(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return json_response(msgspec.json.encode(document()), "application/json")
+
+    async def landing(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        page = landing_page(base_url(scope, settings.base_url))
+        return BuffersResponse(200, [(b"content-type", b"text/html; charset=utf-8"), *_PAGE], (page,))
+
+    rows = (
+        ("GET", "/", landing),
+        ("GET", "/healthz", live),
+        ("GET", "/healthz/live", live),
+        ("GET", "/healthz/ready", ready),
+        ("GET", "/metrics", figures),
+        ("GET", "/openapi.json", openapi),
+        ("GET", f"{DICOM_WEB}/studies", search(Level.STUDY)),
+        ("GET", f"{DICOM_WEB}/series", search(Level.SERIES)),
+        ("GET", f"{DICOM_WEB}/instances", search(Level.INSTANCE)),
+        ("GET", f"{_STUDY}/series", search(Level.SERIES)),
+        ("GET", f"{_STUDY}/instances", search(Level.INSTANCE)),
+        ("GET", f"{_SERIES}/instances", search(Level.INSTANCE)),
+        ("GET", _STUDY, retrieve),
+        ("GET", _SERIES, retrieve),
+        ("GET", _INSTANCE, retrieve),
+        ("GET", f"{_STUDY}/metadata", describe),
+        ("GET", f"{_SERIES}/metadata", describe),
+        ("GET", f"{_INSTANCE}/metadata", describe),
+        ("GET", f"{_INSTANCE}/bulkdata/{{path:path}}", bulk),
+        ("POST", f"{DICOM_WEB}/studies", store),
+        ("POST", _STUDY, store),
+    )
+    return tuple(RouteRow(*row) for row in rows)
+
+
+_FRESH: Final = ((b"cache-control", b"no-store"),)
+_PAGE: Final = (
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+    (b"x-content-type-options", b"nosniff"),
+)

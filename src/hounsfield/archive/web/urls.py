@@ -1,0 +1,68 @@
+"""Where clients reach this archive: the start of every URL that answers carry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import parse_qsl
+
+from hounsfield.archive.web.http import Scope
+from hounsfield.archive.web.problems import WebError
+
+DICOM_WEB: Final = "/dicom-web"
+PARAMETERS_MAX: Final = 512
+"""Of a query string, before anything is made of them; QIDO-RS has its own, lower limit."""
+
+_HOST: Final = re.compile(rb"[0-9A-Za-z._~-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first header of that (lower-case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+def headers(scope: Scope, name: bytes) -> list[str]:
+    """Every value of the headers of that (lower-case) name."""
+    found: Iterable[bytes] = (value for key, value in scope["headers"] if key == name)
+    return [value.decode("latin-1") for value in found]
+
+
+def parameters(scope: Scope) -> list[tuple[str, str]]:
+    """The decoded query parameters in order. ``WebError`` (400) when there are absurdly many."""
+    try:
+        return parse_qsl(
+            scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=PARAMETERS_MAX
+        )
+    except ValueError:
+        raise WebError(400, f"more than {PARAMETERS_MAX} query parameters") from None
+
+
+def base_url(scope: Scope, configured: str) -> str:
+    """The URL of the DICOMweb root, without a slash at its end.
+
+    The configured one; else the scheme and Host of the request; a path when there is no usable Host. Behind a
+    proxy that does not pass Host on, configure it.
+    """
+    if configured:
+        return configured.rstrip("/") + DICOM_WEB
+    host = header(scope, b"host")
+    if host is None or not _HOST.fullmatch(host):
+        return DICOM_WEB
+    return f"{scope['scheme']}://{host.decode('ascii')}{DICOM_WEB}"
+
+
+def study_url(base: str, study: str) -> str:
+    return f"{base}/studies/{study}"
+
+
+def series_url(base: str, study: str, series: str) -> str:
+    return f"{base}/studies/{study}/series/{series}"
+
+
+def instance_url(base: str, study: str, series: str, instance: str) -> str:
+    return f"{base}/studies/{study}/series/{series}/instances/{instance}"
