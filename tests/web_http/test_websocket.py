@@ -336,3 +336,15 @@ async def test_a_header_of_the_applications_cannot_inject(client_of):
     client = await client_of(app)
     await client.open()
     assert (await client.next()).status_code == 500
+
+
+async def test_sending_into_a_close_is_gone_and_not_misuse(client_of):
+    """Message and close in one segment: the application answers when the close was read already."""
+    client = await client_of(echo)
+    frames = b"\x81\x82\0\0\0\0hi\x89\x80\0\0\0\0\x88\x82\0\0\0\0\x03\xe8"
+    await client.peer.stream.send_all(client.ws.send(Request(host="a", target="/live")) + frames)
+    await client.peer.stream.send_eof()
+    await client.peer.read_until_closed()
+    await trio.testing.wait_all_tasks_blocked()
+    statistics = client.peer.server.statistics()
+    assert (statistics.app_errors, statistics.websockets_open) == (0, 0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import trio
 from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
 from wsproto.events import (
     AcceptConnection,
     BytesMessage,
@@ -151,6 +152,8 @@ class WebSocketSession:
             else:
                 raise ResponseError("the application sent a web socket message out of turn")
         except LocalProtocolError as error:
+            if self._accepted and self._ws.state is not ConnectionState.OPEN:
+                raise ClientGoneError("the web socket is closing") from error
             raise ResponseError("the application sent a web socket message that RFC 6455 forbids") from error
 
     async def _accept(self, message: Message) -> None:
@@ -243,10 +246,11 @@ class WebSocketSession:
                     elif isinstance(event, Ping):
                         await self._send_event(event.response())
                     elif isinstance(event, CloseConnection):
+                        # First, so that a send of the application's in the meantime is told "gone".
+                        self._set_disconnect(event.code or NO_STATUS, event.reason or "")
                         if not self._close_sent:
                             self._close_sent = True
                             await self._send_event(event.response())
-                        self._set_disconnect(event.code or NO_STATUS, event.reason or "")
                         return
             except RemoteProtocolError:
                 connection.counters.parse_errors += 1
