@@ -257,3 +257,16 @@ def test_many_threads_append_and_read(tmp_path: Path, keyring: Keyring) -> None:
     assert not problems, problems
     assert {item.ref for item in scanned(log)} == {ref for ref, _ in refs}
     assert len(refs) == 240
+
+
+def test_a_part_that_changes_its_length_meanwhile_is_never_stored(session_keyring: Keyring) -> None:
+    class Growing(list[bytes]):
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            self.append(self.pop() + b"!")
+            return super().__iter__()
+
+    log = SegmentLog(MemoryBlobs(), session_keyring)
+    with pytest.raises(ValueError, match="changed its length"):
+        log.append([RecordIn(1, Growing([b"row", b"frame"]))])
+    assert scanned(log) == []
+    log.append([RecordIn(1, [b"row"])])

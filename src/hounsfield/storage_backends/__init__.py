@@ -1,1 +1,1 @@
-"""Where bytes stay (blobs) and what finds them (key-value), with sealing and keys. Imports nothing of ours."""
+"""Where bytes stay (blobs) and what finds them (key-value), with sealing and keys. Imports none of ours."""

@@ -32,8 +32,9 @@ from __future__ import annotations
 import hmac
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import FormatError
@@ -48,6 +49,7 @@ __all__ = [
     "PARTS_MAX",
     "TAG_BYTES",
     "VERSION",
+    "Chunk",
     "PartRef",
     "RecordHead",
     "RecordRef",
@@ -60,6 +62,7 @@ __all__ = [
     "parse_header",
     "parse_table",
     "record_key",
+    "record_length",
     "sealed_length",
 ]
 
@@ -118,7 +121,7 @@ class RecordRef:
     @property
     def length(self) -> int:
         """Bytes of the whole record as stored."""
-        return self._body_start() - self.offset + sum(map(sealed_length, self.part_lengths))
+        return record_length(self.part_lengths)
 
     def part(self, number: int) -> PartRef:
         """Part ``number`` (from 0). Walks the lengths before it; use :meth:`parts` for all of them."""
@@ -146,15 +149,29 @@ class RecordRef:
 
 def sealed_length(length: int) -> int:
     """Stored bytes of a part of ``length`` plaintext bytes."""
-    return length + TAG_BYTES * max(1, -(-length // CHUNK_BYTES))
+    if length <= CHUNK_BYTES:
+        return length + TAG_BYTES
+    return length + TAG_BYTES * -(-length // CHUNK_BYTES)
 
 
-def chunks(length: int) -> Iterator[tuple[int, int, int, bool]]:
-    """``(number, plaintext offset, plaintext length, is last)`` of each chunk of a part."""
-    last = max(0, (length - 1) // CHUNK_BYTES)
-    for number in range(last + 1):
-        start = number * CHUNK_BYTES
-        yield number, start, min(CHUNK_BYTES, length - start), number == last
+def record_length(part_lengths: Sequence[int]) -> int:
+    """Stored bytes of a whole record."""
+    return HEAD_BYTES + _TABLE_ENTRY_BYTES * len(part_lengths) + sum(map(sealed_length, part_lengths))
+
+
+Chunk: TypeAlias = tuple[int, int, int, bool]
+"""Number, plaintext offset, plaintext length, whether it is the last."""
+
+
+def chunks(length: int) -> Iterable[Chunk]:
+    """The chunks of a part of ``length`` plaintext bytes."""
+    if length <= CHUNK_BYTES:
+        return ((0, 0, length, True),)
+    last = (length - 1) // CHUNK_BYTES
+    return (
+        (number, number * CHUNK_BYTES, min(CHUNK_BYTES, length - number * CHUNK_BYTES), number == last)
+        for number in range(last + 1)
+    )
 
 
 # ---------------------------------------------------------------- the segment header
@@ -204,7 +221,7 @@ class RecordHead:
 def pack_framing(record_id: bytes, kind: int, part_lengths: Sequence[int]) -> bytes:
     """Head and part table of a record."""
     table = struct.pack(f"<{len(part_lengths)}Q", *part_lengths)
-    length = HEAD_BYTES + len(table) + sum(map(sealed_length, part_lengths))
+    length = record_length(part_lengths)
     head = _HEAD.pack(MARKER, record_id, kind, len(part_lengths), length, zlib.crc32(table))
     return head + _CRC.pack(zlib.crc32(head)) + table
 
@@ -228,7 +245,7 @@ def parse_table(head: RecordHead, data: Buffer) -> tuple[int, ...] | None:
     if len(data) != head.table_bytes or zlib.crc32(data) != head.table_crc:
         return None
     lengths = struct.unpack(f"<{head.part_count}Q", data)
-    if HEAD_BYTES + len(data) + sum(map(sealed_length, lengths)) != head.length:
+    if record_length(lengths) != head.length:
         return None
     return lengths
 

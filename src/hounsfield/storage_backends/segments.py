@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hounsfield.storage_backends import segment_format as layout
@@ -100,6 +100,9 @@ class SegmentLog:
         self._segment_key = b""
         self._arena = bytearray(0)
         self._reading = _ReadBuffer()
+        # Asked once: isinstance with a protocol costs more than a cached read.
+        self._reserve = blobs if isinstance(blobs, SpaceReserve) else None
+        self._nonblocking = blobs if isinstance(blobs, NonBlockingReads) else None
         self._closed = False
         self._counts = {"segments_started": 0, "groups": 0, "records": 0, "bytes": 0, "failures": 0}
 
@@ -116,14 +119,17 @@ class SegmentLog:
         if not records:
             return []
         lengths = [self._checked_lengths(record) for record in records]
-        total = sum(map(_record_length, lengths))
+        sizes = [layout.record_length(part_lengths) for part_lengths in lengths]
+        if max(sizes) > self._limits.record_bytes:
+            raise ValueError(f"a record has at most {self._limits.record_bytes} bytes, sealed")
+        total = sum(sizes)
         with self._lock:
             if self._closed:
                 raise PoisonedError("the segment log is closed")
-            if isinstance(self._blobs, SpaceReserve):
-                self._blobs.require_space(total)
+            if self._reserve is not None:
+                self._reserve.require_space(total)
             try:
-                refs = self._append(records, lengths, total)
+                refs = self._append(records, lengths, sizes)
             except BaseException:
                 self._abandon()
                 self._counts["failures"] += 1
@@ -134,8 +140,9 @@ class SegmentLog:
             return refs
 
     def _append(
-        self, records: Sequence[RecordIn], lengths: list[tuple[int, ...]], total: int
+        self, records: Sequence[RecordIn], lengths: list[tuple[int, ...]], sizes: list[int]
     ) -> list[RecordRef]:
+        total = sum(sizes)
         writer = self._writer_for(total)
         opening = [layout.pack_header(self._segment)] if not writer.size else []
         arena = self._arena_for(total, max(map(len, lengths)))
@@ -161,12 +168,13 @@ class SegmentLog:
             for number, part in enumerate(record.parts):
                 part_seal = seal.part(number)
                 plain = memoryview(part).cast("B")
+                if len(plain) != part_lengths[number]:
+                    raise ValueError("a part changed its length while it was being stored")
                 for chunk, start, length, last in layout.chunks(len(plain)):
                     into = room(length + layout.TAG_BYTES)
                     part_seal.seal(chunk, last, plain[start : start + length], into)
-            ref = RecordRef(self._segment, record_id, offset, part_lengths, record.kind)
-            refs.append(ref)
-            offset += ref.length
+            refs.append(RecordRef(self._segment, record_id, offset, part_lengths, record.kind))
+            offset += sizes[index]
         writer.append([*opening, arena[:used]])
         writer.sync()
         return refs
@@ -180,8 +188,6 @@ class SegmentLog:
             raise ValueError(f"a record has 1 to {limits.parts} parts, not {len(lengths)}")
         if lengths[0] > limits.row_bytes:
             raise ValueError(f"the row of a record has at most {limits.row_bytes} bytes, not {lengths[0]}")
-        if _record_length(lengths) > limits.record_bytes:
-            raise ValueError(f"a record has at most {limits.record_bytes} bytes")
         if not 0 <= record.kind < 1 << 32:
             raise ValueError("the kind of a record is an unsigned 32-bit number")
         return lengths
@@ -223,16 +229,17 @@ class SegmentLog:
         plain = memoryview(bytearray(part.length) if into is None else into).cast("B")
         if len(plain) != part.length:
             raise ValueError(f"the buffer has {len(plain)} bytes and the part {part.length}")
-        self._open(part, layout.chunks(part.length), plain, waiting=True)
+        self._open(part, layout.chunks(part.length), plain)
         return plain
 
     def try_open_part(self, part: PartRef) -> memoryview | None:
         """The plaintext when all of it is in memory already and opens within about half a
         millisecond; otherwise None, and the caller opens it in a thread."""
-        if part.length > self._limits.nonblocking_bytes or not isinstance(self._blobs, NonBlockingReads):
+        if part.length > self._limits.nonblocking_bytes or self._nonblocking is None:
             return None
         plain = memoryview(bytearray(part.length))
-        return plain if self._open(part, layout.chunks(part.length), plain, waiting=False) else None
+        opened = self._open(part, layout.chunks(part.length), plain, without_waiting=self._nonblocking)
+        return plain if opened else None
 
     def open_range(self, part: PartRef, start: int, length: int) -> memoryview:
         """``length`` plaintext bytes of a part from ``start``; reads and opens only their chunks."""
@@ -243,19 +250,19 @@ class SegmentLog:
         first, last = start // layout.CHUNK_BYTES, (start + length - 1) // layout.CHUNK_BYTES
         wanted = [chunk for chunk in layout.chunks(part.length) if first <= chunk[0] <= last]
         plain = memoryview(bytearray(sum(chunk[2] for chunk in wanted)))
-        self._open(part, iter(wanted), plain, waiting=True)
+        self._open(part, wanted, plain)
         skip = start - first * layout.CHUNK_BYTES
         return plain[skip : skip + length]
 
     def _open(
         self,
         part: PartRef,
-        wanted: Iterator[tuple[int, int, int, bool]],
+        wanted: Iterable[layout.Chunk],
         plain: memoryview,
         *,
-        waiting: bool,
+        without_waiting: NonBlockingReads | None = None,
     ) -> bool:
-        """Open consecutive chunks of a part into ``plain``; False when not waiting and not in memory."""
+        """Open consecutive chunks of a part into ``plain``; False when it may not wait and would have to."""
         name = self._name(part.segment)
         key = self._keyring.key(self._purpose, part.segment.hex())
         seal = RecordSeal(key, part.segment, part.record_id, part.kind, part.part_count).part(part.part)
@@ -264,9 +271,9 @@ class SegmentLog:
         for chunk, start, length, last in wanted:
             sealed = scratch[: length + layout.TAG_BYTES]
             offset = part.offset + start + chunk * layout.TAG_BYTES
-            if waiting:
+            if without_waiting is None:
                 self._blobs.read_into(name, offset, sealed)
-            elif not self._blobs.try_read_into(name, offset, sealed):  # type: ignore[attr-defined]
+            elif not without_waiting.try_read_into(name, offset, sealed):
                 return False
             seal.open(chunk, last, sealed, plain[filled : filled + length])
             filled += length
@@ -282,7 +289,7 @@ class SegmentLog:
         scratch = self._reading.plain
         for part in record.parts():
             for chunk in layout.chunks(part.length):
-                self._open(part, iter([chunk]), scratch[: chunk[2]], waiting=True)
+                self._open(part, (chunk,), scratch[: chunk[2]])
 
     # -- finding
 
@@ -333,7 +340,3 @@ class _ReadBuffer(threading.local):
         if self._plain is None:
             self._plain = memoryview(bytearray(layout.CHUNK_BYTES))
         return self._plain
-
-
-def _record_length(part_lengths: tuple[int, ...]) -> int:
-    return layout.HEAD_BYTES + 8 * len(part_lengths) + sum(map(layout.sealed_length, part_lengths))
