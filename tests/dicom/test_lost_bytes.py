@@ -203,7 +203,7 @@ def datasets_with_pixels(draw: st.DrawFn) -> tuple[Dataset, list[bytes] | None]:
     return ds, parts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(datasets_with_pixels(), st.sampled_from(ENCODINGS))
 def test_random_data_sets_are_cut_exactly(
     made: tuple[Dataset, list[bytes] | None], syntax: TransferSyntax
@@ -222,7 +222,7 @@ def test_random_data_sets_are_cut_exactly(
     assert not set(scanned.problems) - {Problem.EMPTY}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(datasets(), st.sampled_from(ENCODINGS))
 def test_random_data_sets_have_the_elements_that_pydicom_reads(ds: Dataset, syntax: TransferSyntax) -> None:
     raw = encode(ds, syntax)

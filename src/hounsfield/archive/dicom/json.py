@@ -67,6 +67,7 @@ _ONE: Final = {
 }
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _PADDING: Final = 0xFFFC0000
+_PIXEL_REPRESENTATION: Final = 0x00280103
 _SEQUENCE_ENDS: Final = (b"\xfe\xff\xdd\xe0", b"\xff\xfe\xe0\xdd")
 _INTEGER_TEXT: Final = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _DECIMAL_TEXT: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
@@ -220,11 +221,22 @@ class _Encoder:
             if kind == _BINARY or (kind == _NUMBERS and length > self.inline_bytes_max):
                 model[key] = self._binary(data, at, length, vr, path + key)
                 continue
-            values = self._values(data[at : at + length], vr, kind, charset)
+            raw = data[at : at + length]
             if tag == SPECIFIC_CHARACTER_SET:
-                charset = character_set(data[at : at + min(length, 256)])
-                values = ["ISO_IR 192"]
-            elif tag == 0x00280103 and not depth:
+                charset = character_set(raw[:256])
+                model[key] = {"vr": vr, "Value": ["ISO_IR 192"]}
+                continue
+            if kind <= _DECIMAL and raw.isascii() and b"\x1b" not in raw:
+                # The fast path: ASCII is the same in every character set, and most values are one value.
+                text = raw.decode("ascii")
+                if kind <= _TEXT and "\\" not in text:
+                    text = text.strip(" \0")
+                    model[key] = {"vr": vr, "Value": [text]} if text else {"vr": vr}
+                    continue
+                values = text_values(text, vr)
+            else:
+                values = self._values(raw, vr, kind, charset)
+            if tag == _PIXEL_REPRESENTATION and not depth:
                 self.signed = values == [1]
             model[key] = {"vr": vr, "Value": values} if values else {"vr": vr}
         return charset
