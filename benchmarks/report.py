@@ -67,7 +67,9 @@ def remarks(row: Row) -> str:
         parts.append(f"{row.lost} acknowledged objects missing")
     if row.note:
         parts.append(row.note)
-    parts += [error.splitlines()[0] for error in row.errors[:1]]
+    for error in row.errors[:1]:
+        lines = error.splitlines()
+        parts.append(lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}")
     return "; ".join(parts)
 
 
