@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -81,7 +82,8 @@ async def build(resources: Resources) -> AsyncIterator[Services]:
         reloaded.update(message)
 
     async def tokens() -> list[str]:
-        return list(reloaded.get("bearer_tokens", []))
+        file = reloaded.get("config", {}).get("http", {}).get("bearer_token_file")
+        return Path(file).read_text(encoding="ascii").split() if file else []
 
     async def ring() -> str:
         resources.wakeups.notify_others()

@@ -20,7 +20,7 @@ cell = board.cell("associations")
 for _ in range(10_000):
     cell.add()
     board.add("objects_total.stored", 2)
-board.observe("commit_seconds", 0.002)
+board.observe("http_request_seconds", 0.002)
 """
 
 
@@ -33,7 +33,7 @@ def test_sums_across_processes() -> None:
     assert [child.wait(60) for child in children] == [0, 0, 0]
     assert board.total("associations") == 30_000
     assert board.by_worker("objects_total.stored") == [20_000] * 3
-    buckets, total = board.histogram("commit_seconds")
+    buckets, total = board.histogram("http_request_seconds")
     assert dict(buckets)[0.001] == 0
     assert dict(buckets)[0.0025] == dict(buckets)[float("inf")] == 3
     assert total == pytest.approx(0.006)
@@ -103,7 +103,7 @@ def test_prometheus_text_shows_the_whole_archive() -> None:
         worker.add("objects_total.stored", 5)
         worker.add("objects_total.duplicate", 1)
         worker.set("worker_connections", number)
-        worker.observe("commit_seconds", 0.003)
+        worker.observe("http_request_seconds", 0.003)
     families = {
         family.name: family for family in text_string_to_metric_families(prometheus_text(supervisor).decode())
     }
@@ -113,10 +113,10 @@ def test_prometheus_text_shows_the_whole_archive() -> None:
     per_worker = {s.labels["worker"]: s.value for s in families["hounsfield_worker_connections"].samples}
     assert per_worker == {"0": 0, "1": 1}
     histogram = {
-        s.name: s.value for s in families["hounsfield_commit_seconds"].samples if "le" not in s.labels
+        s.name: s.value for s in families["hounsfield_http_request_seconds"].samples if "le" not in s.labels
     }
-    assert histogram["hounsfield_commit_seconds_count"] == 2
-    assert histogram["hounsfield_commit_seconds_sum"] == pytest.approx(0.006)
+    assert histogram["hounsfield_http_request_seconds_count"] == 2
+    assert histogram["hounsfield_http_request_seconds_sum"] == pytest.approx(0.006)
     os.close(fd)
 
 

@@ -196,16 +196,17 @@ def test_a_ring_wakes_the_other_workers_only(start_server: Any) -> None:
 
 def test_sighup_loads_tokens_anew_and_a_bad_file_changes_nothing(start_server: Any, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
-    tokens.write_text("a-first-token-that-is-long-enough\n")
+    tokens.write_text("first:a-token-that-is-long-enough\n")
     tokens.chmod(0o600)
     server = start_server(f"http.bearer_token_file={tokens}", workers=1)
-    tokens.write_text("# rotated\nanother-token-that-is-long-enough\n")
+    assert server.ask("tokens") == []
+    tokens.write_text("second:a-token-that-is-long-enough\n")
     server.process.send_signal(signal.SIGHUP)
-    until(lambda: server.ask("tokens") == ["another-token-that-is-long-enough"])
-    tokens.write_text("short\n")
-    with pytest.raises(ControlError, match="at least 20 characters"):
+    until(lambda: server.ask("tokens") == ["second:a-token-that-is-long-enough"])
+    tokens.write_text("third:short\n")
+    with pytest.raises(ControlError, match="a token is 16 or more"):
         server.ask("reload")
-    assert server.ask("tokens") == ["another-token-that-is-long-enough"]
+    assert any(event["event"] == "loaded AE lists and bearer tokens anew" for event in server.events())
     assert server.process.poll() is None
 
 

@@ -177,7 +177,7 @@ def test_config_check_says_why_not(cli: Any, tmp_path: Path) -> None:
 
 def test_config_show_shows_sources_never_secrets(cli: Any, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
-    tokens.write_text("the-secret-token-itself-0123456789\n")
+    tokens.write_text("viewer:the-secret-token-itself-0123456789\n")
     settings = (
         "--set",
         f"http.bearer_token_file={tokens}",

@@ -42,7 +42,6 @@ class Boot(msgspec.Struct, frozen=True):
     wakeup_fds: tuple[int, ...]
     lock_fd: int
     master_key: bytes
-    bearer_tokens: tuple[str, ...]
     log_salt: bytes
     first: bool = False  # nobody else has the archive open yet: recover it whole
 

@@ -15,6 +15,7 @@ import trio
 
 from hounsfield.archive.app.dicom import DicomService
 from hounsfield.archive.app.engine_options import engine_options
+from hounsfield.archive.app.http import HttpService
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.sampling import Sampler
@@ -38,7 +39,7 @@ async def build_services(resources: Resources) -> AsyncIterator[Services]:
         async with open_engine(
             stores, options, owner=owner, on_commit=resources.wakeups.notify_others
         ) as engine:
-            yield _services(resources, engine)
+            yield await _services(resources, engine)
     finally:
         stores.close()
 
@@ -56,7 +57,7 @@ async def _recover(stores: Stores, *, first: bool) -> None:
         )
 
 
-def _services(resources: Resources, engine: Engine) -> Services:
+async def _services(resources: Resources, engine: Engine) -> Services:
     services = Services()
     sampler = Sampler(resources.board)
     sampler.add_engine(engine)
@@ -64,15 +65,21 @@ def _services(resources: Resources, engine: Engine) -> Services:
     services.operations |= Operations(engine).table()
 
     dicom = DicomService(resources, engine)
+    await dicom.load(resources.config)
     services.listeners.append(dicom.listener.serve)
     services.drains.append(dicom.listener.drain)
     services.background.append(dicom.report)
     services.operations |= dicom.registry.operations()
     sampler.add(dicom.figures)
 
+    http = HttpService(resources, engine)
+    services.listeners += http.listeners()
+    services.drains.append(http.drain)
+    sampler.add(http.figures)
+
     async def reload(message: dict[str, Any]) -> None:
-        config = msgspec.convert(message["config"], Config)
-        dicom.reload(config)
+        await dicom.load(msgspec.convert(message["config"], Config))
+        http.reload()
 
     services.reload = reload
     return services

@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from hounsfield.archive.app.ae_registry import AeRegistry
 from hounsfield.archive.app.boot import ChannelClosed
 from hounsfield.archive.app.resources import Resources
 from hounsfield.archive.app.scoreboard import Scoreboard
 from hounsfield.archive.config import Config, DicomListener, is_loopback
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.net.ae_registry import AeRegistry
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe, networks
 from hounsfield.archive.net.records import CallRecord, ListenerObserver
-from hounsfield.archive.web.http.tls import server_context
+from hounsfield.archive.net.tls import server_context
 
 # Calls waiting to be told to the supervisor; past it the newest are dropped, the counters still count them.
 CALLS_WAITING_MAX = 256
@@ -89,7 +90,9 @@ class DicomService:
 
     def __init__(self, resources: Resources, engine: Engine) -> None:
         config, board = resources.config, resources.board
-        self.registry = AeRegistry(engine, remote_aes(config))
+        self.registry = AeRegistry(
+            engine, remote_aes(config), partial(resources.tell_supervisor, {"type": "aes-changed"})
+        )
         self._observer = BoardObserver(board)
         self._tell = resources.tell_supervisor
         self._entries: list[DicomListener] = []
@@ -103,7 +106,6 @@ class DicomService:
             engine,
             endpoints,
             limits=net_limits(config, resources.boot.workers),
-            known_aes=self.registry.known,
             observer=self._observer,
             accept_delay=board.accept_delay,
         )
@@ -112,9 +114,11 @@ class DicomService:
         """Pass calls on to the supervisor, until cancelled."""
         await self._observer.tell(self._tell)
 
-    def reload(self, config: Config) -> None:
-        """Use the lists of ``config`` for the next call; associations that are open stay."""
+    async def load(self, config: Config) -> None:
+        """Use the lists of ``config``, and the AEs added since, for the next call; open associations stay."""
         self.registry.configure(remote_aes(config))
+        await self.registry.refresh()
+        self.listener.aes = self.registry.known
         for endpoint, entry in zip(self.listener.endpoints, self._entries, strict=True):
             endpoint.policy = policy(config, entry)
 

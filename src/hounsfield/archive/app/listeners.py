@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hounsfield.archive.config import Config
-from hounsfield.archive.errors import ConfigError, ListenError
+from hounsfield.archive.errors import ListenError
+from hounsfield.archive.security.bearer import BearerTokens
 
 # Connections that the kernel holds while every worker is busy; the kernel caps it at net.core.somaxconn.
 BACKLOG = 1024
-TOKEN_CHARACTERS_MIN = 20
 
 
 @dataclass(frozen=True)
@@ -85,28 +85,7 @@ def _why(error: OSError, kind: str, port: int) -> str:
     return str(error.strerror or error)
 
 
-def read_bearer_tokens(path: str) -> tuple[str, ...]:
-    """The bearer tokens in ``path``, one a line; ``#`` begins a comment. Raises ConfigError.
-
-    The file must not be readable by others, and a token must be long enough not to be guessed.
-    """
-    if not path:
-        return ()
-    file = Path(path)
-    try:
-        if file.stat().st_mode & 0o007:
-            raise ConfigError(f"http.bearer_token_file {path} can be read by everybody: `chmod 640 {path}`")
-        lines = file.read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it holds more than ASCII"
-        raise ConfigError(f"cannot read http.bearer_token_file {path}: {reason}") from None
-    tokens = tuple(token for line in lines if (token := line.partition("#")[0].strip()))
-    if not tokens:
-        raise ConfigError(f"http.bearer_token_file {path} holds no token: put one on a line")
-    for number, token in enumerate(tokens, 1):
-        if len(token) < TOKEN_CHARACTERS_MIN or any(character.isspace() for character in token):
-            raise ConfigError(
-                f"http.bearer_token_file {path}: token {number} must have at least "
-                f"{TOKEN_CHARACTERS_MIN} characters and no spaces; `openssl rand -hex 32` makes a good one"
-            )
-    return tokens
+def check_token_file(config: Config) -> None:
+    """Raise TokenFileError when http.bearer_token_file is set and cannot be used; workers read it again."""
+    if config.http.bearer_token_file:
+        BearerTokens(Path(config.http.bearer_token_file))

@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from hounsfield.archive.app.ae_registry import AeRegistry
 from hounsfield.archive.app.control import ask
 from hounsfield.archive.app.data_directory import CONTROL_SOCKET, open_data_directory
 from hounsfield.archive.app.dicom import remote_aes
@@ -18,7 +19,6 @@ from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.errors import NoServerError
-from hounsfield.archive.net.ae_registry import AeRegistry
 
 
 @contextlib.contextmanager

@@ -106,6 +106,18 @@ METRICS: tuple[Metric, ...] = (
         "4xx",
         "5xx",
     ),
+    Metric("http_request_seconds", Kind.HISTOGRAM, "Time to answer a request", (), _LATENCY, _MICRO),
+    *_by("http_bytes_total", Kind.COUNTER, "Bytes on HTTP connections", "direction", "in", "out"),
+    Metric("http_refused_total", Kind.COUNTER, "Connections turned away because the server was full"),
+    *_by(
+        "http_errors_total",
+        Kind.COUNTER,
+        "Requests that were cut or failed",
+        "reason",
+        "timeout",
+        "malformed",
+        "application",
+    ),
     Metric("ingest_bytes_in_flight", Kind.GAUGE, "Bytes of objects received but not yet durable"),
     *_by(
         "objects_total",
@@ -120,7 +132,6 @@ METRICS: tuple[Metric, ...] = (
     Metric("objects_failed_total", Kind.COUNTER, "Objects that were answered with a failure"),
     Metric("objects_bytes_total", Kind.COUNTER, "Bytes of data sets committed"),
     Metric("commits_total", Kind.COUNTER, "Group commits"),
-    Metric("commit_seconds", Kind.HISTOGRAM, "Time of one group commit", (), _LATENCY, _MICRO),
     Metric("frames_total", Kind.COUNTER, "Frames read"),
     Metric("frames_cached_total", Kind.COUNTER, "Frames read without a thread, from the page cache"),
 )

@@ -32,7 +32,7 @@ from hounsfield.archive.app.boot import Boot, Channel, ChannelClosed, ListenerFd
 from hounsfield.archive.app.control import ControlServer
 from hounsfield.archive.app.data_directory import CONTROL_SOCKET, DataDirectory, open_data_directory
 from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
-from hounsfield.archive.app.listeners import Listener, open_listeners, read_bearer_tokens
+from hounsfield.archive.app.listeners import Listener, check_token_file, open_listeners
 from hounsfield.archive.app.recent import RecentPeers
 from hounsfield.archive.app.scoreboard import Kind, Scoreboard
 from hounsfield.archive.app.wakeups import Wakeups
@@ -141,7 +141,7 @@ class Supervisor:
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         config = self.config
         self.announcements = check_safety(config)
-        self._tokens = read_bearer_tokens(config.http.bearer_token_file)
+        check_token_file(config)
         self._data: DataDirectory = open_data_directory(Path(config.archive.data), create=True)
         stack.callback(self._data.close)
         master = open_master_key(config, self._data.path)
@@ -288,7 +288,6 @@ class Supervisor:
             wakeup_fds=tuple(self._bells),
             lock_fd=self._data.lock_fd,
             master_key=self._master_key,
-            bearer_tokens=self._tokens,
             log_salt=self._salt,
             first=not self._opened.is_set(),
         )
@@ -306,6 +305,8 @@ class Supervisor:
                             self._all_ready.set()
                     case "failed":
                         process.failure = message["error"]
+                    case "aes-changed":
+                        await self._hand_out()
                     case "peer":
                         self._recent.note(message)
                     case "reply":
@@ -371,18 +372,18 @@ class Supervisor:
         """Read AE lists and bearer tokens anew and hand them to the workers. ConfigError: nothing changed."""
         config = self._reload_config()
         check_safety(config)
-        tokens = read_bearer_tokens(config.http.bearer_token_file)
+        check_token_file(config)
         if config.dicom.listeners != self.config.dicom.listeners:
             raise ConfigError("dicom.listeners changed: restart the server for that")
         if config.http.listeners != self.config.http.listeners:
             raise ConfigError("http.listeners changed: restart the server for that")
-        self.config, self._tokens = config, tokens
+        self.config = config
         await self._hand_out()
         self._log.info("loaded AE lists and bearer tokens anew")
 
     async def _hand_out(self) -> None:
         """Tell every worker to use the lists, tokens and added AEs as they are now."""
-        message = {"type": "reload", "config": self.config, "bearer_tokens": self._tokens}
+        message = {"type": "reload", "config": self.config}
         for process in self._processes:
             if process.channel is not None:
                 with contextlib.suppress(ChannelClosed):

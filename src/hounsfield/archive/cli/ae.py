@@ -85,7 +85,7 @@ def add(
 
     With an address `send` and `echo` know it by its title; with --source it may call us.
 
-    A running server uses it within a second.
+    A running server uses it at once.
     """
     from hounsfield.archive.app.offline import open_archive
 

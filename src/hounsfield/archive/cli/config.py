@@ -30,12 +30,12 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
 
     Exit code 0: it would. 2: it would not, and the line says why and what to do.
     """
-    from hounsfield.archive.app.listeners import read_bearer_tokens
+    from hounsfield.archive.app.listeners import check_token_file
     from hounsfield.archive.config import check_safety
 
     config = effective_config(config_file, overrides, data)
     announcements = check_safety(config)
-    read_bearer_tokens(config.http.bearer_token_file)
+    check_token_file(config)
     if as_json:
         print_json({"ok": True, "announcements": announcements})
         return 0
