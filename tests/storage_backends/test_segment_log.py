@@ -14,6 +14,7 @@ from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError, PoisonedError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
+from hounsfield.storage_backends.master_key import MasterKey
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
 from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRecord, SegmentLimits, SegmentLog
 
@@ -270,3 +271,32 @@ def test_a_part_that_changes_its_length_meanwhile_is_never_stored(session_keyrin
         log.append([RecordIn(1, Growing([b"row", b"frame"]))])
     assert scanned(log) == []
     log.append([RecordIn(1, [b"row"])])
+
+
+def test_a_key_that_has_to_be_read_is_not_read_on_the_callers_thread(
+    tmp_path: Path, keyring: Keyring, master: MasterKey
+) -> None:
+    blobs = MemoryBlobs()
+    (ref,) = SegmentLog(blobs, keyring).append([RecordIn(1, [b"row"])])
+    reader = SegmentLog(blobs, Keyring.open(tmp_path / "keys", master))
+    assert reader.try_open_part(ref.part(0)) is None
+    assert reader.open_part(ref.part(0)) == b"row"
+    assert reader.try_open_part(ref.part(0)) == b"row"
+
+
+def test_stray_files_are_no_segments(tmp_path: Path, keyring: Keyring) -> None:
+    blobs = LocalBlobs(tmp_path / "data", limits=LocalBlobLimits(reserve_bytes=0))
+    log = SegmentLog(blobs, keyring)
+    (ref,) = log.append([RecordIn(1, [b"row"])])
+    for name in ("x" * 32, "ABCDEF" * 5 + "AB", ".hidden", "lost+found", "00" * 16 + ".bak", "a b"):
+        (tmp_path / "data" / "segments" / name).write_bytes(b"")
+    assert log.segment_ids() == [ref.segment]
+
+
+def test_the_segment_being_written_is_known(tmp_path: Path, keyring: Keyring) -> None:
+    blobs = LocalBlobs(tmp_path / "data", limits=LocalBlobLimits(reserve_bytes=0))
+    log, other = SegmentLog(blobs, keyring), SegmentLog(blobs, keyring)
+    (ref,) = log.append([RecordIn(1, [b"row"])])
+    assert other.is_being_written(ref.segment)
+    log.close()
+    assert not other.is_being_written(ref.segment)

@@ -148,6 +148,10 @@ class Keyring:
             self._remember(purpose, key_id, key)
         return key
 
+    def cached_key(self, purpose: str, key_id: str) -> bytes | None:
+        """The key when it is in memory already, else None: never touches the disk."""
+        return self._keys.get((purpose, key_id))
+
     def key_ids(self, purpose: str) -> list[str]:
         """The ids of all keys of a purpose, sorted."""
         folder = self._directory / _checked(_PURPOSE, purpose)

@@ -159,7 +159,8 @@ class LocalBlobs:
         for directory, _, files in os.walk(start):
             below = os.path.relpath(directory, self._root)
             lead = "" if below == "." else below + "/"
-            found += [lead + file for file in files if (lead + file).startswith(prefix)]
+            names = (lead + file for file in files)
+            found += [name for name in names if name.startswith(prefix) and _NAME.fullmatch(name)]
         return sorted(found)
 
     def release_deleted(self) -> int:

@@ -8,6 +8,7 @@ arena (no other copy in this process), one gather write (the kernel's copy), one
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ __all__ = [
     "SegmentLimits",
     "SegmentLog",
 ]
+
+_SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +240,8 @@ class SegmentLog:
         millisecond; otherwise None, and the caller opens it in a thread."""
         if part.length > self._limits.nonblocking_bytes or self._nonblocking is None:
             return None
+        if self._keyring.cached_key(self._purpose, part.segment.hex()) is None:
+            return None  # the segment's key has to be read first
         plain = memoryview(bytearray(part.length))
         opened = self._open(part, layout.chunks(part.length), plain, without_waiting=self._nonblocking)
         return plain if opened else None
@@ -296,7 +301,7 @@ class SegmentLog:
     def segment_ids(self) -> list[bytes]:
         """Every segment below the prefix, by name."""
         found = (name[len(self._prefix) :] for name in self._blobs.names(self._prefix))
-        return [bytes.fromhex(name) for name in found if len(name) == 2 * layout.ID_BYTES]
+        return [bytes.fromhex(name) for name in found if _SEGMENT_NAME.fullmatch(name)]
 
     def size(self, segment: bytes) -> int:
         """Stored bytes of a segment."""
