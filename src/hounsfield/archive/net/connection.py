@@ -174,7 +174,7 @@ class Connection:
         )
         self._listener.association_opened(self)
         self._opened = True
-        refusal = await self._judge(request)
+        refusal = self._judge(request)
         self._listener.called(
             CallRecord(
                 time.time(),
@@ -205,11 +205,11 @@ class Connection:
             self._opened = False
             self._listener.association_closed(self)
 
-    async def _judge(self, request: AssociateRequest) -> Refusal | None:
+    def _judge(self, request: AssociateRequest) -> Refusal | None:
         listener, limits = self._listener, self._limits
         if self._draining:
             return over_limit("the archive is shutting down")
-        refusal = self._endpoint.policy.judge(request, self.address, await listener.known_aes())
+        refusal = self._endpoint.policy.judge(request, self.address, listener.aes)
         if refusal is not None:
             return refusal
         if listener.observer.associations_open() > limits.associations_max:

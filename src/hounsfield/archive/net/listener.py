@@ -10,7 +10,7 @@ import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,8 +32,6 @@ log = structlog.get_logger(__name__)
 AcceptDelay = Callable[[], float]
 """Asked before each accept: how many seconds to leave the connection to another worker; 0 takes it now."""
 
-KnownAes = Callable[[], Awaitable[Mapping[str, RemoteAe]]]
-
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _ACCEPT_PAUSE_S = 0.1
 """After EMFILE and its kin: long enough for something to close, short against a device's patience."""
@@ -49,10 +47,6 @@ class Endpoint:
     tls: ssl.SSLContext | None = None
 
 
-async def _nobody() -> Mapping[str, RemoteAe]:
-    return {}
-
-
 class Listener:
     """Accepts associations at ``endpoints`` and stores what comes. One per worker; ``serve`` once."""
 
@@ -63,14 +57,15 @@ class Listener:
         *,
         limits: NetLimits | None = None,
         wire_limits: WireLimits | None = None,
-        known_aes: KnownAes = _nobody,
+        aes: Mapping[str, RemoteAe] | None = None,
         observer: ListenerObserver | None = None,
         accept_delay: AcceptDelay | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.limits = limits or NetLimits()
         self.wire_limits = _fitting(wire_limits or WireLimits(), self.limits)
-        self.known_aes = known_aes
+        self.aes: Mapping[str, RemoteAe] = aes or {}
+        """Known application entities by title; may be replaced at any time."""
         self.observer = observer or ListenerObserver()
         self.counters = Counters()
         self.providers: dict[type[Command], Provider] = {
