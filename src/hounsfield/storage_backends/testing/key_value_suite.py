@@ -1,37 +1,25 @@
-"""The conformance suites: what every blob store and every key-value store must do.
-
-A backend's test calls each check of :data:`BLOB_CHECKS` or :data:`KEY_VALUE_CHECKS` with a function
-that opens the store. Called again after ``close`` it must open the same content (memory stores
-return the same object). Checks raise ``AssertionError``; they need nothing but the standard library.
-"""
+"""What every key-value store must do."""
 
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from hounsfield.storage_backends.api import (
-    Batch,
-    BlobStore,
-    CommitResult,
-    KeyValueStore,
-    NonBlockingReads,
-    Table,
-    TableKind,
-)
-from hounsfield.storage_backends.errors import (
-    BlobExistsError,
-    BlobNotFoundError,
-    PoisonedError,
-    PreconditionError,
-    ShortReadError,
-)
+from hounsfield.storage_backends.api import Batch, CommitResult, KeyValueStore, Table, TableKind
+from hounsfield.storage_backends.errors import PreconditionError
+from hounsfield.storage_backends.testing.expectations import raises, run_all
 
-__all__ = ["BLOB_CHECKS", "CONFORMANCE_TABLES", "KEY_VALUE_CHECKS", "LOG", "PLAIN", "POSTINGS"]
+__all__ = [
+    "CONFORMANCE_TABLES",
+    "KEY_VALUE_CHECKS",
+    "LOG",
+    "OTHER",
+    "PLAIN",
+    "POSTINGS",
+    "check_increments",
+    "increment_once",
+]
 
-OpenBlobs = Callable[[], BlobStore]
 OpenStore = Callable[[], KeyValueStore]
 
 PLAIN = Table("plain")
@@ -40,244 +28,6 @@ LOG = Table("log", TableKind.LOG)
 POSTINGS = Table("postings", TableKind.POSTINGS, 4)
 CONFORMANCE_TABLES = (PLAIN, OTHER, LOG, POSTINGS)
 """Open the key-value store under test with these."""
-
-
-@contextmanager
-def _raises(*errors: type[BaseException]) -> Iterator[None]:
-    try:
-        yield
-    except errors:
-        return
-    raise AssertionError(f"expected {' or '.join(error.__name__ for error in errors)}")
-
-
-# ---------------------------------------------------------------- blobs
-
-
-def what_is_appended_is_read(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    writer = blobs.create("segments/a")
-    assert writer.name == "segments/a"
-    assert writer.size == 0
-    assert writer.append([b"one", bytearray(b"two"), memoryview(b"three")]) == 0
-    assert writer.append([]) == 11
-    assert writer.append([b"", b"four"]) == 11
-    assert writer.size == 15
-    writer.sync()
-    writer.sync()
-    assert blobs.read("segments/a", 0, 15) == b"onetwothreefour"
-    assert blobs.read("segments/a", 3, 3) == b"two"
-    assert blobs.read("segments/a", 15, 0) == b""
-    buffer = bytearray(b"......")
-    blobs.read_into("segments/a", 6, memoryview(buffer)[:5])
-    assert buffer == b"three."
-    assert blobs.size("segments/a") == 15
-    writer.close()
-    writer.close()
-    blobs.close()
-
-
-def more_buffers_than_one_call_takes(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    writer = blobs.create("many")
-    pieces = [number.to_bytes(4, "big") for number in range(5000)]
-    writer.append(pieces)
-    writer.sync()
-    assert blobs.read("many", 0, 20_000) == b"".join(pieces)
-    writer.close()
-    blobs.close()
-
-
-def synced_blobs_are_there_after_reopening(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    writer = blobs.create("deep/er/name")
-    writer.append([b"kept"])
-    writer.sync()
-    writer.close()
-    blobs.close()
-    blobs = open_blobs()
-    assert blobs.read("deep/er/name", 0, 4) == b"kept"
-    with _raises(BlobExistsError):
-        blobs.create("deep/er/name")
-    blobs.close()
-
-
-def a_name_is_created_once(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    blobs.create("name").close()
-    with _raises(BlobExistsError):
-        blobs.create("name")
-    blobs.close()
-
-
-def names_never_leave_the_store(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    for name in (
-        "",
-        "..",
-        "../up",
-        "/root",
-        "a/../b",
-        "a//b",
-        "a/",
-        ".hidden",
-        "a/.hidden",
-        "a\0b",
-        "a b",
-        "ä",
-    ):
-        with _raises(ValueError):
-            blobs.create(name)
-        with _raises(ValueError):
-            blobs.read(name, 0, 1)
-    assert blobs.names() == []
-    blobs.close()
-
-
-def missing_blobs_are_said_to_be_missing(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    with _raises(BlobNotFoundError):
-        blobs.read("none", 0, 1)
-    with _raises(BlobNotFoundError):
-        blobs.read_into("none", 0, bytearray(1))
-    with _raises(BlobNotFoundError):
-        blobs.size("none")
-    with _raises(BlobNotFoundError):
-        blobs.delete("none")
-    if isinstance(blobs, NonBlockingReads):
-        with _raises(BlobNotFoundError):
-            blobs.try_read_into("none", 0, bytearray(1))
-    blobs.close()
-
-
-def short_ranges_are_refused(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    writer = blobs.create("short")
-    writer.append([b"12345"])
-    writer.sync()
-    for offset, length in ((0, 6), (5, 1), (4, 2), (1000, 1)):
-        with _raises(ShortReadError):
-            blobs.read("short", offset, length)
-        with _raises(ShortReadError):
-            blobs.read_into("short", offset, bytearray(length))
-    writer.close()
-    blobs.close()
-
-
-def names_are_sorted_and_by_prefix(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    for name in ("b/2", "a", "b/10", "c", "b/1", "bb"):
-        blobs.create(name).close()
-    assert blobs.names() == ["a", "b/1", "b/10", "b/2", "bb", "c"]
-    assert blobs.names("b/") == ["b/1", "b/10", "b/2"]
-    assert blobs.names("b/1") == ["b/1", "b/10"]
-    assert blobs.names("none/") == []
-    blobs.close()
-
-
-def deleted_blobs_are_gone(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    writer = blobs.create("gone")
-    writer.append([b"12345"])
-    writer.sync()
-    writer.close()
-    assert blobs.read("gone", 0, 5) == b"12345"
-    blobs.delete("gone")
-    assert blobs.names() == []
-    with _raises(BlobNotFoundError):
-        blobs.read("gone", 0, 5)
-    writer = blobs.create("gone")
-    writer.append([b"new"])
-    writer.sync()
-    assert blobs.read("gone", 0, 3) == b"new"
-    writer.close()
-    blobs.close()
-
-
-def a_closed_writer_takes_nothing(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    writer = blobs.create("closed")
-    writer.append([b"1"])
-    writer.sync()
-    writer.close()
-    with _raises(PoisonedError):
-        writer.append([b"2"])
-    with _raises(PoisonedError):
-        writer.sync()
-    assert blobs.size("closed") == 1
-    blobs.close()
-
-
-def reading_without_waiting_is_exact_or_refused(open_blobs: OpenBlobs) -> None:
-    blobs = open_blobs()
-    if isinstance(blobs, NonBlockingReads):
-        writer = blobs.create("warm")
-        writer.append([bytes(range(256)) * 64])
-        writer.sync()
-        buffer = bytearray(100)
-        if blobs.try_read_into("warm", 200, buffer):
-            assert buffer == (bytes(range(256)) * 2)[200:300]
-        writer.close()
-    blobs.close()
-
-
-def readers_and_a_writer_at_once(open_blobs: OpenBlobs) -> None:
-    """Many threads read many blobs (more than a descriptor cache keeps) while they grow and vanish."""
-    blobs = open_blobs()
-    problems: list[BaseException] = []
-
-    def content(number: int) -> bytes:
-        return number.to_bytes(2, "big") * 500
-
-    writers = [blobs.create(f"many/{number}") for number in range(40)]
-    for number, writer in enumerate(writers):
-        writer.append([content(number)])
-
-    def read(seed: int) -> None:
-        choose = random.Random(seed)  # noqa: S311
-        try:
-            for _ in range(300):
-                number = choose.randrange(40)
-                assert blobs.read(f"many/{number}", 0, 1000) == content(number)
-        except BaseException as error:  # noqa: BLE001 - handed to the checking thread
-            problems.append(error)
-
-    def churn() -> None:
-        try:
-            for number in range(60):
-                writer = blobs.create(f"churn/{number}")
-                writer.append([b"x" * 100])
-                writer.sync()
-                writer.close()
-                assert blobs.read(f"churn/{number}", 0, 100) == b"x" * 100
-                blobs.delete(f"churn/{number}")
-        except BaseException as error:  # noqa: BLE001
-            problems.append(error)
-
-    _run_all([*(lambda seed=seed: read(seed) for seed in range(4)), churn])
-    for writer in writers:
-        writer.close()
-    blobs.close()
-    assert not problems, problems
-
-
-BLOB_CHECKS: tuple[Callable[[OpenBlobs], None], ...] = (
-    what_is_appended_is_read,
-    more_buffers_than_one_call_takes,
-    synced_blobs_are_there_after_reopening,
-    a_name_is_created_once,
-    names_never_leave_the_store,
-    missing_blobs_are_said_to_be_missing,
-    short_ranges_are_refused,
-    names_are_sorted_and_by_prefix,
-    deleted_blobs_are_gone,
-    a_closed_writer_takes_nothing,
-    reading_without_waiting_is_exact_or_refused,
-    readers_and_a_writer_at_once,
-)
-
-
-# ---------------------------------------------------------------- key-value
 
 
 def _put(store: KeyValueStore, table: Table, **items: bytes) -> CommitResult:
@@ -338,7 +88,7 @@ def a_snapshot_does_not_move(open_store: OpenStore) -> None:
         change.add(POSTINGS, b"p", b"0001")
         change.append(LOG, lambda _: b"entry")
         done: list[CommitResult] = []
-        _run_all([lambda: done.append(store.commit(change))])
+        run_all([lambda: done.append(store.commit(change))])
         assert done
         assert view.get(PLAIN, b"a") == b"1"
         assert [key for key, _ in view.scan(PLAIN)] == [b"a"]
@@ -347,12 +97,12 @@ def a_snapshot_does_not_move(open_store: OpenStore) -> None:
         with store.snapshot() as later:
             assert later.get(PLAIN, b"a") == b"2"
             assert later.last(LOG) == 1
-    with _raises(RuntimeError):
+    with raises(RuntimeError):
         view.get(PLAIN, b"a")
     with store.snapshot() as view:
         rest = view.scan(PLAIN)
         next(rest)
-    with _raises(RuntimeError):
+    with raises(RuntimeError):
         next(rest)
     store.close()
 
@@ -388,7 +138,7 @@ def preconditions_hold_or_nothing_happens(open_store: OpenStore) -> None:
         batch.add(POSTINGS, b"p", b"0001")
         batch.append(LOG, lambda _: b"entry")
         batch.require(PLAIN, key, value)
-        with _raises(PreconditionError):
+        with raises(PreconditionError):
             store.commit(batch)
     assert _all(store, PLAIN) == [(b"a", b"1")]
     with store.snapshot() as view:
@@ -443,11 +193,11 @@ def what_is_raised_before_the_commit_aborts_it(open_store: OpenStore) -> None:
     batch = Batch()
     batch.put(PLAIN, b"a", b"1")
     batch.append(LOG, lambda _: b"entry")
-    with _raises(ZeroDivisionError):
+    with raises(ZeroDivisionError):
         store.commit_many([batch, batch], before_commit=refuse)
     assert seen == [[CommitResult((1,)), CommitResult((2,))]]
     batch.before_commit.append(refuse)
-    with _raises(ZeroDivisionError):
+    with raises(ZeroDivisionError):
         store.commit(batch)
     assert seen[1:] == [CommitResult((1,))]
     never = Batch()
@@ -459,7 +209,7 @@ def what_is_raised_before_the_commit_aborts_it(open_store: OpenStore) -> None:
     bad = Batch()
     bad.put(PLAIN, b"a", b"1")
     bad.append(LOG, lambda _: 1 // 0)  # type: ignore[arg-type,return-value]
-    with _raises(ZeroDivisionError):
+    with raises(ZeroDivisionError):
         store.commit(bad)
     assert _all(store, PLAIN) == []
     store.close()
@@ -527,7 +277,7 @@ def intersections_are_those_of_sets(open_store: OpenStore) -> None:
     store.commit(batch)
     names = [*sets, b"none"]
     with store.snapshot() as view:
-        with _raises(ValueError):
+        with raises(ValueError):
             view.intersect(POSTINGS, [])
         for _ in range(400):
             keys = [choose.choice(names) for _ in range(choose.randint(1, 4))]
@@ -562,7 +312,7 @@ def mistakes_are_refused(open_store: OpenStore) -> None:
         batch = Batch()
         batch.put(PLAIN, b"fine", b"")
         spoil(batch)
-        with _raises(ValueError):
+        with raises(ValueError):
             store.commit(batch)
     assert _all(store, PLAIN) == []
     batch = Batch()
@@ -570,13 +320,13 @@ def mistakes_are_refused(open_store: OpenStore) -> None:
     store.commit(batch)
     with store.snapshot() as view:
         assert view.get(PLAIN, b"k" * 511) == b"longest key"
-        with _raises(ValueError):
+        with raises(ValueError):
             view.get(POSTINGS, b"k")
-        with _raises(ValueError):
+        with raises(ValueError):
             view.count(PLAIN, b"k")
-        with _raises(ValueError):
+        with raises(ValueError):
             view.last(PLAIN)
-        with _raises(ValueError):
+        with raises(ValueError):
             view.get(stranger, b"k")
     store.close()
 
@@ -593,7 +343,7 @@ def threads_increment_without_loss(open_store: OpenStore) -> None:
         except BaseException as error:  # noqa: BLE001 - handed to the checking thread
             problems.append(error)
 
-    _run_all([increment] * 4)
+    run_all([increment] * 4)
     assert not problems, problems
     check_increments(store, 4 * per_thread)
     store.close()
@@ -639,11 +389,3 @@ KEY_VALUE_CHECKS: tuple[Callable[[OpenStore], None], ...] = (
     mistakes_are_refused,
     threads_increment_without_loss,
 )
-
-
-def _run_all(jobs: list[Callable[[], None]]) -> None:
-    threads = [threading.Thread(target=job) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
