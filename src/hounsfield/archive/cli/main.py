@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Try it: `hounsfield serve --data ./archive`, then `hounsfield send FILES localhost:11112`.",
+    epilog="Try it: `hounsfield serve --data ./archive`, then `hounsfield send localhost:11112 FILES`.",
 )
 @click.version_option(__version__, prog_name="hounsfield")
 def hounsfield() -> None:
