@@ -173,3 +173,40 @@ def test_bad_files_are_named(pki, tmp_path):
     (tmp_path / "empty.pem").touch()
     with pytest.raises(TlsConfigError, match=r"empty\.pem"):
         server_context(pki.server.pem, pki.server.key_pem, client_ca=tmp_path / "empty.pem")
+
+
+async def test_large_bodies_and_pipelined_requests_over_tls(listening, pki):
+    """Bodies past every buffer, and requests that OpenSSL holds decrypted when the socket is silent."""
+    big = bytes(range(256)) * 16384
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            raise NotImplementedError
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": [b"x" * 10, memoryview(big)]})
+
+    context = server_context(pki.server.pem, pki.server.key_pem)
+    async with listening(app, ssl_context=context) as (server, port):
+        wire = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 7 + b"GET / HTTP/1.0\r\n\r\n"
+        got = await ask(port, client_context(pki), wire)
+        assert got.count(b"x" * 10 + big) == 8
+        assert server.statistics().bytes_out == len(got)
+
+
+async def test_a_body_cut_short_over_tls_does_not_look_whole(listening, pki):
+    """A body that ends with the connection is whole only if close_notify says so."""
+
+    async def app(scope, receive, send):
+        if scope["type"] != "http":
+            raise NotImplementedError
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+
+    context = server_context(pki.server.pem, pki.server.key_pem)
+    async with listening(app, ssl_context=context) as (_, port):
+        stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", port, ssl_context=client_context(pki))
+        await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        with pytest.raises(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+        await trio.aclose_forcefully(stream)

@@ -23,6 +23,7 @@ from .limits import HttpLimits
 from .records import Counters, HttpStatistics, OnRequest
 from .responses import problem_response
 from .tls import peer_info
+from .tls_transport import TlsTransport, handshake
 from .transport import SocketTransport, StreamTransport
 
 AcceptGate = Callable[[], float]
@@ -213,27 +214,20 @@ class HttpServer:
         client: tuple[str, int] | None,
         server: tuple[str, int | None] | None,
     ) -> None:
-        stream = trio.SSLStream(
-            trio.SocketStream(trio.socket.from_stdlib_socket(sock)),
-            context,
-            server_side=True,
-            https_compatible=True,
-        )
+        tls: ssl.SSLSocket | None = None
         with trio.move_on_after(self.limits.tls_handshake_s) as scope:
             try:
-                await stream.do_handshake()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                tls = await handshake(sock, context)
+            except OSError:
                 self.counters.parse_errors += 1
-                await trio.aclose_forcefully(stream)
                 return
-        if scope.cancelled_caught:
+        if tls is None or scope.cancelled_caught:
             self.counters.timed_out += 1
-            await trio.aclose_forcefully(stream)
             return
         peer = PeerInfo(
-            client=client, server=server, tls=peer_info(stream), state=self._state, root_path=self._root_path
+            client=client, server=server, tls=peer_info(tls), state=self._state, root_path=self._root_path
         )
-        await self._run(Connection(self, StreamTransport(stream, self.limits, self.counters), peer))
+        await self._run(Connection(self, TlsTransport(tls, self.limits, self.counters), peer))
 
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)

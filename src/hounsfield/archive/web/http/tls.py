@@ -41,9 +41,9 @@ def server_context(
     return context
 
 
-def peer_info(stream: Any) -> dict[str, Any]:
-    """ASGI's ``tls`` extension for a stream (or ``SSLObject``) whose handshake is done."""
-    der = stream.getpeercert(binary_form=True)
+def peer_info(tls: ssl.SSLSocket) -> dict[str, Any]:
+    """ASGI's ``tls`` extension for a socket whose handshake is done."""
+    der = tls.getpeercert(binary_form=True)
     name = None
     chain: list[str] = []
     if der:
@@ -51,7 +51,7 @@ def peer_info(stream: Any) -> dict[str, Any]:
 
         name = x509.load_der_x509_certificate(der).subject.rfc4514_string()
         chain.append(ssl.DER_cert_to_PEM_cert(der))
-    version = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}.get(stream.version() or "")
+    version = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}.get(tls.version() or "")
     return {
         "server_cert": None,
         "client_cert_chain": chain,

@@ -57,11 +57,15 @@ class SocketTransport:
             data = self._sock.recv(size)
         except (BlockingIOError, InterruptedError):
             return None
-        except OSError:
-            return b""
+        except OSError as error:
+            return self._receive_error(error)
         self._counters.bytes_in += len(data)
         self._unyielded += max(len(data), _READ_COST)
         return data
+
+    def _receive_error(self, error: OSError) -> bytes | None:  # noqa: ARG002 - TLS looks at it
+        """A reset is an end like any other to a reader."""
+        return b""
 
     def has_data(self) -> bool:
         """Whether bytes have arrived that nobody has read."""
@@ -119,14 +123,7 @@ class SocketTransport:
                 index += 1
             if index == len(views):
                 break
-            with trio.CancelScope(deadline=pacer.deadline()) as scope:
-                try:
-                    await trio.lowlevel.wait_writable(self._sock)
-                except trio.ClosedResourceError as error:
-                    raise ClientGoneError("the connection is closed") from error
-            if scope.cancelled_caught:
-                self._counters.timed_out += 1
-                raise ClientGoneError("the peer does not read, or too slowly")
+            await self._wait_writable(pacer)
             try:
                 done = self._sock.sendmsg([views[index][offset:], *views[index + 1 : index + _GATHER_MAX]])
             except (BlockingIOError, InterruptedError):
@@ -134,15 +131,22 @@ class SocketTransport:
             except OSError as error:
                 raise ClientGoneError("the peer closed the connection") from error
             self._counters.bytes_out += done
-            pacer.progress(done)
+            pacer.sent(done)
             offset += done
             sent += done
         self.torn = False
 
-    def send_nowait(self, data: bytes) -> None:
-        """Try to send a last word; whatever the kernel does not take is lost."""
-        with contextlib.suppress(OSError):
-            self._counters.bytes_out += self._sock.send(data)
+    async def _wait_writable(self, pacer: WritePacer) -> None:
+        self._unyielded = 0
+        with trio.CancelScope(deadline=pacer.deadline()) as scope:
+            try:
+                await trio.lowlevel.wait_writable(self._sock)
+            except trio.ClosedResourceError as error:
+                raise ClientGoneError("the connection is closed") from error
+        if scope.cancelled_caught:
+            self._counters.timed_out += 1
+            raise ClientGoneError("the peer does not read, or too slowly")
+        pacer.waited()
 
     async def send_eof(self) -> None:
         """Say that nothing more comes; the peer may still send."""
@@ -224,7 +228,8 @@ class StreamTransport:
         if scope.cancelled_caught:
             self._counters.timed_out += 1
             raise ClientGoneError("the peer does not read, or too slowly")
-        pacer.progress(len(piece))
+        pacer.waited()
+        pacer.sent(len(piece))
         self._counters.bytes_out += len(piece)
 
     async def send_eof(self) -> None:
@@ -268,7 +273,10 @@ class WritePacer:
         allowed = limits.rate_grace_s + self._sent / limits.write_rate_min - self._waited
         return now + min(limits.write_stall_s, allowed)
 
-    def progress(self, sent: int) -> None:
-        """``sent`` bytes went out since :meth:`deadline`."""
-        self._sent += sent
+    def waited(self) -> None:
+        """The wait that :meth:`deadline` began is over."""
         self._waited += trio.current_time() - self._since
+
+    def sent(self, count: int) -> None:
+        """``count`` bytes went out."""
+        self._sent += count
