@@ -60,9 +60,10 @@ class SegmentLimits:
     row_bytes: int = 16 << 20
     """Part 0 of one record: scans hold it in memory; a row is a few kilobytes."""
 
-    arena_bytes: int = 64 << 20
-    """Ciphertext held before it is written. A group of 8 CT slices needs 4 MiB; a 4 GB object goes
-    through in slices of this size (still one sync)."""
+    arena_bytes: int = 16 << 20
+    """Ciphertext held before it is written, and kept for the next group. A group of 8 CT slices needs
+    4 MiB and is one write; more goes out in slices of this size, still with one sync. 16 MiB leaves
+    a worker that takes in a 4 GB object most of the 64 MB it may grow by."""
 
     nonblocking_bytes: int = 4 << 20
     """The largest part that ``try_open_part`` opens on the caller's thread: about half a millisecond."""
@@ -114,7 +115,7 @@ class SegmentLog:
     def append(self, records: Sequence[RecordIn]) -> list[RecordRef]:
         """Seal and store ``records``; every one is durable when this returns. Blocking.
 
-        One gather write and one sync for all of them. ``StoreFullError`` before anything is written
+        One gather write (past ``arena_bytes`` several) and one sync for all of them. ``StoreFullError`` before anything is written
         when space is short; ``ValueError`` when a record is past a limit. After any other failure the
         segment takes nothing more, none of ``records`` counts as stored, and the next append starts
         a new segment with a new key.
