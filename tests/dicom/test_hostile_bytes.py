@@ -255,3 +255,12 @@ def test_nothing_at_all() -> None:
     scanned = everything(b"", EXPLICIT_VR_LITTLE_ENDIAN)
     assert scanned.cuts == [0, 0]
     assert scanned.problems == (Problem.EMPTY,)
+
+
+def test_numbers_written_as_text_are_not_multiplied() -> None:
+    data = (
+        pixels(1).replace(b"US\x02\0\x08\0", b"LO\x02\0xy")
+        + struct.pack("<HH2sH", 0x28, 0x2, b"CS", 2) + b"ab"
+        + b"\xe0\x7f\x10\0OB\0\0" + struct.pack("<L", 2) + b"\1\0" + b"\x88\x88\x10\0LO\x02\0AB"
+    )  # fmt: skip
+    everything(data, EXPLICIT_VR_LITTLE_ENDIAN)

@@ -133,19 +133,15 @@ def _trailer_start(header: bytes, trailer: bytes, model: Model, little: bool) ->
     """
     if trailer[:4] in _SEQUENCE_ENDS:
         return 8
-    rows, columns = _first(model, "00280010"), _first(model, "00280011")
-    if not isinstance(rows, int) or not isinstance(columns, int) or len(header) < 4:
-        return 0
+    rows, columns = _count(model, "00280010"), _count(model, "00280011")
     tag = next((tag for tag in PIXEL_TAGS if f"{tag:08X}" in model), None)
-    if tag is None:
+    if not rows or not columns or tag is None or len(header) < 4:
         return 0
     declared = int.from_bytes(header[-4:], "little" if little else "big")
-    bits = {0x7FE00008: 32, 0x7FE00009: 64}.get(tag) or _first(model, "00280100") or 8
-    shape = FrameShape(
-        rows, columns, _first(model, "00280002") or 1, bits, str(_first(model, "00280004") or "").upper()
-    )
-    frames = _first(model, "00280008")
-    frames = frames if isinstance(frames, int) and frames > 0 else 1
+    bits = {0x7FE00008: 32, 0x7FE00009: 64}.get(tag) or _count(model, "00280100") or 8
+    photometric = str(_first(model, "00280004") or "").upper()
+    shape = FrameShape(rows, columns, _count(model, "00280002") or 1, bits, photometric)
+    frames = _count(model, "00280008") or 1
     length = native_frame_length(shape, frames, declared)
     padding = declared - length * frames if length else 0
     return padding if 0 < padding <= len(trailer) else 0
@@ -154,6 +150,12 @@ def _trailer_start(header: bytes, trailer: bytes, model: Model, little: bool) ->
 def _first(model: Model, key: str) -> Any:
     values = model.get(key, {}).get("Value")
     return values[0] if values else None
+
+
+def _count(model: Model, key: str) -> int:
+    """A positive number, or 0 whatever else a writer put there."""
+    value = _first(model, key)
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 class _Encoder:
