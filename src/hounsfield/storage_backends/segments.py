@@ -115,10 +115,10 @@ class SegmentLog:
     def append(self, records: Sequence[RecordIn]) -> list[RecordRef]:
         """Seal and store ``records``; every one is durable when this returns. Blocking.
 
-        One gather write (past ``arena_bytes`` several) and one sync for all of them. ``StoreFullError`` before anything is written
-        when space is short; ``ValueError`` when a record is past a limit. After any other failure the
-        segment takes nothing more, none of ``records`` counts as stored, and the next append starts
-        a new segment with a new key.
+        One gather write (several past ``arena_bytes``) and one sync for all of them.
+        ``StoreFullError`` before anything is written when space is short; ``ValueError`` when a record
+        is past a limit. After any other failure the segment takes nothing more, none of ``records``
+        counts as stored, and the next append starts a new segment with a new key.
         """
         if not records:
             return []
