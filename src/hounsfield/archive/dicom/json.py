@@ -34,7 +34,7 @@ from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, VR_OF, pri
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, PIXEL_TAGS, inflate
 from hounsfield.archive.dicom.text import DEFAULT_CHARACTER_SET, CharacterSet, character_set, decode, trim
-from hounsfield.archive.dicom.walk import DEPTH_MAX, elements, items, looks_implicit
+from hounsfield.archive.dicom.walk import DEPTH_MAX, Budget, elements, items, looks_implicit
 from hounsfield.codecs.frames import FrameShape
 from hounsfield.codecs.registry import TransferSyntax
 
@@ -112,6 +112,7 @@ def to_model(
     if len(trailer):
         tail = bytes(trailer)
         start = _trailer_start(body, tail, model, little)
+        encoder.budget = Budget(ends={})
         encoder.dataset(tail, start, len(tail), implicit, model, encoder.charset, "", 0)
     keys = list(model)
     if any(a > b for a, b in pairwise(keys)):
@@ -161,7 +162,7 @@ def _count(model: Model, key: str) -> int:
 class _Encoder:
     """One object's encoding: what stays the same at every depth."""
 
-    __slots__ = ("base_uri", "charset", "inline_bytes_max", "little", "signed")
+    __slots__ = ("base_uri", "budget", "charset", "inline_bytes_max", "little", "signed")
 
     def __init__(self, little: bool, base_uri: str, inline_bytes_max: int) -> None:
         self.little = little
@@ -169,6 +170,7 @@ class _Encoder:
         self.inline_bytes_max = inline_bytes_max
         self.charset = DEFAULT_CHARACTER_SET
         self.signed = False
+        self.budget = Budget(ends={})
 
     def dataset(  # noqa: PLR0917
         self,
@@ -185,7 +187,9 @@ class _Encoder:
         little = self.little
         creators: dict[int, str] = {}
         kind_of, key_of = _KIND.get, _KEY_OF.get
-        for tag, written_vr, at, length, undefined in elements(data, start, end, implicit, little):
+        for tag, written_vr, at, length, undefined in elements(
+            data, start, end, implicit, little, self.budget
+        ):
             vr = written_vr
             key = key_of(tag)
             if key is None:
@@ -287,7 +291,7 @@ class _Encoder:
     ) -> Model:
         out: list[Model] = []
         if depth < DEPTH_MAX:
-            for start, end, item_implicit in items(data, at, at + length, implicit, self.little):
+            for start, end, item_implicit in items(data, at, at + length, implicit, self.little, self.budget):
                 item: Model = {}
                 self.dataset(
                     data, start, end, item_implicit, item, charset, f"{path}{len(out) + 1}/", depth + 1

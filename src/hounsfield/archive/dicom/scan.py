@@ -74,8 +74,8 @@ class ScanLimits:
     #: Elements and items inside sequences of undefined length: a 10,000-frame enhanced object has about
     #: 600,000.
     nested_elements_max: int = NESTED_ELEMENTS_MAX
-    #: Frames of one object, and fragments of its pixel data: each costs a number in a list, and a frame may be
-    #: one byte. The largest real ones, tiles of a slide, are some hundred thousand.
+    #: Frames of one object, and fragments of its pixel data: each costs a number in a list, and a frame may
+    #: be one byte. The largest real ones, tiles of a slide, are some hundred thousand.
     frames_max: int = 1_000_000
     #: A deflated data set is inflated this far: deflate can grow a thousandfold.
     inflated_bytes_max: int = 256 * 1024 * 1024

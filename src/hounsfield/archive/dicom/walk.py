@@ -54,9 +54,14 @@ class Budget:
     depth_max: int = DEPTH_MAX
     #: A delimiter was forgotten or is one too many.
     misplaced_delimiter: bool = False
+    #: Where sequences (by offset) and items (by its complement) end, for readers that come back to the inner
+    #: ones: without it, what is nested n deep is walked n times.
+    ends: dict[int, int] | None = None
 
 
-def elements(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> Iterator[Found]:
+def elements(  # noqa: PLR0917
+    data: Buffer, pos: int, end: int, implicit: bool, little: bool, budget: Budget | None = None
+) -> Iterator[Found]:
     """The elements of one data set or item at [pos, end), in order.
 
     Stops at its end, at a delimiter or at damage.
@@ -98,7 +103,7 @@ def elements(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> 
                 vr, value, length = odd_header(data, pos, end, little)
         if length == UNDEFINED:
             try:
-                after = skip_sequence(data, value, end, implicit, little)
+                after = skip_sequence(data, value, end, implicit, little, budget)
             except BadSequenceError:
                 # Damage, or pixel data whose fragments are elsewhere because the header was cut off before
                 # them.
@@ -135,7 +140,9 @@ def odd_header(data: Buffer, pos: int, end: int, little: bool) -> tuple[str, int
     return name, pos + 12, _LENGTH32[little].unpack_from(data, pos + 8)[0]
 
 
-def items(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> Iterator[tuple[int, int, bool]]:
+def items(  # noqa: PLR0917
+    data: Buffer, pos: int, end: int, implicit: bool, little: bool, budget: Budget | None = None
+) -> Iterator[tuple[int, int, bool]]:
     """The items of a sequence whose value is [pos, end): start, end, and whether it is in implicit VR."""
     unpack = _IMPLICIT[little].unpack_from
     while pos + 8 <= end:
@@ -146,7 +153,7 @@ def items(data: Buffer, pos: int, end: int, implicit: bool, little: bool) -> Ite
         item_implicit = implicit or looks_implicit(data, pos, end, implicit)
         if length == UNDEFINED:
             try:
-                after = skip_item(data, pos, end, implicit, little)
+                after = skip_item(data, pos, end, implicit, little, budget)
             except BadSequenceError:
                 # Damage inside: what is there is still this item's.
                 yield pos, end, item_implicit
@@ -175,12 +182,17 @@ def skip_sequence(  # noqa: PLR0917
     budget = budget or Budget()
     if depth > budget.depth_max:
         raise BadSequenceError(Problem.TOO_DEEP)
+    start, ends = pos, budget.ends
+    if ends is not None and start in ends:
+        return ends[start]
     unpack = _IMPLICIT[little].unpack_from
     while pos + 8 <= end:
         group, number, length = unpack(data, pos)
         tag = group << 16 | number
         pos += 8
         if tag == SEQUENCE_END:
+            if ends is not None:
+                ends[start] = pos
             return pos
         if tag != ITEM:
             raise BadSequenceError(Problem.BAD_SEQUENCE)
@@ -208,6 +220,9 @@ def skip_item(  # noqa: PLR0917
     BadSequenceError when there is none.
     """
     budget = budget or Budget()
+    start, ends = pos, budget.ends
+    if ends is not None and ~start in ends:
+        return ends[~start]
     implicit = implicit or looks_implicit(data, pos, end, implicit)
     unpack = _EXPLICIT[little].unpack_from
     unpack_implicit = _IMPLICIT[little].unpack_from
@@ -222,6 +237,8 @@ def skip_item(  # noqa: PLR0917
             budget.elements_left = left
             tag = group << 16 | number
             if tag == ITEM_END:
+                if ends is not None:
+                    ends[~start] = pos + 8
                 return pos + 8
             if tag == SEQUENCE_END:
                 # The item's own delimiter was forgotten: leave this one for the sequence.
