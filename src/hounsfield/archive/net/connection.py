@@ -311,9 +311,11 @@ class Connection:
         return trio.current_time() + (limits.drain_release_s if self._draining else limits.idle_s)
 
     async def _send(self, buffers: list[Buffer]) -> None:
-        self._deadline.at(trio.current_time() + self._limits.write_s)
-        await self._transport.send(buffers)
-        self._deadline.off()
+        rest = self._transport.send_nowait(buffers)
+        if rest:
+            self._deadline.at(trio.current_time() + self._limits.write_s)
+            await self._transport.send(rest)
+            self._deadline.off()
 
     async def _say_last(self, buffers: list[Buffer], *, eof: bool = True) -> None:
         """Send the last PDU, and wait a little for the peer to close, so that it is not lost in a reset."""

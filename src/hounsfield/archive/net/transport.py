@@ -52,6 +52,9 @@ class Transport(Protocol):
     async def receive(self, view: memoryview) -> int:
         """Wait until something is received into ``view``; its length, 0 when the peer closed or vanished."""
 
+    def send_nowait(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Send what can be sent without waiting; what is left. Raises PeerGoneError."""
+
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Give all of ``buffers`` to the peer. Raises PeerGoneError."""
 
@@ -101,24 +104,26 @@ class SocketTransport:
             self._unyielded = 0
             await trio.lowlevel.checkpoint()
 
+    def send_nowait(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        try:
+            sent = self._sock.sendmsg(buffers)
+        except (BlockingIOError, InterruptedError):
+            return buffers
+        except OSError as error:
+            raise PeerGoneError("the peer closed the connection") from error
+        self.bytes_out += sent
+        for index, buffer in enumerate(buffers):
+            if sent < len(buffer):
+                return [memoryview(buffer)[sent:], *buffers[index + 1 :]]
+            sent -= len(buffer)
+        return ()
+
     async def send(self, buffers: Sequence[Buffer]) -> None:
-        rest = list(buffers)
-        while rest:
+        while buffers := self.send_nowait(buffers):
             try:
-                sent = self._sock.sendmsg(rest)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError as error:
-                raise PeerGoneError("the peer closed the connection") from error
-            self.bytes_out += sent
-            while rest and sent >= len(rest[0]):
-                sent -= len(rest.pop(0))
-            if rest:
-                rest[0] = memoryview(rest[0])[sent:]
-                try:
-                    await trio.lowlevel.wait_writable(self._sock)
-                except (OSError, ValueError, trio.ClosedResourceError) as error:
-                    raise PeerGoneError("the connection is closed") from error
+                await trio.lowlevel.wait_writable(self._sock)
+            except (OSError, ValueError, trio.ClosedResourceError) as error:
+                raise PeerGoneError("the connection is closed") from error
 
     async def send_eof(self) -> None:
         with contextlib.suppress(OSError):
@@ -153,6 +158,9 @@ class StreamTransport:
 
     async def breathe(self) -> None:
         """Streams have checkpoints of their own."""
+
+    def send_nowait(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        return buffers
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         try:
