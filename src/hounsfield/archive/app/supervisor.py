@@ -15,9 +15,6 @@ import json
 import os
 import secrets
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -33,18 +30,18 @@ from hounsfield.archive.app.control import ControlServer
 from hounsfield.archive.app.data_directory import CONTROL_SOCKET, DataDirectory, open_data_directory
 from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
 from hounsfield.archive.app.listeners import Listener, check_token_file, open_listeners
+from hounsfield.archive.app.place import WORKER_COMMAND, Place, ending
 from hounsfield.archive.app.recent import RecentPeers
 from hounsfield.archive.app.scoreboard import Kind, Scoreboard
 from hounsfield.archive.app.wakeups import Wakeups
 from hounsfield.archive.config import Config, check_safety
 from hounsfield.archive.errors import ConfigError, ControlError, HounsfieldError
 
-WORKER_COMMAND = (sys.executable, "-m", "hounsfield.archive.app.worker")
-
 RESTART_SECONDS_MIN = 0.1
 RESTART_SECONDS_MAX = 10.0  # a worker that cannot start must not fill the disk with logs
 STEADY_SECONDS = 60.0  # a worker that ran this long is restarted at once again
 READY_SECONDS_MAX = 120.0
+LAST_WORDS_SECONDS = 1.0
 KILL_SECONDS = 5.0  # after a drain's grace or a stop, until SIGKILL
 ANSWER_SECONDS_MAX = 600.0
 
@@ -60,28 +57,6 @@ class State(Enum):
 
 class StartError(HounsfieldError):
     """A worker could not start."""
-
-
-class _Process:
-    """One slot for a worker: the process in it now, and how often it was replaced."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.popen: subprocess.Popen[bytes] | None = None
-        self.channel: Channel | None = None
-        self.ready = False
-        self.restarts = 0
-        self.started_at = 0.0
-        self.failure: str | None = None
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "worker": self.number,
-            "pid": self.popen.pid if self.popen else None,
-            "ready": self.ready,
-            "restarts": self.restarts,
-            "seconds": round(time.monotonic() - self.started_at, 1) if self.popen else 0,
-        }
 
 
 class Supervisor:
@@ -126,8 +101,8 @@ class Supervisor:
                 try:
                     async with trio.open_nursery() as workers:
                         self._worker_nursery = workers
-                        for process in self._processes:
-                            workers.start_soon(self._keep_running, process)
+                        for place in self._places:
+                            workers.start_soon(self._keep_running, place)
                         workers.start_soon(self._become_ready)
                 finally:
                     self.state = State.STOPPED
@@ -170,7 +145,7 @@ class Supervisor:
         for fd in self._bells:
             stack.callback(os.close, fd)
         self._salt = secrets.token_bytes(32)
-        self._processes = [_Process(number) for number in range(self._workers)]
+        self._places = [Place(number) for number in range(self._workers)]
         self._log.info(
             "starting",
             version=__version__,
@@ -205,31 +180,31 @@ class Supervisor:
 
     # ------------------------------------------------------------------ workers
 
-    async def _keep_running(self, process: _Process) -> None:
+    async def _keep_running(self, place: Place) -> None:
         delay = RESTART_SECONDS_MIN
-        if process.number > 0:
+        if place.number > 0:
             await self._opened.wait()
         while self._now() in {State.STARTING, State.SERVING}:
-            code = await self._run_once(process)
-            self.board.clear_gauges(process.number)
-            process.ready = False
+            code = await self._run_once(place)
+            self.board.clear_gauges(place.number)
+            place.ready = False
             match self._now():
                 case State.STARTING:
-                    self._failure = process.failure or f"a worker ended with {_ending(code)} at its start"
+                    self._failure = place.failure or f"a worker ended with {ending(code)} at its start"
                     self._shut_down(State.STOPPED, "stop")
                     return
                 case State.DRAINING | State.STOPPED:
                     return
-            if time.monotonic() - process.started_at >= STEADY_SECONDS:
+            if time.monotonic() - place.started_at >= STEADY_SECONDS:
                 delay = RESTART_SECONDS_MIN
             self._log.error(
                 "a worker ended; starting another",
-                result=_ending(code),
-                what=f"worker {process.number}",
+                result=ending(code),
+                what=f"worker {place.number}",
                 delay_seconds=delay,
-                restarts=process.restarts,
+                restarts=place.restarts,
             )
-            process.restarts += 1
+            place.restarts += 1
             await trio.sleep(delay)
             delay = min(delay * 2, RESTART_SECONDS_MAX)
 
@@ -237,46 +212,28 @@ class Supervisor:
         """The state as it is after an await: others may have changed it."""
         return self.state
 
-    async def _run_once(self, process: _Process) -> int:
+    async def _run_once(self, place: Place) -> int:
         """Start a worker, talk with it until it ends; its return code."""
-        ours, theirs = socket.socketpair()
-        fds = [listener.sock.fileno() for listener in self._listeners]
-        fds += [theirs.fileno(), self._board_fd, self._data.lock_fd, *self._bells]
-        process.failure = None
-        try:
-            # Not trio's own: it starts children from a helper thread, and blocks no shorter.
-            popen = subprocess.Popen(  # noqa: ASYNC220
-                [*self._worker_command, "--channel-fd", str(theirs.fileno())],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno(),
-                process_group=0,
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        process.popen, process.started_at = popen, time.monotonic()
-        process.channel = channel = Channel(ours)
+        fds = [
+            *(each.sock.fileno() for each in self._listeners),
+            self._board_fd,
+            self._data.lock_fd,
+            *self._bells,
+        ]
+        channel = place.start(self._worker_command, fds)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hear_worker, process, channel)
-                await _wait_for(popen)
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(self._hear_worker, place, channel)
+                code = await place.ended()
+                # Its last words may still be in the channel, whose end is near.
+                nursery.cancel_scope.deadline = trio.current_time() + LAST_WORDS_SECONDS
         finally:
-            process.channel = None
-            if popen.poll() is None:
-                popen.kill()
-                popen.wait()
-            process.popen = None
-            with trio.CancelScope(shield=True):
-                await channel.aclose()
-        return popen.returncode
+            await place.end()
+        return code
 
-    def _boot(self, process: _Process) -> Boot:
+    def _boot(self, place: Place) -> Boot:
         return Boot(
-            worker=process.number,
+            worker=place.number,
             workers=self._workers,
             config=self.config,
             directory=str(self._data.path),
@@ -292,19 +249,19 @@ class Supervisor:
             first=not self._opened.is_set(),
         )
 
-    async def _hear_worker(self, process: _Process, channel: Channel) -> None:
+    async def _hear_worker(self, place: Place, channel: Channel) -> None:
         try:
-            await channel.send(self._boot(process))
+            await channel.send(self._boot(place))
             while True:
                 message = await channel.receive()
                 match message["type"]:
                     case "ready":
-                        process.ready = True
+                        place.ready = True
                         self._opened.set()
-                        if all(each.ready for each in self._processes):
+                        if all(each.ready for each in self._places):
                             self._all_ready.set()
                     case "failed":
-                        process.failure = message["error"]
+                        place.failure = message["error"]
                     case "aes-changed":
                         await self._hand_out()
                     case "peer":
@@ -320,26 +277,25 @@ class Supervisor:
         self.state = state
         self._all_ready.set()
         self._opened.set()
-        for process in self._processes:
-            if process.channel is not None:
-                self._nursery.start_soon(self._tell, process, message)
+        for place in self._places:
+            if place.channel is not None:
+                self._nursery.start_soon(self._tell, place, message)
         grace = self.config.archive.drain_seconds if message == "drain" else 0.0
         self._nursery.start_soon(self._kill_after, grace + KILL_SECONDS)
 
-    async def _tell(self, process: _Process, message: str) -> None:
-        if process.channel is not None:
+    async def _tell(self, place: Place, message: str) -> None:
+        if place.channel is not None:
             with contextlib.suppress(ChannelClosed):
-                await process.channel.send({"type": message})
+                await place.channel.send({"type": message})
 
     async def _kill_after(self, seconds: float) -> None:
         await trio.sleep(seconds)
         self._kill_all()
 
     def _kill_all(self) -> None:
-        for process in self._processes:
-            if process.popen is not None and process.popen.poll() is None:
-                self._log.warning("killing a worker that does not end", what=f"worker {process.number}")
-                process.popen.kill()
+        for place in self._places:
+            if place.kill():
+                self._log.warning("killed a worker that did not end", what=f"worker {place.number}")
 
     # ------------------------------------------------------------------ signals and requests
 
@@ -384,10 +340,10 @@ class Supervisor:
     async def _hand_out(self) -> None:
         """Tell every worker to use the lists, tokens and added AEs as they are now."""
         message = {"type": "reload", "config": self.config}
-        for process in self._processes:
-            if process.channel is not None:
+        for place in self._places:
+            if place.channel is not None:
                 with contextlib.suppress(ChannelClosed):
-                    await process.channel.send(message)
+                    await place.channel.send(message)
 
     def status(self) -> dict[str, Any]:
         """What runs, where it listens, and the archive's totals."""
@@ -399,7 +355,7 @@ class Supervisor:
             "ae_title": self.config.archive.ae_title,
             "seconds": round(time.monotonic() - self._started_at, 1),
             "listeners": [self._describe(listener) for listener in self._listeners],
-            "workers": [process.describe() for process in self._processes],
+            "workers": [place.describe() for place in self._places],
             "totals": {
                 metric.key: self.board.total(metric.key)
                 for metric in self.board.metrics
@@ -438,12 +394,12 @@ class Supervisor:
 
     async def _ask_worker(self, op: str, args: dict[str, Any]) -> Any:
         """Pass a question on to a ready worker and wait for its answer. Raises ControlError."""
-        process = min(
-            (each for each in self._processes if each.ready and each.channel is not None),
+        place = min(
+            (each for each in self._places if each.ready and each.channel is not None),
             key=lambda each: self.board.by_worker("worker_connections")[each.number],
             default=None,
         )
-        if process is None or process.channel is None:
+        if place is None or place.channel is None:
             raise ControlError(
                 f"the server is {self.state.value}, no worker can answer; try again in a moment"
             )
@@ -452,7 +408,7 @@ class Supervisor:
         send, receive = trio.open_memory_channel[dict[str, Any]](1)
         self._questions[number] = send
         try:
-            await process.channel.send({"type": "ask", "id": number, "op": op, "args": args})
+            await place.channel.send({"type": "ask", "id": number, "op": op, "args": args})
             with trio.fail_after(ANSWER_SECONDS_MAX):
                 reply = await receive.receive()
         except (ChannelClosed, trio.TooSlowError):
@@ -462,25 +418,6 @@ class Supervisor:
         if "error" in reply:
             raise ControlError(reply["error"])
         return reply["result"]
-
-
-async def _wait_for(popen: subprocess.Popen[bytes]) -> None:
-    """Return when the process has ended, and reap it."""
-    fd = os.pidfd_open(popen.pid)
-    try:
-        await trio.lowlevel.wait_readable(fd)
-        popen.wait()  # it has ended: returns at once
-    finally:
-        trio.lowlevel.notify_closing(fd)
-        os.close(fd)
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"signal {signal.Signals(-code).name}"
-    return f"signal {-code}"
 
 
 def ready_line(status: dict[str, Any]) -> str:
