@@ -52,6 +52,7 @@ class Archive:
 async def open_archive(directory: Path, **app_options) -> AsyncIterator[Archive]:
     name = f"HOUNSFIELD_TEST_KEY_{os.getpid()}"
     os.environ[name] = os.urandom(32).hex()
+    directory.mkdir(exist_ok=True)
     keyring = Keyring.create(directory / "keys", load_master_key(f"env:{name}"))
     options = EngineOptions(index=LmdbLimits(map_bytes=1 << 30))
     stores = Stores.open(directory, keyring, options)
@@ -78,8 +79,8 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
 
 @pytest.fixture
 def archives(tmp_path: Path):
-    """``async with archives(settings=…, tokens=…) as archive``."""
-    return lambda **options: open_archive(tmp_path, **options)
+    """``async with archives(directory=…, settings=…, tokens=…) as archive``."""
+    return lambda directory=tmp_path, **options: open_archive(directory, **options)
 
 
 @pytest.fixture(scope="session")

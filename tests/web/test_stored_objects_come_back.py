@@ -32,34 +32,50 @@ def parts_of(answer) -> list[tuple[dict[str, str], bytes]]:
     return found
 
 
-async def test_every_object_that_can_be_stored(archive, sample):
-    sent = 0
-    async with archive.client() as client:
-        for name, raw in sample.items():
-            answer = await client.post(
-                "/dicom-web/studies", content=raw, headers={"content-type": "application/dicom"}
-            )
-            result = answer.json()
-            if answer.status_code != 200:
-                assert answer.status_code in (202, 409), name
-                continue
-            (item,) = result["00081199"]["Value"]
-            url = item["00081190"]["Value"][0]
-            sent += 1
-            got = await client.get(url, headers={"accept": "application/dicom"})
-            assert got.status_code == 200, name
-            there, here = part10.split(raw), part10.split(got.content)
-            assert got.content[here.offset :] == raw[there.offset :], name
-            assert here.transfer_syntax_uid == there.transfer_syntax_uid
-            ((fields, content),) = parts_of(await client.get(url, headers=ALL))
-            assert fields["Content-Location"] == url
-            assert content == got.content
-            metadata = await client.get(f"{url}/metadata")
-            assert metadata.status_code == 200, name
-            (model,) = metadata.json()
-            assert model["00080018"]["Value"] == [url.rsplit("/", 1)[1]]
-            await _frames_are_pydicoms(client, url, raw, name)
-    assert sent >= 90
+async def test_every_object_that_can_be_stored(archives, sample, tmp_path):
+    """Some files share their UIDs with others: those conflict (202) and get an archive of their own."""
+    waiting, came_back, rounds = dict(sample), 0, 0
+    while waiting:
+        rounds += 1
+        assert rounds < 20
+        conflicting: dict[str, bytes] = {}
+        async with archives(directory=tmp_path / str(rounds)) as archive, archive.client() as client:
+            for name, raw in waiting.items():
+                answer = await client.post(
+                    "/dicom-web/studies", content=raw, headers={"content-type": "application/dicom"}
+                )
+                if answer.status_code == 409:
+                    assert "00081199" not in answer.json()
+                    continue
+                (item,) = answer.json()["00081199"]["Value"]
+                if item.get("00081196", {}).get("Value") == [0xB000]:
+                    conflicting[name] = raw
+                elif "00081196" not in item:
+                    assert answer.status_code == 200
+                    await _comes_back(client, item["00081190"]["Value"][0], raw, name)
+                    came_back += 1
+        waiting = conflicting
+    assert came_back >= 60
+
+
+async def _comes_back(client, url: str, raw: bytes, name: str) -> None:
+    got = await client.get(url, headers={"accept": "application/dicom"})
+    assert got.status_code == 200, name
+    there, here = part10.split(raw), part10.split(got.content)
+    assert got.content[here.offset :] == raw[there.offset :], name
+    assert here.transfer_syntax_uid == there.transfer_syntax_uid
+    ((fields, content),) = parts_of(await client.get(url, headers=ALL))
+    assert fields["Content-Location"] == url
+    assert content == got.content
+    metadata = await client.get(f"{url}/metadata")
+    assert metadata.status_code == 200, name
+    (model,) = metadata.json()
+    assert model["00080018"]["Value"] == [url.rsplit("/", 1)[1]]
+    for element in model.values():
+        if "BulkDataURI" in element:
+            bulk = await client.get(element["BulkDataURI"])
+            assert bulk.status_code == 200, name
+    await _frames_are_pydicoms(client, url, raw, name)
 
 
 async def _frames_are_pydicoms(client, url: str, raw: bytes, name: str) -> None:
@@ -91,7 +107,7 @@ async def _frames_are_pydicoms(client, url: str, raw: bytes, name: str) -> None:
         assert content == expected, name
 
 
-@pytest.mark.parametrize("name", ["emri_small.dcm", "SC_rgb_rle_2frame.dcm"])
+@pytest.mark.parametrize("name", ["rtdose.dcm", "SC_rgb_rle_2frame.dcm"])
 async def test_several_frames_in_the_order_asked_for(archive, sample, name):
     result = await archive.put(sample[name])
     url = (

@@ -12,9 +12,11 @@ from typing import Final
 import numpy as np
 
 from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.errors import NotSeparableError
 from hounsfield.archive.engine.types import Frame, Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery
+from hounsfield.archive.web.deflated import deflated_frame, is_deflated
 from hounsfield.archive.web.http import Receive, Scope, Send
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -56,9 +58,12 @@ class Frames:
             await self._several(scope, receive, send, (study, series, instance), numbers, ranges)
             return
         number = numbers[0]
-        frame = self._engine.frame_nowait(study, series, instance, number)
+        try:
+            frame = self._engine.frame_nowait(study, series, instance, number)
+        except NotSeparableError:
+            frame = None
         if frame is None:
-            frame = await self._engine.frame(study, series, instance, number)
+            frame = await self._frame((study, series, instance), number)
         delivery = accept.for_frames(ranges, frame.transfer_syntax_uid, alone=True)
         if delivery is None:
             raise not_acceptable(frame.transfer_syntax_uid)
@@ -105,7 +110,7 @@ class Frames:
     ) -> None:
         (found,) = await self._engine.instances(*path)
         # The highest number exists, so all do: what is wrong is said before the answer begins.
-        await self._engine.frame(*path, max(numbers))
+        await self._frame(path, max(numbers))
         uid = found.row.transfer_syntax_uid
         delivery = accept.for_frames(ranges, uid, alone=False)
         if delivery is None:
@@ -136,12 +141,24 @@ class Frames:
         swap = not syntax.little_endian or syntax.big_endian_pixels
         first = True
         for number in numbers:
-            frame = await self._engine.frame(*path, number)
+            frame = await self._frame(path, number)
             data = await self._little_endian(frame, path) if swap else frame.data
             location = _header_text(f"{url}/frames/{number}")
             yield part_head(boundary, part_type, len(data), location, first=first), data
             first = False
         yield (closing(boundary),)
+
+    async def _frame(self, path: tuple[str, str, str], number: int) -> Frame:
+        """A frame that takes a thread; of a deflated object too."""
+        try:
+            return await self._engine.frame(*path, number)
+        except NotSeparableError:
+            (found,) = await self._engine.instances(*path)
+            if not is_deflated(found.row.transfer_syntax_uid):
+                raise
+        header = await self._engine.header(found)
+        data = await self._engine.read(deflated_frame, header, number)
+        return Frame(data, found.row.transfer_syntax_uid)
 
     async def _little_endian(self, frame: Frame, path: tuple[str, str, str]) -> Buffer:
         """Native pixel cells, least significant byte first, as octet streams are (PS3.18 8.7.3.3.2)."""

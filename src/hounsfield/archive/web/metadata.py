@@ -15,6 +15,7 @@ from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
+from hounsfield.archive.web.deflated import deflated_pixels, is_deflated
 from hounsfield.archive.web.frames import accepted, not_acceptable
 from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.limits import WebSettings
@@ -102,7 +103,11 @@ class Metadata:
         return find_bulk(header.head, header.trailer, lookup(header.transfer_syntax_uid), path)
 
     async def _pixels(self, one: Instance, ranges: tuple[accept.MediaRange, ...]) -> BuffersResponse:
-        buffers = await self._engine.bulk(one)
+        if is_deflated(one.row.transfer_syntax_uid):
+            header = await self._engine.header(one)
+            buffers = [await self._engine.read(deflated_pixels, header)]
+        else:
+            buffers = await self._engine.bulk(one)
         if not buffers:
             raise NotFoundError("this instance has no pixel data that can be given alone")
         syntax = lookup(one.row.transfer_syntax_uid)

@@ -47,13 +47,21 @@ def base_url(scope: Scope, configured: str) -> str:
 
     The configured one; else the scheme and Host of the request; a path when there is no usable Host. Behind a
     proxy that does not pass Host on, configure it.
+
+    A Host that is this very socket's address without its port (dicomweb-client sends that) gets the port.
     """
     if configured:
         return configured.rstrip("/") + DICOM_WEB
     host = header(scope, b"host")
     if host is None or not _HOST.fullmatch(host):
         return DICOM_WEB
-    return f"{scope['scheme']}://{host.decode('ascii')}{DICOM_WEB}"
+    name = host.decode("ascii")
+    server = scope.get("server")
+    if server is not None and server[1] not in (None, 80, 443):
+        own = f"[{server[0]}]" if ":" in server[0] else server[0]
+        if name == own or (name == "localhost" and (own.startswith("127.") or own == "[::1]")):
+            name = f"{name}:{server[1]}"
+    return f"{scope['scheme']}://{name}{DICOM_WEB}"
 
 
 def study_url(base: str, study: str) -> str:
