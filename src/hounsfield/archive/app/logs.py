@@ -83,6 +83,12 @@ class Redactor:
         return _UID.sub(lambda found: self.hash(found[0]), text)
 
 
+def _most_important_first(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Time, level and event first: a person reads lines from the left."""
+    first = {key: event[key] for key in ("timestamp", "level", "event") if key in event}
+    return {**first, **event}
+
+
 class _LibraryHandler(logging.Handler):
     """Passes on that a library had something to say, and where, never what."""
 
@@ -108,6 +114,7 @@ def set_up_logs(
             structlog.processors.add_log_level,
             Redactor(salt),
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _most_important_first,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
