@@ -144,8 +144,13 @@ def _text(header: pydicom.Dataset, keyword: str) -> str:
 
 
 def _expectation(header: pydicom.Dataset) -> str:
-    if not _text(header, "SOPInstanceUID") or not _text(header, "SOPClassUID"):
-        return "unsendable"
+    meta = getattr(header, "file_meta", pydicom.Dataset())
+    for own, announced in (
+        ("SOPInstanceUID", "MediaStorageSOPInstanceUID"),
+        ("SOPClassUID", "MediaStorageSOPClassUID"),
+    ):
+        if not _text(header, own) and not _text(meta, announced):
+            return "unsendable"
     usable = all(
         _UID.fullmatch(_text(header, keyword))
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")

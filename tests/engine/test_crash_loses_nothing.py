@@ -157,3 +157,36 @@ async def test_a_live_writer_is_left_alone(tmp_path: Path) -> None:
             report: RecoveryReport = stores.catch_up(at_start=False)
             assert report.segments == 0
             assert (await store(engine, ct_slice(), ExplicitVRLittleEndian)).outcome is Outcome.STORED
+
+
+async def test_a_tail_record_with_holes_is_not_indexed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut may keep a record's row and lose its frames: it was not acknowledged, and is not served."""
+    objects = [ct_slice() for _ in range(3)]
+    await write_without_indexing(tmp_path / "data", monkeypatch, objects)
+    (segment,) = (tmp_path / "data" / "segments").iterdir()
+    raw = bytearray(segment.read_bytes())
+    raw[-300:] = bytes(300)  # inside the last record's frame and trailer
+    segment.write_bytes(raw)
+    with stores_in(tmp_path / "data") as stores:
+        report = stores.catch_up(at_start=True)
+        assert (report.outcomes[Outcome.STORED], report.damaged) == (2, 0)
+        check_counts(stores)
+
+
+async def test_a_segment_without_its_key_does_not_stop_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_without_indexing(tmp_path / "data", monkeypatch, [ct_slice()])
+    (segment,) = (tmp_path / "data" / "segments").iterdir()
+    keys = list((tmp_path / "data" / "keys").rglob(f"*{segment.name}*"))
+    hidden = [(key, key.read_bytes()) for key in keys]
+    assert hidden
+    for key in keys:
+        key.unlink()
+    with stores_in(tmp_path / "data") as stores:
+        assert stores.catch_up(at_start=True).unreadable_segments == 1
+        for key, data in hidden:
+            key.write_bytes(data)
+        assert stores.catch_up(at_start=True).outcomes[Outcome.STORED] == 1

@@ -24,9 +24,10 @@ from hounsfield.archive.index.rows import (
     decode,
 )
 from hounsfield.archive.index.tables import SEGMENT
-from hounsfield.storage_backends.errors import KeyringError
+from hounsfield.storage_backends.errors import KeyringError, SealError
 from hounsfield.storage_backends.segments import Damage, DamageReason
 
+TORN = DamageReason.TORN_TAIL.value
 GROUP_RECORDS = (
     256  # indexed in one transaction: large enough to share its sync, small enough to hold no lock long
 )
@@ -49,7 +50,7 @@ class RecoveryReport:
     @property
     def damaged(self) -> int:
         """Stretches that are damage, not just an append that a crash cut short."""
-        return sum(n for reason, n in self.damage.items() if reason != DamageReason.TORN_TAIL.value)
+        return sum(n for reason, n in self.damage.items() if reason != TORN)
 
 
 def catch_up(
@@ -70,7 +71,11 @@ def catch_up(
         if not at_start and not indexer.log.size(segment):
             continue  # just created, and its writer may be about to lock it
         report.segments += 1
-        end = _index_segment(indexer, segment, row.indexed_to if row else None, report)
+        try:
+            end = _index_segment(indexer, segment, row.indexed_to if row else None, report, verify=True)
+        except KeyringError:
+            report.unreadable_segments += 1  # stays open: it is looked at again when its key is back
+            continue
         indexer.store.commit(progress_batch({segment: end}, closed=True))
     if at_start:
         report.facts = journal.replay(report.saw)
@@ -85,7 +90,7 @@ def reindex(indexer: Indexer, journal: Journal, progress: Callable[[int, int], N
         progress(done, len(segments))
         report.segments += 1
         try:
-            end = _index_segment(indexer, segment, None, report)
+            end = _index_segment(indexer, segment, None, report, verify=False)
         except KeyringError:
             report.unreadable_segments += 1
             continue
@@ -95,23 +100,35 @@ def reindex(indexer: Indexer, journal: Journal, progress: Callable[[int, int], N
     return report
 
 
-def _index_segment(indexer: Indexer, segment: bytes, start: int | None, report: RecoveryReport) -> int:
-    """Index the records of one segment from ``start``; return how far it was read."""
+def _index_segment(
+    indexer: Indexer, segment: bytes, start: int | None, report: RecoveryReport, *, verify: bool
+) -> int:
+    """Index the records of one segment from ``start``; return how far it was read.
+
+    ``verify`` opens every part first: after a power cut a record's row can be whole and its frames holes.
+    """
     end = indexer.log.size(segment)
-    for group in _groups(_stored(indexer, segment, start, report)):
+    for group in _groups(_stored(indexer, segment, start, report, verify=verify)):
         for outcome in indexer.add(group):
             report.outcomes[outcome] += 1
     return end
 
 
-def _stored(indexer: Indexer, segment: bytes, start: int | None, report: RecoveryReport) -> Iterator[Stored]:
+def _stored(
+    indexer: Indexer, segment: bytes, start: int | None, report: RecoveryReport, *, verify: bool
+) -> Iterator[Stored]:
     for record in indexer.log.scan(segment, start=start):
         if isinstance(record, Damage):
             report.saw(record)
         elif record.kind == RECORD_KIND_OBJECT:
             report.records += 1
             try:
+                if verify:
+                    indexer.log.verify(record.ref)
                 row = decode(ObjectRow, record.row)
+            except SealError:
+                report.damage[TORN] = report.damage.get(TORN, 0) + 1
+                continue
             except msgspec.MsgspecError:
                 report.damage["row is not ours"] = report.damage.get("row is not ours", 0) + 1
                 continue
