@@ -15,10 +15,24 @@ import pytest
 import trio
 
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
 from hounsfield.archive.net.policy import ListenerPolicy
 from hounsfield.archive.net.records import CallRecord, ListenerObserver
+from hounsfield.archive.wire import (
+    NEED_DATA,
+    AssociateAccept,
+    AssociateRequest,
+    Association,
+    CommandReceived,
+    DataFragment,
+    Event,
+    MessageReader,
+    MessageWriter,
+    PresentationContext,
+    Role,
+)
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey, load_master_key
 
@@ -145,3 +159,131 @@ def open_archive(tmp_path: Path, master_key: MasterKey) -> Callable[..., Any]:
 def serve_fixture() -> Callable[..., Any]:
     """``async with serve(sink, policy, …) as archive``: a listener over a stand-in."""
     return serve
+
+
+class Peer:
+    """A requestor made of the wire package and a raw stream: says exactly what a test wants said."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.association = Association(Role.REQUESTOR)
+        self.writer = MessageWriter(self.association)
+        self.reader = MessageReader()
+
+    async def associate(self, *contexts: PresentationContext, **more: Any) -> AssociateAccept:
+        answer = await self.request(*contexts, **more)
+        assert isinstance(answer, AssociateAccept), answer
+        return answer
+
+    async def request(self, *contexts: PresentationContext, **more: Any) -> Event:
+        words: dict[str, Any] = {"called_ae": "HOUNSFIELD", "calling_ae": "PEER", **more}
+        await self.send(AssociateRequest(contexts=contexts, **words))
+        return await self.event()
+
+    async def send(self, pdu: Any) -> None:
+        for buffer in self.association.send(pdu):
+            await self.stream.send_all(buffer)
+
+    async def raw(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def event(self) -> Event:
+        """The next PDU, or the end."""
+        with trio.fail_after(PATIENCE_S):
+            while (event := self.association.next_event()) is NEED_DATA:
+                try:
+                    data = await self.stream.receive_some(65536)
+                except trio.BrokenResourceError:
+                    data = b""
+                self.association.receive_data(data)
+            return event
+
+    async def say(self, context_id: int, command: Any, dataset: bytes | None = None) -> None:
+        """Send a whole message."""
+        if dataset is None:
+            for buffer in self.writer.command(context_id, command):
+                await self.stream.send_all(buffer)
+            return
+        for batch in self.writer.message(context_id, command, [dataset]):
+            for buffer in batch:
+                await self.stream.send_all(buffer)
+
+    async def response(self) -> Any:
+        """The next command that the other side says."""
+        while True:
+            event = await self.event()
+            assert isinstance(event, DataFragment), event
+            message = self.reader.receive(event)
+            if isinstance(message, CommandReceived):
+                return message.command
+
+    async def closed(self) -> None:
+        """Wait for the end of the stream."""
+        with trio.fail_after(PATIENCE_S):
+            try:
+                while await self.stream.receive_some(65536):
+                    pass
+            except trio.BrokenResourceError:
+                pass
+
+
+class HoldingSink:
+    """Takes objects and commits them when told to; what was written stands in ``objects``."""
+
+    def __init__(self) -> None:
+        self.objects: list[bytes] = []
+        self.abandoned = 0
+        self.begun = 0
+        self.failing: dict[str, Exception] = {}
+        self.hold: trio.Event | None = None
+        self.committing = trio.Event()
+
+    def begin(self, **announced: Any) -> HoldingSession:
+        if "begin" in self.failing:
+            raise self.failing["begin"]
+        self.begun += 1
+        return HoldingSession(self)
+
+
+class HoldingSession:
+    def __init__(self, sink: HoldingSink) -> None:
+        self._sink = sink
+        self._data: bytearray | None = bytearray()
+
+    async def write(self, data: Any, /) -> None:
+        assert self._data is not None
+        if "write" in self._sink.failing:
+            self.abandon()
+            raise self._sink.failing["write"]
+        self._data += data
+
+    async def commit(self) -> StoreResult:
+        assert self._data is not None
+        self._sink.committing.set()
+        if self._sink.hold is not None:
+            await self._sink.hold.wait()
+        if "commit" in self._sink.failing:
+            raise self._sink.failing["commit"]
+        self._sink.objects.append(bytes(self._data))
+        self._data = None
+        return StoreResult(Outcome.STORED, "", "", "", "")
+
+    def abandon(self) -> None:
+        if self._data is not None:
+            self._data = None
+            self._sink.abandoned += 1
+
+
+@pytest.fixture
+def sink() -> HoldingSink:
+    return HoldingSink()
+
+
+@pytest.fixture
+def peer_to() -> Callable[[Archive], Any]:
+    """``peer = await peer_to(archive)``: a raw peer, connected."""
+
+    async def connected(archive: Archive) -> Peer:
+        return Peer(await archive.connect())
+
+    return connected

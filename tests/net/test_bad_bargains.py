@@ -1,4 +1,4 @@
-"""What is agreed to: every storage class in any syntax, nothing else, and never a worse syntax than need be."""
+"""What is agreed to: every storage class in any syntax, nothing else, and no worse syntax than need be."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ from hounsfield.archive.wire import (
 if TYPE_CHECKING:
     from hounsfield.archive.net.listener import Endpoint, Listener
 
-__all__ = ["Connection", "Phase"]
+__all__ = ["Connection", "Phase", "where"]
 
 log = structlog.get_logger(__name__)
 
@@ -143,6 +143,10 @@ class Connection:
                     last_words = self._association.answer(error)
                 except PeerGoneError as error:
                     because = str(error)
+                except Exception as error:  # noqa: BLE001 - a defect ends this association and no other
+                    log.error("an association failed", **where(error))
+                    because = "a fault of ours"
+                    last_words = self._abort_words()
             if self._scope.cancelled_caught:
                 because = self._ended_because or self._timed_out()
                 last_words = self._abort_words()
@@ -376,3 +380,15 @@ class Connection:
 def _printable(title: str) -> str:
     """A title as a stranger sent it, safe in a log and on a terminal."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in title.strip())
+
+
+def where(error: BaseException) -> dict[str, str]:
+    """The type and the place of a fault, never its text, which may quote what the peer sent."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    keys = {"error_type": type(error).__name__}
+    if trace is not None:
+        code = trace.tb_frame.f_code
+        keys["where"] = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"
+    return keys

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 import trio
 
-from hounsfield.archive.net.connection import Connection
+from hounsfield.archive.net.connection import Connection, where
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.providers import Counters, ObjectSink, Provider, StoreProvider, echo
@@ -199,7 +199,7 @@ class Listener:
                 transport = StreamTransport(stream)
             await self._run(Connection(self, endpoint, transport, address))
         except Exception as error:  # noqa: BLE001 - one connection's surprise is not the others' end
-            log.error("a connection failed", **_where(error))
+            log.error("a connection failed", **where(error))
         finally:
             sock.close()
             self._open -= 1
@@ -242,15 +242,3 @@ class Listener:
 def _fitting(wire: WireLimits, limits: NetLimits) -> WireLimits:
     """A receive buffer of two announced PDUs at least: a fast sender is then read in few calls."""
     return replace(wire, receive_buffer_bytes=max(wire.receive_buffer_bytes, 2 * limits.pdu_bytes_max))
-
-
-def _where(error: BaseException) -> dict[str, str]:
-    """The type and the place of a fault, never its text, which may quote what the peer sent."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    keys = {"error_type": type(error).__name__}
-    if trace is not None:
-        code = trace.tb_frame.f_code
-        keys["where"] = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"
-    return keys
