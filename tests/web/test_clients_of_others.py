@@ -26,7 +26,7 @@ async def test_dicomweb_client_stores_searches_and_reads(archive, sample):
         assert len(found) == 1
         assert len(client.search_for_series()) == len(sets)
         assert len(client.search_for_instances(limit=2, offset=1)) == 2
-        for name, data in sets.items():
+        for data in sets.values():
             path = (data.StudyInstanceUID, data.SeriesInstanceUID, data.SOPInstanceUID)
             syntax = data.file_meta.TransferSyntaxUID
             (metadata,) = client.retrieve_series_metadata(*path[:2])
@@ -41,13 +41,12 @@ async def test_dicomweb_client_stores_searches_and_reads(archive, sample):
             assert len(client.retrieve_study(path[0], media_types=media)) == 1
             if "PixelData" not in data:
                 continue
-            frames = client.retrieve_instance_frames(
-                *path,
-                [1],
-                media_types=(
-                    (("image/jp2" if name == "JPEG2000.dcm" else "application/octet-stream"), syntax),
-                ),
+            kind = (
+                ("image/jp2", syntax)
+                if syntax.is_compressed
+                else ("application/octet-stream", "1.2.840.10008.1.2.1")
             )
+            frames = client.retrieve_instance_frames(*path, [1], media_types=(kind,))
             if not syntax.is_compressed:
                 assert data.PixelData.startswith(frames[0])
                 link = metadata["7FE00010"]["BulkDataURI"]

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-import numpy as np
-
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotSeparableError
 from hounsfield.archive.engine.types import Frame, Instance
@@ -20,6 +18,7 @@ from hounsfield.archive.web.deflated import deflated_frame, is_deflated
 from hounsfield.archive.web.http import Receive, Scope, Send
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
+from hounsfield.archive.web.pixels import content_type, is_big_endian, little_endian, multipart_type
 from hounsfield.archive.web.problems import WebError
 from hounsfield.archive.web.responses import StreamResponse
 from hounsfield.archive.web.urls import base_url, headers, instance_url, parameters
@@ -28,7 +27,6 @@ from hounsfield.storage_backends.api import Buffer
 
 ROUTE: Final = "/dicom-web/studies/{study}/series/{series}/instances/{instance}/frames/{frames}"
 _PREFIX: Final = "/dicom-web/studies/"
-_BITS_ALLOCATED: Final = 0x00280100
 
 
 def is_frames_path(path: str) -> list[str] | None:
@@ -68,10 +66,10 @@ class Frames:
         if delivery is None:
             raise not_acceptable(frame.transfer_syntax_uid)
         data = frame.data
-        syntax = lookup(frame.transfer_syntax_uid)
-        if not syntax.little_endian or syntax.big_endian_pixels:
-            data = await self._little_endian(frame, (study, series, instance))
-        part_type = _content_type(delivery)
+        if is_big_endian(frame.transfer_syntax_uid):
+            (found,) = await self._engine.instances(study, series, instance)
+            data = await little_endian(self._engine, found, data)
+        part_type = content_type(delivery)
         if not delivery.multipart:
             await send(
                 {"type": "http.response.start", "status": 200, "headers": [(b"content-type", part_type)]}
@@ -85,7 +83,7 @@ class Frames:
             {
                 "type": "http.response.start",
                 "status": 200,
-                "headers": [(b"content-type", _multipart_type(delivery, boundary))],
+                "headers": [(b"content-type", multipart_type(delivery.media_type, boundary))],
             }
         )
         await send(
@@ -122,7 +120,7 @@ class Frames:
         boundary = new_boundary()
         url = instance_url(base_url(scope, self._settings.base_url), *path)
         response = StreamResponse(
-            [(b"content-type", _multipart_type(delivery, boundary))],
+            [(b"content-type", multipart_type(delivery.media_type, boundary))],
             self._pieces(found, path, numbers, delivery, boundary, url),
         )
         await response(scope, receive, send)
@@ -136,13 +134,12 @@ class Frames:
         boundary: bytes,
         url: str,
     ) -> AsyncIterator[Sequence[Buffer]]:
-        part_type = _content_type(delivery)
-        syntax = lookup(found.row.transfer_syntax_uid)
-        swap = not syntax.little_endian or syntax.big_endian_pixels
+        part_type = content_type(delivery)
+        swap = is_big_endian(found.row.transfer_syntax_uid)
         first = True
         for number in numbers:
             frame = await self._frame(path, number)
-            data = await self._little_endian(frame, path) if swap else frame.data
+            data = await little_endian(self._engine, found, frame.data) if swap else frame.data
             location = _header_text(f"{url}/frames/{number}")
             yield part_head(boundary, part_type, len(data), location, first=first), data
             first = False
@@ -159,24 +156,6 @@ class Frames:
         header = await self._engine.header(found)
         data = await self._engine.read(deflated_frame, header, number)
         return Frame(data, found.row.transfer_syntax_uid)
-
-    async def _little_endian(self, frame: Frame, path: tuple[str, str, str]) -> Buffer:
-        """Native pixel cells, least significant byte first, as octet streams are (PS3.18 8.7.3.3.2)."""
-        (found,) = await self._engine.instances(*path)
-        try:
-            bits = int(found.row.attributes.get(_BITS_ALLOCATED, "") or 0)
-        except ValueError:
-            bits = 0
-        if bits == 8:
-            # Bytes in 16-bit words (OW) are swapped as words are; in OB they are in order (PS3.5 7.3, 8.2).
-            head = await self._engine.header(found)
-            bits = 16 if bytes(head.head[-8:-6]) == b"OW" else 8
-        size = bits // 8
-        if size not in (2, 4, 8):
-            return frame.data
-        whole = len(frame.data) - len(frame.data) % size
-        swapped = np.frombuffer(frame.data, dtype=f">u{size}", count=whole // size).astype(f"<u{size}")
-        return swapped.tobytes() + bytes(frame.data[whole:])
 
     def _numbers(self, text: str) -> list[int]:
         numbers: list[int] = []
@@ -207,19 +186,6 @@ def not_acceptable(transfer_syntax_uid: str) -> WebError:
         406,
         f"this is stored in transfer syntax {syntax.uid} ({syntax.media_type}), which the request does not "
         f'accept, and is not transcoded; ask for type="{syntax.media_type}" or transfer-syntax=*',
-    )
-
-
-def _content_type(delivery: Delivery) -> bytes:
-    syntax = delivery.transfer_syntax
-    if not syntax.replace(".", "").isdigit():  # a stored object can say anything; a header line cannot
-        return delivery.media_type.encode("ascii")
-    return f"{delivery.media_type}; transfer-syntax={syntax}".encode("ascii")
-
-
-def _multipart_type(delivery: Delivery, boundary: bytes) -> bytes:
-    return (f'multipart/related; type="{delivery.media_type}"; boundary={boundary.decode("ascii")}').encode(
-        "ascii"
     )
 
 

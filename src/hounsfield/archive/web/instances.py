@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from typing import Final
 
 from hounsfield.archive.dicom.part10 import file_header
 from hounsfield.archive.engine.engine import Engine
@@ -20,6 +21,9 @@ from hounsfield.archive.web.problems import WebError
 from hounsfield.archive.web.responses import StreamResponse
 from hounsfield.archive.web.urls import base_url, instance_url
 from hounsfield.storage_backends.api import Buffer
+
+PIECES_AHEAD: Final = 2
+"""Read and opened while the one before is sent: a thread and the network, both busy."""
 
 
 class Instances:
@@ -66,7 +70,10 @@ class Instances:
                 for head, size in (self._part(one, boundary, base, n == 0) for n, one in enumerate(found))
             )
         return StreamResponse(
-            [(b"content-type", content_type)], self._parts(found, boundary, base), length=length
+            [(b"content-type", content_type)],
+            self._parts(found, boundary, base),
+            length=length,
+            ahead=PIECES_AHEAD,
         )
 
     def _part(self, one: Instance, boundary: bytes, base: str, first: bool) -> tuple[bytes, int]:

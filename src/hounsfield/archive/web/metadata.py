@@ -15,21 +15,24 @@ from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
+from hounsfield.archive.web.accept import Delivery
 from hounsfield.archive.web.deflated import deflated_pixels, is_deflated
 from hounsfield.archive.web.frames import accepted, not_acceptable
 from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
+from hounsfield.archive.web.pixels import content_type, is_big_endian, little_endian, multipart_type, swapped
 from hounsfield.archive.web.problems import Header, WebError
 from hounsfield.archive.web.qido import json_type
 from hounsfield.archive.web.responses import BuffersResponse, StreamResponse
 from hounsfield.archive.web.urls import base_url, headers, instance_url
-from hounsfield.codecs.registry import OCTETS, lookup
+from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
 _GZIP_LEVEL: Final = 1
 """Metadata of one series shrinks to a twentieth even so; level 6 takes thrice the time for a tenth less."""
 _GZIP_WINDOW: Final = 31  # zlib's way of saying: gzip framing
+_WORD_BYTES: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 _PIXEL_PATHS: Final = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
 
 
@@ -93,10 +96,8 @@ class Metadata:
         delivery = accept.for_bulk(ranges, alone=True)
         if delivery is None:
             raise WebError(406, "bulk data is delivered as application/octet-stream only")
-        part_type = OCTETS.encode("ascii")
-        if found.little_endian:
-            part_type += b"; transfer-syntax=1.2.840.10008.1.2.1"
-        return _parts([found.value], part_type, OCTETS, delivery.multipart)
+        value = found.value if found.little_endian else swapped(found.value, _WORD_BYTES.get(found.vr, 1))
+        return _parts([value], delivery)
 
     def _find(self, one: Instance, path: str) -> Bulk | None:
         header = self._engine.header_blocking(one)
@@ -115,21 +116,19 @@ class Metadata:
         delivery = accept.for_frames(ranges, syntax.uid, alone=alone)
         if delivery is None:
             raise not_acceptable(syntax.uid)
-        part_type = f"{delivery.media_type}; transfer-syntax={delivery.transfer_syntax}".encode(
-            "ascii", "replace"
-        )
         if not syntax.encapsulated:
-            buffers = [b"".join(buffers)] if len(buffers) > 1 else buffers
-        return _parts(buffers, part_type, delivery.media_type, delivery.multipart)
+            whole = b"".join(buffers) if len(buffers) > 1 else buffers[0]
+            buffers = [await little_endian(self._engine, one, whole) if is_big_endian(syntax.uid) else whole]
+        return _parts(buffers, delivery)
 
 
-def _parts(buffers: Sequence[Buffer], part_type: bytes, media_type: str, multipart: bool) -> BuffersResponse:
-    if not multipart:
+def _parts(buffers: Sequence[Buffer], delivery: Delivery) -> BuffersResponse:
+    part_type = content_type(delivery)
+    if not delivery.multipart:
         return BuffersResponse(200, [(b"content-type", part_type)], buffers)
     boundary = new_boundary()
     body: list[Buffer] = []
     for buffer in buffers:
         body += (part_head(boundary, part_type, len(buffer), first=not body), buffer)
     body.append(closing(boundary))
-    content_type = f'multipart/related; type="{media_type}"; boundary={boundary.decode("ascii")}'
-    return BuffersResponse(200, [(b"content-type", content_type.encode("ascii"))], body)
+    return BuffersResponse(200, [(b"content-type", multipart_type(delivery.media_type, boundary))], body)

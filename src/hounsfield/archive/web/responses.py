@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 
+import trio
+
 from hounsfield.archive.web.http import Receive, Scope, Send
 from hounsfield.archive.web.problems import Header, WebError, problem_body, problem_headers
 from hounsfield.storage_backends.api import Buffer
@@ -28,7 +30,7 @@ class BuffersResponse:
 class StreamResponse:
     """An answer piece by piece, each a few buffers. A failure in the middle cuts the connection.
 
-    ``head_only``: the pieces are not even asked for.
+    ``ahead``: so many pieces are made while earlier ones are being sent. HEAD makes none.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class StreamResponse:
         pieces: AsyncIterator[Sequence[Buffer]],
         *,
         length: int | None = None,
+        ahead: int = 0,
     ) -> None:
+        self.ahead = ahead
         self.headers = list(headers)
         self.pieces = pieces
         if length is not None:
@@ -45,11 +49,29 @@ class StreamResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.headers})
-        if scope["method"] != "HEAD":
+        if scope["method"] != "HEAD" and self.ahead:
+            await self._send_ahead(send)
+        elif scope["method"] != "HEAD":
             async with aclosing(self.pieces) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": tuple(piece), "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _send_ahead(self, send: Send) -> None:
+        give, take = trio.open_memory_channel[Sequence[Buffer]](self.ahead - 1)  # one more is in the making
+
+        async def make() -> None:
+            async with give, aclosing(self.pieces) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    await give.send(piece)
+
+        try:
+            async with trio.open_nursery() as nursery, take:
+                nursery.start_soon(make)
+                async for piece in take:
+                    await send({"type": "http.response.body", "body": tuple(piece), "more_body": True})
+        except BaseExceptionGroup as group:
+            raise sole_error(group) from None
 
 
 class NoResponse:
@@ -57,6 +79,16 @@ class NoResponse:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         return
+
+
+def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one exception in a nursery's group, or the group."""
+    while len(group.exceptions) == 1:
+        (inner,) = group.exceptions
+        if not isinstance(inner, BaseExceptionGroup):
+            return inner
+        group = inner
+    return group
 
 
 def json_response(

@@ -27,7 +27,7 @@ from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import MultipartError, MultipartReader, PartBegin, PartData
 from hounsfield.archive.web.problems import RETRY_AFTER_SECONDS, Header, WebError, row_of
 from hounsfield.archive.web.qido import json_type
-from hounsfield.archive.web.responses import BuffersResponse, NoResponse, json_response
+from hounsfield.archive.web.responses import BuffersResponse, NoResponse, json_response, sole_error
 from hounsfield.archive.web.urls import base_url, header, instance_url, study_url
 from hounsfield.codecs.registry import lookup
 
@@ -107,7 +107,7 @@ class Stow:
                 finally:
                     request.abandon()
         except BaseExceptionGroup as group:
-            raise _only(group) from None
+            raise sole_error(group) from None
         except _GoneError:
             return NoResponse()
         if not results:
@@ -151,20 +151,22 @@ class _Request:
             header_bytes_max=self._limits.part_header_bytes_max,
             preamble_bytes_max=self._limits.preamble_bytes_max,
         )
-        async for data in body:
-            for event in reader.feed(data):
-                if isinstance(event, PartData):
-                    await self._write(event.data)
-                elif isinstance(event, PartBegin):
-                    self._begin(event.headers.get("content-type", ""))
-                else:
-                    await self._end()
-        if not reader.complete and not self._results:
+        try:
+            async for data in body:
+                for event in reader.feed(data):
+                    if isinstance(event, PartData):
+                        await self._write(event.data)
+                    elif isinstance(event, PartBegin):
+                        self._begin(event.headers.get("content-type", ""))
+                    else:
+                        await self._end()
             reader.finish()
-        if not reader.complete:
-            # What arrived whole is stored; the torn rest is one failure more, so the sender sends again.
-            self.abandon()
-            self._results.append(_Result(failure_reason=CANNOT_UNDERSTAND))
+        except MultipartError:
+            if not self._results:
+                raise
+            # What came whole is stored and reported; the torn rest is a failure, so the sender sends again.
+            if self._object is None:
+                self._results.append(_Result(failure_reason=CANNOT_UNDERSTAND))
 
     def _begin(self, content_type: str) -> None:
         if len(self._results) >= self._limits.parts_max:
@@ -335,16 +337,6 @@ def _content_type(scope: Scope) -> tuple[str, str, str]:
     return named, str(boundary or ""), str(part_type or "").lower()
 
 
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in a nursery's group, or the group."""
-    while len(group.exceptions) == 1:
-        (inner,) = group.exceptions
-        if not isinstance(inner, BaseExceptionGroup):
-            return inner
-        group = inner
-    return group
-
-
 def _response(results: list[_Result], base: str, study_uid: str | None, media_type: str) -> BuffersResponse:
     """PS3.18 10.5.3: 200 if all is well, 202 if some is, 409 if nothing was, 503 when it may be soon."""
     referenced: list[dict[str, Any]] = []
@@ -403,6 +395,3 @@ def _sop(class_uid: str, uid: str) -> dict[str, Any]:
 
 def _value(vr: str, value: object) -> dict[str, Any]:
     return {"vr": vr, "Value": [value]} if value != "" else {"vr": vr}
-
-
-__all__ = ["CANNOT_UNDERSTAND", "OTHER_STUDY", "WARNINGS", "MultipartError", "Stow"]

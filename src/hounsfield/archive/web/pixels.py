@@ -1,0 +1,57 @@
+"""Pixel cells as application/octet-stream has them: least significant byte first (PS3.18 8.7.3.3.2)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.types import Instance
+from hounsfield.archive.web.accept import Delivery
+from hounsfield.codecs.registry import lookup
+from hounsfield.storage_backends.api import Buffer
+
+_BITS_ALLOCATED: Final = 0x00280100
+
+
+def is_big_endian(transfer_syntax_uid: str) -> bool:
+    """Whether native pixel cells of this transfer syntax have their most significant byte first."""
+    syntax = lookup(transfer_syntax_uid)
+    return not syntax.encapsulated and (not syntax.little_endian or syntax.big_endian_pixels)
+
+
+async def little_endian(engine: Engine, one: Instance, data: Buffer) -> Buffer:
+    """Big-endian pixel cells of an instance, turned round."""
+    try:
+        bits = int(one.row.attributes.get(_BITS_ALLOCATED, "") or 0)
+    except ValueError:
+        bits = 0
+    if bits == 8:
+        # Bytes in 16-bit words (OW) are swapped as words are; in OB they are in order (PS3.5 7.3, 8.2).
+        # The header ends with the pixel data element's own: tag, VR, two reserved bytes, length.
+        header = await engine.header(one)
+        bits = 16 if bytes(header.head[-8:-6]) == b"OW" else 8
+    return swapped(data, bits // 8)
+
+
+def swapped(data: Buffer, size: int) -> Buffer:
+    """Words of 2, 4 or 8 bytes with their bytes in the other order; a rest that is no word stays."""
+    if size not in (2, 4, 8):
+        return data
+    whole = len(data) - len(data) % size
+    words = np.frombuffer(data, dtype=f">u{size}", count=whole // size).astype(f"<u{size}")
+    return words.tobytes() + bytes(data[whole:])
+
+
+def content_type(delivery: Delivery) -> bytes:
+    """The Content-Type of one part: always with the transfer syntax, for clients that read only parts."""
+    syntax = delivery.transfer_syntax
+    if not syntax.replace(".", "").isdigit():  # a stored object can say anything; a header line cannot
+        return delivery.media_type.encode("ascii")
+    return f"{delivery.media_type}; transfer-syntax={syntax}".encode("ascii")
+
+
+def multipart_type(media_type: str, boundary: bytes) -> bytes:
+    """The Content-Type of a multipart answer (RFC 2387)."""
+    return f'multipart/related; type="{media_type}"; boundary={boundary.decode("ascii")}'.encode("ascii")
