@@ -14,7 +14,7 @@ from hounsfield.archive.dicom.query import QueryError
 from hounsfield.archive.engine import errors as engine_errors
 from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError
 from hounsfield.archive.engine.types import Outcome
-from hounsfield.archive.web import openapi, problems, stow
+from hounsfield.archive.web import openapi, problems, stow_results
 from hounsfield.archive.web.frames import ROUTE
 from hounsfield.archive.web.routes import routes
 
@@ -232,7 +232,7 @@ def test_every_engine_error_has_a_row():
         assert 400 <= row.status <= 599
         assert (row.status == 503) == getattr(kind, "retry", False), kind
         assert 0 < row.failure_reason <= 0xFFFF
-    assert set(stow.WARNINGS) == set(Outcome)
+    assert set(stow_results.WARNINGS) == set(Outcome)
 
 
 def test_every_route_is_documented_and_every_document_routed(settings):

@@ -1,0 +1,101 @@
+"""The fates of one STOW-RS request's parts, and the answer made of them (PS3.18 10.5.3, I.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.web.problems import RETRY_AFTER_SECONDS, Header
+from hounsfield.archive.web.responses import BuffersResponse, json_response
+from hounsfield.archive.web.urls import instance_url, study_url
+
+CANNOT_UNDERSTAND: Final = 0xC000
+"""PS3.18 Table I.2-2, as in PS3.4 B.2.3: not a DICOM object, or not one that can be read."""
+OTHER_STUDY: Final = 0xA901
+"""The A9xx family, data set does not match: the object belongs to another study than the path says."""
+
+#: Warning reasons (PS3.18 Table I.2-1) of what was kept, but not as its sender may think. Total.
+WARNINGS: Final[dict[Outcome, int | None]] = {
+    Outcome.STORED: None,
+    Outcome.DUPLICATE: None,
+    Outcome.CONFLICT: 0xB000,
+    Outcome.QUARANTINED: 0xB007,
+}
+
+
+@dataclass(slots=True)
+class PartResult:
+    """One part's fate; ``result`` is None when it was not stored."""
+
+    result: StoreResult | None = None
+    failure_reason: int = 0
+    sop_class_uid: str = ""
+    sop_uid: str = ""
+    retry: bool = False
+    status: int = 409
+
+
+def store_response(
+    results: Sequence[PartResult], base: str, study_uid: str | None, media_type: str
+) -> BuffersResponse:
+    """PS3.18 10.5.3: 200 if all is well, 202 if some is, 409 if nothing was, 503 when it may be soon."""
+    referenced: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    studies: dict[str, None] = {}
+    warned = False
+    for one in results:
+        if one.result is None:
+            reason = {"00081197": _value("US", one.failure_reason)}
+            if one.sop_uid:
+                failed.append({**_sop(one.sop_class_uid, one.sop_uid), **reason})
+            else:
+                others.append(reason)
+            continue
+        result = one.result
+        item = _sop(result.sop_class_uid, result.sop_instance_uid)
+        warning = WARNINGS[result.outcome]
+        if warning is not None:
+            warned = True
+            item["00081196"] = _value("US", warning)
+        if result.outcome is not Outcome.QUARANTINED:
+            studies[result.study_uid] = None
+            item["00081190"] = _value(
+                "UR", instance_url(base, result.study_uid, result.series_uid, result.sop_instance_uid)
+            )
+        referenced.append(item)
+    body: dict[str, Any] = {}
+    retrieve = study_uid or (next(iter(studies)) if len(studies) == 1 else None)
+    if retrieve is not None and studies:
+        body["00081190"] = _value("UR", study_url(base, retrieve))
+    else:
+        body["00081190"] = {"vr": "UR"}
+    for key, items in (("00081198", failed), ("00081199", referenced), ("0008119A", others)):
+        if items:
+            body[key] = {"vr": "SQ", "Value": items}
+    headers: list[Header] = []
+    lost = len(failed) + len(others)
+    if not lost:
+        status = 202 if warned else 200
+    elif referenced:
+        status = 202
+    elif all(one.retry for one in results):
+        status = 503
+        headers.append((b"retry-after", b"%d" % RETRY_AFTER_SECONDS))
+    elif all(one.status == 413 for one in results):
+        status = 413
+    else:
+        status = 409
+    return json_response(msgspec.json.encode(body), media_type, headers=headers, status=status)
+
+
+def _sop(class_uid: str, uid: str) -> dict[str, Any]:
+    return {"00081150": _value("UI", class_uid), "00081155": _value("UI", uid)}
+
+
+def _value(vr: str, value: object) -> dict[str, Any]:
+    return {"vr": vr, "Value": [value]} if value != "" else {"vr": vr}
