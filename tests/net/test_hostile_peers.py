@@ -28,6 +28,7 @@ from hounsfield.archive.wire import (
     ReleaseReply,
     ReleaseRequest,
     TransportClosed,
+    WireLimits,
     encode_command,
 )
 
@@ -233,6 +234,32 @@ async def test_half_a_pdu_and_then_nothing(serve: Any, sink: Any, peer_to: Any) 
         await peer.raw(b"\x04\x00\x00\x00")
         await trio.aclose_forcefully(peer.stream)
         await archive.until(lambda: archive.listener.statistics().associations_aborted == 1)
+
+
+async def test_half_a_pdu_and_then_silence(serve: Any, sink: Any, peer_to: Any) -> None:
+    limits = NetLimits(dimse_s=0.05, linger_s=0.2)  # the idle time is long: this is not idle
+    async with serve(sink, OPEN, limits=limits) as archive:
+        peer = await peer_to(archive)
+        await peer.associate(CT_CONTEXT)
+        await peer.raw(b"\x04\x00\x00\x00")
+        assert isinstance(await peer.event(), Abort)
+        await archive.until(lambda: archive.listener.statistics().associations_timed_out == 1)
+
+
+@pytest.mark.parametrize(
+    "wire_limits", [WireLimits(command_bytes_max=64), WireLimits(dataset_bytes_max=1000)]
+)
+async def test_messages_over_the_limits_are_aborted(
+    serve: Any, sink: Any, peer_to: Any, wire_limits: WireLimits
+) -> None:
+    async with serve(sink, OPEN, wire_limits=wire_limits) as archive:
+        peer = await peer_to(archive)
+        await peer.associate(CT_CONTEXT)
+        await peer.say(3, store(), bytes(2000))
+        assert isinstance(await peer.event(), Abort)
+        await archive.until(lambda: archive.listener.statistics().connections_open == 0)
+        assert sink.objects == []
+        assert sink.abandoned == sink.begun
 
 
 async def test_a_release_within_an_object_is_an_abort(serve: Any, sink: Any, peer_to: Any) -> None:

@@ -289,10 +289,13 @@ class Connection:
 
     async def _next_event(self) -> Event:
         association, transport = self._association, self._transport
+        begun = False
         while True:
             event = association.next_event()
             if event is not NEED_DATA:
                 return event
+            if begun and self.phase is Phase.IDLE:
+                self._begin_message()  # a part of a PDU is here: the rest has to follow
             view = association.receive_buffer()
             count = transport.receive_nowait(view)
             if count < 0:
@@ -302,6 +305,7 @@ class Connection:
             else:
                 await transport.breathe()
             association.received(count)
+            begun = count > 0
 
     def _patience(self) -> float:
         """Until when the peer may be silent now."""
