@@ -29,6 +29,7 @@ __all__ = [
     "SpaceReserve",
     "Table",
     "TableKind",
+    "WritesBlocks",
 ]
 
 
@@ -43,20 +44,24 @@ class BlobWriter(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes appended so far."""
+        """Where the next append begins: bytes appended so far, and what :meth:`sync` padded."""
 
     def append(self, buffers: Sequence[Buffer]) -> int:
         """Write all buffers, in order, at the end; return the offset of the first byte.
 
-        Not durable until :meth:`sync`. A failed or short write poisons the writer: every later
-        call raises ``PoisonedError`` and nothing is ever retried over unknown bytes.
+        Neither durable nor readable until :meth:`sync`. A failed or short write poisons the writer: every
+        later call raises ``PoisonedError`` and nothing is ever retried over unknown bytes.
         """
 
     def sync(self) -> None:
-        """Return when everything appended (and the blob's name) is durable; failure poisons."""
+        """Return when everything appended (and the blob's name) is durable and can be read; failure poisons.
+
+        May pad the blob with zeros up to the next multiple of 4096, so that :attr:`size` grows.
+        """
 
     def close(self) -> None:
-        """Give up writing. Does not sync. A closed blob is never appended to again."""
+        """Give up writing. Does not sync: what was not synced may be gone. A closed blob is never
+        appended to again."""
 
 
 class BlobStore(Protocol):
@@ -96,6 +101,16 @@ class KnowsWriters(Protocol):
 
     def is_being_written(self, name: str) -> bool:
         """Whether the blob is open for writing, in whatever process; ``BlobNotFoundError``."""
+
+
+@runtime_checkable
+class WritesBlocks(Protocol):
+    """Optional, of a ``BlobWriter``: whole blocks from aligned memory cost it less."""
+
+    @property
+    def block(self) -> int:
+        """An append of a multiple of this, from memory aligned to it, is not copied, and one that
+        ends on a multiple is not padded. 1 (where it does not matter) or a divisor of 4096."""
 
 
 @runtime_checkable
@@ -216,7 +231,8 @@ class KeyValueStore(Protocol):
     def snapshot(self) -> AbstractContextManager[Snapshot]: ...
 
     def commit(self, batch: Batch) -> CommitResult:
-        """Apply ``batch`` atomically and durably.
+        """Apply ``batch`` atomically. It survives the death of every process; a power cut may undo the
+        last commits, never others and never in part, unless a :meth:`sync` came after them.
 
         Raises ``PreconditionError`` (naming table and key), ``StoreFullError`` (the reserve that
         lets deletion work is never used by puts), and whatever ``before_commit`` raises; in each
@@ -229,13 +245,28 @@ class KeyValueStore(Protocol):
         *,
         before_commit: Callable[[list[CommitResult | Exception]], None] | None = None,
     ) -> list[CommitResult | Exception]:
-        """Apply several batches, in order, with one durable flush; each is atomic, and fails alone.
+        """Apply several batches, in order, with one flush; each is atomic, and fails alone.
 
         ``before_commit`` is called once, after every batch's own, with what will be returned: the
         place for one ledger append and one sync for the whole group. It runs only when some batch
         succeeded; raising aborts them all, and what it raised is raised here. So is the error of
         a flush that fails, in which case nothing has changed.
         """
+
+    def commit_planned(
+        self, plan: Callable[[Snapshot], Sequence[Batch]]
+    ) -> list[CommitResult | Exception]:
+        """Apply the batches that ``plan`` makes of the newest state, as :meth:`commit_many` would.
+
+        For those who lost a race: no other commit comes between what the plan reads and what it
+        writes, so preconditions can only fail between its own batches. Not an interactive
+        transaction: ``plan`` may be called several times, must be quick (others wait), must not commit, and
+        what it raises is raised here with nothing changed.
+        """
+
+    def sync(self) -> None:
+        """Return when every commit so far survives a power cut: call it before what they refer to
+        (a blob, a key) is deleted, or when nothing else could bring their content back."""
 
     def statistics(self) -> dict[str, int]: ...
 

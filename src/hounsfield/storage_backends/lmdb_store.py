@@ -23,7 +23,7 @@ from typing import Any
 
 import lmdb
 
-from hounsfield.storage_backends.api import Batch, CommitResult, Table, TableKind
+from hounsfield.storage_backends.api import Batch, CommitResult, Snapshot, Table, TableKind
 from hounsfield.storage_backends.errors import PreconditionError, StorageError, StoreFullError
 from hounsfield.storage_backends.file_systems import (
     make_private_directory,
@@ -152,8 +152,18 @@ class LmdbStore:
         *,
         before_commit: Callable[[list[CommitResult | Exception]], None] | None = None,
     ) -> list[CommitResult | Exception]:
-        if not batches:
-            return []
+        return self._commit(lambda _: batches, before_commit) if batches else []
+
+    def commit_planned(
+        self, plan: Callable[[Snapshot], Sequence[Batch]]
+    ) -> list[CommitResult | Exception]:
+        return self._commit(plan, None)
+
+    def _commit(
+        self,
+        plan: Callable[[Snapshot], Sequence[Batch]],
+        before_commit: Callable[[list[CommitResult | Exception]], None] | None,
+    ) -> list[CommitResult | Exception]:
         results: list[CommitResult | Exception] = []
         full: StoreFullError | None = None
         checked_space = False
@@ -162,6 +172,9 @@ class LmdbStore:
         except lmdb.Error as error:
             raise _translated(error) from error
         try:
+            view = LmdbSnapshot(transaction, self._tables, self._handles)
+            batches = plan(view)
+            view.close()
             for batch in batches:
                 try:
                     check_batch(self._tables, batch)

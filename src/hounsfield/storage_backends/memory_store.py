@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from hounsfield.storage_backends.api import Batch, CommitResult, Table, TableKind
+from hounsfield.storage_backends.api import Batch, CommitResult, Snapshot, Table, TableKind
 from hounsfield.storage_backends.errors import PreconditionError
 from hounsfield.storage_backends.tables import (
     check_batch,
@@ -72,10 +72,22 @@ class MemoryStore:
         *,
         before_commit: Callable[[list[CommitResult | Exception]], None] | None = None,
     ) -> list[CommitResult | Exception]:
+        return self._commit(lambda _: batches, before_commit)
+
+    def commit_planned(
+        self, plan: Callable[[Snapshot], Sequence[Batch]]
+    ) -> list[CommitResult | Exception]:
+        return self._commit(plan, None)
+
+    def _commit(
+        self,
+        plan: Callable[[Snapshot], Sequence[Batch]],
+        before_commit: Callable[[list[CommitResult | Exception]], None] | None,
+    ) -> list[CommitResult | Exception]:
         results: list[CommitResult | Exception] = []
         with self._lock:
             state = self._state
-            for batch in batches:
+            for batch in plan(MemorySnapshot(self._tables, state)):
                 trial = state.copy()
                 try:
                     check_batch(self._tables, batch)

@@ -2,7 +2,8 @@
 
 Records are planned study by study against one snapshot and committed together with their journal
 events. A plan requires what it read to be still so; when another process changed a study first,
-that study alone is planned again. Indexing a record twice changes nothing.
+that study alone is planned again, this time under the store's lock: two workers that fill one study
+would otherwise starve each other. Indexing a record twice changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from hounsfield.storage_backends.api import Batch, Buffer, KeyValueStore, Snapsh
 from hounsfield.storage_backends.errors import PreconditionError, SealError
 from hounsfield.storage_backends.segments import RecordRef, ScannedRecord, SegmentLog
 
-PLAN_ROUNDS_MAX = 500  # of planning again after another process's commit; in each round some process advances
 SEALS_PER_OBJECT = 8  # rows one object can touch: instance, series, study, patient, version, event, and spare
 
 EVENT_STORED = "instances-stored"
@@ -37,7 +37,10 @@ class Outcome(Enum):
 
 
 class IndexContentionError(Exception):
-    """A study was changed by others in every round of planning; the objects may be sent again."""
+    """Objects found no place in the index in any attempt; they were not acknowledged and may be sent again."""
+
+
+_Plan = tuple[Batch, list[tuple[int, "Outcome"]]]
 
 
 class Indexer:
@@ -71,17 +74,27 @@ class Indexer:
         """
         self.prepare(len(stored))
         outcomes: list[Outcome | None] = [None] * len(stored)
-        for _ in range(PLAN_ROUNDS_MAX):
-            with self.store.snapshot() as snapshot:
-                plans = self._plan(snapshot, stored, outcomes)
-            batches = [batch for batch, _ in plans]
-            if progress is not None:
-                batches.append(progress)
-            results = self.store.commit_many(batches) if batches else []
-            progress = None
+        plans: list[_Plan] = []
+        for attempt in range(len(stored) + 2):
+            if attempt == 0:
+                with self.store.snapshot() as snapshot:
+                    plans = self._plan(snapshot, stored, outcomes)
+                batches = [batch for batch, _ in plans]
+                if progress is not None and batches:
+                    batches.append(progress)
+                results = self.store.commit_many(batches) if batches else []
+            else:
+                # Others were first. Planned under the store's own lock nobody can be first again; only
+                # plans of one group can still collide (two studies of a new patient), one fewer each time.
+                def planned(snapshot: Snapshot) -> list[Batch]:
+                    nonlocal plans
+                    plans = self._plan(snapshot, stored, outcomes)
+                    return [batch for batch, _ in plans]
+
+                results = self.store.commit_planned(planned)
             for (_, members), result in zip(plans, results, strict=False):
                 if isinstance(result, PreconditionError):
-                    continue  # another process was first: plan these again
+                    continue
                 if isinstance(result, Exception):
                     raise result
                 for i, outcome in members:
@@ -89,7 +102,7 @@ class Indexer:
             done = [outcome for outcome in outcomes if outcome is not None]
             if len(done) == len(stored):
                 return done
-        raise IndexContentionError("a study was changed by others in every attempt; send again")
+        raise IndexContentionError("plans of one group kept colliding; this is a defect, send again")
 
     def held(self, snapshot: Snapshot, row: ObjectRow) -> InstanceRow | None:
         """The instance now served under the object's UIDs."""
@@ -130,12 +143,12 @@ class Indexer:
 
     def _plan(
         self, snapshot: Snapshot, objects: Sequence[Stored], outcomes: list[Outcome | None]
-    ) -> list[tuple[Batch, list[tuple[int, Outcome]]]]:
+    ) -> list[_Plan]:
         """One batch for each study, conflict and quarantined object, with what it means for whom.
 
         What needs no commit (it is indexed already) gets its outcome at once.
         """
-        plans: list[tuple[Batch, list[tuple[int, Outcome]]]] = []
+        plans: list[_Plan] = []
         by_study: dict[str, list[int]] = {}
         for i, stored in enumerate(objects):
             if outcomes[i] is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable
 
-from hounsfield.storage_backends.api import Batch, CommitResult, KeyValueStore, Table, TableKind
+from hounsfield.storage_backends.api import Batch, CommitResult, KeyValueStore, Snapshot, Table, TableKind
 from hounsfield.storage_backends.errors import PreconditionError
 from hounsfield.storage_backends.testing.expectations import raises, run_all
 
@@ -179,6 +180,36 @@ def batches_of_one_commit_see_each_other_and_fail_alone(open_store: OpenStore) -
     assert _all(store, PLAIN) == [(b"k", b"2")]
     assert [value for _, value in _all(store, LOG)] == [b"11", b"22"]
     assert store.commit_many([]) == []
+    store.close()
+
+
+def what_is_planned_in_the_commit_sees_the_newest_state(open_store: OpenStore) -> None:
+    """Nobody comes between what a plan reads and what it writes; what a plan raises changes nothing."""
+    store = open_store()
+
+    def increment(view: Snapshot) -> list[Batch]:
+        held = view.get(PLAIN, b"n")
+        batch = Batch()
+        batch.require(PLAIN, b"n", held)
+        batch.put(PLAIN, b"n", b"%d" % (int(held or b"0") + 1))
+        return [batch]
+
+    threads = [
+        threading.Thread(target=lambda: [store.commit_planned(increment) for _ in range(50)]) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert _all(store, PLAIN) == [(b"n", b"200")]
+
+    def broken(view: Snapshot) -> list[Batch]:
+        raise ZeroDivisionError
+
+    with raises(ZeroDivisionError):
+        store.commit_planned(broken)
+    assert store.commit_planned(lambda _: []) == []
+    assert _all(store, PLAIN) == [(b"n", b"200")]
     store.close()
 
 
@@ -382,6 +413,7 @@ KEY_VALUE_CHECKS: tuple[Callable[[OpenStore], None], ...] = (
     scans_are_ordered_bounded_and_resumable,
     preconditions_hold_or_nothing_happens,
     batches_of_one_commit_see_each_other_and_fail_alone,
+    what_is_planned_in_the_commit_sees_the_newest_state,
     what_is_raised_before_the_commit_aborts_it,
     logs_are_dense_from_one,
     postings_are_sorted_sets,
