@@ -189,3 +189,40 @@ async def test_limits(archives, settings, sample):
         assert await post(body_of(raw, part_type=b"application/dicom; x=" + b"y" * 80)) == 400
         assert await post(b"preamble" * 9 + body_of(raw)) == 400
         assert archive.engine.statistics().sessions_open == 0
+
+
+async def test_a_body_that_turns_to_nonsense_reports_what_was_stored(archive, sample):
+    body = body_of(sample["CT_small.dcm"], sample["MR_small.dcm"])
+    body = body.replace(b"\r\n--b:0--", b"\r\n--b:0 nonsense\r\n")
+    async with archive.client() as client:
+        answer = await client.post("/dicom-web/studies", content=body, headers=HEADERS)
+        assert answer.status_code == 202
+        assert counts(answer) == (2, 0, 1)
+        answer = await client.post("/dicom-web/studies", content=b"--b:0 nonsense\r\n", headers=HEADERS)
+        assert answer.status_code == 400
+
+
+async def test_a_transfer_syntax_of_evil_content_injects_nothing(archive, sample):
+    raw = sample["CT_small.dcm"]
+    evil = file_header("1.2.3\r\nX-Evil: 1", "1.2", "1.3") + raw[split(raw).offset :]
+    async with archive.client() as client:
+        answer = await client.post("/dicom-web/studies", content=body_of(evil), headers=HEADERS)
+        assert answer.status_code == 200
+        url = answer.json()["00081199"]["Value"][0]["00081190"]["Value"][0]
+        for path in (url, f"{url}/frames/1", f"{url}/metadata", f"{url}/bulkdata/7FE00010"):
+            got = await client.get(path)
+            assert got.status_code == 200
+            assert "x-evil" not in got.headers
+            assert b"\r\nX-Evil" not in got.content[:300]
+
+
+async def test_long_lists_are_whole(archive, sample):
+    raw = sample["MR_small.dcm"]
+    uid = split(raw).sop_instance_uid.encode()
+    copies = [raw.replace(uid, uid[:-3] + b"%03d" % n) for n in range(100, 170)]
+    async with archive.client() as client:
+        await client.post("/dicom-web/studies", content=body_of(*copies), headers=HEADERS)
+        found = (await client.get("/dicom-web/instances")).json()
+        assert len({one["00080018"]["Value"][0] for one in found}) == 70
+        study = found[0]["0020000D"]["Value"][0]
+        assert len((await client.get(f"/dicom-web/studies/{study}/metadata")).json()) == 70

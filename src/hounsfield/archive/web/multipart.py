@@ -70,6 +70,7 @@ class MultipartReader:
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
         self._held = bytearray(b"\r\n")  # the first boundary may stand at the very start
         self._state = _PREAMBLE
+        self._fault: MultipartError | None = None
         self._skipped = 0
         self._header_bytes_max = header_bytes_max
         self._preamble_bytes_max = preamble_bytes_max
@@ -80,7 +81,12 @@ class MultipartReader:
         return self._state == _EPILOGUE
 
     def feed(self, data: Buffer) -> list[Event]:
-        """The events that these bytes complete. ``MultipartError`` when they cannot be one."""
+        """The events that these bytes complete. ``MultipartError`` when they break the message.
+
+        Events from before a fault are returned first; the fault is then raised by the next call.
+        """
+        if self._fault is not None:
+            raise self._fault
         events: list[Event] = []
         if self._state == _EPILOGUE:
             return events
@@ -92,15 +98,22 @@ class MultipartReader:
             window = bytes(data)
         view = memoryview(window)
         at = 0
-        while True:
-            step = self._step(window, view, at, events)
-            if step < 0:
-                break
-            at = step
+        try:
+            while True:
+                step = self._step(window, view, at, events)
+                if step < 0:
+                    break
+                at = step
+        except MultipartError as error:
+            self._fault = error
+            if not events:
+                raise
         return events
 
     def finish(self) -> None:
         """Say that the body has ended. ``MultipartError`` unless the closing boundary was read."""
+        if self._fault is not None:
+            raise self._fault
         if not self.complete:
             raise MultipartError("the multipart body ends without its closing boundary")
 
