@@ -77,6 +77,24 @@ async def test_who_lingers_after_the_answer_is_aborted(serve: Any, sink: Any, pe
             await archive.listener.drain()
 
 
+async def test_who_goes_on_sending_is_aborted_after_the_answer(serve: Any, sink: Any, peer_to: Any) -> None:
+    async with serve(sink, OPEN, limits=NetLimits(drain_release_s=30, linger_s=0.2)) as archive:
+        sink.hold = trio.Event()
+        peer = await peer_to(archive)
+        await peer.associate(CT_CONTEXT)
+        await peer.say(3, CStoreRequest(1, CT, "1.2.3"), b"12345678")
+        await sink.committing.wait()
+        archive.nursery.start_soon(archive.listener.drain)
+        await archive.until(lambda: archive.listener.draining)
+        await peer.say(3, CStoreRequest(2, CT, "1.2.4"), b"12345678")
+        sink.hold.set()
+        assert (await peer.response()).message_id_responded_to == 1
+        assert isinstance(await peer.event(), Abort)
+        with trio.fail_after(30):
+            await archive.listener.drain()
+        assert sink.begun == 1
+
+
 async def test_a_draining_listener_leaves_new_connections_to_others(
     serve: Any, sink: Any, peer_to: Any
 ) -> None:

@@ -229,8 +229,12 @@ class Connection:
         reader, providers = self._reader, self._listener.providers
         while True:
             self.phase = Phase.IDLE
+            last = self._draining
             event = await self._next_event()
             if isinstance(event, DataFragment):
+                if last:  # what was under way is answered; a sender who goes on would hold us for ever
+                    self.end("the archive is shutting down")
+                    await trio.lowlevel.checkpoint_if_cancelled()
                 message = reader.receive(event)
                 while message is None:
                     self._begin_message()
