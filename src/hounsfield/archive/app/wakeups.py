@@ -16,6 +16,8 @@ class Wakeups:
         self._own = fds[worker]
         self._others = tuple(fd for number, fd in enumerate(fds) if number != worker)
         self._rung = trio.Event()
+        self._wanted = trio.Event()
+        self._waiting = 0
         self.generation = 0
 
     @staticmethod
@@ -41,14 +43,27 @@ class Wakeups:
         Pass the last returned number back, so that a ring between two waits is not missed.
         """
         if seen is None or seen == self.generation:
-            await self._rung.wait()
+            self._waiting += 1
+            self._wanted.set()
+            try:
+                await self._rung.wait()
+            finally:
+                self._waiting -= 1
         else:
             await trio.lowlevel.checkpoint()
         return self.generation
 
     async def run(self) -> None:
-        """Hear the bell and wake every waiter, until cancelled. One task per worker."""
+        """Hear the bell and wake every waiter, until cancelled. One task per worker.
+
+        While nobody waits the bell is not heard either: a ring then costs the worker nothing, and is
+        still there for the next who waits.
+        """
         while True:
+            if not self._waiting:
+                self._wanted = trio.Event()
+                await self._wanted.wait()
+                continue
             await trio.lowlevel.wait_readable(self._own)
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._own)

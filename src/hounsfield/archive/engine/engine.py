@@ -131,9 +131,9 @@ class Engine:
     ) -> IngestSession:
         """A session that receives one object; see :class:`IngestSession`. ``ClosedError`` while draining."""
         return self._ingest.begin(
-            transfer_syntax_uid=transfer_syntax_uid,
-            sop_class_uid=sop_class_uid,
-            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=str(transfer_syntax_uid),  # plain text: subclasses do not encode
+            sop_class_uid=str(sop_class_uid),
+            sop_instance_uid=str(sop_instance_uid),
             source=source,
         )
 

@@ -37,7 +37,7 @@ class Outcome(Enum):
 
 
 class IndexContentionError(Exception):
-    """Objects found no place in the index in any attempt; they were not acknowledged and may be sent again."""
+    """Objects found no place in the index in any attempt: not acknowledged, they may be sent again."""
 
 
 _Plan = tuple[Batch, list[tuple[int, "Outcome"]]]
