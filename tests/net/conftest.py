@@ -121,6 +121,8 @@ async def _engine(directory: Path, master: MasterKey, options: EngineOptions) ->
 async def serve(sink: Any, policy: ListenerPolicy, **options: Any) -> AsyncIterator[Archive]:
     """A listener in front of ``sink``."""
     observer = options.setdefault("observer", Calls())
+    if options.get("limits") is None:
+        options["limits"] = NetLimits(linger_s=0.2)  # peers in tests may leave the closing to us
     tls = options.pop("tls", None)
     with listening_socket() as sock:
         listener = Listener(sink, [Endpoint(sock, policy, tls)], **options)

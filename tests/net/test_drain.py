@@ -40,7 +40,7 @@ async def test_idle_and_silent_peers_are_sent_away_at_once(serve: Any, sink: Any
 async def test_an_object_under_way_is_finished_answered_and_may_be_released(
     serve: Any, sink: Any, peer_to: Any
 ) -> None:
-    async with serve(sink, OPEN, limits=NetLimits(drain_release_s=30)) as archive:
+    async with serve(sink, OPEN, limits=NetLimits(drain_release_s=30, linger_s=0.2)) as archive:
         sink.hold = trio.Event()
         peer = await peer_to(archive)
         await peer.associate(CT_CONTEXT)

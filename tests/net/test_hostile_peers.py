@@ -87,7 +87,7 @@ async def test_a_request_over_the_limit_is_cut_at_its_header(serve: Any, sink: A
 async def test_too_many_connections_without_a_request_evict_the_oldest(
     serve: Any, sink: Any, peer_to: Any
 ) -> None:
-    async with serve(sink, OPEN, limits=NetLimits(pending_connections_max=2)) as archive:
+    async with serve(sink, OPEN, limits=NetLimits(pending_connections_max=2, linger_s=0.2)) as archive:
         idle = [await peer_to(archive) for _ in range(4)]
         await idle[0].closed()
         await idle[1].closed()
@@ -129,7 +129,10 @@ async def test_titles_of_strangers_are_made_printable(serve: Any, sink: Any, pee
         assert archive.observer.calls[0].calling_ae == "A?[31mB?"
 
 
-@pytest.mark.parametrize("limits", [NetLimits(associations_max=2), NetLimits(associations_per_address_max=2)])
+@pytest.mark.parametrize(
+    "limits",
+    [NetLimits(associations_max=2, linger_s=0.2), NetLimits(associations_per_address_max=2, linger_s=0.2)],
+)
 async def test_over_the_limit_is_a_transient_refusal_and_a_place_is_given_back(
     serve: Any, sink: Any, peer_to: Any, limits: NetLimits
 ) -> None:

@@ -250,7 +250,7 @@ class Connection:
             elif isinstance(event, ReleaseRequest):
                 self.phase = Phase.ENDING
                 self.counters.associations_released += 1
-                await self._say_last(self._association.send(ReleaseReply()), eof=False)
+                await self._say_last(self._association.send(ReleaseReply()))
                 self._log_end("released")
                 raise _Ended
             else:
@@ -329,8 +329,12 @@ class Connection:
             await self._transport.send(rest)
             self._deadline.off()
 
-    async def _say_last(self, buffers: list[Buffer], *, eof: bool = True) -> None:
-        """Send the last PDU, and wait a little for the peer to close, so that it is not lost in a reset."""
+    async def _say_last(self, buffers: list[Buffer]) -> None:
+        """Send the last PDU, and wait a little for the peer to close: that is its part (PS3.8 9.2.3).
+
+        Closing first would reset the connection when bytes are unread, and even an orderly end that comes
+        together with the PDU makes some requestors miss the PDU.
+        """
         transport = self._transport
         scratch = memoryview(bytearray(64 * 1024))
         left = self._limits.linger_bytes_max
@@ -339,8 +343,6 @@ class Connection:
                 await transport.send(buffers)
             except PeerGoneError:
                 return
-            if eof:
-                await transport.send_eof()
             while left > 0:
                 count = await transport.receive(scratch)
                 if count <= 0:

@@ -7,7 +7,6 @@ no timer at all.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import socket
 from collections.abc import Sequence
@@ -57,9 +56,6 @@ class Transport(Protocol):
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Give all of ``buffers`` to the peer. Raises PeerGoneError."""
-
-    async def send_eof(self) -> None:
-        """Say that nothing more comes."""
 
     async def aclose(self) -> None:
         """Close at once. Idempotent."""
@@ -125,10 +121,6 @@ class SocketTransport:
             except (OSError, ValueError, trio.ClosedResourceError) as error:
                 raise PeerGoneError("the connection is closed") from error
 
-    async def send_eof(self) -> None:
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-
     async def aclose(self) -> None:
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
@@ -169,11 +161,6 @@ class StreamTransport:
                 self.bytes_out += len(buffer)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerGoneError("the peer closed the connection") from error
-
-    async def send_eof(self) -> None:
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self._stream.send_eof()
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):
