@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 VECTORS = Path(__file__).parent / "vectors" / "segment.json"
 CHUNK = 1_048_576
+BLOCK = 4096
 
 Record = tuple[bytes, int, list[bytes]]  # record id, kind, plaintext parts
 
@@ -49,6 +50,10 @@ def record(segment: bytes, segment_key: bytes, content: Record) -> bytes:
     head += (48 + len(table) + len(body)).to_bytes(8, "little")
     head += zlib.crc32(table).to_bytes(4, "little")
     return head + zlib.crc32(head).to_bytes(4, "little") + table + body
+
+
+def padding(length: int) -> bytes:
+    return bytes(-length % BLOCK)
 
 
 def packed(data: bytes) -> list[str | int]:
@@ -113,6 +118,11 @@ def vectors() -> dict[str, object]:
         )
         return bytes(data)
 
+    first_group = header(segment) + records[0] + records[1]
+    first_group += padding(len(first_group))
+    in_blocks = first_group + records[2] + padding(len(first_group + records[2]))
+    third = opens(len(first_group), three)
+    two_end = starts[2]  # where the padding of the first group begins
     foreign = record(other_segment, other_key, two)
     ids, same_key = {"segment": segment.hex(), "key": key.hex()}, key.hex()
     cases: list[tuple[str, str, bytes, list[dict[str, object]]]] = [
@@ -191,6 +201,24 @@ def vectors() -> dict[str, object]:
             whole,
             [damage(s, len(r), "row does not open") for s, r in zip(starts, records, strict=True)],
         ),
+        ("two padded groups", same_key, in_blocks, [*good[:2], third]),
+        (
+            "padding tampered",
+            same_key,
+            in_blocks[: two_end + 100] + b"\x01" + in_blocks[two_end + 101 :],
+            [*good[:2], damage(two_end, len(first_group) - two_end, "framing damaged"), third],
+        ),
+        ("truncated in the padding", same_key, in_blocks[: two_end + 100], good[:2]),
+        (
+            "a block of zeros is not padding",
+            same_key,
+            first_group + bytes(BLOCK) + records[2],
+            [
+                *good[:2],
+                damage(len(first_group), BLOCK, "framing damaged"),
+                opens(len(first_group) + BLOCK, three),
+            ],
+        ),
     ]
     long = bytes(range(256)) * 4096 + b"!"
     long_record = record(segment, key, (one[0], 1, [b"row", long]))
@@ -204,6 +232,14 @@ def vectors() -> dict[str, object]:
                 for r, k, ps in (one, two, three)
             ],
             "bytes": packed(whole),
+        },
+        "write_in_blocks": {
+            **ids,
+            "groups": [
+                [{"record": r.hex(), "kind": k, "parts": [p.hex() for p in ps]} for r, k, ps in group]
+                for group in ((one, two), (three,))
+            ],
+            "bytes": packed(in_blocks),
         },
         "write_long": {
             **ids,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import mmap
 import os
 import stat
 import subprocess
@@ -12,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hounsfield.storage_backends import local_blobs
-from hounsfield.storage_backends.api import BlobStore, NonBlockingReads, SpaceReserve
+from hounsfield.storage_backends import local_blobs, local_writer
+from hounsfield.storage_backends.api import BlobStore, NonBlockingReads, SpaceReserve, WritesBlocks
 from hounsfield.storage_backends.errors import BlobNotFoundError, PoisonedError, StoreFullError
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
@@ -23,10 +25,14 @@ from support.crash_disk import CrashDisk
 FEW = LocalBlobLimits(open_files=3, reserve_bytes=0)
 
 
-@pytest.fixture(params=["local", "memory", "crash disk"])
-def open_blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], BlobStore]:
-    if request.param == "local":
-        return lambda: LocalBlobs(tmp_path / "blobs", limits=FEW)
+@pytest.fixture(params=["direct", "buffered", "refused", "memory", "crash disk"])
+def open_blobs(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], BlobStore]:
+    if request.param == "refused":
+        refuse_direct_writes(monkeypatch)
+    if request.param in {"direct", "buffered", "refused"}:
+        return lambda: LocalBlobs(tmp_path / "blobs", limits=FEW, direct=request.param != "buffered")
     store = MemoryBlobs() if request.param == "memory" else CrashDisk()
     return lambda: store
 
@@ -38,12 +44,30 @@ def test_conformance(
     check(open_blobs)
 
 
-@pytest.fixture
-def blobs(tmp_path: Path) -> LocalBlobs:
-    return LocalBlobs(tmp_path / "blobs", limits=FEW)
+def refuse_direct_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that takes O_DIRECT when a file is opened and no write with it."""
+    real = os.pwritev
+
+    def write(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return real(descriptor, buffers, offset)
+
+    monkeypatch.setattr(local_writer.os, "pwritev", write)
+
+
+@pytest.fixture(params=["direct", "buffered"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> LocalBlobs:
+    return LocalBlobs(tmp_path / "blobs", limits=FEW, direct=request.param == "direct")
+
+
+def pages(length: int) -> memoryview:
+    """Memory that direct writes take as it is."""
+    return memoryview(mmap.mmap(-1, length))
 
 
 def test_optional_capabilities(blobs: LocalBlobs) -> None:
+    assert isinstance(blobs.create("a"), WritesBlocks)
     assert isinstance(blobs, NonBlockingReads)
     assert isinstance(blobs, SpaceReserve)
 
@@ -65,33 +89,35 @@ def test_a_failed_write_poisons(
     writer = blobs.create("a")
     writer.append([b"before"])
     writer.sync()
+    size = writer.size
 
     def fail(*_: object) -> int:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(local_blobs.os, "writev", fail)
+        patch.setattr(local_blobs.os, "pwritev", fail)
         with pytest.raises(expected):
             writer.append([b"lost"])
+            writer.sync()
     for call in (lambda: writer.append([b"again"]), writer.sync):
         with pytest.raises(PoisonedError):
             call()
     assert blobs.read("a", 0, 6) == b"before"
-    assert blobs.size("a") == 6
+    assert blobs.size("a") == size
 
 
 def test_a_short_write_poisons(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = blobs.create("a")
-    real = os.writev
+    real = os.pwritev
     with monkeypatch.context() as patch:
-        patch.setattr(local_blobs.os, "writev", lambda fd, buffers: real(fd, [bytes(buffers[0])[:2]]))
+        patch.setattr(local_writer.os, "pwritev", lambda fd, buffers, at: real(fd, [buffers[0][:4096]], at))
         with pytest.raises(StoreFullError):
-            writer.append([b"12345"])
+            writer.append([pages(8192)])
     with pytest.raises(PoisonedError):
         writer.append([b"345"])
     with pytest.raises(PoisonedError):
         writer.sync()
-    assert blobs.read("a", 0, blobs.size("a")) == b"12"
+    assert blobs.size("a") == 4096
 
 
 def test_a_real_full_disk_poisons(blobs: LocalBlobs) -> None:
@@ -103,10 +129,10 @@ def test_a_real_full_disk_poisons(blobs: LocalBlobs) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     writer = blobs.create("a")
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-        writer.append([bytes(8000)])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_288, before[1]))
+        writer.append([pages(8192)])
         with pytest.raises(StoreFullError):
-            writer.append([bytes(8000)])
+            writer.append([pages(8192)])
         with pytest.raises(PoisonedError):
             writer.append([b""])
     finally:
@@ -156,10 +182,10 @@ def test_the_first_sync_covers_every_new_name(blobs: LocalBlobs, monkeypatch: py
 
 
 def test_gather_writes_are_cut_at_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_blobs, "_GATHER_BYTES_MAX", 10)
-    monkeypatch.setattr(local_blobs, "_IOV_MAX", 3)
+    monkeypatch.setattr(local_writer, "_GATHER_BYTES_MAX", 10)
+    monkeypatch.setattr(local_writer, "_IOV_MAX", 3)
     pieces = [b"123456789012345", b"", b"a", b"b", b"c", b"d", b"e" * 21]
-    groups = list(local_blobs._gather(pieces))
+    groups = list(local_writer._gather(pieces))
     assert b"".join(bytes(b) for group, _ in groups for b in group) == b"".join(pieces)
     for group, length in groups:
         assert 1 <= len(group) <= 3
@@ -178,6 +204,7 @@ def test_descriptors_are_bounded_and_not_closed_under_a_reader(tmp_path: Path) -
     for number in range(10):
         writer = blobs.create(f"b{number}")
         writer.append([b"%d" % number])
+        writer.sync()
         writer.close()
     with blobs._files.borrow("b0", blobs._path) as descriptor:
         for number in range(1, 10):
@@ -203,7 +230,9 @@ def test_disk_of_blobs_that_another_process_deleted_is_given_back(tmp_path: Path
 
 
 def test_a_read_that_would_wait_is_refused(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    blobs.create("a").append([b"12345"])
+    writer = blobs.create("a")
+    writer.append([b"12345"])
+    writer.sync()
     real = os.preadv
 
     def cold(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:

@@ -19,7 +19,7 @@ from hounsfield.storage_backends.segments import (
     ScannedRecord,
     SegmentLog,
 )
-from support.crash_disk import CrashDisk
+from support.crash_disk import CrashDisk, CrashWriter
 
 RECORDS = [
     RecordIn(1, [b"row %d" % number, b"header", *(b"frame %d %d" % (number, n) for n in range(number))])
@@ -27,17 +27,29 @@ RECORDS = [
 ]
 
 
+class BlockDisk(CrashDisk):
+    """A disk that is written in whole blocks, so that groups are padded."""
+
+    def create(self, name: str) -> CrashWriter:
+        writer = super().create(name)
+        writer.block = layout.PADDING_BYTES  # type: ignore[attr-defined]
+        return writer
+
+
 class Filled:
     """A small segment of five records (two groups), its bytes, and readers of altered copies of it."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, disk: CrashDisk) -> None:
         self.keyring = keyring
-        disk = CrashDisk()
         log = SegmentLog(disk, keyring)
         self.refs = log.append(RECORDS[:2]) + log.append(RECORDS[2:])
         self.segment = self.refs[0].segment
         self.name = disk.names()[0]
         self.data = disk.read(self.name, 0, disk.size(self.name))
+        starts = [ref.offset for ref in self.refs[1:]] + [len(self.data)]
+        self.padding = [
+            range(ref.offset + ref.length, start) for ref, start in zip(self.refs, starts, strict=True)
+        ]
 
     def reader(self, data: bytes) -> SegmentLog:
         blobs = MemoryBlobs()
@@ -66,18 +78,64 @@ class Filled:
 
 @pytest.fixture(scope="module")
 def filled(session_keyring: Keyring) -> Filled:
-    return Filled(session_keyring)
+    return Filled(session_keyring, CrashDisk())
+
+
+@pytest.fixture(scope="module")
+def padded(session_keyring: Keyring) -> Filled:
+    return Filled(session_keyring, BlockDisk())
+
+
+@pytest.fixture(params=["packed", "padded"])
+def either(request: pytest.FixtureRequest, filled: Filled, padded: Filled) -> Filled:
+    return filled if request.param == "packed" else padded
+
+
+def test_padding_ends_every_group_and_is_nothing(padded: Filled) -> None:
+    assert padded.survey(padded.data) == (padded.refs, [])
+    assert [bool(stretch) for stretch in padded.padding] == [False, True, False, False, True]
+    assert [stretch.stop % 4096 for stretch in padded.padding if stretch] == [0, 0]
 
 
 @pytest.mark.parametrize("bits", [0x01, 0x80, 0xFF])
-def test_a_flipped_byte_costs_the_record_it_is_in(filled: Filled, bits: int) -> None:
+def test_a_flipped_byte_of_the_padding_costs_nothing(padded: Filled, bits: int) -> None:
+    for stretch in padded.padding:
+        for at in stretch:
+            altered = padded.data[:at] + bytes([bits]) + padded.data[at + 1 :]
+            whole, damage = padded.survey(altered)
+            assert whole == padded.refs, at
+            assert damage == [Damage(stretch.start, len(stretch), DamageReason.FRAMING)], at
+
+
+def test_a_walk_may_start_in_the_padding(padded: Filled) -> None:
+    log = padded.reader(padded.data)
+    for start in padded.padding[1]:
+        found = list(log.scan(padded.segment, start=start))
+        assert [item.ref for item in found if isinstance(item, ScannedRecord)] == padded.refs[2:]
+        assert len(found) == 3
+
+
+def test_whole_blocks_of_zeros_are_not_padding(padded: Filled) -> None:
+    end = padded.padding[1].stop
+    whole, damage = padded.survey(padded.data[:end] + bytes(8192) + padded.data[end:])
+    assert [ref.record_id for ref in whole] == [ref.record_id for ref in padded.refs]
+    assert damage == [Damage(end, 8192, DamageReason.FRAMING)]
+
+
+@pytest.mark.parametrize("bits", [0x01, 0x80, 0xFF])
+def test_a_flipped_byte_costs_the_record_it_is_in(either: Filled, bits: int) -> None:
+    filled = either
     assert filled.survey(filled.data) == (filled.refs, [])
     for index, ref in enumerate(filled.refs):
         for at in range(ref.offset, ref.offset + ref.length):
             altered = filled.data[:at] + bytes([filled.data[at] ^ bits]) + filled.data[at + 1 :]
             whole, damage = filled.survey(altered)
             assert whole == filled.refs[:index] + filled.refs[index + 1 :], at
-            assert [(d.offset, d.length) for d in damage] == [(ref.offset, ref.length)], at
+            (found,) = damage
+            assert found.offset == ref.offset
+            # With a head that cannot be read, the way to the next one leads over the padding.
+            padding = len(filled.padding[index]) if found.reason is DamageReason.FRAMING else 0
+            assert found.length == ref.length + padding, at
 
 
 def test_a_flipped_byte_in_the_header_costs_nothing(filled: Filled) -> None:
@@ -95,7 +153,8 @@ def test_without_any_header_the_records_still_open(filled: Filled) -> None:
     assert [d.reason for d in damage] == [DamageReason.HEADER] * 2
 
 
-def test_a_cut_costs_what_is_behind_it(filled: Filled) -> None:
+def test_a_cut_costs_what_is_behind_it(either: Filled) -> None:
+    filled = either
     for length in range(len(filled.data)):
         whole, damage = filled.survey(filled.data[:length])
         kept = [ref for ref in filled.refs if ref.offset + ref.length <= length]
@@ -103,7 +162,10 @@ def test_a_cut_costs_what_is_behind_it(filled: Filled) -> None:
         end = kept[-1].offset + kept[-1].length if kept else min(length, layout.HEADER_BYTES)
         if length < layout.HEADER_BYTES:
             assert damage == ([Damage(0, length, DamageReason.TORN_TAIL)] if length else [])
-        elif length > end:
+        elif kept and length in filled.padding[len(kept) - 1]:
+            assert damage == []  # only zeros were cut off
+        elif length > end and not (kept and length == filled.padding[len(kept) - 1].stop):
+            end = filled.padding[len(kept) - 1].stop if kept else end
             (torn,) = damage
             assert (torn.offset, torn.length, torn.reason) == (end, length - end, DamageReason.TORN_TAIL)
         else:
@@ -112,7 +174,9 @@ def test_a_cut_costs_what_is_behind_it(filled: Filled) -> None:
 
 def test_zeros_where_a_tail_never_reached_the_disk(filled: Filled) -> None:
     last = filled.refs[-1]
-    for at in range(last.offset, len(filled.data), 7):
+    whole, damage = filled.survey(filled.data[: last.offset].ljust(len(filled.data), b"\0"))
+    assert (whole, damage) == (filled.refs[:-1], [])  # as padding is: here only the index knows better
+    for at in range(last.offset + 1, len(filled.data), 7):
         whole, damage = filled.survey(filled.data[:at].ljust(len(filled.data), b"\0"))
         assert whole == filled.refs[:-1]
         assert [d.offset for d in damage] == [last.offset]

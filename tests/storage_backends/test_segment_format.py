@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from hounsfield.storage_backends import segment_format, segments
 from hounsfield.storage_backends.errors import FormatError, SealError
+from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
 from hounsfield.storage_backends.segments import Damage, RecordIn, SegmentLog
 
@@ -51,6 +53,22 @@ def test_what_is_written_is_the_vector(monkeypatch: pytest.MonkeyPatch) -> None:
     records = [RecordIn(r["kind"], [bytes.fromhex(p) for p in r["parts"]]) for r in vector["records"]]
     ids = b"".join(bytes.fromhex(r["record"]) for r in vector["records"])
     assert written(monkeypatch, vector, records, ids) == reference_segment.unpacked(vector["bytes"])
+
+
+def test_what_is_written_in_blocks_is_the_vector(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    vector = VECTORS["write_in_blocks"]
+    blobs = LocalBlobs(tmp_path, limits=LocalBlobLimits(reserve_bytes=0))
+    log = SegmentLog(blobs, OneKey(bytes.fromhex(vector["key"])))  # type: ignore[arg-type]
+    random = [bytes.fromhex(vector["segment"])]
+    random += [b"".join(bytes.fromhex(r["record"]) for r in group) for group in vector["groups"]]
+    following = iter(random)
+    monkeypatch.setattr(segments.os, "urandom", lambda _: next(following))
+    for group in vector["groups"]:
+        log.append([RecordIn(r["kind"], [bytes.fromhex(p) for p in r["parts"]]) for r in group])
+    if not blobs.statistics()["writers_direct"]:
+        pytest.skip("this file system takes no direct writes")
+    name = "segments/" + vector["segment"]
+    assert blobs.read(name, 0, blobs.size(name)) == reference_segment.unpacked(vector["bytes"])
 
 
 def test_what_is_written_past_a_chunk_is_the_vector(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,9 +253,7 @@ class KeyValueStore(Protocol):
         a flush that fails, in which case nothing has changed.
         """
 
-    def commit_planned(
-        self, plan: Callable[[Snapshot], Sequence[Batch]]
-    ) -> list[CommitResult | Exception]:
+    def commit_planned(self, plan: Callable[[Snapshot], Sequence[Batch]]) -> list[CommitResult | Exception]:
         """Apply the batches that ``plan`` makes of the newest state, as :meth:`commit_many` would.
 
         For those who lost a race: no other commit comes between what the plan reads and what it

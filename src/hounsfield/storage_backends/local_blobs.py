@@ -1,8 +1,9 @@
 """Blobs as files in one directory of one machine, with plain POSIX calls.
 
-A name such as ``segments/ab12`` is a path below the directory. Appending is one ``writev``; a blob
-is durable after ``fdatasync`` of the file and, the first time, ``fsync`` of every directory from
-the file up to the root (so that the name itself, and directories just made for it, survive too).
+A name such as ``segments/ab12`` is a path below the directory. Writing is
+:mod:`~hounsfield.storage_backends.local_writer`'s; a blob is durable after ``fdatasync`` of the file
+and, the first time, ``fsync`` of every directory from the file up to the root (so that the name itself,
+and directories just made for it, survive too).
 """
 
 from __future__ import annotations
@@ -13,27 +14,22 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import (
     BlobExistsError,
     BlobNotFoundError,
-    PoisonedError,
     ShortReadError,
-    StorageError,
     StoreFullError,
 )
 from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
+from hounsfield.storage_backends.local_writer import LocalBlobWriter, StagingPool, translated, turn_direct
 
 __all__ = ["LocalBlobLimits", "LocalBlobs", "check_blob_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9][A-Za-z0-9._-]{0,199}){0,7}")
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_GATHER_BYTES_MAX = 1 << 30  # the kernel silently shortens one write at 2 GiB - 4 KiB; stay well below
-_IOV_MAX = os.sysconf("SC_IOV_MAX") if hasattr(os, "sysconf") else 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +55,20 @@ class LocalBlobs:
     """A ``BlobStore`` (and ``NonBlockingReads``) over one local directory. Thread-safe.
 
     Several processes may share the directory; each blob still has one writer. Directories are made
-    0700 and files 0600.
+    0700 and files 0600. ``direct``: write past the page cache where the file system takes it
+    (:meth:`statistics` counts the writers that do and that do not); blobs then grow in whole blocks.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, limits: LocalBlobLimits | None = None) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        limits: LocalBlobLimits | None = None,
+        direct: bool = True,
+    ) -> None:
         self._root = Path(directory)
+        self._direct = direct
+        self._pool = StagingPool()
         self._limits = limits or LocalBlobLimits()
         self._files = _OpenFiles(self._limits.open_files)
         make_private_directory(self._root)
@@ -82,13 +87,14 @@ class LocalBlobs:
         except FileExistsError:
             raise BlobExistsError(f"blob {name!r} exists already") from None
         except OSError as error:
-            raise _translated(error, f"cannot create blob {name!r}") from error
+            raise translated(error, f"cannot create blob {name!r}") from error
         # Held until the writer is closed or its process is gone: recovery tells the dead from the living.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         directories = [path.parent]
         while directories[-1] != self._root:
             directories.append(directories[-1].parent)
-        return LocalBlobWriter(name, descriptor, directories)
+        direct = self._direct and turn_direct(descriptor)
+        return LocalBlobWriter(name, descriptor, directories, self._pool, direct=direct)
 
     def is_being_written(self, name: str) -> bool:
         """Whether the blob's writer, in any process of this machine, is still there."""
@@ -171,66 +177,15 @@ class LocalBlobs:
         self._files.close()
 
     def statistics(self) -> dict[str, int]:
-        return {"open_files": len(self._files)}
+        """Open descriptors; writers so far that wrote directly, and through the page cache."""
+        return {
+            "open_files": len(self._files),
+            "writers_direct": self._pool.writers_direct,
+            "writers_buffered": self._pool.writers_buffered,
+        }
 
     def _path(self, name: str) -> Path:
         return self._root / check_blob_name(name)
-
-
-class LocalBlobWriter:
-    """The writer of one new file."""
-
-    def __init__(self, name: str, descriptor: int, directories: list[Path]) -> None:
-        self._name = name
-        self._descriptor = descriptor
-        self._directories = directories  # still to be synced, innermost first
-        self._size = 0
-        self._poison: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    def append(self, buffers: Sequence[Buffer]) -> int:
-        self._check()
-        start = self._size
-        try:
-            for group, length in _gather(buffers):
-                written = os.writev(self._descriptor, group)
-                if written != length:  # on a local file that is a disk that is almost full
-                    self._poison = f"a write of {length} bytes wrote {written}"
-                    raise StoreFullError(f"blob {self._name!r}: {self._poison}")
-                self._size += written
-        except OSError as error:
-            self._poison = f"a write failed ({error.strerror})"
-            raise _translated(error, f"blob {self._name!r}: {self._poison}") from error
-        return start
-
-    def sync(self) -> None:
-        self._check()
-        try:
-            os.fdatasync(self._descriptor)
-            while self._directories:
-                sync_directory(self._directories[0])
-                self._directories.pop(0)
-        except OSError as error:
-            # The kernel may already have dropped the dirty pages: a second sync would lie.
-            self._poison = f"a sync failed ({error.strerror})"
-            raise PoisonedError(f"blob {self._name!r}: {self._poison}") from error
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            self._poison = self._poison or "it is closed"
-            os.close(descriptor)
-
-    def _check(self) -> None:
-        if self._poison is not None:
-            raise PoisonedError(f"blob {self._name!r} takes nothing more: {self._poison}; start another")
 
 
 # ---------------------------------------------------------------- descriptors
@@ -327,24 +282,6 @@ class _Loan:
 # ---------------------------------------------------------------- calls
 
 
-def _gather(buffers: Sequence[Buffer]) -> Iterator[tuple[list[Buffer], int]]:
-    """Cut ``buffers`` into groups that one ``writev`` takes whole."""
-    group: list[Buffer] = []
-    length = 0
-    for buffer in buffers:
-        view = memoryview(buffer).cast("B")
-        while len(view):
-            if len(group) == _IOV_MAX or length == _GATHER_BYTES_MAX:
-                yield group, length
-                group, length = [], 0
-            piece = view[: _GATHER_BYTES_MAX - length]
-            group.append(piece)
-            length += len(piece)
-            view = view[len(piece) :]
-    if group:
-        yield group, length
-
-
 def _fill(descriptor: int, offset: int, view: memoryview, name: str) -> None:
     while len(view):
         got = os.preadv(descriptor, (view,), offset)
@@ -352,9 +289,3 @@ def _fill(descriptor: int, offset: int, view: memoryview, name: str) -> None:
             raise ShortReadError(f"blob {name!r} ends {len(view)} bytes before the range does")
         offset += got
         view = view[got:]
-
-
-def _translated(error: OSError, what: str) -> StorageError:
-    if error.errno in _FULL:
-        return StoreFullError(f"{what}: the disk is full")
-    return PoisonedError(what)

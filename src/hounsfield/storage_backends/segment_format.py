@@ -1,7 +1,8 @@
 """The byte layout of a segment, and nothing else: no files, no keys. docs/segment-format.md is normative.
 
-    segment   header copy (4096) │ header copy (4096) │ record │ record │ …
+    segment   header copy (4096) │ header copy (4096) │ record │ record │ … │ padding │ record │ …
 
+    padding   zeros to the next multiple of 4096; behind a record, where its writer synced
     header copy (4096)                              all integers little-endian
       0   8  magic  89 48 46 53 45 47 0D 0A  ("\\x89HFSEG\\r\\n")
       8   4  version = 1
@@ -46,6 +47,7 @@ __all__ = [
     "HEAD_BYTES",
     "ID_BYTES",
     "MARKER",
+    "PADDING_BYTES",
     "PARTS_MAX",
     "TAG_BYTES",
     "VERSION",
@@ -58,6 +60,7 @@ __all__ = [
     "nonce",
     "pack_framing",
     "pack_header",
+    "padding_length",
     "parse_head",
     "parse_header",
     "parse_table",
@@ -73,6 +76,7 @@ ID_BYTES = 16
 TAG_BYTES = 16
 HEADER_COPY_BYTES = 4096  # each copy fills a physical sector of its own: one bad sector leaves the other
 HEADER_BYTES = 2 * HEADER_COPY_BYTES
+PADDING_BYTES = 4096  # a writer may fill up to a multiple of this; larger blocks would hide whole records
 PARTS_MAX = 1 << 24  # bounds what a reader allocates for a part table (128 MiB) whoever wrote it
 CHUNK_BYTES = 1 << 20  # a 512 KiB slice is one seal; a range of a whole-slide frame opens little too much
 
@@ -248,6 +252,13 @@ def parse_table(head: RecordHead, data: Buffer) -> tuple[int, ...] | None:
     if record_length(lengths) != head.length:
         return None
     return lengths
+
+
+def padding_length(offset: int, data: Buffer) -> int:
+    """How many bytes from ``offset`` on are padding, ``data`` being what the segment holds there; 0 when
+    they are not all zeros up to the next multiple of 4096 (or to the end of ``data``, when it is shorter)."""
+    length = min(-offset % PADDING_BYTES, len(data))
+    return length if bytes(data[:length]).count(0) == length else 0
 
 
 # ---------------------------------------------------------------- what the seals are made with

@@ -70,15 +70,21 @@ class SegmentScan:
         offset = start
         while offset < self._size:
             found = self._at(offset)
+            if isinstance(found, int):
+                offset += found
+                continue
             yield found
             offset += found.ref.length if isinstance(found, ScannedRecord) else found.length
 
-    def _at(self, offset: int) -> ScannedRecord | Damage:
+    def _at(self, offset: int) -> ScannedRecord | Damage | int:
+        """What begins at ``offset``; of padding only its length."""
         rest = self._size - offset
         glance = self._blobs.read(self._name, offset, min(_GLANCE_BYTES, rest))
         head = layout.parse_head(glance)
         if head is not None and head.length <= rest:
             return self._record(offset, head, glance)
+        if head is None and (padding := layout.padding_length(offset, glance)):
+            return padding
         # The blob ends inside a record, or no record begins here: the next marker is what counts.
         following = self._find_marker(offset + 1)
         if head is not None:

@@ -1,12 +1,14 @@
 """The segment log: sealed records, appended in groups, each group durable by one write and one sync.
 
 Cost of a group of n objects of 512 KiB: n passes of AES-GCM from the caller's buffers into one
-arena (no other copy in this process), one gather write (the kernel's copy), one sync. Layout:
+page-aligned arena (no other copy in this process), one write of whole blocks (which a disk takes from
+the arena itself), one sync. Layout:
 :mod:`~hounsfield.storage_backends.segment_format`; the rules: docs/segment-format.md.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import threading
@@ -21,6 +23,7 @@ from hounsfield.storage_backends.api import (
     KnowsWriters,
     NonBlockingReads,
     SpaceReserve,
+    WritesBlocks,
 )
 from hounsfield.storage_backends.errors import PoisonedError, SealError
 from hounsfield.storage_backends.keyring import Keyring
@@ -102,7 +105,8 @@ class SegmentLog:
         self._writer: BlobWriter | None = None
         self._segment = b""
         self._segment_key = b""
-        self._arena = bytearray(0)
+        self._arena = _arena(0)
+        self._block = 1  # of the present writer
         self._reading = _ReadBuffer()
         # Asked once: isinstance with a protocol costs more than a cached read.
         self._reserve = blobs if isinstance(blobs, SpaceReserve) else None
@@ -148,7 +152,6 @@ class SegmentLog:
     ) -> list[RecordRef]:
         total = sum(sizes)
         writer = self._writer_for(total)
-        opening = [layout.pack_header(self._segment)] if not writer.size else []
         arena = self._arena_for(total, max(map(len, lengths)))
         used = 0
         offset = writer.size or layout.HEADER_BYTES
@@ -158,12 +161,16 @@ class SegmentLog:
         def room(length: int) -> memoryview:
             nonlocal used
             if used + length > len(arena):
-                writer.append([*opening, arena[:used]])
-                opening.clear()
-                used = 0
+                # Whole pages only: then file and arena stay aligned to each other.
+                rest = used % layout.PADDING_BYTES
+                writer.append([arena[: used - rest]])
+                arena[:rest] = arena[used - rest : used]
+                used = rest
             used += length
             return arena[used - length : used]
 
+        if not writer.size:
+            room(layout.HEADER_BYTES)[:] = layout.pack_header(self._segment)
         for index, (record, part_lengths) in enumerate(zip(records, lengths, strict=True)):
             record_id = random[layout.ID_BYTES * index : layout.ID_BYTES * (index + 1)]
             framing = layout.pack_framing(record_id, record.kind, part_lengths)
@@ -179,7 +186,10 @@ class SegmentLog:
                     part_seal.seal(chunk, last, plain[start : start + length], into)
             refs.append(RecordRef(self._segment, record_id, offset, part_lengths, record.kind))
             offset += sizes[index]
-        writer.append([*opening, arena[:used]])
+        # Padding here, not in the writer's sync, makes the whole group one write.
+        if padding := -offset % self._block:
+            room(padding)[:] = bytes(padding)
+        writer.append([arena[:used]])
         writer.sync()
         return refs
 
@@ -198,6 +208,7 @@ class SegmentLog:
 
     def _writer_for(self, length: int) -> BlobWriter:
         writer = self._writer
+        length += -length % self._block
         if writer is not None and writer.size + length > self._limits.segment_bytes:
             writer.close()
             writer = self._writer = None
@@ -207,15 +218,17 @@ class SegmentLog:
             self._segment_key = self._keyring.create_key(self._purpose, segment.hex())
             self._segment = segment
             writer = self._writer = self._blobs.create(self._name(segment))
+            self._block = writer.block if isinstance(writer, WritesBlocks) else 1
             self._counts["segments_started"] += 1
         return writer
 
     def _arena_for(self, total: int, parts: int) -> memoryview:
-        wanted = min(total, self._limits.arena_bytes)
+        wanted = min(layout.HEADER_BYTES + total, self._limits.arena_bytes)
         wanted = max(wanted, layout.CHUNK_BYTES + layout.TAG_BYTES, layout.HEAD_BYTES + 8 * parts)
+        wanted += layout.PADDING_BYTES  # what a flush leaves behind, or the padding
         if len(self._arena) < wanted:
-            self._arena = bytearray(wanted)
-        return memoryview(self._arena)
+            self._arena = _arena(wanted)
+        return self._arena
 
     def _abandon(self) -> None:
         writer, self._writer = self._writer, None
@@ -332,6 +345,13 @@ class SegmentLog:
 
     def _name(self, segment: bytes) -> str:
         return self._prefix + segment.hex()
+
+
+def _arena(length: int) -> memoryview:
+    """Memory that begins on a page, as direct writes need it; given back with its last view."""
+    if not length:
+        return memoryview(b"")
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 class _ReadBuffer(threading.local):

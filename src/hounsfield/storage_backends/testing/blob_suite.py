@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 from collections.abc import Callable
 
-from hounsfield.storage_backends.api import BlobStore, NonBlockingReads
+from hounsfield.storage_backends.api import BlobStore, Buffer, NonBlockingReads
 from hounsfield.storage_backends.errors import (
     BlobExistsError,
     BlobNotFoundError,
@@ -29,14 +30,21 @@ def what_is_appended_is_read(open_blobs: OpenBlobs) -> None:
     assert writer.append([b"", b"four"]) == 11
     assert writer.size == 15
     writer.sync()
+    size = writer.size
     writer.sync()
+    assert writer.size == size
     assert blobs.read("segments/a", 0, 15) == b"onetwothreefour"
     assert blobs.read("segments/a", 3, 3) == b"two"
     assert blobs.read("segments/a", 15, 0) == b""
+    assert size in (15, 4096)
+    assert blobs.read("segments/a", 15, size - 15) == bytes(size - 15)
     buffer = bytearray(b"......")
     blobs.read_into("segments/a", 6, memoryview(buffer)[:5])
     assert buffer == b"three."
-    assert blobs.size("segments/a") == 15
+    assert blobs.size("segments/a") == size
+    assert writer.append([b"five"]) == size
+    writer.sync()
+    assert blobs.read("segments/a", size, 4) == b"five"
     writer.close()
     writer.close()
     blobs.close()
@@ -49,6 +57,42 @@ def more_buffers_than_one_call_takes(open_blobs: OpenBlobs) -> None:
     writer.append(pieces)
     writer.sync()
     assert blobs.read("many", 0, 20_000) == b"".join(pieces)
+    writer.close()
+    blobs.close()
+
+
+def any_appends_come_back(open_blobs: OpenBlobs) -> None:
+    """Buffers of all lengths, from writable and read-only memory, aligned and not, in any groups."""
+    blobs = open_blobs()
+    choose = random.Random(11)  # noqa: S311
+    writer = blobs.create("any")
+    pages = memoryview(mmap.mmap(-1, 4 << 20))
+    pages[:] = choose.randbytes(len(pages))
+    expected: list[tuple[int, bytes]] = []
+    unsynced: list[tuple[int, bytes]] = []
+    lengths = (0, 1, 511, 4095, 4096, 4097, 8192, 100_000, (1 << 20) - 1, 1 << 20, (1 << 20) + 4097)
+    for _ in range(60):
+        buffers: list[Buffer] = []
+        for _ in range(choose.randrange(4)):
+            length = choose.choice(lengths)
+            start = choose.choice((0, 4096, 4097, choose.randrange(1 << 20)))
+            piece = pages[start : start + length]
+            buffers.append(choose.choice((piece, bytes(piece), bytearray(piece))))
+        before = writer.size
+        assert writer.append(buffers) == before
+        unsynced.append((before, b"".join(buffers)))
+        assert writer.size == before + len(unsynced[-1][1])
+        if choose.random() < 0.4:
+            writer.sync()
+            for at, content in unsynced:
+                assert blobs.read("any", at, len(content)) == content
+            expected += unsynced
+            unsynced = []
+            assert blobs.size("any") == writer.size
+            end = expected[-1][0] + len(expected[-1][1])
+            assert blobs.read("any", end, writer.size - end) == bytes(writer.size - end)
+    for at, content in expected:
+        assert blobs.read("any", at, len(content)) == content
     writer.close()
     blobs.close()
 
@@ -120,7 +164,8 @@ def short_ranges_are_refused(open_blobs: OpenBlobs) -> None:
     writer = blobs.create("short")
     writer.append([b"12345"])
     writer.sync()
-    for offset, length in ((0, 6), (5, 1), (4, 2), (1000, 1)):
+    end = writer.size
+    for offset, length in ((0, end + 1), (end, 1), (end - 1, 2), (end + 1000, 1)):
         with raises(ShortReadError):
             blobs.read("short", offset, length)
         with raises(ShortReadError):
@@ -169,7 +214,7 @@ def a_closed_writer_takes_nothing(open_blobs: OpenBlobs) -> None:
         writer.append([b"2"])
     with raises(PoisonedError):
         writer.sync()
-    assert blobs.size("closed") == 1
+    assert blobs.size("closed") == writer.size
     blobs.close()
 
 
@@ -197,6 +242,7 @@ def readers_and_a_writer_at_once(open_blobs: OpenBlobs) -> None:
     writers = [blobs.create(f"many/{number}") for number in range(40)]
     for number, writer in enumerate(writers):
         writer.append([content(number)])
+        writer.sync()
 
     def read(seed: int) -> None:
         choose = random.Random(seed)  # noqa: S311
@@ -229,6 +275,7 @@ def readers_and_a_writer_at_once(open_blobs: OpenBlobs) -> None:
 BLOB_CHECKS: tuple[Callable[[OpenBlobs], None], ...] = (
     what_is_appended_is_read,
     more_buffers_than_one_call_takes,
+    any_appends_come_back,
     synced_blobs_are_there_after_reopening,
     a_name_is_created_once,
     names_never_leave_the_store,
