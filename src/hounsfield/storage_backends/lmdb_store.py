@@ -5,6 +5,10 @@ Rules that this module keeps (docs/decisions/0006-lmdb-for-the-embedded-index.md
 * one huge map from the start: growing a map invalidates live reads, so it never grows;
 * read transactions live as long as a ``with`` block; dead processes' readers are cleared;
 * several batches share one write transaction, each in a child transaction of its own;
+* one flush a commit, not two (``metasync=False``): a power cut may undo the last commit, never more
+  of it than that whole commit, and never corrupts. That is allowed because the index is a view: what a
+  commit says is durable before it in a segment or the ledger, and the engine's recovery replays their
+  tails. :meth:`LmdbStore.sync` is for the caller that must know;
 * puts stop while a reserve is left, so that deletion always has room to work;
 * never on a network file system.
 """
@@ -16,7 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,12 +92,13 @@ class LmdbStore:
                 max_dbs=max(len(tables), 1),
                 max_readers=self._limits.readers,
                 mode=0o600,
-                metasync=True,
+                metasync=False,  # the meta page is flushed by the next commit's flush, or by sync()
                 sync=True,
                 readahead=False,  # random access: reading ahead would evict what is in use
                 max_spare_txns=16,
             )
             self._handles = {table.name: self._open_table(table) for table in tables}
+            self._environment.sync(True)  # the tables, and what a process that was killed committed last
         except lmdb.Error as error:
             raise StorageError(f"cannot open the index in {self._path}: {error}") from error
         for folder in (self._path, self._path.parent):
@@ -154,9 +159,7 @@ class LmdbStore:
     ) -> list[CommitResult | Exception]:
         return self._commit(lambda _: batches, before_commit) if batches else []
 
-    def commit_planned(
-        self, plan: Callable[[Snapshot], Sequence[Batch]]
-    ) -> list[CommitResult | Exception]:
+    def commit_planned(self, plan: Callable[[Snapshot], Sequence[Batch]]) -> list[CommitResult | Exception]:
         return self._commit(plan, None)
 
     def _commit(
@@ -295,7 +298,16 @@ class LmdbStore:
             self._counts["stale_readers_cleared"] += cleared
         return cleared
 
+    def sync(self) -> None:
+        try:
+            self._environment.sync(True)
+        except lmdb.Error as error:
+            raise _translated(error) from error
+
     def close(self) -> None:
+        """Also makes the last commit durable; an error of that is the disk's, and the next open says so."""
+        with suppress(lmdb.Error):
+            self._environment.sync(True)
         self._environment.close()
 
     def _open_table(self, table: Table) -> Any:

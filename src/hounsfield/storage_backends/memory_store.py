@@ -74,9 +74,7 @@ class MemoryStore:
     ) -> list[CommitResult | Exception]:
         return self._commit(lambda _: batches, before_commit)
 
-    def commit_planned(
-        self, plan: Callable[[Snapshot], Sequence[Batch]]
-    ) -> list[CommitResult | Exception]:
+    def commit_planned(self, plan: Callable[[Snapshot], Sequence[Batch]]) -> list[CommitResult | Exception]:
         return self._commit(plan, None)
 
     def _commit(
@@ -102,6 +100,9 @@ class MemoryStore:
                 self._state = state
                 self._commits += 1
         return results
+
+    def sync(self) -> None:
+        """Nothing here survives a power cut."""
 
     def statistics(self) -> dict[str, int]:
         return {"commits": self._commits}
