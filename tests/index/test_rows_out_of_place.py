@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from hounsfield.archive.index import sealed
+from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, Location
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import ALL_TABLES, SERIES, STUDY
 from hounsfield.storage_backends.errors import SealError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey
 from hounsfield.storage_backends.memory_store import MemoryStore
+from hounsfield.storage_backends.segments import RecordRef
 
 
 @pytest.fixture
@@ -83,3 +85,12 @@ def test_keyed_hashes_differ_by_field_and_archive(keyring: Keyring, tmp_path: Pa
     ]
     assert len(set(hashes)) == 3
     assert KeyedHash(keyring).digest("PatientID", "1", 16) == hashes[0]
+
+
+def test_a_frame_is_where_the_record_says_whatever_form_its_table_has() -> None:
+    for frames in ((), (700,), (512, 512, 512), (3, 1 << 21, 5), (1 << 21,) * 4):
+        ref = RecordRef(b"s" * 16, b"r" * 16, 4096, (100, 2000, *frames, 8), RECORD_KIND_OBJECT)
+        location = Location.of(ref)
+        assert location.ref() == ref
+        for number in range(1, len(frames) + 1):
+            assert location.frame_part(number) == ref.part(1 + number)

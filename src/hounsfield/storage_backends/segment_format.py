@@ -57,6 +57,7 @@ __all__ = [
     "RecordRef",
     "associated_data",
     "chunks",
+    "framing_length",
     "nonce",
     "pack_framing",
     "pack_header",
@@ -148,7 +149,12 @@ class RecordRef:
         )
 
     def _body_start(self) -> int:
-        return self.offset + HEAD_BYTES + _TABLE_ENTRY_BYTES * len(self.part_lengths)
+        return self.offset + framing_length(len(self.part_lengths))
+
+
+def framing_length(part_count: int) -> int:
+    """Bytes of a record before its first sealed byte: head and part table."""
+    return HEAD_BYTES + _TABLE_ENTRY_BYTES * part_count
 
 
 def sealed_length(length: int) -> int:
@@ -160,7 +166,7 @@ def sealed_length(length: int) -> int:
 
 def record_length(part_lengths: Sequence[int]) -> int:
     """Stored bytes of a whole record."""
-    return HEAD_BYTES + _TABLE_ENTRY_BYTES * len(part_lengths) + sum(map(sealed_length, part_lengths))
+    return framing_length(len(part_lengths)) + sum(map(sealed_length, part_lengths))
 
 
 Chunk: TypeAlias = tuple[int, int, int, bool]

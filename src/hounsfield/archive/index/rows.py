@@ -10,7 +10,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from hounsfield.storage_backends.segments import PartRef, RecordRef
+from hounsfield.storage_backends.segment_format import (
+    PartRef,
+    RecordRef,
+    framing_length,
+    sealed_length,
+)
 
 ROW_VERSION = 1
 RECORD_KIND_OBJECT = 1
@@ -91,8 +96,21 @@ class Location(msgspec.Struct, array_like=True, frozen=True):
         )  # fmt: skip
 
     def frame_part(self, number: int) -> PartRef:
-        """Frame ``number``, from 1; only when :attr:`has_table`."""
-        return self.ref().part(1 + number)
+        """Frame ``number``, from 1; only when :attr:`has_table`. Any frame of equal ones at the same cost."""
+        if self.frame_bytes < 0:
+            return self.ref().part(1 + number)
+        part_count = self.frames + 3
+        before = sealed_length(self.row_bytes) + sealed_length(self.header_bytes)
+        before += (number - 1) * sealed_length(self.frame_bytes)
+        return PartRef(
+            segment=self.segment,
+            record_id=self.record_id,
+            part=1 + number,
+            part_count=part_count,
+            offset=self.offset + framing_length(part_count) + before,
+            length=self.frame_bytes,
+            kind=RECORD_KIND_OBJECT,
+        )
 
 
 class InstanceRow(msgspec.Struct, array_like=True, frozen=True):
