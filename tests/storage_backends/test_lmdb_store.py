@@ -53,6 +53,31 @@ def started(path: Path, job: str) -> subprocess.Popen[str]:
     return process
 
 
+def test_a_commit_flushes_once_and_sync_and_close_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LmdbStore(tmp_path / "index", [PLAIN], limits=NO_RESERVE)
+    environment = store._environment
+    assert environment.flags()["metasync"] is False
+    assert environment.flags()["sync"] is True
+    forced: list[bool] = []
+
+    class Watched:
+        def sync(self, force: bool) -> None:
+            forced.append(force)
+            environment.sync(force)
+
+        def close(self) -> None:
+            environment.close()
+
+    monkeypatch.setattr(store, "_environment", Watched())
+    store.sync()
+    assert forced == [True]
+    store.close()
+    assert forced == [True, True]
+    store.close()  # a second time does no harm
+
+
 def test_processes_increment_without_loss(tmp_path: Path) -> None:
     store = opened(tmp_path)
     running = [started(tmp_path, "increment") for _ in range(3)]
