@@ -28,6 +28,7 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
         ),
         segments=SegmentLimits(segment_bytes=storage.segment_bytes_max),
         blobs=LocalBlobLimits(reserve_bytes=storage.disk_reserve_bytes),
+        direct_writes=storage.direct_writes,
         # Half of the blobs' reserve, so that the index can still record a deletion when blobs are full.
         index=LmdbLimits(map_bytes=storage.index_map_bytes, reserve_bytes=storage.disk_reserve_bytes // 2),
         duplicates=storage.duplicates,

@@ -107,6 +107,7 @@ class Storage(Section, frozen=True):
     study_stable_seconds: Seconds = 60.0
     segment_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = GIB
     index_map_bytes: Annotated[int, msgspec.Meta(ge=64 * MIB, le=64 * TIB)] = TIB
+    direct_writes: bool = True
     disk_reserve_bytes: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 512 * MIB
 
 

@@ -43,6 +43,7 @@ class EngineOptions:
     ingest: IngestLimits = field(default_factory=IngestLimits)
     segments: SegmentLimits = field(default_factory=SegmentLimits)
     blobs: LocalBlobLimits = field(default_factory=LocalBlobLimits)
+    direct_writes: bool = True
     index: LmdbLimits = field(default_factory=LmdbLimits)
     duplicates: str = "keep-first"  # or "newest-current"
     study_stable_s: float = 60.0
@@ -76,7 +77,7 @@ class Stores:
     @classmethod
     def open(cls, directory: Path, keyring: Keyring, options: EngineOptions) -> Stores:
         """Open the stores below a data directory that the caller has locked."""
-        blobs = LocalBlobs(directory, limits=options.blobs)
+        blobs = LocalBlobs(directory, limits=options.blobs, direct=options.direct_writes)
         store = LmdbStore(directory / INDEX, ALL_TABLES, limits=options.index)
         return cls(blobs, store, keyring, options)
 

@@ -195,7 +195,8 @@ def what_is_planned_in_the_commit_sees_the_newest_state(open_store: OpenStore) -
         return [batch]
 
     threads = [
-        threading.Thread(target=lambda: [store.commit_planned(increment) for _ in range(50)]) for _ in range(4)
+        threading.Thread(target=lambda: [store.commit_planned(increment) for _ in range(50)])
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
@@ -203,7 +204,7 @@ def what_is_planned_in_the_commit_sees_the_newest_state(open_store: OpenStore) -
         thread.join()
     assert _all(store, PLAIN) == [(b"n", b"200")]
 
-    def broken(view: Snapshot) -> list[Batch]:
+    def broken(_: Snapshot) -> list[Batch]:
         raise ZeroDivisionError
 
     with raises(ZeroDivisionError):
