@@ -119,5 +119,6 @@ def test_a_polite_end_answers_what_is_under_way(own_archive: ArchiveServer) -> N
     log = own_archive.log_text()
     assert "Traceback" not in log
     assert "killed a worker" not in log
+    assert "connections were cut" not in log, "busy senders held it until the end of its patience"
     own_archive.start()
     check_all_there(own_archive, load.acknowledged, load.sent)

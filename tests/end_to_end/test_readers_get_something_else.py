@@ -19,6 +19,9 @@ from pydicom.encaps import generate_frames
 
 from support.server import PATIENCE_S, ArchiveServer, Sample, until
 
+# Of pydicom, about what its own samples hold.
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
+
 FRAMES = ("MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "SC_rgb_jpeg_dcmtk.dcm",
           "SC_rgb_rle_16bit_2frame.dcm", "examples_ybr_color.dcm", "rtdose.dcm")  # fmt: skip
 # The media type of each syntax, as PS3.18 8.7.3.3 has it.

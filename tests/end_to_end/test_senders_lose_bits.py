@@ -22,6 +22,9 @@ from pynetdicom.sop_class import Verification
 from hounsfield.archive.dicom.part10 import split
 from support.server import PATIENCE_S, ArchiveServer, Sample, until, value
 
+# Of pydicom, about what its own samples hold.
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR:UserWarning")
+
 
 def run(archive: ArchiveServer, *words: object) -> subprocess.CompletedProcess[str]:
     """A program of somebody else's; PORT stands for our DICOM port."""
