@@ -32,8 +32,8 @@ from hounsfield.archive.app.wakeups import Wakeups
 
 Build = Callable[[Resources], AbstractAsyncContextManager[Services]]
 
-# The commit thread gives up the interpreter's lock at every seal, write and sync. While the event loop is busy it
-# gets it back after this long; with Python's default of 5 ms one association alone was a third slower.
+# The commit thread gives up the interpreter's lock at every seal, write and sync. While the event loop is
+# busy it gets it back after this long; with Python's 5 ms one association alone was a third slower.
 SWITCH_SECONDS = 0.0002
 
 EXIT_FAILED = 1

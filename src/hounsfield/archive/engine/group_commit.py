@@ -22,7 +22,7 @@ from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError, S
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.catalog import FLAG_CONFLICT, Stored
 from hounsfield.archive.index.indexing import IndexContentionError, Indexer, progress_batch
-from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, Location, ObjectRow, encode
+from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, InstanceRow, Location, ObjectRow, encode
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
 from hounsfield.storage_backends.segments import RecordIn
@@ -71,9 +71,8 @@ class GroupCommit:
 
     def _store(self, objects: Sequence[Received], fates: list[Fate | None]) -> None:
         self._indexer.prepare(len(objects))
-        for i, received in enumerate(objects):
-            if self._is_held(received):
-                fates[i] = result_of(received.row, Outcome.DUPLICATE)
+        for i in self._held(objects):
+            fates[i] = result_of(objects[i].row, Outcome.DUPLICATE)
         todo = [i for i, fate in enumerate(fates) if fate is None]
         if not todo:
             return
@@ -87,20 +86,24 @@ class GroupCommit:
         for i, outcome in zip(todo, outcomes, strict=True):
             fates[i] = result_of(objects[i].row, outcome)
 
-    def _is_held(self, received: Received) -> bool:
-        """Whether the same bytes are stored under the same UIDs, as the served instance or beside it."""
-        indexer, row = self._indexer, received.row
+    def _held(self, objects: Sequence[Received]) -> list[int]:
+        """Which objects are stored with the same bytes under the same UIDs, served or kept beside."""
+        indexer = self._indexer
+        known: list[tuple[int, list[InstanceRow]]] = []
         with indexer.store.snapshot() as snapshot:
-            held = indexer.held(snapshot, row)
-            if held is None:
-                return False
-            instances = [
-                held,
-                *indexer.catalog.versions(snapshot, indexer.catalog.instance_key(*received.key)),
-            ]
-        return any(
-            indexer.holds(one.location, one.transfer_syntax_uid, row, received.slices) for one in instances
-        )
+            for i, received in enumerate(objects):
+                held = indexer.held(snapshot, received.row)
+                if held is not None:
+                    key = indexer.catalog.instance_key(*received.key)
+                    known.append((i, [held, *indexer.catalog.versions(snapshot, key)]))
+        return [
+            i
+            for i, instances in known
+            if any(
+                indexer.holds(one.location, one.transfer_syntax_uid, objects[i].row, objects[i].slices)
+                for one in instances
+            )
+        ]
 
 
 def result_of(row: ObjectRow, outcome: Outcome) -> StoreResult:
