@@ -45,10 +45,6 @@ class Gathering:
         self._view = memoryview(self._buffer)
         self.length = 0
 
-    @property
-    def capacity(self) -> int:
-        return len(self._buffer)
-
     def append(self, data: Buffer) -> None:
         """Copy ``data`` to the end; the caller's buffer is free again on return."""
         end = self.length + len(data)

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 
 import trio
 
-from hounsfield.archive.dicom.attributes import extract
+from hounsfield.archive.dicom.attributes import (
+    SERIES_INSTANCE_UID,
+    SOP_CLASS_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    extract,
+    uid_is_usable,
+)
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.scan import scan
 from hounsfield.archive.engine.budget import ByteBudget
@@ -28,11 +35,7 @@ from hounsfield.archive.index.rows import ROW_VERSION, ObjectRow, SourceRow
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
-STUDY_UID, SERIES_UID, SOP_UID, SOP_CLASS_UID = 0x0020000D, 0x0020000E, 0x00080018, 0x00080016
-
 PROBLEM_SOP_MISMATCH = "sop-differs-from-command"
-_UID_CHARACTERS = frozenset("0123456789.")
-_UID_LENGTH_MAX = 64  # PS3.5 9.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,13 +254,13 @@ def _scanned(
     scanned = scan(data, lookup(transfer_syntax_uid))
     found = extract(scanned, data)
     problems: dict[str, None] = dict.fromkeys((*scanned.problems, *found.problems))
-    own_sop, own_class = found.instance.get(SOP_UID, ""), found.instance.get(SOP_CLASS_UID, "")
+    own_sop, own_class = found.instance.get(SOP_INSTANCE_UID, ""), found.instance.get(SOP_CLASS_UID, "")
     if (sop_uid and sop_uid != own_sop) or (sop_class_uid and sop_class_uid != own_class):
         problems[PROBLEM_SOP_MISMATCH] = None
     row = ObjectRow(
         version=ROW_VERSION,
-        study_uid=found.study.get(STUDY_UID, ""),
-        series_uid=found.series.get(SERIES_UID, ""),
+        study_uid=found.study.get(STUDY_INSTANCE_UID, ""),
+        series_uid=found.series.get(SERIES_INSTANCE_UID, ""),
         sop_uid=own_sop,
         sop_class_uid=own_class or sop_class_uid,
         transfer_syntax_uid=transfer_syntax_uid,
@@ -268,7 +271,9 @@ def _scanned(
         received_ns=time.time_ns(),
         source=SourceRow(source.protocol, source.calling_ae, source.called_ae, source.address),
         problems=tuple(str(problem) for problem in problems),
-        quarantine=_unusable(found.study.get(STUDY_UID, ""), found.series.get(SERIES_UID, ""), own_sop),
+        quarantine=_unusable(
+            found.study.get(STUDY_INSTANCE_UID, ""), found.series.get(SERIES_INSTANCE_UID, ""), own_sop
+        ),
     )
     slices: list[Buffer] = list(scanned.slices(data))
     if scanned.layout is Layout.HEADER_ONLY:
@@ -281,6 +286,6 @@ def _unusable(study_uid: str, series_uid: str, sop_uid: str) -> str:
     for name, uid in (("study", study_uid), ("series", series_uid), ("sop", sop_uid)):
         if not uid:
             return f"missing-{name}-instance-uid"
-        if len(uid) > _UID_LENGTH_MAX or not _UID_CHARACTERS.issuperset(uid):
+        if not uid_is_usable(uid):
             return f"invalid-{name}-instance-uid"
     return ""

@@ -7,7 +7,6 @@ read, so whoever commits second reads again and plans again; nothing is ever hal
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -106,9 +105,6 @@ class Catalog:
 
     def study_by_id(self, snapshot: Snapshot, study_id: bytes) -> StudyRow | None:
         return self._row(snapshot, STUDY, study_id, StudyRow)
-
-    def one_series(self, snapshot: Snapshot, study_uid: str, series_uid: str) -> SeriesRow | None:
-        return self._row(snapshot, SERIES, self.series_key(study_uid, series_uid), SeriesRow)
 
     def series_of(self, snapshot: Snapshot, study_id: bytes) -> Iterator[tuple[bytes, SeriesRow]]:
         """Every series of a study, with its key."""
@@ -276,10 +272,6 @@ class Catalog:
         own = {tag: text for tag, text in study_attributes.items() if tag >> 16 == PATIENT_LEVEL}
         _merge(attributes, own, set())
         self._put(batch, PATIENT, key, PatientRow(attributes, (old.studies if old else 0) + 1, now_ns))
-
-
-def now_ns() -> int:
-    return time.time_ns()
 
 
 def _instance_row(stored: Stored) -> InstanceRow:
