@@ -17,7 +17,7 @@ from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.search import Search
 from hounsfield.archive.engine.stable import StableStudies
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
-from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.planner import Planner
@@ -62,6 +62,7 @@ class Stores:
         self.ledger = SegmentLog(blobs, keyring, prefix=LEDGER, limits=options.segments)
         self.sealer = RowSealer(store, keyring)
         self.hashes = KeyedHash(keyring)
+        self.hashes.prepare(HASHED_FIELDS)
         self.catalog = Catalog(self.sealer, self.hashes)
         self.journal = Journal(store, self.sealer, self.hashes, self.ledger)
         self.planner = Planner(store, self.catalog, self.hashes)
@@ -188,6 +189,7 @@ async def open_engine(
 ) -> AsyncIterator[Engine]:
     """A running engine over ``stores``, which stay the caller's to close."""
     engine = Engine(stores, options, owner=owner, on_commit=on_commit)
+    await engine.read(stores.sealer.prepare)
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         try:

@@ -44,6 +44,18 @@ from hounsfield.storage_backends.api import Batch, Snapshot, Table
 PATIENT_ID = 0x00100020
 ISSUER_OF_PATIENT_ID = 0x00100021
 MODALITY = 0x00080060
+#: Everything that the catalog hashes, each field with a key of its own.
+HASHED_FIELDS = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "place-series",
+    "place-instance",
+    "patient",
+    "patient-of-study",
+    tokens.ANY,
+    *tokens.EXACT_FIELDS.values(),
+)
 PATIENT_LEVEL = 0x0010  # group of the patient's own attributes (PS3.3 C.7.1.1)
 
 FLAG_CONFLICT = "conflicting-version-kept"

@@ -15,6 +15,7 @@ import hashlib
 import os
 import struct
 import threading
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Protocol
 
@@ -123,6 +124,11 @@ class KeyedHash:
         self._fields: dict[str, bytes] = {}
         # An object's UIDs are hashed a dozen times on its way in, its study's for every object.
         self.digest = lru_cache(maxsize=DIGESTS_REMEMBERED)(self._digest)
+
+    def prepare(self, fields: Iterable[str]) -> None:
+        """Have the fields' keys at hand: making one takes several syncs, which no object should wait for."""
+        for field in fields:
+            self._fields[field] = self._keys.ensure_key("token", field)
 
     def _digest(self, field: str, value: str, length: int) -> bytes:
         """``length`` (at most 64) bytes that say nothing about ``value`` without the field's key."""
