@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import errno
 import io
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,19 @@ def test_a_fault_is_described_by_type_and_place_alone() -> None:
     assert keys["where"].startswith("test_logs.py:")
     assert "error" not in keys
     assert describe(ConfigError("say this"))["error"] == "say this"
+
+
+def test_a_full_disk_under_the_log_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    lines: Any,  # noqa: ARG001 - it puts logging back
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    set_up_logs(level="debug", form="json", salt=b"salt")
+    structlog.get_logger().info("ready")
 
 
 def test_every_key_that_the_code_logs_is_a_known_one(root_directory: Path) -> None:

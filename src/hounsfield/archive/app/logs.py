@@ -8,12 +8,13 @@ Libraries' own log texts are withheld too, since a DICOM library may well quote 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -99,6 +100,21 @@ class _LibraryHandler(logging.Handler):
         )
 
 
+class _Unfailing:
+    """Standard error that loses a line rather than the server: its disk may be full, its reader gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def set_up_logs(
     *, level: str, form: Literal["auto", "json", "console"], salt: bytes, worker: int | None = None
 ) -> None:
@@ -118,7 +134,7 @@ def set_up_logs(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()
