@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.recovery import RecoveryReport
+from hounsfield.storage_backends.lmdb_store import LmdbLimits
 from hounsfield.storage_backends.segments import ScannedRecord
 from support.archives import ct_slice, open_stores, store, stores_in, write_master_key
 
@@ -201,3 +203,17 @@ async def test_a_segment_without_its_key_does_not_stop_the_start(
         for key, data in hidden:
             key.write_bytes(data)
         assert stores.catch_up(at_start=True).outcomes[Outcome.STORED] == 1
+
+
+async def test_a_start_after_a_crash_needs_no_more_than_the_reserve(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    with stores_in(directory) as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await store(engine, ct_slice(), ExplicitVRLittleEndian)
+            result = await store(engine, ct_slice(), ExplicitVRLittleEndian)
+    shutil.rmtree(directory / "index")  # the most that a crash may have left to do
+    full = EngineOptions(index=LmdbLimits(reserve_bytes=1 << 39))  # more than the disk has free
+    with stores_in(directory, full) as stores:
+        assert stores.catch_up(at_start=True).outcomes[Outcome.STORED] == 2
+        with stores.store.snapshot() as snapshot:
+            assert stores.catalog.study(snapshot, result.study_uid) is not None

@@ -453,3 +453,17 @@ def test_the_cache_of_keys_is_bounded(keyring: Keyring, monkeypatch: pytest.Monk
     for key_id, key in keys.items():
         assert keyring.key("segment", key_id) == key
         assert len(keyring._keys) <= 3
+
+
+def test_a_key_that_exists_needs_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the archive still starts, and reads."""
+    path = tmp_path / "master"
+    path.write_bytes(SECRET)
+    master = load_master_key(f"file:{path}")
+    made = Keyring.create(tmp_path / "keys", master).ensure_key("token", "PatientID")
+
+    def full(*_: object, **__: object) -> bool:
+        raise KeyringError("the disk is full")
+
+    monkeypatch.setattr(keyring_module, "_publish", full)
+    assert Keyring.open(tmp_path / "keys", master).ensure_key("token", "PatientID") == made

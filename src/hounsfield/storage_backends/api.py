@@ -157,8 +157,8 @@ class Batch:
     """Called inside the commit, once its sequence numbers are known and before it becomes
     visible or durable: this is where the ledger is written and synced. Raising aborts all of it."""
     uses_reserve: bool = False
-    """Set on a batch that frees space in the end although it puts or appends (a deletion with its
-    tombstone): it may use the reserve. A batch of deletes and removes alone always may."""
+    """Set on a batch that may use the reserve: one that frees space in the end although it puts or appends
+    (a deletion with its tombstone), or that a start on a full disk needs. Deletes and removes always may."""
 
     def require(self, table: Table, key: bytes, value: bytes | None) -> None:
         """Commit only when ``key`` holds exactly ``value`` (None: holds nothing)."""

@@ -132,7 +132,8 @@ class Keyring:
     def ensure_key(self, purpose: str, key_id: str) -> bytes:
         """The key, made now if there is none; the same in every process, and durable."""
         key = self._keys.get((purpose, key_id))
-        if key is None:
+        # Looked for first: on a disk that is full nothing can be made, and reading must go on.
+        if key is None and not self._path(purpose, key_id).exists():
             key = self._publish_key(purpose, key_id)
         if key is None:
             key = self.key(purpose, key_id)

@@ -67,10 +67,13 @@ class Indexer:
         """Reserve the seals that adding ``objects`` may need."""
         self._sealer.prepare(SEALS_PER_OBJECT * objects)
 
-    def add(self, stored: Sequence[Stored], progress: Batch | None = None) -> list[Outcome]:
+    def add(
+        self, stored: Sequence[Stored], progress: Batch | None = None, *, uses_reserve: bool = False
+    ) -> list[Outcome]:
         """Index ``stored``, no two of which share all their UIDs; one outcome for each, in order.
 
-        ``progress`` is committed along, in the first transaction.
+        ``progress`` is committed along, in the first transaction. ``uses_reserve``: also on a full disk, for
+        what is durable already.
         """
         self.prepare(len(stored))
         outcomes: list[Outcome | None] = [None] * len(stored)
@@ -79,7 +82,7 @@ class Indexer:
             if attempt == 0:
                 with self.store.snapshot() as snapshot:
                     plans = self._plan(snapshot, stored, outcomes)
-                batches = [batch for batch, _ in plans]
+                batches = _batches(plans, uses_reserve)
                 if progress is not None and batches:
                     batches.append(progress)
                 results = self.store.commit_many(batches) if batches else []
@@ -89,7 +92,7 @@ class Indexer:
                 def planned(snapshot: Snapshot) -> list[Batch]:
                     nonlocal plans
                     plans = self._plan(snapshot, stored, outcomes)
-                    return [batch for batch, _ in plans]
+                    return _batches(plans, uses_reserve)
 
                 results = self.store.commit_planned(planned)
             for (_, members), result in zip(plans, results, strict=False):
@@ -187,9 +190,15 @@ class Indexer:
         return plans
 
 
+def _batches(plans: Sequence[_Plan], uses_reserve: bool) -> list[Batch]:
+    for batch, _ in plans:
+        batch.uses_reserve = uses_reserve
+    return [batch for batch, _ in plans]
+
+
 def progress_batch(indexed_to: dict[bytes, int], *, closed: bool = False) -> Batch:
     """Say that records of these segments that begin before the offset are in the index."""
-    batch = Batch()
+    batch = Batch(uses_reserve=True)  # one small row; without it a full archive could not start
     for segment, offset in indexed_to.items():
         batch.put(SEGMENT, segment, encode(SegmentRow(indexed_to=offset, closed=closed)))
     return batch

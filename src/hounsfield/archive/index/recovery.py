@@ -109,7 +109,7 @@ def _index_segment(
     """
     end = indexer.log.size(segment)
     for group in _groups(_stored(indexer, segment, start, report, verify=verify)):
-        for outcome in indexer.add(group):
+        for outcome in indexer.add(group, uses_reserve=True):
             report.outcomes[outcome] += 1
     return end
 

@@ -71,7 +71,7 @@ class RowSealer:
                     epoch, used = epoch + 1, 0
                 key = self._keys.ensure_key("index", str(epoch))  # durable before the first row it seals
                 wanted = SEALS_PER_RESERVATION + seals
-                batch = Batch()
+                batch = Batch(uses_reserve=True)  # one row, without which a full archive could not start
                 batch.require(META, _EPOCH_KEY, held)
                 batch.put(META, _EPOCH_KEY, _EPOCH_ROW.pack(epoch, used + wanted))
                 try:
