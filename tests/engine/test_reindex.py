@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.levels import Level
@@ -58,6 +59,25 @@ async def test_a_lost_index_is_rebuilt(tmp_path: Path) -> None:
         stores.reindex(lambda _done, _total: None)
         async with open_engine(stores, EngineOptions(), owner="test") as engine:
             assert await engine.state("ae") == []
+
+
+@pytest.mark.parametrize(("policy", "served"), [("keep-first", 0), ("newest-current", -1)])
+async def test_the_version_served_does_not_depend_on_the_order_of_segments(
+    tmp_path: Path, policy: str, served: int
+) -> None:
+    directory, options = tmp_path / "data", EngineOptions(duplicates=policy)
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "sop_uid": generate_uid()}
+    sent = [ct_slice(**uids) for _ in range(8)]
+    for data in sent:  # one segment each, and their names are random
+        with stores_in(directory, options) as stores:
+            async with open_engine(stores, options, owner="test") as engine:
+                result = await store(engine, data, ExplicitVRLittleEndian)
+                assert (served == 0 and data is not sent[0]) or await stored_bytes(engine, result) == data
+    shutil.rmtree(directory / "index")
+    with stores_in(directory, options) as stores:
+        stores.reindex(lambda _done, _total: None)
+        async with open_engine(stores, options, owner="test") as engine:
+            assert await stored_bytes(engine, result) == sent[served]
 
 
 async def test_indexing_twice_changes_nothing(tmp_path: Path) -> None:

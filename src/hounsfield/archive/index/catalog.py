@@ -188,7 +188,10 @@ class Catalog:
         return batch
 
     def plan_version(self, snapshot: Snapshot, stored: Stored, *, newest_current: bool) -> Batch:
-        """The batch that keeps ``stored`` beside the current instance of the same UIDs (or in its place)."""
+        """The batch that keeps ``stored`` beside the current instance of the same UIDs (or in its place).
+
+        Which is first is when it was received, not when it is indexed: a reindex meets segments in any order.
+        """
         row = stored.row
         batch = Batch()
         key = self.instance_key(row.study_uid, row.series_uid, row.sop_uid)
@@ -198,11 +201,10 @@ class Catalog:
         batch.require(INSTANCE, key, held)
         current = self.open_row(INSTANCE, key, held, InstanceRow)
         served, kept = _instance_row(stored), current
-        if not newest_current:
+        if newest_current != (served.received_ns >= current.received_ns):
             served, kept = kept, served
-        flags = tuple(sorted({*served.flags, FLAG_CONFLICT}))
-        self._put(batch, INSTANCE, key, _with_flags(served, flags))
-        self._put(batch, VERSION, key + kept.location.record_id, _with_flags(kept, flags))
+        self._put(batch, INSTANCE, key, _conflicting(served))
+        self._put(batch, VERSION, key + kept.location.record_id, _conflicting(kept))
         return batch
 
     def plan_quarantine(self, stored: Stored) -> Batch:
@@ -294,7 +296,8 @@ def _instance_row(stored: Stored) -> InstanceRow:
     )  # fmt: skip
 
 
-def _with_flags(row: InstanceRow, flags: tuple[str, ...]) -> InstanceRow:
+def _conflicting(row: InstanceRow) -> InstanceRow:
+    flags = tuple(sorted({*row.flags, FLAG_CONFLICT}))
     return InstanceRow(
         row.sop_uid, row.sop_class_uid, row.transfer_syntax_uid, row.location, row.layout,
         row.attributes, row.received_ns, flags,
