@@ -86,7 +86,7 @@ def test_a_fault_is_described_by_type_and_place_alone() -> None:
 
 def test_a_full_disk_under_the_log_ends_nothing(
     monkeypatch: pytest.MonkeyPatch,
-    lines: Any,  # noqa: ARG001 - it puts logging back
+    lines: Any,
 ) -> None:
     class Full(io.StringIO):
         def flush(self) -> None:

@@ -12,6 +12,8 @@ from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.index.rows import PatientRow
+from hounsfield.archive.index.tables import PATIENT
 from support.archives import ct_slice, encode, store, stored_bytes, stores_in
 
 UIDS = {"study_uid": generate_uid(), "series_uid": generate_uid(), "sop_uid": generate_uid()}
@@ -119,3 +121,25 @@ async def test_demographics_that_disagree_are_flagged_and_the_first_win(tmp_path
             row = stores.catalog.study(snapshot, study_uid)
             assert row is not None
             assert row.flags == ("attributes-disagree:00100010",)
+
+
+async def test_many_new_studies_of_one_patient_are_one_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share its row: each used to fail all that followed, at a cost that grew with the square."""
+    with stores_in(tmp_path / "data") as stores:
+        plans = []
+        plan_study = stores.catalog.plan_study
+        monkeypatch.setattr(
+            stores.catalog, "plan_study", lambda *arguments: plans.append(1) or plan_study(*arguments)
+        )
+        async with (
+            open_engine(stores, EngineOptions(), owner="test") as engine,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(40):
+                nursery.start_soon(store, engine, ct_slice(), ExplicitVRLittleEndian)
+        with stores.store.snapshot() as snapshot:
+            ((key, sealed),) = snapshot.scan(PATIENT)
+            assert stores.catalog.open_row(PATIENT, key, sealed, PatientRow).studies == 40
+    assert len(plans) == 40

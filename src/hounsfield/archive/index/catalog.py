@@ -150,8 +150,14 @@ class Catalog:
 
     # ------------------------------------------------------------ planning
 
-    def plan_study(self, snapshot: Snapshot, objects: Sequence[Stored]) -> Batch:
-        """The batch that adds ``objects``, all of one study and none known yet, to the catalog."""
+    def plan_study(
+        self, snapshot: Snapshot, objects: Sequence[Stored], patients: dict[bytes, bytes]
+    ) -> Batch:
+        """The batch that adds ``objects``, all of one study and none known yet, to the catalog.
+
+        ``patients``: rows of patients as the batches planned before, and committed before, leave them; this
+        one's is added. Without it many new studies of one patient would fail each other.
+        """
         first = objects[0].row
         now_ns = max(stored.row.received_ns for stored in objects)
         batch = Batch()
@@ -184,7 +190,7 @@ class Catalog:
         self._put(batch, STUDY, study_id, new)
         self._plan_tokens(batch, study_id, old, new)
         if old is None:
-            self._plan_patient(snapshot, batch, patient_key, attributes, now_ns)
+            self._plan_patient(snapshot, batch, patient_key, attributes, now_ns, patients)
         return batch
 
     def plan_version(self, snapshot: Snapshot, stored: Stored, *, newest_current: bool) -> Batch:
@@ -276,16 +282,24 @@ class Catalog:
         for token, value in after - before:
             batch.add(TOKEN, token, value)
 
-    def _plan_patient(
-        self, snapshot: Snapshot, batch: Batch, key: bytes, study_attributes: Attributes, now_ns: int
+    def _plan_patient(  # noqa: PLR0917
+        self,
+        snapshot: Snapshot,
+        batch: Batch,
+        key: bytes,
+        study_attributes: Attributes,
+        now_ns: int,
+        planned: dict[bytes, bytes],
     ) -> None:
-        held = snapshot.get(PATIENT, key)
+        held = planned.get(key) or snapshot.get(PATIENT, key)
         batch.require(PATIENT, key, held)
         old = None if held is None else self.open_row(PATIENT, key, held, PatientRow)
         attributes = dict(old.attributes) if old else {}
         own = {tag: text for tag, text in study_attributes.items() if tag >> 16 == PATIENT_LEVEL}
         _merge(attributes, own, set())
-        self._put(batch, PATIENT, key, PatientRow(attributes, (old.studies if old else 0) + 1, now_ns))
+        row = PatientRow(attributes, (old.studies if old else 0) + 1, now_ns)
+        planned[key] = self._sealer.seal(PATIENT, key, encode(row))
+        batch.put(PATIENT, key, planned[key])
 
 
 def _instance_row(stored: Stored) -> InstanceRow:

@@ -87,8 +87,7 @@ class Indexer:
                     batches.append(progress)
                 results = self.store.commit_many(batches) if batches else []
             else:
-                # Others were first. Planned under the store's own lock nobody can be first again; only
-                # plans of one group can still collide (two studies of a new patient), one fewer each time.
+                # Others were first. Planned under the store's own lock nobody can be first again.
                 def planned(snapshot: Snapshot) -> list[Batch]:
                     nonlocal plans
                     plans = self._plan(snapshot, stored, outcomes)
@@ -182,9 +181,10 @@ class Indexer:
                 batch = self.catalog.plan_version(snapshot, stored, newest_current=self._newest_current)
                 self._journal.append(batch, _event(EVENT_CONFLICT, row, [stored]))
                 plans.append((batch, [(i, Outcome.CONFLICT)]))
+        patients: dict[bytes, bytes] = {}
         for members in by_study.values():
             group = [objects[i] for i in members]
-            batch = self.catalog.plan_study(snapshot, group)
+            batch = self.catalog.plan_study(snapshot, group, patients)
             self._journal.append(batch, _event(EVENT_STORED, group[0].row, group))
             plans.append((batch, [(i, Outcome.STORED) for i in members]))
         return plans
