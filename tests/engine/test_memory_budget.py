@@ -75,3 +75,33 @@ async def test_many_senders_share_a_small_budget(tmp_path: Path) -> None:
                     nursery.start_soon(send, one)
     assert [outcome for outcome, _ in seen] == [Outcome.STORED] * 12
     assert max(in_flight for _, in_flight in seen) <= options.ingest.bytes_in_flight_max
+
+
+async def test_a_group_waits_for_what_is_being_received_and_no_longer_than_it_may(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    options = EngineOptions(ingest=IngestLimits(group_wait_s_max=3600.0), study_stable_s=1e9)
+    with stores_in(tmp_path / "data", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+            slow = engine.begin(transfer_syntax_uid=ExplicitVRLittleEndian, source=TEST_SOURCE)
+            await slow.write(b"the beginning of an object that takes its time")
+            began = trio.current_time()
+            assert (await store(engine, ct_slice(), ExplicitVRLittleEndian)).outcome is Outcome.STORED
+            assert trio.current_time() - began >= 3600.0
+            slow.abandon()
+
+
+async def test_objects_that_are_complete_together_share_a_commit(tmp_path: Path) -> None:
+    options = EngineOptions(ingest=IngestLimits(group_wait_s_max=60.0))
+    with stores_in(tmp_path / "data", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+            sessions = []
+            for _ in range(8):
+                session = engine.begin(transfer_syntax_uid=ExplicitVRLittleEndian, source=TEST_SOURCE)
+                await session.write(ct_slice())
+                sessions.append(session)
+            async with trio.open_nursery() as nursery:
+                for session in sessions:
+                    nursery.start_soon(session.commit)
+            assert engine.statistics().groups == 1
+            assert engine.statistics().objects_stored == 8

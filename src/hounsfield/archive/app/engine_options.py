@@ -23,6 +23,7 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
             bytes_in_flight_max=share,
             budget_wait_s_max=ingest.memory_wait_seconds,
             object_bytes_max=ingest.object_bytes_max,
+            group_wait_s_max=ingest.group_wait_ms_max / 1000,
             group_objects_max=ingest.group_objects_max,
             group_bytes_max=ingest.group_bytes_max,
         ),

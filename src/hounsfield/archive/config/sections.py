@@ -98,6 +98,7 @@ class Ingest(Section, frozen=True):
     memory_bytes_max: Annotated[int, msgspec.Meta(ge=8 * MIB, le=TIB)] = 2 * GIB
     memory_wait_seconds: Seconds = 20.0
     object_bytes_max: Bytes = 768 * MIB
+    group_wait_ms_max: Milliseconds = 4.0
     group_objects_max: Count = 256
     group_bytes_max: Bytes = 64 * MIB
 
