@@ -142,6 +142,20 @@ def test_the_key_is_in_no_environment_and_on_no_command_line(start_server: Any, 
             assert key.hex().encode() not in shown.lower()
 
 
+def test_a_key_from_the_environment_is_not_handed_down(
+    start_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = bytes(range(32)).hex()
+    monkeypatch.setenv("THE_KEY", key)
+    server = start_server("keys.master_key=env:THE_KEY")
+    workers = psutil.Process(server.process.pid).children()
+    assert workers
+    for worker in workers:
+        shown = Path(f"/proc/{worker.pid}/environ").read_bytes()
+        assert b"PATH=" in shown
+        assert key.encode() not in shown
+
+
 def test_a_worker_that_cannot_start_ends_the_start_with_its_reason(start_server: Any) -> None:
     server = start_server("archive.ae_title=FAIL")
     assert server.ready == {"error": "the archive could not start: the stub was told to fail"}

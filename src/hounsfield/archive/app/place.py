@@ -31,8 +31,10 @@ class Place:
         self.started_at = 0.0
         self.failure: str | None = None  # what a worker that could not start said
 
-    def start(self, command: Sequence[str], fds: Sequence[int]) -> Channel:
+    def start(self, command: Sequence[str], fds: Sequence[int], *, without: str = "") -> Channel:
         """Start a worker that inherits ``fds``; the channel to it. Raises OSError.
+
+        ``without`` names a variable of the environment that it must not inherit: the master key's.
 
         Not with trio's own means: they start children from a helper thread, and block no shorter.
         """
@@ -41,6 +43,7 @@ class Place:
             self.popen = subprocess.Popen(
                 [*command, "--channel-fd", str(theirs.fileno())],
                 pass_fds=[*fds, theirs.fileno()],
+                env={name: value for name, value in os.environ.items() if name != without},
                 stdin=subprocess.DEVNULL,
                 stdout=sys.stderr.fileno(),
                 process_group=0,  # a terminal's Ctrl-C is for the supervisor, which drains them

@@ -124,6 +124,8 @@ class Supervisor:
         recovery = keyring.take_recovery_key()
         self.recovery_key = recovery.text() if recovery else None
         self._master_key = master.reveal()
+        scheme, _, name = config.keys.master_key.partition(":")
+        self._key_variable = name if scheme == "env" else ""
         if self._data.created:
             self.announcements.insert(0, f"made a new archive in {self._data.path}")
         if not config.keys.master_key:
@@ -220,7 +222,7 @@ class Supervisor:
             self._data.lock_fd,
             *self._bells,
         ]
-        channel = place.start(self._worker_command, fds)
+        channel = place.start(self._worker_command, fds, without=self._key_variable)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hear_worker, place, channel)
