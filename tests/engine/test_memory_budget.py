@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
-from hounsfield.archive.engine.errors import ObjectTooLargeError, OutOfResourcesError
+from hounsfield.archive.engine.errors import ClosedError, ObjectTooLargeError, OutOfResourcesError
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.types import Outcome
 from support.archives import TEST_SOURCE, ct_slice, store, stores_in
@@ -47,7 +47,7 @@ async def test_waiting_is_bounded(autojump_clock: trio.testing.MockClock) -> Non
 
 
 async def test_an_object_past_the_limit_is_refused_and_others_go_on(tmp_path: Path) -> None:
-    options = EngineOptions(ingest=IngestLimits(bytes_in_flight_max=10_000, object_bytes_max=4_000))
+    options = EngineOptions(ingest=IngestLimits(bytes_in_flight_max=100_000, object_bytes_max=4_000))
     with stores_in(tmp_path / "data", options) as stores:
         async with open_engine(stores, options, owner="test") as engine:
             session = engine.begin(transfer_syntax_uid=ExplicitVRLittleEndian, source=TEST_SOURCE)
@@ -61,7 +61,7 @@ async def test_an_object_past_the_limit_is_refused_and_others_go_on(tmp_path: Pa
 
 async def test_many_senders_share_a_small_budget(tmp_path: Path) -> None:
     data = [ct_slice() for _ in range(12)]
-    options = EngineOptions(ingest=IngestLimits(bytes_in_flight_max=3 * len(data[0]), object_bytes_max=4_000))
+    options = EngineOptions(ingest=IngestLimits(bytes_in_flight_max=3 << 16, object_bytes_max=4_000))
     seen = []
     with stores_in(tmp_path / "data", options) as stores:
         async with open_engine(stores, options, owner="test") as engine:
@@ -88,7 +88,31 @@ async def test_a_group_waits_for_what_is_being_received_and_no_longer_than_it_ma
             began = trio.current_time()
             assert (await store(engine, ct_slice(), ExplicitVRLittleEndian)).outcome is Outcome.STORED
             assert trio.current_time() - began >= 3600.0
+            # One that has been silent is waited for no more.
+            began = trio.current_time()
+            assert (await store(engine, ct_slice(), ExplicitVRLittleEndian)).outcome is Outcome.STORED
+            assert trio.current_time() - began < 3600.0
             slow.abandon()
+
+
+async def test_memory_is_charged_as_buffers_not_as_payload(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            session = engine.begin(transfer_syntax_uid=ExplicitVRLittleEndian, source=TEST_SOURCE)
+            for size, held in ((1, 1 << 16), (65_000, 1 << 16), (65_000, 1 << 17), (1 << 20, 1 << 21)):
+                await session.write(bytes(size))
+                assert engine.statistics().bytes_in_flight == held
+            session.abandon()
+            assert engine.statistics().bytes_in_flight == 0
+
+
+async def test_a_commit_after_the_end_is_refused(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            session = engine.begin(transfer_syntax_uid=ExplicitVRLittleEndian, source=TEST_SOURCE)
+            await session.write(ct_slice())
+        with pytest.raises(ClosedError):
+            await session.commit()
 
 
 async def test_objects_that_are_complete_together_share_a_commit(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
 from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.types import FoundRow
+from hounsfield.storage_backends.api import Batch, CommitResult
 from support.archives import ct_slice, sample_files, store, stored_bytes, stores_in
 
 
@@ -104,3 +105,35 @@ async def test_a_fact_in_the_ledger_that_the_index_missed_is_applied_at_start(tm
         with stores.store.snapshot() as snapshot:
             assert {body["title"] for body in stores.journal.state(snapshot, "ae")} == {"ONE", "TWO"}
         assert stores.catch_up(at_start=True).facts == 0
+
+
+async def test_a_fact_whose_commit_failed_is_never_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger is written before the commit: when the commit then fails, the caller is told "no"."""
+    directory = tmp_path / "data"
+    with stores_in(directory) as stores:
+        stores.journal.commit_fact("ae", "ONE", {"title": "ONE"}, 1)
+        commit = stores.store.commit
+
+        def fail(batch: Batch) -> CommitResult:
+            def refuse(_: CommitResult) -> None:
+                raise OSError("the disk is gone")
+
+            batch.before_commit.append(refuse)
+            return commit(batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(stores.store, "commit", fail)
+            with pytest.raises(OSError, match="the disk is gone"):
+                stores.journal.commit_fact("ae", "TWO", {"title": "TWO"}, 2)
+        stores.journal.commit_fact("ae", "THREE", {"title": "THREE"}, 3)
+        with stores.store.snapshot() as snapshot:
+            live = {body["title"] for body in stores.journal.state(snapshot, "ae")}
+    shutil.rmtree(directory / "index")
+    with stores_in(directory) as stores:
+        stores.reindex(lambda _done, _total: None)
+        with stores.store.snapshot() as snapshot:
+            assert (
+                {body["title"] for body in stores.journal.state(snapshot, "ae")} == live == {"ONE", "THREE"}
+            )

@@ -18,9 +18,14 @@ class BufferPool:
         self._pooled = 0
         self._pooled_bytes_max = pooled_bytes_max
 
+    @staticmethod
+    def size_for(at_least: int) -> int:
+        """The size of the buffer that :meth:`take` gives."""
+        return max(SMALLEST_BYTES, 1 << (at_least - 1).bit_length()) if at_least > 1 else SMALLEST_BYTES
+
     def take(self, at_least: int) -> bytearray:
         """A buffer of at least that many bytes, holding whatever it held."""
-        size = max(SMALLEST_BYTES, 1 << (at_least - 1).bit_length()) if at_least > 1 else SMALLEST_BYTES
+        size = self.size_for(at_least)
         free = self._free.get(size)
         if free:
             self._pooled -= size
@@ -37,19 +42,27 @@ class BufferPool:
 class Gathering:
     """One object's bytes as they arrive, in one contiguous buffer."""
 
-    __slots__ = ("_buffer", "_pool", "_view", "length")
+    __slots__ = ("_buffer", "_expected_bytes", "_pool", "_view", "length")
 
     def __init__(self, pool: BufferPool, expected_bytes: int = 0) -> None:
         self._pool = pool
-        self._buffer = pool.take(expected_bytes)
+        self._buffer = bytearray()
         self._view = memoryview(self._buffer)
+        self._expected_bytes = expected_bytes
         self.length = 0
+
+    def capacity_for(self, more: int) -> int:
+        """Bytes of memory that holding ``more`` bytes beside those that are here takes."""
+        end = self.length + more
+        if end <= len(self._buffer):
+            return len(self._buffer)
+        return self._pool.size_for(end if self._buffer else max(end, self._expected_bytes))
 
     def append(self, data: Buffer) -> None:
         """Copy ``data`` to the end; the caller's buffer is free again on return."""
         end = self.length + len(data)
         if end > len(self._buffer):
-            self._grow(end)
+            self._grow(self.capacity_for(len(data)))
         self._view[self.length : end] = data
         self.length = end
 
@@ -57,7 +70,8 @@ class Gathering:
         larger = self._pool.take(at_least)
         view = memoryview(larger)
         view[: self.length] = self._view[: self.length]
-        self._pool.give_back(self._buffer)
+        if self._buffer:
+            self._pool.give_back(self._buffer)
         self._buffer, self._view = larger, view
 
     def contents(self) -> memoryview:

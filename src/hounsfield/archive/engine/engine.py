@@ -127,6 +127,7 @@ class Engine:
         self.dataset_bytes = self._retrieve.dataset_bytes
         self.bulk = self._retrieve.bulk
         self.read = self._gate.read
+        self.heavy = self._gate.heavy
 
     def begin(
         self, *, transfer_syntax_uid: str, sop_class_uid: str = "", sop_instance_uid: str = "", source: Source
@@ -177,7 +178,7 @@ class Engine:
             bytes_stored=self._ingest.bytes_stored,
             groups=self._ingest.groups,
             bytes_in_flight=self._ingest.budget.in_flight,
-            sessions_open=self._ingest.sessions_open,
+            sessions_open=len(self._ingest.sessions),
             frames_read=figures.frames,
             frames_read_cached=figures.frames_cached,
         )

@@ -14,15 +14,20 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class Gate:
-    """Runs blocking calls on threads: one lane for commits, a few for reads and queries."""
+    """Runs blocking calls on threads: a lane for commits, one for heavy work, a few for reads."""
 
     def __init__(self, readers_max: int = READERS_MAX) -> None:
         self._commits = trio.CapacityLimiter(1)
         self._reads = trio.CapacityLimiter(readers_max)
+        self._heavy = trio.CapacityLimiter(1)
 
     async def commit(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run ``function`` in the commit lane: one at a time, in order, never abandoned."""
         return await trio.to_thread.run_sync(function, *arguments, limiter=self._commits)
+
+    async def heavy(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Run ``function``, which may take a second or hundreds of megabytes, one such call at a time."""
+        return await trio.to_thread.run_sync(function, *arguments, limiter=self._heavy)
 
     async def read(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run ``function`` beside other reads; its caller may be cancelled only when it has returned."""

@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError, StorageFailedError
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.catalog import FLAG_CONFLICT, Stored
@@ -62,7 +60,7 @@ class GroupCommit:
                 "the disk is full up to its reserve: free space or add a tier, then send again"
             )
             failure.__cause__ = error
-        except (StorageError, OSError, IndexContentionError, msgspec.MsgspecError) as error:
+        except (StorageError, OSError, ValueError, IndexContentionError) as error:
             failure = StorageFailedError(
                 f"storing failed ({type(error).__name__}); not acknowledged, send again"
             )

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -34,6 +35,11 @@ from hounsfield.archive.engine.types import Outcome, Source, StoreResult
 from hounsfield.archive.index.rows import ROW_VERSION, ObjectRow, SourceRow
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
+
+SCAN_INLINE_BYTES = (
+    1 << 20
+)  # a larger object, or a deflated one, is scanned on a thread: it may take a second
+RECEIVING_S = 0.01  # a sender that was silent for so long is not about to complete its object
 
 PROBLEM_SOP_MISMATCH = "sop-differs-from-command"
 
@@ -83,6 +89,7 @@ class IngestSession:
         self._source = source
         self._gathering: Gathering | None = Gathering(ingest.pool, ingest.expected_bytes)
         self._taken = 0
+        self.last_write = trio.current_time()
 
     async def write(self, data: Buffer) -> None:
         """Copy ``data`` to the object's end; waits while the memory budget is used up.
@@ -99,14 +106,17 @@ class IngestSession:
                 f"an object of more than {self._ingest.limits.object_bytes_max} bytes is not taken; "
                 "raise ingest.object_bytes_max"
             )
-        if not self._ingest.budget.take_nowait(len(data)):
-            try:
-                await self._ingest.budget.take(len(data))
-            except EngineError:
-                self.abandon()
-                raise
-        self._taken += len(data)
+        more = gathering.capacity_for(len(data)) - self._taken  # memory is what is budgeted, not payload
+        if more > 0:
+            if not self._ingest.budget.take_nowait(more):
+                try:
+                    await self._ingest.budget.take(more)
+                except EngineError:
+                    self.abandon()
+                    raise
+            self._taken += more
         gathering.append(data)
+        self.last_write = trio.current_time()
 
     async def commit(self) -> StoreResult:
         """Return once the object is durable, indexed and visible to every worker.
@@ -118,13 +128,18 @@ class IngestSession:
         if gathering is None:
             raise ClosedError("this object was abandoned or committed already")
         try:
-            received = _scanned(
+            scan_all = partial(
+                _scanned,
                 gathering.contents(),
                 self._transfer_syntax_uid,
                 self._sop_class_uid,
                 self._sop_uid,
                 self._source,
             )
+            if gathering.length > SCAN_INLINE_BYTES or lookup(self._transfer_syntax_uid).deflated:
+                received = await self._ingest.gate.heavy(scan_all)
+            else:
+                received = scan_all()
             self._ingest.expected_bytes = gathering.length
             return await self._ingest.submit(_Pending(received, gathering.length))
         finally:
@@ -136,7 +151,7 @@ class IngestSession:
             self._gathering.release()
             self._gathering = None
             self._ingest.budget.give_back(self._taken)
-            self._ingest.sessions_open -= 1
+            self._ingest.sessions.discard(self)
             self._taken = 0
 
 
@@ -150,13 +165,14 @@ class Ingest:
         self.pool = BufferPool()
         self.budget = ByteBudget(limits.bytes_in_flight_max, limits.budget_wait_s_max)
         self.expected_bytes = 0  # the last object's size: the next is likely the same
-        self.sessions_open = 0
+        self.sessions: set[IngestSession] = set()
         self.outcomes = dict.fromkeys(Outcome, 0)
         self.failed = 0
         self.bytes_stored = 0
         self.groups = 0
         self._commit = group_commit
-        self._gate = gate
+        self.gate = gate
+        self._ended = False
         self._on_commit = on_commit
         self._waiting: deque[_Pending] = deque()
         self._work = trio.Event()
@@ -169,11 +185,13 @@ class Ingest:
         if self._closing:
             raise ClosedError("the archive is draining; send to it again when it is back")
         session = IngestSession(self, transfer_syntax_uid, sop_class_uid, sop_instance_uid, source)
-        self.sessions_open += 1
+        self.sessions.add(session)
         return session
 
     async def submit(self, pending: _Pending) -> StoreResult:
         """Queue an object and wait for its fate."""
+        if self._ended:
+            raise ClosedError("the archive has stopped committing; send again when it is back")
         pending.task = trio.lowlevel.current_task()
         self._waiting.append(pending)
         self._work.set()
@@ -198,6 +216,7 @@ class Ingest:
             while True:
                 if not self._waiting:
                     if self._closing:
+                        self._ended = True
                         return
                     self._work = trio.Event()
                     await self._work.wait()
@@ -212,12 +231,18 @@ class Ingest:
 
     async def _gather(self) -> None:
         """Wait a moment for the objects that are being received beside the first one of a group."""
-        if len(self._waiting) >= self.sessions_open or not self.limits.group_wait_s_max:
+        if not self.limits.group_wait_s_max:
             return
         with trio.move_on_after(self.limits.group_wait_s_max):
-            while len(self._waiting) < self.sessions_open:
+            while self._is_receiving():
                 self._work = trio.Event()
                 await self._work.wait()
+
+    def _is_receiving(self) -> bool:
+        """Whether an object that is not complete got bytes just now: an idle sender keeps nobody waiting."""
+        since = trio.current_time() - RECEIVING_S
+        recent = sum(session.last_write > since for session in self.sessions)
+        return recent > len(self._waiting)
 
     def _next_group(self) -> list[_Pending]:
         group: list[_Pending] = []
@@ -244,7 +269,7 @@ class Ingest:
         objects = [pending.received for pending in group]
         fates: list[Fate]
         try:
-            fates = await self._gate.commit(self._commit.store, objects)
+            fates = await self.gate.commit(self._commit.store, objects)
         except Exception as error:  # noqa: BLE001  an unforeseen defect must answer its senders, not end ingest
             failure = StorageFailedError(
                 f"storing failed ({type(error).__name__}); not acknowledged, send again"

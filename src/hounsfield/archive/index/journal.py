@@ -12,12 +12,12 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hounsfield.archive.index.rows import RECORD_KIND_FACT, Event, decode, encode
+from hounsfield.archive.index.rows import RECORD_KIND_FACT, RECORD_KIND_FACT_FAILED, Event, decode, encode
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import JOURNAL, META, STATE
 from hounsfield.storage_backends.api import Batch, CommitResult, KeyValueStore, Snapshot
 from hounsfield.storage_backends.errors import PreconditionError
-from hounsfield.storage_backends.segments import Damage, RecordIn, SegmentLog
+from hounsfield.storage_backends.segments import Damage, RecordIn, RecordRef, SegmentLog
 
 STATE_KEY_BYTES = 12
 COMMIT_ATTEMPTS_MAX = 1000  # bounded only so that a bug cannot spin for ever; contention resolves in a few
@@ -90,9 +90,12 @@ class Journal:
             with self._store.snapshot() as snapshot:
                 number = self.facts(snapshot) + 1
             entry = _SEQUENCE.pack(number) + encode(event)
+            written: list[RecordRef] = []
 
-            def write_ledger(_: CommitResult, entry: bytes = entry) -> None:
-                self._ledger.append([RecordIn(RECORD_KIND_FACT, (entry,))])
+            def write_ledger(
+                _: CommitResult, entry: bytes = entry, written: list[RecordRef] = written
+            ) -> None:
+                written += self._ledger.append([RecordIn(RECORD_KIND_FACT, (entry,))])
 
             batch = self._fact_batch(number, event)
             batch.before_commit.append(write_ledger)
@@ -100,6 +103,11 @@ class Journal:
                 self._store.commit(batch)
             except PreconditionError:
                 continue
+            except Exception:
+                # The caller is told that it did not happen: no replay may make it happen.
+                for ref in written:
+                    self._ledger.append([RecordIn(RECORD_KIND_FACT_FAILED, (ref.record_id,))])
+                raise
             return number
         raise RuntimeError("a fact found no place between other commits; this is a defect")
 
@@ -136,14 +144,19 @@ class Journal:
 
     def ledger(self, damaged: Callable[[Damage], None]) -> list[tuple[int, Event]]:
         """Every fact in the ledger, in the order they were committed."""
-        facts: list[tuple[int, Event]] = []
+        facts: list[tuple[int, Event, bytes]] = []
+        failed: set[bytes] = set()
         for segment in self._ledger.segment_ids():
             for record in self._ledger.scan(segment):
                 if isinstance(record, Damage):
                     damaged(record)
                     continue
+                if record.kind == RECORD_KIND_FACT_FAILED:
+                    failed.add(record.row)
+                    continue
                 sequence = int(_SEQUENCE.unpack_from(record.row)[0])
-                facts.append((sequence, decode(Event, record.row[_SEQUENCE.size :])))
+                event = decode(Event, record.row[_SEQUENCE.size :])
+                facts.append((sequence, event, record.ref.record_id))
         # Two of one number: the first was written by a process that died before its commit.
         facts.sort(key=lambda fact: (fact[0], fact[1].at_ns))
-        return facts
+        return [(number, event) for number, event, record_id in facts if record_id not in failed]

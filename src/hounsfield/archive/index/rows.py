@@ -20,6 +20,7 @@ from hounsfield.storage_backends.segment_format import (
 ROW_VERSION = 1
 RECORD_KIND_OBJECT = 1
 RECORD_KIND_FACT = 2
+RECORD_KIND_FACT_FAILED = 3  # names the record of a fact whose commit failed
 FRAMES_INLINE_MAX = 64  # longer tables of unequal frames stay in the record, where one read finds them
 
 Attributes = dict[int, str]

@@ -154,7 +154,7 @@ class Frames:
             if not is_deflated(found.row.transfer_syntax_uid):
                 raise
         header = await self._engine.header(found)
-        data = await self._engine.read(deflated_frame, header, number)
+        data = await self._engine.heavy(deflated_frame, header, number)
         return Frame(data, found.row.transfer_syntax_uid)
 
     def _numbers(self, text: str) -> list[int]:

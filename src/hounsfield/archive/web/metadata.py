@@ -106,7 +106,7 @@ class Metadata:
     async def _pixels(self, one: Instance, ranges: tuple[accept.MediaRange, ...]) -> BuffersResponse:
         if is_deflated(one.row.transfer_syntax_uid):
             header = await self._engine.header(one)
-            buffers = [await self._engine.read(deflated_pixels, header)]
+            buffers = [await self._engine.heavy(deflated_pixels, header)]
         else:
             buffers = await self._engine.bulk(one)
         if not buffers:
