@@ -26,7 +26,7 @@ class Hounsfield(Peer):
 
     name = "hounsfield"
     label = "Hounsfield"
-    durable = "sealed, synced and indexed (index synced)"
+    durable = "sealed, synced and indexed"
     tuning = "defaults"
     arguments: tuple[str, ...] = ()
 
