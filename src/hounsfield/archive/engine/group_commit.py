@@ -98,7 +98,9 @@ class GroupCommit:
             i
             for i, instances in known
             if any(
-                indexer.holds(one.location, one.transfer_syntax_uid, objects[i].row, objects[i].slices)
+                indexer.holds(
+                    one, objects[i].row, [len(piece) for piece in objects[i].slices], objects[i].slices
+                )
                 for one in instances
             )
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from hounsfield.archive.dicom.cuts import FrameError, Layout, fragments_of, frame_bytes, undivided_frame
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
@@ -21,6 +22,8 @@ from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.errors import BlobNotFoundError, FormatError, SealError, ShortReadError
 from hounsfield.storage_backends.segments import PartRef, SegmentLog
 
+#: What reading a damaged or missing record raises.
+UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, FormatError)
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
 
 
@@ -53,7 +56,7 @@ class Retrieve:
             return None
         try:
             data = self._log.try_open_part(part)
-        except (SealError, BlobNotFoundError, ShortReadError, FormatError) as error:
+        except UNREADABLE as error:
             raise _damaged() from error
         if data is None:
             return None
@@ -81,7 +84,7 @@ class Retrieve:
                 ref = self._indexer.ref_of(row.location)
                 part = ref.part(1 + number if layout.has_frames else 2)
             data = self._log.open_part(part)
-        except (SealError, BlobNotFoundError, ShortReadError, FormatError) as error:
+        except UNREADABLE as error:
             raise _damaged() from error
         self.figures.frames += 1
         if layout is Layout.UNDIVIDED_NATIVE:
@@ -142,7 +145,7 @@ class Retrieve:
             trailer: Buffer = (
                 self._log.open_part(ref.part(len(ref.part_lengths) - 1)) if location.trailer_bytes else b""
             )
-        except (SealError, BlobNotFoundError, ShortReadError, FormatError) as error:
+        except UNREADABLE as error:
             raise _damaged() from error
         return Header(head, trailer, row.transfer_syntax_uid)
 
@@ -162,7 +165,7 @@ class Retrieve:
 
     def _parts(self, instance: Instance) -> Iterator[PartRef]:
         ref = self._indexer.ref_of(instance.row.location)
-        return (ref.part(i) for i in range(1, len(ref.part_lengths)) if ref.part_lengths[i])
+        return (part for part in islice(ref.parts(), 1, None) if part.length)
 
     def _next_piece(self, parts: Iterator[PartRef]) -> list[Buffer]:
         piece: list[Buffer] = []
@@ -174,7 +177,7 @@ class Retrieve:
                 size += len(data)
                 if size >= PIECE_BYTES:
                     break
-        except (SealError, BlobNotFoundError, ShortReadError, FormatError) as error:
+        except UNREADABLE as error:
             raise _damaged() from error
         return piece
 
@@ -187,14 +190,14 @@ class Retrieve:
         layout = Layout(instance.row.layout)
         out: list[Buffer] = []
         try:
-            for i in range(2, len(ref.part_lengths) - 1):
-                data = self._log.open_part(ref.part(i))
+            for part in islice(ref.parts(), 2, len(ref.part_lengths) - 1):
+                data = self._log.open_part(part)
                 out.extend(
                     fragments_of(data)
                     if layout is Layout.UNDIVIDED_ENCAPSULATED
                     else [frame_bytes(data, layout)]
                 )
-        except (SealError, BlobNotFoundError, ShortReadError, FormatError) as error:
+        except UNREADABLE as error:
             raise _damaged() from error
         return out
 

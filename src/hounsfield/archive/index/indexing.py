@@ -8,8 +8,9 @@ would otherwise starve each other. Indexing a record twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from itertools import islice
 
 from hounsfield.archive.index.catalog import Catalog, Stored
 from hounsfield.archive.index.journal import Journal
@@ -113,15 +114,19 @@ class Indexer:
         return self.catalog.instance(snapshot, row.study_uid, row.series_uid, row.sop_uid)
 
     def holds(
-        self, location: Location, transfer_syntax_uid: str, row: ObjectRow, slices: Sequence[Buffer]
+        self, held: InstanceRow, row: ObjectRow, lengths: Sequence[int], pieces: Iterable[Buffer]
     ) -> bool:
-        """Whether a stored record is, byte for byte and in the same syntax, the object in ``slices``."""
-        if transfer_syntax_uid != row.transfer_syntax_uid:
+        """Whether a stored record is, byte for byte and in the same syntax, the object in ``pieces``.
+
+        ``lengths`` are theirs: header, frames…, trailer. Pieces are only taken when all lengths agree.
+        """
+        if held.transfer_syntax_uid != row.transfer_syntax_uid:
             return False
-        ref = self.ref_of(location)
-        if ref.part_lengths[1:] != tuple(len(piece) for piece in slices):
+        ref = self.ref_of(held.location)
+        if ref.part_lengths[1:] != tuple(lengths):
             return False
-        return all(self.log.open_part(ref.part(1 + i)) == piece for i, piece in enumerate(slices))
+        parts = islice(ref.parts(), 1, None)
+        return all(self.log.open_part(part) == piece for part, piece in zip(parts, pieces, strict=True))
 
     def ref_of(self, location: Location) -> RecordRef:
         """The record with its whole part table, which is read from the record when the row lacks it."""
@@ -133,15 +138,9 @@ class Indexer:
         return record.ref
 
     def _same(self, held: InstanceRow, stored: Stored) -> bool:
-        if held.transfer_syntax_uid != stored.row.transfer_syntax_uid:
-            return False
-        ours, theirs = self.ref_of(stored.location), self.ref_of(held.location)
-        if ours.part_lengths[1:] != theirs.part_lengths[1:]:
-            return False
-        return all(
-            self.log.open_part(ours.part(i)) == self.log.open_part(theirs.part(i))
-            for i in range(1, len(ours.part_lengths))
-        )
+        ref = self.ref_of(stored.location)
+        pieces = (self.log.open_part(part) for part in islice(ref.parts(), 1, None))
+        return self.holds(held, stored.row, ref.part_lengths[1:], pieces)
 
     def _plan(
         self, snapshot: Snapshot, objects: Sequence[Stored], outcomes: list[Outcome | None]
