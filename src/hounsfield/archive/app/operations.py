@@ -71,7 +71,7 @@ class Operations:
                 "instance": found.row.sop_uid,
                 "sop_class": found.row.sop_class_uid,
                 "transfer_syntax": found.row.transfer_syntax_uid,
-                "bytes": self._engine.dataset_bytes(found),
+                "bytes": await self._engine.dataset_bytes(found),
             }
             for found in await self._engine.instances(study, series, instance)
         ]

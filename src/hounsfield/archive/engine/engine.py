@@ -13,6 +13,7 @@ import trio
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.group_commit import GroupCommit
 from hounsfield.archive.engine.ingest import Ingest, IngestLimits, IngestSession
+from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.search import Search
 from hounsfield.archive.engine.stable import StableStudies
@@ -107,7 +108,8 @@ class Engine:
         self._gate = Gate()
         self._ingest = Ingest(GroupCommit(stores.indexer), self._gate, options.ingest, on_commit)
         self._search = Search(stores.planner, self._gate)
-        self._retrieve = Retrieve(stores.indexer, self._gate)
+        self.records = Records(stores.indexer)
+        self._retrieve = Retrieve(stores.indexer, self.records, self._gate)
         self._stable = StableStudies(
             stores.store,
             stores.journal,
@@ -125,6 +127,7 @@ class Engine:
         self.header_blocking = self._retrieve.header_blocking
         self.dataset = self._retrieve.dataset
         self.dataset_bytes = self._retrieve.dataset_bytes
+        self.dataset_bytes_blocking = self._retrieve.dataset_bytes_blocking
         self.bulk = self._retrieve.bulk
         self.read = self._gate.read
         self.heavy = self._gate.heavy
@@ -168,7 +171,7 @@ class Engine:
 
     def statistics(self) -> EngineStatistics:
         outcomes = self._ingest.outcomes
-        figures = self._retrieve.figures
+        figures = self.records.figures
         return EngineStatistics(
             objects_stored=outcomes[Outcome.STORED],
             objects_duplicate=outcomes[Outcome.DUPLICATE],

@@ -306,7 +306,7 @@ def _instance_row(stored: Stored) -> InstanceRow:
     row = stored.row
     return InstanceRow(
         row.sop_uid, row.sop_class_uid, row.transfer_syntax_uid, stored.location, row.layout,
-        row.instance, row.received_ns, row.problems,
+        row.instance, row.received_ns, row.problems, row.stored_as,
     )  # fmt: skip
 
 
@@ -314,7 +314,7 @@ def _conflicting(row: InstanceRow) -> InstanceRow:
     flags = tuple(sorted({*row.flags, FLAG_CONFLICT}))
     return InstanceRow(
         row.sop_uid, row.sop_class_uid, row.transfer_syntax_uid, row.location, row.layout,
-        row.attributes, row.received_ns, flags,
+        row.attributes, row.received_ns, flags, row.stored_as,
     )  # fmt: skip
 
 

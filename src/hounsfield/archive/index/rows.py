@@ -52,6 +52,7 @@ class ObjectRow(msgspec.Struct, array_like=True, frozen=True):
     source: SourceRow
     problems: tuple[str, ...] = ()
     quarantine: str = ""
+    stored_as: str = ""  # how the frames are encoded on disk, "" when as received
 
 
 class Location(msgspec.Struct, array_like=True, frozen=True):
@@ -125,6 +126,7 @@ class InstanceRow(msgspec.Struct, array_like=True, frozen=True):
     attributes: Attributes
     received_ns: int
     flags: tuple[str, ...] = ()
+    stored_as: str = ""  # how the frames are encoded on disk, "" when as received
 
 
 class SeriesRow(msgspec.Struct, array_like=True, frozen=True):

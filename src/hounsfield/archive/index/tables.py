@@ -18,6 +18,12 @@ state      plain    kind, NUL, hash of the name (12)                     what fa
 journal    log      sequence (8)                                         Event
 meta       plain    name                                                 counters, leases, cursors
 segment    plain    segment id (16)                                      SegmentRow: how far it is indexed
+fresh      plain    study id (12)                                        random: its n-grams are not merged
+grams      plain    study id (12)                                        for which texts n-grams stand
+tombstone  plain    record id (16)                                       a deleted record: never indexed again
+use        plain    segment id (16)                                      dead bytes and records
+correction plain    what is corrected                                    the corrections that apply
+scrub      plain    segment id (16)                                      when verified, and what was found
 ========== ======== ==================================================== ===========================
 """
 
@@ -44,7 +50,14 @@ STATE = Table("state")
 JOURNAL = Table("journal", TableKind.LOG)
 META = Table("meta")
 SEGMENT = Table("segment")
+FRESH = Table("fresh")
+GRAMS = Table("grams")
+TOMBSTONE = Table("tombstone")
+USE = Table("use")
+CORRECTION = Table("correction")
+SCRUB = Table("scrub")
 
 ALL_TABLES = (
     PATIENT, STUDY, SERIES, INSTANCE, PLACE, TOKEN, VERSION, QUARANTINE, STATE, JOURNAL, META, SEGMENT,
+    FRESH, GRAMS, TOMBSTONE, USE, CORRECTION, SCRUB,
 )  # fmt: skip

@@ -58,7 +58,7 @@ class Instances:
             return StreamResponse(
                 [(b"content-type", _part_type(one))],
                 self._file(one, head),
-                length=len(head) + self._engine.dataset_bytes(one) if known else None,
+                length=len(head) + await self._engine.dataset_bytes(one) if known else None,
             )
         boundary = new_boundary()
         base = base_url(scope, self._settings.base_url)
@@ -79,7 +79,7 @@ class Instances:
     def _part(self, one: Instance, boundary: bytes, base: str, first: bool) -> tuple[bytes, int]:
         """What precedes one object's data set on the wire, and the data set's length."""
         header = _file_header(one)
-        size = self._engine.dataset_bytes(one)
+        size = self._engine.dataset_bytes_blocking(one)
         location = instance_url(base, one.study_uid, one.series_uid, one.row.sop_uid)
         head = part_head(
             boundary, _part_type(one), len(header) + size, location.encode("ascii", "replace"), first=first
@@ -101,7 +101,7 @@ class Instances:
 
     async def _file(self, one: Instance, head: bytes) -> AsyncGenerator[Sequence[Buffer], None]:
         """``head`` and the data set; no empty read follows the last when the length is known."""
-        left = self._engine.dataset_bytes(one) if one.row.location.has_table else -1
+        left = await self._engine.dataset_bytes(one) if one.row.location.has_table else -1
         before: tuple[bytes, ...] = (head,)
         async with aclosing(self._engine.dataset(one)) as buffers:  # type: ignore[type-var]
             async for buffer in buffers:

@@ -1,0 +1,182 @@
+"""Reading one stored object, whatever way it is stored: its header, one frame, all of its bytes.
+
+Blocking, except :meth:`Records.frame_nowait`, which answers from memory or not at all. Callers hand in
+the instance's index row; nothing here looks anything up. ``DamagedError`` when bytes do not open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+from hounsfield.archive.dicom.cuts import FrameError, Layout, fragments_of, frame_bytes, undivided_frame
+from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
+from hounsfield.archive.engine.types import Frame, Header
+from hounsfield.archive.index.indexing import Indexer
+from hounsfield.archive.index.rows import Attributes, InstanceRow
+from hounsfield.codecs.frames import FrameShape
+from hounsfield.storage_backends.api import Buffer
+from hounsfield.storage_backends.errors import BlobNotFoundError, FormatError, SealError, ShortReadError
+from hounsfield.storage_backends.segments import PartRef
+
+#: What reading a damaged or missing record raises.
+UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, FormatError)
+PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
+
+
+@dataclass(slots=True)
+class RetrieveFigures:
+    frames: int = 0
+    frames_cached: int = 0
+
+
+class Records:
+    """Opens stored objects. Any number of threads at once."""
+
+    def __init__(self, indexer: Indexer) -> None:
+        self._indexer = indexer
+        self._log = indexer.log
+        self.figures = RetrieveFigures()
+
+    def frame_nowait(self, row: InstanceRow, number: int) -> Frame | None:
+        """Frame ``number`` (from 1) if no disk has to be waited for, else None; errors as :meth:`frame`."""
+        if not row.location.has_table:
+            return None
+        part = _frame_part(row, number)
+        if part is None:
+            return None
+        with _damage_named():
+            data = self._log.try_open_part(part)
+        if data is None:
+            return None
+        self.figures.frames += 1
+        self.figures.frames_cached += 1
+        return Frame(frame_bytes(data, Layout(row.layout)), row.transfer_syntax_uid)
+
+    def frame(self, row: InstanceRow, number: int) -> Frame:
+        """Frame ``number``, from 1, as received.
+
+        Raises ``NotFoundError``, ``NotSeparableError`` (the object's frames have no bytes of their own)
+        or ``DamagedError``.
+        """
+        layout = Layout(row.layout)
+        with _damage_named():
+            part = _frame_part(row, number)
+            if part is None:
+                ref = self._indexer.ref_of(row.location)
+                part = ref.part(1 + number if layout.has_frames else 2)
+            data = self._log.open_part(part)
+        self.figures.frames += 1
+        if layout is Layout.UNDIVIDED_NATIVE:
+            try:
+                return Frame(
+                    undivided_frame(data, layout, _shape(row.attributes), number), row.transfer_syntax_uid
+                )
+            except FrameError as error:
+                raise NotSeparableError(str(error)) from error
+        return Frame(frame_bytes(data, layout), row.transfer_syntax_uid)
+
+    def header(self, row: InstanceRow) -> Header:
+        """The data set without its pixel data's value, as received."""
+        with _damage_named():
+            ref = self._indexer.ref_of(row.location)
+            head = self._log.open_part(ref.part(1))
+            trailer: Buffer = (
+                self._log.open_part(ref.part(len(ref.part_lengths) - 1))
+                if row.location.trailer_bytes
+                else b""
+            )
+        return Header(head, trailer, row.transfer_syntax_uid)
+
+    def data_set_bytes(self, row: InstanceRow) -> int:
+        """The data set's length in bytes, without reading it when the index knows."""
+        with _damage_named():
+            return sum(self._indexer.ref_of(row.location).part_lengths[1:])
+
+    def pieces(self, row: InstanceRow) -> Iterator[list[Buffer]]:
+        """The data set as received, in lists of buffers of a few megabytes (or of one large frame)."""
+        with _damage_named():
+            piece: list[Buffer] = []
+            size = 0
+            for part in self._parts(row):
+                data = self._log.open_part(part)
+                piece.append(data)
+                size += len(data)
+                if size >= PIECE_BYTES:
+                    yield piece
+                    piece, size = [], 0
+            if piece:
+                yield piece
+
+    def _parts(self, row: InstanceRow) -> Iterator[PartRef]:
+        ref = self._indexer.ref_of(row.location)
+        return (part for part in islice(ref.parts(), 1, None) if part.length)
+
+    def bulk(self, row: InstanceRow) -> list[Buffer]:
+        """The whole pixel data: of encapsulated data the fragments, else the frames."""
+        layout = Layout(row.layout)
+        out: list[Buffer] = []
+        with _damage_named():
+            ref = self._indexer.ref_of(row.location)
+            for part in islice(ref.parts(), 2, len(ref.part_lengths) - 1):
+                data = self._log.open_part(part)
+                out.extend(
+                    fragments_of(data)
+                    if layout is Layout.UNDIVIDED_ENCAPSULATED
+                    else [frame_bytes(data, layout)]
+                )
+        return out
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    try:
+        yield
+    except UNREADABLE as error:
+        raise DamagedError(
+            "the stored record does not open: it is damaged; restore it from a backup"
+        ) from error
+
+
+def _frame_part(row: InstanceRow, number: int) -> PartRef | None:
+    """Where frame ``number`` lies, None when it takes more than the index to say."""
+    layout = Layout(row.layout)
+    location = row.location
+    if layout.has_frames:
+        if not 1 <= number <= location.frames:
+            raise NotFoundError(f"this instance has {location.frames} frames; there is no frame {number}")
+        return location.frame_part(number) if location.has_table else None
+    if layout is Layout.HEADER_ONLY:
+        raise NotSeparableError(
+            "this instance has no pixel data that can be read frame by frame; fetch it whole"
+        )
+    frames = max(1, number_of(row.attributes.get(0x00280008, ""), 1))
+    if not 1 <= number <= frames:
+        raise NotFoundError(f"this instance has {frames} frames; there is no frame {number}")
+    if layout is Layout.UNDIVIDED_NATIVE:
+        return None
+    if frames > 1:
+        raise NotSeparableError(
+            "the frames of this instance cannot be told apart without decoding; fetch it whole"
+        )
+    return location.frame_part(1) if location.has_table else None
+
+
+def _shape(attributes: Attributes) -> FrameShape:
+    return FrameShape(
+        rows=number_of(attributes.get(0x00280010, "")),
+        columns=number_of(attributes.get(0x00280011, "")),
+        samples_per_pixel=number_of(attributes.get(0x00280002, ""), 1),
+        bits_allocated=number_of(attributes.get(0x00280100, ""), 1),
+        photometric=attributes.get(0x00280004, ""),
+    )
+
+
+def number_of(text: str, default: int = 0) -> int:
+    """The first whole number of an attribute's text, or ``default``."""
+    try:
+        return int(text.split("\\", maxsplit=1)[0].strip() or default)
+    except ValueError:
+        return default
