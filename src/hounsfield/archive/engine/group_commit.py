@@ -91,9 +91,8 @@ class GroupCommit:
         with indexer.store.snapshot() as snapshot:
             for i, received in enumerate(objects):
                 held = indexer.held(snapshot, received.row)
-                if held is not None:
-                    key = indexer.catalog.instance_key(*received.key)
-                    known.append((i, [held, *indexer.catalog.versions(snapshot, key)]))
+                if held:
+                    known.append((i, held))
         return [
             i
             for i, instances in known

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from itertools import islice
 
-from hounsfield.archive.index.catalog import Catalog, Stored
+from hounsfield.archive.index.catalog import Catalog, Place, Stored
+from hounsfield.archive.index.draft import Patients
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.rows import Event, InstanceRow, Location, ObjectRow, SegmentRow, encode
 from hounsfield.archive.index.sealed import RowSealer
@@ -107,11 +108,15 @@ class Indexer:
                 return done
         raise IndexContentionError("plans of one group kept colliding; this is a defect, send again")
 
-    def held(self, snapshot: Snapshot, row: ObjectRow) -> InstanceRow | None:
-        """The instance now served under the object's UIDs."""
+    def held(self, snapshot: Snapshot, row: ObjectRow) -> list[InstanceRow]:
+        """What is kept where the object belongs: the instance that is served first, then other versions."""
         if row.quarantine:
-            return None
-        return self.catalog.instance(snapshot, row.study_uid, row.series_uid, row.sop_uid)
+            return []
+        place = self.catalog.place_of(snapshot, row)
+        served = self.catalog.instance(snapshot, *place)
+        if served is None:
+            return []
+        return [served, *self.catalog.versions(snapshot, self.catalog.instance_key(*place))]
 
     def holds(
         self, held: InstanceRow, row: ObjectRow, lengths: Sequence[int], pieces: Iterable[Buffer]
@@ -150,7 +155,8 @@ class Indexer:
         What needs no commit (it is indexed already) gets its outcome at once.
         """
         plans: list[_Plan] = []
-        by_study: dict[str, list[int]] = {}
+        by_study: dict[str, list[tuple[int, Place]]] = {}
+        places: set[Place] = set()
         for i, stored in enumerate(objects):
             if outcomes[i] is not None:
                 continue
@@ -160,32 +166,33 @@ class Indexer:
                     outcomes[i] = Outcome.QUARANTINED
                     continue
                 batch = self.catalog.plan_quarantine(stored)
-                self._journal.append(batch, _event(EVENT_QUARANTINED, row, [stored]))
+                place = Place(row.study_uid, row.series_uid, row.sop_uid)
+                self._journal.append(batch, _event(EVENT_QUARANTINED, row.study_uid, [(place, stored)]))
                 plans.append((batch, [(i, Outcome.QUARANTINED)]))
                 continue
+            place = self.catalog.place_of(snapshot, row)
+            if place in places:
+                continue  # corrections put two of a group into one place: the second must see the first
+            places.add(place)
             held = self.held(snapshot, row)
-            if held is None:
-                by_study.setdefault(row.study_uid, []).append(i)
+            if not held:
+                by_study.setdefault(place.study_uid, []).append((i, place))
                 continue
-            key = self.catalog.instance_key(row.study_uid, row.series_uid, row.sop_uid)
-            versions = self.catalog.versions(snapshot, key)
             record_id = stored.location.record_id
-            if (
-                held.location.record_id == record_id
-                or self._same(held, stored)
-                or any(v.location.record_id == record_id or self._same(v, stored) for v in versions)
-            ):
+            if any(one.location.record_id == record_id or self._same(one, stored) for one in held):
                 outcomes[i] = Outcome.DUPLICATE
             else:
-                batch = self.catalog.plan_version(snapshot, stored, newest_current=self._newest_current)
-                self._journal.append(batch, _event(EVENT_CONFLICT, row, [stored]))
+                batch = self.catalog.plan_version(
+                    snapshot, place, stored, newest_current=self._newest_current
+                )
+                self._journal.append(batch, _event(EVENT_CONFLICT, place.study_uid, [(place, stored)]))
                 plans.append((batch, [(i, Outcome.CONFLICT)]))
-        patients: dict[bytes, bytes] = {}
-        for members in by_study.values():
-            group = [objects[i] for i in members]
+        patients: Patients = {}
+        for study_uid, members in by_study.items():
+            group = [(place, objects[i]) for i, place in members]
             batch = self.catalog.plan_study(snapshot, group, patients)
-            self._journal.append(batch, _event(EVENT_STORED, group[0].row, group))
-            plans.append((batch, [(i, Outcome.STORED) for i in members]))
+            self._journal.append(batch, _event(EVENT_STORED, study_uid, group))
+            plans.append((batch, [(i, Outcome.STORED) for i, _ in members]))
         return plans
 
 
@@ -203,6 +210,6 @@ def progress_batch(indexed_to: dict[bytes, int], *, closed: bool = False) -> Bat
     return batch
 
 
-def _event(kind: str, row: ObjectRow, group: Sequence[Stored]) -> Event:
-    members = [[s.row.series_uid, s.row.sop_uid, s.location.record_id] for s in group]
-    return Event(kind, row.received_ns, {"study": row.study_uid, "instances": members})
+def _event(kind: str, study_uid: str, group: Sequence[tuple[Place, Stored]]) -> Event:
+    members = [[place.series_uid, place.sop_uid, s.location.record_id] for place, s in group]
+    return Event(kind, group[0][1].row.received_ns, {"study": study_uid, "instances": members})

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hounsfield.archive.dicom.levels import MODALITIES_IN_STUDY, Level
 from hounsfield.archive.dicom.query import Query, matches
 from hounsfield.archive.index import tokens
-from hounsfield.archive.index.catalog import PATIENT_LEVEL, Catalog
+from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.draft import PATIENT_LEVEL
 from hounsfield.archive.index.rows import Attributes, InstanceRow, SeriesRow, StudyRow
 from hounsfield.archive.index.sealed import KeyedHash
 from hounsfield.archive.index.tables import DAY_BYTES, STUDY_ID_BYTES, TOKEN

@@ -19,7 +19,8 @@ from hounsfield.archive.dicom.levels import MATCHED_STUDY, MODALITIES_IN_STUDY
 from hounsfield.archive.dicom.matching import date_period, date_range, name_groups
 from hounsfield.archive.index.rows import Attributes, StudyRow
 from hounsfield.archive.index.sealed import KeyedHash
-from hounsfield.archive.index.tables import TOKEN_BYTES
+from hounsfield.archive.index.tables import TOKEN, TOKEN_BYTES
+from hounsfield.storage_backends.api import Batch
 
 TOKENIZER = 1
 
@@ -60,6 +61,27 @@ def study_tokens(hashes: KeyedHash, row: StudyRow) -> set[bytes]:
                 _token(hashes, field, form) for value in text.split("\\") for form in _forms(tag, value)
             )
     return found
+
+
+def plan_tokens(
+    batch: Batch, hashes: KeyedHash, study_id: bytes, old: StudyRow | None, new: StudyRow | None
+) -> None:
+    """Have ``batch`` change a study's postings from what ``old`` has to what ``new`` has (None: nothing)."""
+    if old and new and old.attributes == new.attributes and old.modalities == new.modalities:
+        return
+    before = _postings(hashes, study_id, old)
+    after = _postings(hashes, study_id, new)
+    for token, value in before - after:
+        batch.remove(TOKEN, token, value)
+    for token, value in after - before:
+        batch.add(TOKEN, token, value)
+
+
+def _postings(hashes: KeyedHash, study_id: bytes, row: StudyRow | None) -> set[tuple[bytes, bytes]]:
+    if row is None:
+        return set()
+    value = inverted_day(row.attributes) + study_id
+    return {(token, value) for token in study_tokens(hashes, row)}
 
 
 def key_tokens(hashes: KeyedHash, matches: Mapping[int, str], *, fuzzy: bool) -> list[bytes]:

@@ -1,0 +1,246 @@
+"""A study as it will be: read from a snapshot, changed in memory, committed as one batch.
+
+Everything that changes the catalog goes this way: objects that come in, deletions, corrections. The
+batch requires the study's row to be as it was read, and every finished draft rewrites (or removes) that
+row; so of two who change one study the second reads again, and nothing is ever half-visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from hounsfield.archive.index import tokens
+from hounsfield.archive.index.rows import (
+    Attributes,
+    InstanceRow,
+    PatientRow,
+    SeriesRow,
+    StudyRow,
+)
+from hounsfield.archive.index.tables import INSTANCE, PATIENT, PLACE, SERIES, STUDY
+from hounsfield.storage_backends.api import Batch, Snapshot
+
+if TYPE_CHECKING:
+    from hounsfield.archive.index.catalog import Catalog
+
+MODALITY = 0x00080060
+PATIENT_LEVEL = 0x0010  # group of the patient's own attributes (PS3.3 C.7.1.1)
+FLAG_DEMOGRAPHICS = "attributes-disagree"
+
+Patients = dict[bytes, bytes | None]
+"""Rows of patients as batches planned before, and committed before, leave them; None: removed."""
+
+
+class SeriesDraft:
+    """One series of a draft."""
+
+    __slots__ = ("added", "attributes", "flags", "key", "old", "removed", "sop_classes")
+
+    def __init__(self, key: bytes, old: SeriesRow | None) -> None:
+        self.key = key
+        self.old = old
+        self.attributes: Attributes = dict(old.attributes) if old else {}
+        self.flags = set(old.flags) if old else set()
+        self.added: dict[str, InstanceRow] = {}
+        self.removed: dict[str, InstanceRow] = {}
+        self.sop_classes: tuple[str, ...] = old.sop_classes if old else ()
+
+    @property
+    def instances(self) -> int:
+        """How many instances the series will have."""
+        return (self.old.instances if self.old else 0) + len(self.added) - len(self.removed)
+
+
+class StudyDraft:
+    """One study, being changed. Short-lived: it reads from the snapshot that it was made with."""
+
+    def __init__(
+        self, catalog: Catalog, snapshot: Snapshot, study_uid: str, patients: Patients | None = None
+    ) -> None:
+        self._catalog = catalog
+        self._snapshot = snapshot
+        self._patients: Patients = {} if patients is None else patients
+        self.uid = study_uid
+        self.study_id = catalog.study_id(study_uid)
+        self._held = snapshot.get(STUDY, self.study_id)
+        self.old = (
+            None if self._held is None else catalog.open_row(STUDY, self.study_id, self._held, StudyRow)
+        )
+        self.attributes: Attributes = dict(self.old.attributes) if self.old else {}
+        self.flags = set(self.old.flags) if self.old else set()
+        self._series: dict[str, SeriesDraft] = {}
+
+    # ------------------------------------------------------------ changing
+
+    def series(self, series_uid: str) -> SeriesDraft:
+        """The draft of one series, which may be new."""
+        draft = self._series.get(series_uid)
+        if draft is None:
+            key = self._catalog.series_key(self.uid, series_uid)
+            old = self._catalog.series_by_key(self._snapshot, key)
+            draft = self._series[series_uid] = SeriesDraft(key, old)
+        return draft
+
+    def add(self, series_uid: str, row: InstanceRow, study: Attributes, series: Attributes) -> None:
+        """Add an instance that the study does not have, with the attributes that it brings."""
+        draft = self.series(series_uid)
+        merge(self.attributes, study, self.flags)
+        merge(draft.attributes, series, draft.flags)
+        draft.added[row.sop_uid] = row
+
+    def remove(self, series_uid: str, sop_uid: str) -> InstanceRow | None:
+        """Take an instance out; its row, or None when the study has no such instance."""
+        draft = self.series(series_uid)
+        if sop_uid in draft.removed:
+            return None
+        row = self._catalog.instance(self._snapshot, self.uid, series_uid, sop_uid)
+        if row is not None:
+            draft.removed[sop_uid] = row
+        return row
+
+    # ------------------------------------------------------------ finishing
+
+    def finish(self, now_ns: int) -> Batch:
+        """The batch that makes the catalog hold the study as it is now drafted; removed when it is empty."""
+        catalog, old = self._catalog, self.old
+        batch = Batch()
+        batch.require(STUDY, self.study_id, self._held)
+        series = old.series if old else 0
+        instances = old.instances if old else 0
+        shrunk = False
+        for uid, draft in self._series.items():
+            if not draft.added and not draft.removed:
+                continue
+            instances += len(draft.added) - len(draft.removed)
+            series += (draft.instances > 0) - (draft.old is not None)
+            shrunk = shrunk or bool(draft.removed)
+            self._finish_series(batch, uid, draft, now_ns)
+        new: StudyRow | None = None
+        if instances:
+            patient_key = catalog.patient_key(self.attributes, self.uid) if old is None else old.patient_key
+            modalities, sop_classes = self._summary(shrunk)
+            new = StudyRow(
+                uid=self.uid,
+                attributes=self.attributes,
+                series=series,
+                instances=instances,
+                modalities=modalities,
+                sop_classes=sop_classes,
+                patient_key=patient_key,
+                tokenizer=tokens.TOKENIZER,
+                received_ns=old.received_ns if old else now_ns,
+                changed_ns=now_ns,
+                flags=tuple(sorted(self.flags)),
+            )
+            catalog.put_row(batch, STUDY, self.study_id, new)
+        elif old is not None:
+            batch.delete(STUDY, self.study_id)
+        tokens.plan_tokens(batch, catalog.hashes, self.study_id, old, new)
+        self._plan_patients(batch, old, new, now_ns)
+        return batch
+
+    def _finish_series(self, batch: Batch, uid: str, draft: SeriesDraft, now_ns: int) -> None:
+        catalog = self._catalog
+        for sop_uid in draft.removed.keys() - draft.added.keys():
+            batch.delete(INSTANCE, catalog.instance_key(self.uid, uid, sop_uid))
+            batch.remove(PLACE, catalog.place_key("instance", sop_uid), draft.key)
+        for sop_uid, row in draft.added.items():
+            catalog.put_row(batch, INSTANCE, catalog.instance_key(self.uid, uid, sop_uid), row)
+            batch.add(PLACE, catalog.place_key("instance", sop_uid), draft.key)
+        if not draft.instances:
+            if draft.old is not None:
+                batch.delete(SERIES, draft.key)
+                batch.remove(PLACE, catalog.place_key("series", uid), draft.key)
+            return
+        draft.sop_classes, transfer_syntaxes = self._series_summary(draft)
+        catalog.put_row(batch, SERIES, draft.key, SeriesRow(
+            uid=uid,
+            attributes=draft.attributes,
+            instances=draft.instances,
+            sop_classes=draft.sop_classes,
+            transfer_syntaxes=transfer_syntaxes,
+            changed_ns=now_ns,
+            flags=tuple(sorted(draft.flags)),
+        ))  # fmt: skip
+        if draft.old is None:
+            batch.add(PLACE, catalog.place_key("series", uid), draft.key)
+
+    def _series_summary(self, draft: SeriesDraft) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """SOP classes and transfer syntaxes; looked at instance by instance only when some went."""
+        rows: Sequence[InstanceRow] = list(draft.added.values())
+        classes: tuple[str, ...] = ()
+        syntaxes: tuple[str, ...] = ()
+        if draft.removed:
+            rows = [*rows, *(
+                row for row in self._catalog.instances_of(self._snapshot, draft.key)
+                if row.sop_uid not in draft.removed and row.sop_uid not in draft.added
+            )]  # fmt: skip
+        elif draft.old is not None:
+            classes, syntaxes = draft.old.sop_classes, draft.old.transfer_syntaxes
+        return (
+            union(classes, (row.sop_class_uid for row in rows)),
+            union(syntaxes, (row.transfer_syntax_uid for row in rows)),
+        )
+
+    def _summary(self, shrunk: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Modalities and SOP classes; looked at series by series only when something went."""
+        drafts = [draft for draft in self._series.values() if draft.instances]
+        modalities: tuple[str, ...] = ()
+        classes: tuple[str, ...] = ()
+        if self.old is not None and not shrunk:
+            modalities, classes = self.old.modalities, self.old.sop_classes
+        elif self.old is not None:
+            touched = {draft.key for draft in self._series.values()}
+            for key, row in self._catalog.series_of(self._snapshot, self.study_id):
+                if key not in touched:
+                    modalities = union(modalities, (row.attributes.get(MODALITY, ""),))
+                    classes = union(classes, row.sop_classes)
+        for draft in drafts:
+            modalities = union(modalities, (draft.attributes.get(MODALITY, ""),))
+            classes = union(classes, draft.sop_classes)
+        return modalities, classes
+
+    def _plan_patients(self, batch: Batch, old: StudyRow | None, new: StudyRow | None, now_ns: int) -> None:
+        if old is not None and new is not None and old.patient_key == new.patient_key:
+            return
+        if old is not None:
+            self._count_patient(batch, old.patient_key, -1, {}, now_ns)
+        if new is not None:
+            own = {tag: text for tag, text in new.attributes.items() if tag >> 16 == PATIENT_LEVEL}
+            self._count_patient(batch, new.patient_key, +1, own, now_ns)
+
+    def _count_patient(
+        self, batch: Batch, key: bytes, change: int, attributes: Attributes, now_ns: int
+    ) -> None:
+        catalog = self._catalog
+        held = self._patients[key] if key in self._patients else self._snapshot.get(PATIENT, key)
+        batch.require(PATIENT, key, held)
+        old = None if held is None else catalog.open_row(PATIENT, key, held, PatientRow)
+        studies = (old.studies if old else 0) + change
+        if studies <= 0:
+            self._patients[key] = None
+            batch.delete(PATIENT, key)
+            return
+        merged: Attributes = dict(old.attributes) if old else {}
+        merge(merged, attributes, set())
+        sealed = catalog.seal_row(PATIENT, key, PatientRow(merged, studies, now_ns))
+        self._patients[key] = sealed
+        batch.put(PATIENT, key, sealed)
+
+
+def merge(into: Attributes, new: Attributes, flags: set[str]) -> None:
+    """First value wins; what was missing is filled in; what disagrees is flagged."""
+    for tag, text in new.items():
+        held = into.get(tag)
+        if not held:
+            into[tag] = text
+        elif text and text != held:
+            flags.add(f"{FLAG_DEMOGRAPHICS}:{tag:08X}")
+
+
+def union(old: tuple[str, ...], new: Iterable[str]) -> tuple[str, ...]:
+    """Both, sorted, without repetition; ``old`` itself when nothing is new."""
+    known = set(old)
+    added = {value for value in new if value} - known
+    return old if not added else tuple(sorted(known | added))
