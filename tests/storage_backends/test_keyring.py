@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hounsfield.storage_backends import keyring as keyring_module
-from hounsfield.storage_backends.errors import KeyringError, MasterKeyError
+from hounsfield.storage_backends.errors import KeyDestroyedError, KeyringError, MasterKeyError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import (
     MasterKey,
@@ -467,3 +467,92 @@ def test_a_key_that_exists_needs_no_disk(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(keyring_module, "_publish", full)
     assert Keyring.open(tmp_path / "keys", master).ensure_key("token", "PatientID") == made
+
+
+# ---------------------------------------------------------------- destroying
+
+
+def test_a_destroyed_key_is_gone_from_disk_and_memory(
+    tmp_path: Path, keyring: Keyring, master: MasterKey
+) -> None:
+    keyring.create_key("segment", "a")
+    kept = keyring.create_key("segment", "b")
+    other = Keyring.open(tmp_path / "keys", master)
+    other.key("segment", "a")
+    other.key("segment", "b")
+    before = (tmp_path / "keys/segment/a.key").read_bytes()
+    draft = tmp_path / "keys/segment/.left-by-a-crash.new"
+    draft.hardlink_to(tmp_path / "keys/segment/a.key")
+    assert keyring.destroy_key("segment", "a")
+    assert before[8:40] not in draft.read_bytes()  # the same file under another name
+    assert keyring.cached_key("segment", "a") is None
+    with pytest.raises(KeyringError, match="restore"):
+        keyring.key("segment", "a")
+    assert other.forget_destroyed("segment") == 1
+    with pytest.raises(KeyringError):
+        other.key("segment", "a")
+    assert keyring.key("segment", "b") == other.key("segment", "b") == kept
+    assert keyring.key_ids("segment") == ["b"]
+    assert not keyring.destroy_key("segment", "a")  # again: nothing more to do
+    assert not keyring.destroy_key("nothing", "a")
+
+
+def test_destroying_is_whole_or_finished_by_doing_it_again(
+    tmp_path: Path, keyring: Keyring, master: MasterKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each call that changes the disk: the key opens as before, or is destroyed."""
+
+    class Killed(BaseException):
+        pass
+
+    for step in range(10):
+        name = f"k{step}"
+        key = keyring.create_key("segment", name)
+        left = step
+
+        def counted(real: Callable[..., object]) -> Callable[..., object]:
+            def call(*arguments: object, **options: object) -> object:
+                nonlocal left
+                if not left:
+                    raise Killed
+                left -= 1
+                return real(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name_of in ("pwrite", "fsync", "unlink"):
+                patch.setattr(os, name_of, counted(getattr(os, name_of)))
+            try:
+                keyring.destroy_key("segment", name)
+            except Killed:
+                finished = False
+            else:
+                finished = True
+        again = Keyring.open(tmp_path / "keys", master)
+        if step == 0:
+            assert again.key("segment", name) == key
+        elif (tmp_path / f"keys/segment/{name}.key").exists():
+            with pytest.raises(KeyDestroyedError):
+                again.key("segment", name)
+        again.destroy_key("segment", name)
+        with pytest.raises(KeyringError):
+            again.key("segment", name)
+        if finished:
+            assert step > 2
+            return
+    raise AssertionError("it never finished")
+
+
+def test_a_key_that_cannot_be_overwritten_is_still_removed(
+    keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyring.create_key("segment", "a")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        assert keyring.destroy_key("segment", "a")
+    assert keyring.key_ids("segment") == []

@@ -50,6 +50,10 @@ class KeyringError(StorageError):
     """A key is missing, does not unwrap, or cannot be stored."""
 
 
+class KeyDestroyedError(KeyringError):
+    """The key was destroyed on purpose; only its file's name is still to go."""
+
+
 class MasterKeyError(KeyringError):
     """The master key is missing or is not the one that wrapped this archive's keys."""
 

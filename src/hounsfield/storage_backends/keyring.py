@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from hounsfield.storage_backends.errors import KeyringError, MasterKeyError
+from hounsfield.storage_backends.errors import KeyDestroyedError, KeyringError, MasterKeyError
 from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
 from hounsfield.storage_backends.master_key import MasterKey, RecoveryKey
 
@@ -41,6 +41,7 @@ KEY_BYTES = 32
 CACHED_KEYS_MAX = 65_536  # 64 TiB of 1 GiB segments at ~200 bytes a key: 13 MB; past it the cache starts anew
 _NONCE_BYTES = 12
 _KEY_MAGIC = b"HFKEY001"
+_DESTROYED_MAGIC = b"HFKEYDEL"  # what a destroyed key's file holds until its name is gone too
 _KEY_FILE_BYTES = len(_KEY_MAGIC) + _NONCE_BYTES + KEY_BYTES + 16
 _ROOT_FILE_BYTES_MAX = 65_536
 _PURPOSE = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -145,8 +146,9 @@ class Keyring:
         """The 32 bytes of a key; ``KeyringError`` when it is missing or does not unwrap."""
         key = self._keys.get((purpose, key_id))
         if key is None:
-            key = self._read_key(purpose, key_id)
-            self._remember(purpose, key_id, key)
+            with self._lock:  # or a key that is being destroyed could be read before and kept after
+                key = self._read_key(purpose, key_id)
+                self._remember(purpose, key_id, key)
         return key
 
     def cached_key(self, purpose: str, key_id: str) -> bytes | None:
@@ -161,6 +163,34 @@ class Keyring:
         except FileNotFoundError:
             return []
 
+    def destroy_key(self, purpose: str, key_id: str) -> bool:
+        """Make what the key seals unreadable for ever; False when there was none. Durable when it returns.
+
+        The file is overwritten and synced, then its name removed and the folder synced. Killed anywhere, it
+        opens as before or is destroyed (:meth:`key` raises ``KeyDestroyedError``, later ``KeyringError``), and
+        doing it again finishes it. Other processes forget it with :meth:`forget_destroyed`. Copies elsewhere
+        (backups, blocks that a disk keeps) are not reached: docs/threat-model.md.
+        """
+        path = self._path(purpose, key_id)
+        with self._lock:
+            self._keys.pop((purpose, key_id), None)
+            found = _overwrite(path)
+            try:
+                path.unlink(missing_ok=True)
+                if path.parent.is_dir():
+                    sync_directory(path.parent)  # also when an earlier try did not come to that
+            except OSError as error:
+                raise KeyringError(f"cannot destroy {purpose} key {key_id!r}: {error.strerror}") from error
+        return found
+
+    def forget_destroyed(self, purpose: str) -> int:
+        """Drop keys from memory that this or another process destroyed; how many."""
+        with self._lock:
+            gone = [pair for pair in self._keys if pair[0] == purpose and not self._path(*pair).exists()]
+            for pair in gone:
+                del self._keys[pair]
+            return len(gone)
+
     def _publish_key(self, purpose: str, key_id: str) -> bytes | None:
         path = self._path(purpose, key_id)
         make_private_directory(path.parent)
@@ -169,7 +199,8 @@ class Keyring:
         if not _publish(path, _KEY_MAGIC + nonce + sealed):
             return None
         sync_directory(self._directory)
-        self._remember(purpose, key_id, key)
+        with self._lock:
+            self._remember(purpose, key_id, key)
         return key
 
     def _read_key(self, purpose: str, key_id: str) -> bytes:
@@ -178,6 +209,8 @@ class Keyring:
                 data = file.read(_KEY_FILE_BYTES + 1)
         except FileNotFoundError:
             raise KeyringError(f"no {purpose} key {key_id!r}: restore the keys from a backup") from None
+        if data.startswith(_DESTROYED_MAGIC):
+            raise KeyDestroyedError(f"{purpose} key {key_id!r} was destroyed, with what it sealed")
         if len(data) != _KEY_FILE_BYTES or not data.startswith(_KEY_MAGIC):
             raise KeyringError(f"the file of {purpose} key {key_id!r} is damaged: restore it from a backup")
         nonce, sealed = data[8 : 8 + _NONCE_BYTES], data[8 + _NONCE_BYTES :]
@@ -189,10 +222,10 @@ class Keyring:
             ) from None
 
     def _remember(self, purpose: str, key_id: str, key: bytes) -> None:
-        with self._lock:
-            if len(self._keys) >= CACHED_KEYS_MAX:
-                self._keys.clear()
-            self._keys[purpose, key_id] = key
+        """Keep a key in memory; the caller holds the lock."""
+        if len(self._keys) >= CACHED_KEYS_MAX:
+            self._keys.clear()
+        self._keys[purpose, key_id] = key
 
     def _path(self, purpose: str, key_id: str) -> Path:
         return self._directory / _checked(_PURPOSE, purpose) / f"{_checked(_KEY_ID, key_id)}.key"
@@ -266,6 +299,27 @@ def _checked(pattern: re.Pattern[str], name: str) -> str:
     if not pattern.fullmatch(name):
         raise ValueError(f"not a name for a key: {name!r}")
     return name
+
+
+def _overwrite(path: Path) -> bool:
+    """Replace a key file's bytes in place, as well as it goes; False when there is no such file.
+
+    In place, so that a draft which a crash left behind (the same file under another name) goes too.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # it can only be unlinked
+    try:
+        os.pwrite(descriptor, _DESTROYED_MAGIC + secrets.token_bytes(_KEY_FILE_BYTES - 8), 0)
+        os.fsync(descriptor)
+    except OSError:
+        pass  # a full or failing disk: taking the name away is what is left, and is done next
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _publish(path: Path, data: bytes, *, replace: bool = False) -> bool:
