@@ -90,7 +90,7 @@ def test_keyed_hashes_differ_by_field_and_archive(keyring: Keyring, tmp_path: Pa
 def test_a_frame_is_where_the_record_says_whatever_form_its_table_has() -> None:
     for frames in ((), (700,), (512, 512, 512), (3, 1 << 21, 5), (1 << 21,) * 4):
         ref = RecordRef(b"s" * 16, b"r" * 16, 4096, (100, 2000, *frames, 8), RECORD_KIND_OBJECT)
-        location = Location.of(ref)
+        location = Location.of(ref, None)
         assert location.ref() == ref
         for number in range(1, len(frames) + 1):
             assert location.frame_part(number) == ref.part(1 + number)

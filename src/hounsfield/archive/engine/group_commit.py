@@ -77,7 +77,7 @@ class GroupCommit:
         refs = self._log.append(
             [RecordIn(RECORD_KIND_OBJECT, (encode(objects[i].row), *objects[i].slices)) for i in todo]
         )
-        stored = [Stored(objects[i].row, Location.of(ref)) for i, ref in zip(todo, refs, strict=True)]
+        stored = [Stored(objects[i].row, Location.of(ref, None)) for i, ref in zip(todo, refs, strict=True)]
         progress = progress_batch(self._indexed_to) if self._indexed_to else None
         outcomes = self._indexer.add(stored, progress)
         self._indexed_to = {ref.segment: ref.offset for ref in refs}

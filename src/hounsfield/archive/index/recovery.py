@@ -132,7 +132,7 @@ def _stored(
             except msgspec.MsgspecError:
                 report.damage["row is not ours"] = report.damage.get("row is not ours", 0) + 1
                 continue
-            yield Stored(row, Location.of(record.ref))
+            yield Stored(row, Location.of(record.ref, row.stream))
 
 
 def _groups(stored: Iterator[Stored]) -> Iterator[list[Stored]]:

@@ -21,6 +21,8 @@ ROW_VERSION = 1
 RECORD_KIND_OBJECT = 1
 RECORD_KIND_FACT = 2
 RECORD_KIND_FACT_FAILED = 3  # names the record of a fact whose commit failed
+RECORD_KIND_PIECE = 4  # a stretch of a large object's data set; the record of its object comes after it
+PIECE_ENTRY_BYTES = 24  # of a large object's piece table: record id (16), offset in the segment (8)
 FRAMES_INLINE_MAX = 64  # longer tables of unequal frames stay in the record, where one read finds them
 
 Attributes = dict[int, str]
@@ -33,6 +35,32 @@ class SourceRow(msgspec.Struct, array_like=True, frozen=True):
     calling_ae: str = ""
     called_ae: str = ""
     address: str = ""
+
+
+class StreamRow(msgspec.Struct, array_like=True, frozen=True):
+    """Of an object that was stored while it came in: what its data set, a stream of pieces, looks like.
+
+    ``[header][frame 1]…[frame N][trailer]`` as everywhere, at these offsets of the stream. Every piece but
+    the last has ``piece_bytes``. ``frame_bytes`` is every frame's length when they are equal, else -1 and
+    the record has a table; pixel data that is not divided is one frame.
+    """
+
+    data_bytes: int
+    piece_bytes: int
+    pixels_at: int
+    trailer_at: int
+    frames: int
+    frame_bytes: int = -1
+
+    @property
+    def pieces(self) -> int:
+        return -(-self.data_bytes // self.piece_bytes)
+
+    @property
+    def table_lengths(self) -> tuple[int, int]:
+        """Bytes of the two tables: record id and offset of each piece; where frames begin, and the end."""
+        ends = (self.frames + 1) * 8 if self.frame_bytes < 0 < self.frames else 0
+        return self.pieces * PIECE_ENTRY_BYTES, ends
 
 
 class ObjectRow(msgspec.Struct, array_like=True, frozen=True):
@@ -53,12 +81,15 @@ class ObjectRow(msgspec.Struct, array_like=True, frozen=True):
     problems: tuple[str, ...] = ()
     quarantine: str = ""
     stored_as: str = ""  # how the frames are encoded on disk, "" when as received
+    stream: StreamRow | None = None  # of a large object, whose data set lies in pieces
 
 
 class Location(msgspec.Struct, array_like=True, frozen=True):
     """Where an object's parts lie: ``[row][header][frame 1]…[frame N][trailer]`` in one record.
 
-    ``frame_bytes`` is every frame's length when they are equal; else ``frames_inline`` lists the
+    With ``stream``, a large object's: ``[row][header][piece table][frame table]``, and the data set in
+    pieces before the record, in a segment that holds nothing else. ``frame_bytes`` is every frame's length
+    when they are equal; else ``frames_inline`` lists the
     lengths, or is empty when the record's own part table must be read.
     """
 
@@ -71,11 +102,19 @@ class Location(msgspec.Struct, array_like=True, frozen=True):
     frames: int
     frame_bytes: int = -1
     frames_inline: tuple[int, ...] = ()
+    stream: StreamRow | None = None
 
     @classmethod
-    def of(cls, ref: RecordRef) -> Location:
-        """The compact form of a record that holds ``[row][header][frames…][trailer]``."""
+    def of(cls, ref: RecordRef, stream: StreamRow | None) -> Location:
+        """The compact form of an object's record; ``stream`` is what its row says."""
         lengths = ref.part_lengths
+        if stream is not None:
+            if lengths[2:] != stream.table_lengths:
+                raise ValueError("the tables of a large object are not as long as its row says")
+            return cls(
+                ref.segment, ref.record_id, ref.offset, lengths[0], lengths[1],
+                stream.data_bytes - stream.trailer_at, stream.frames, stream.frame_bytes, (), stream,
+            )  # fmt: skip
         frames = lengths[2:-1]
         uniform = frames[0] if frames and len(set(frames)) == 1 else -1
         inline = () if uniform >= 0 or len(frames) > FRAMES_INLINE_MAX else frames
@@ -87,10 +126,13 @@ class Location(msgspec.Struct, array_like=True, frozen=True):
     @property
     def has_table(self) -> bool:
         """Whether the part lengths are known without reading the record."""
-        return self.frame_bytes >= 0 or len(self.frames_inline) == self.frames
+        return self.stream is not None or self.frame_bytes >= 0 or len(self.frames_inline) == self.frames
 
     def ref(self) -> RecordRef:
         """The record with all its part lengths; only when :attr:`has_table`."""
+        if self.stream is not None:
+            lengths = (self.row_bytes, self.header_bytes, *self.stream.table_lengths)
+            return RecordRef(self.segment, self.record_id, self.offset, lengths, RECORD_KIND_OBJECT)
         frames = (self.frame_bytes,) * self.frames if self.frame_bytes >= 0 else self.frames_inline
         return RecordRef(
             self.segment, self.record_id, self.offset,
@@ -98,7 +140,12 @@ class Location(msgspec.Struct, array_like=True, frozen=True):
         )  # fmt: skip
 
     def frame_part(self, number: int) -> PartRef:
-        """Frame ``number``, from 1; only when :attr:`has_table`. Any frame of equal ones at the same cost."""
+        """Frame ``number``, from 1; only when :attr:`has_table`. Any frame of equal ones at the same cost.
+
+        Not of a large object, whose frames are stretches of a stream.
+        """
+        if self.stream is not None:
+            raise ValueError("the frames of a large object are not parts of its record")
         if self.frame_bytes < 0:
             return self.ref().part(1 + number)
         part_count = self.frames + 3
