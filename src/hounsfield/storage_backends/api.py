@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 __all__ = [
+    "BackgroundReads",
     "Batch",
     "BlobStore",
     "BlobWriter",
     "Buffer",
     "CommitResult",
+    "CopiesItself",
     "KeyValueStore",
     "KnowsWriters",
     "NonBlockingReads",
@@ -111,6 +114,14 @@ class WritesBlocks(Protocol):
     def block(self) -> int:
         """An append of a multiple of this, from memory aligned to it, is not copied, and one that
         ends on a multiple is not padded. 1 (where it does not matter) or a divisor of 4096."""
+
+
+@runtime_checkable
+class BackgroundReads(Protocol):
+    """Optional: a way to read everything without pushing out of memory what others are reading."""
+
+    def for_background(self) -> BlobStore:
+        """The same blobs, for one reader who goes through them from front to back; the caller closes it."""
 
 
 @runtime_checkable
@@ -218,6 +229,11 @@ class Snapshot(Protocol):
     ) -> list[bytes]:
         """Values that every key holds, ascending, strictly after ``after``; stops at ``limit``."""
 
+    def entries(
+        self, table: Table, *, after: tuple[bytes, bytes] | None = None, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Every (key, value) of a POSTINGS table, in order, strictly after ``after``: for checks."""
+
     def count(self, table: Table, key: bytes) -> int:
         """How many values a POSTINGS key holds."""
 
@@ -269,3 +285,14 @@ class KeyValueStore(Protocol):
     def statistics(self) -> dict[str, int]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CopiesItself(Protocol):
+    """Optional: a store that writes a consistent copy of itself while others commit."""
+
+    def copy_to(self, directory: Path) -> None:
+        """Write into the empty ``directory`` a store that holds exactly one moment's commits; durable.
+
+        What was deleted before that moment is not in the copy, not even in free pages.
+        """

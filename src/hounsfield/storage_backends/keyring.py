@@ -106,6 +106,24 @@ class Keyring:
         """Whether ``directory`` holds the keys of an archive."""
         return (Path(directory) / "root").exists()
 
+    @classmethod
+    def open_with_root(cls, directory: str | os.PathLike[str], root_key: bytes) -> Keyring:
+        """Open with the root key itself, which another process of the archive handed over.
+
+        No master key is needed, so a rotation in between does not matter.
+        """
+        folder = Path(directory)
+        return cls(folder, _read_root(folder)[0], root_key)
+
+    def reveal_root(self) -> bytes:
+        """The root key: for handing it to another process of the same archive, nothing else."""
+        return self._root_key
+
+    @property
+    def root_id(self) -> bytes:
+        """What tells this archive's keyring from every other's."""
+        return self._root_id
+
     def take_recovery_key(self) -> RecoveryKey | None:
         """The recovery key, once, from the keyring that made it; then and elsewhere None."""
         recovery, self._recovery = self._recovery, None
@@ -120,6 +138,28 @@ class Keyring:
         _, wraps = _read_root(self._directory)
         wraps[new.wrap_name] = _wrap_root(new, self._root_id, self._root_key)
         _publish(self._directory / "root", _root_file(self._root_id, wraps), replace=True)
+
+    def wraps(self) -> list[str]:
+        """The sorts of key that open the root now: ``master``, ``recovery``."""
+        return sorted(_read_root(self._directory)[1])
+
+    def opened_by(self, key: MasterKey | RecoveryKey) -> bool:
+        """Whether ``key`` opens the root as it is on disk now."""
+        root_id, wraps = _read_root(self._directory)
+        sealed = wraps.get(key.wrap_name)
+        return sealed is not None and _unwrap_root(key, root_id, sealed) == self._root_key
+
+    def remove_recovery(self) -> bool:
+        """Let no recovery key open the root from now on; False when none did. Durable and atomic."""
+        _, wraps = _read_root(self._directory)
+        if wraps.pop(RecoveryKey.wrap_name, None) is None:
+            return False
+        _publish(self._directory / "root", _root_file(self._root_id, wraps), replace=True)
+        return True
+
+    def derived_key(self, label: str) -> bytes:
+        """A key for one use within this archive, the same at every start; ``label`` says which use."""
+        return _derive(self._root_key, self._root_id, b"hounsfield/derived/1\0" + label.encode())
 
     # -- the keys
 
@@ -155,6 +195,17 @@ class Keyring:
         """The key when it is in memory already, else None: never touches the disk."""
         return self._keys.get((purpose, key_id))
 
+    def purposes(self) -> list[str]:
+        """Every purpose that has keys, sorted."""
+        return sorted(p.name for p in self._directory.iterdir() if p.is_dir() and _PURPOSE.fullmatch(p.name))
+
+    def made_at(self, purpose: str, key_id: str) -> float:
+        """When a key was made, in seconds since 1970; ``KeyringError`` when it is missing."""
+        try:
+            return self._path(purpose, key_id).stat().st_mtime
+        except FileNotFoundError:
+            raise KeyringError(f"no {purpose} key {key_id!r}: restore the keys from a backup") from None
+
     def key_ids(self, purpose: str) -> list[str]:
         """The ids of all keys of a purpose, sorted."""
         folder = self._directory / _checked(_PURPOSE, purpose)
@@ -167,9 +218,9 @@ class Keyring:
         """Make what the key seals unreadable for ever; False when there was none. Durable when it returns.
 
         The file is overwritten and synced, then its name removed and the folder synced. Killed anywhere, it
-        opens as before or is destroyed (:meth:`key` raises ``KeyDestroyedError``, later ``KeyringError``), and
-        doing it again finishes it. Other processes forget it with :meth:`forget_destroyed`. Copies elsewhere
-        (backups, blocks that a disk keeps) are not reached: docs/threat-model.md.
+        opens as before or is destroyed (:meth:`key` raises ``KeyDestroyedError``, later ``KeyringError``),
+        and doing it again finishes it. Other processes forget it with :meth:`forget_destroyed`. Copies
+        elsewhere (backups, blocks that a disk keeps) are not reached: docs/threat-model.md.
         """
         path = self._path(purpose, key_id)
         with self._lock:

@@ -104,6 +104,30 @@ class LmdbSnapshot:
         lists.sort(key=lambda entry: entry[0])
         return _leapfrog([(key, cursor) for _, key, cursor in lists], after, limit)
 
+    def entries(
+        self, table: Table, *, after: tuple[bytes, bytes] | None = None, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        check_kind(self._tables, table, TableKind.POSTINGS)
+        transaction = self._transaction or self._closed()
+        with transaction.cursor(db=self._handles[table.name]) as cursor:
+            if after is None:
+                found = cursor.first()
+            else:
+                found = cursor.set_range(after[0])
+                if found and cursor.key() == after[0]:
+                    found = cursor.set_range_dup(*after)
+                    if found and cursor.value() == after[1]:
+                        found = cursor.next()
+                    elif not found:  # every value of that key lies before it
+                        found = cursor.set_key(after[0]) and cursor.next_nodup()
+            given = 0
+            while found and given != limit:
+                yield cursor.item()
+                given += 1
+                if self._transaction is None:
+                    self._closed()
+                found = cursor.next()
+
     def count(self, table: Table, key: bytes) -> int:
         check_kind(self._tables, table, TableKind.POSTINGS)
         check_key(key)

@@ -298,6 +298,25 @@ class LmdbStore:
             self._counts["stale_readers_cleared"] += cleared
         return cleared
 
+    def copy_to(self, directory: Path) -> None:
+        """See :class:`~hounsfield.storage_backends.api.CopiesItself`. Pages freed meanwhile stay until then.
+
+        ``StorageError`` when it could not be written; what is there then is not a copy.
+        """
+        make_private_directory(directory)
+        try:
+            self._environment.copy(str(directory), compact=True)
+            for path in directory.iterdir():
+                path.chmod(0o600)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        except (lmdb.Error, OSError) as error:
+            raise StorageError(f"cannot copy the index to {directory}: {error}") from error
+        sync_directory(directory)
+
     def sync(self) -> None:
         try:
             self._environment.sync(True)

@@ -25,6 +25,7 @@ from hounsfield.storage_backends.errors import (
     StoreFullError,
 )
 from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
+from hounsfield.storage_backends.local_background import BackgroundBlobs
 from hounsfield.storage_backends.local_writer import LocalBlobWriter, StagingPool, translated, turn_direct
 
 __all__ = ["LocalBlobLimits", "LocalBlobs", "check_blob_name"]
@@ -168,6 +169,10 @@ class LocalBlobs:
             names = (lead + file for file in files)
             found += [name for name in names if name.startswith(prefix) and _NAME.fullmatch(name)]
         return sorted(found)
+
+    def for_background(self) -> BackgroundBlobs:
+        """The same blobs for one reader of everything, past the page cache; the caller closes it."""
+        return BackgroundBlobs(self, self._path)
 
     def release_deleted(self) -> int:
         """Close descriptors of blobs that another process deleted, so that their disk is returned."""

@@ -196,6 +196,14 @@ class MemorySnapshot:
         common = set.intersection(*(content.get(key, set()) for key in keys))
         return [value for value in sorted(common) if after is None or value > after][:limit]
 
+    def entries(
+        self, table: Table, *, after: tuple[bytes, bytes] | None = None, limit: int | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
+        check_kind(self._tables, table, TableKind.POSTINGS)
+        content = self._open().postings[table.name]
+        pairs = sorted((key, value) for key, values in content.items() for value in values)
+        yield from [pair for pair in pairs if after is None or pair > after][:limit]
+
     def count(self, table: Table, key: bytes) -> int:
         check_kind(self._tables, table, TableKind.POSTINGS)
         return len(self._open().postings[table.name].get(key, ()))

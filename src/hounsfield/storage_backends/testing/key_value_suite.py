@@ -323,6 +323,26 @@ def intersections_are_those_of_sets(open_store: OpenStore) -> None:
     store.close()
 
 
+def all_postings_are_listed_in_order(open_store: OpenStore) -> None:
+    store = open_store()
+    random_ = random.Random(20)  # noqa: S311 - test data
+    pairs = {(b"key%d" % random_.randrange(9), random_.randbytes(4)) for _ in range(200)}
+    batch = Batch()
+    for key, value in pairs:
+        batch.add(POSTINGS, key, value)
+    store.commit(batch)
+    expected = sorted(pairs)
+    places = [*expected, (b"a", b"\0" * 4), (b"key3", b"\xff" * 4), (b"key3", b"\0" * 4), (b"z", b"\0" * 4)]
+    with store.snapshot() as view:
+        assert list(view.entries(POSTINGS)) == expected
+        for after in places:
+            later = [pair for pair in expected if pair > after]
+            assert list(view.entries(POSTINGS, after=after)) == later
+            assert list(view.entries(POSTINGS, after=after, limit=3)) == later[:3]
+        with raises(ValueError):
+            list(view.entries(PLAIN))
+
+
 def mistakes_are_refused(open_store: OpenStore) -> None:
     store = open_store()
     stranger = Table("stranger")
@@ -419,6 +439,7 @@ KEY_VALUE_CHECKS: tuple[Callable[[OpenStore], None], ...] = (
     logs_are_dense_from_one,
     postings_are_sorted_sets,
     intersections_are_those_of_sets,
+    all_postings_are_listed_in_order,
     mistakes_are_refused,
     threads_increment_without_loss,
 )
