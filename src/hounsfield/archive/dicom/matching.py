@@ -158,9 +158,14 @@ def name_groups(text: str) -> list[str]:
 
     Without spaces around components or empty ones at the end.
     """
+    return all_name_groups(text)[:3]
+
+
+def all_name_groups(text: str) -> list[str]:
+    """As :func:`name_groups`, with what stands behind the third group although nothing may."""
     return [
         "^".join([component.strip() for component in group.split("^")]).rstrip("^")
-        for group in fold_name(text).split("=")[:3]
+        for group in fold_name(text).split("=")
     ]
 
 

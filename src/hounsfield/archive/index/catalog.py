@@ -52,8 +52,7 @@ HASHED_FIELDS = (
     "place-instance",
     "patient",
     "patient-of-study",
-    tokens.ANY,
-    *tokens.EXACT_FIELDS.values(),
+    *tokens.HASHED_FIELDS,
 )
 FLAG_CONFLICT = "conflicting-version-kept"
 

@@ -130,6 +130,10 @@ class KeyedHash:
         for field in fields:
             self._fields[field] = self._keys.ensure_key("token", field)
 
+    def digest_once(self, field: str, value: str, length: int) -> bytes:
+        """As :meth:`digest`, without remembering it: for values that would push out what comes again."""
+        return self._digest(field, value, length)
+
     def _digest(self, field: str, value: str, length: int) -> bytes:
         """``length`` (at most 64) bytes that say nothing about ``value`` without the field's key."""
         key = self._fields.get(field)

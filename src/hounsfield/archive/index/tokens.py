@@ -1,87 +1,247 @@
 """Blind tokens: what a study can be found by without its names standing anywhere in clear.
 
-A token is the keyed hash of one folded value of one field; its postings are
-``inverted study day | study id``, so that reading them in order gives the newest study first, and
-an intersection of several stops at the limit. Studies without a date come last.
+A token is the keyed hash of one folded value, or one gram of it (:mod:`~hounsfield.archive.index.grams`), of
+one field. Its postings are ``inverted study day | study id``, so that reading them in order gives the
+newest study first, a range of study dates is a range of the postings, and an intersection of several
+stops at the limit. Studies without a date come last.
 
-Tokens only narrow: every candidate's row is opened and verified by ``dicom.query.matches``, so a
-token must never miss a study that matches. :data:`TOKENIZER` is stored in each study's row; a
-change of folding or of fields is a new version, and old studies keep their old tokens until
-they are reindexed.
+There are two sorts. *Exact* tokens (ids, whole names, modalities, and the one that every study has) are
+written in the commit that stores the object. *Merged* tokens, which are many, follow later, in sorted
+batches (:mod:`~hounsfield.archive.index.merging`): until then the study stands in ``fresh``, where every
+query looks at it.
+
+Tokens only narrow: every candidate's row is opened and verified by ``dicom.query.matches``, so a token
+must never miss a study that matches. :data:`TOKENIZER` is stored in each study's row, and with its
+merged postings; a change of folding or of fields is a new version, and leader work brings old studies
+up to it.
 """
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
-from hounsfield.archive.dicom.levels import MATCHED_STUDY, MODALITIES_IN_STUDY
-from hounsfield.archive.dicom.matching import date_period, date_range, name_groups
+from hounsfield.archive.dicom.levels import MODALITIES_IN_STUDY
+from hounsfield.archive.dicom.matching import all_name_groups, date_period, name_groups
+from hounsfield.archive.index import grams
 from hounsfield.archive.index.rows import Attributes, StudyRow
 from hounsfield.archive.index.sealed import KeyedHash
-from hounsfield.archive.index.tables import TOKEN, TOKEN_BYTES
+from hounsfield.archive.index.tables import DAY_BYTES, FRESH, TOKEN, TOKEN_BYTES
 from hounsfield.storage_backends.api import Batch
 
-TOKENIZER = 1
+TOKENIZER = 2
 
 STUDY_DATE = 0x00080020
-ANY = "any"  # the one token that every study has
+ACCESSION_NUMBER = 0x00080050
+REFERRING_PHYSICIAN = 0x00080090
+STUDY_DESCRIPTION = 0x00081030
+PATIENT_NAME = 0x00100010
+PATIENT_ID = 0x00100020
+BIRTH_DATE = 0x00100030
+PATIENT_SEX = 0x00100040
+STUDY_ID = 0x00200010
 
-#: Fields found by their exact value (person names and dates: by their compared form).
+ANY = "any"  # the one token that every study has
+ODD_DATE = "odd"  # studies whose date is not one day: their place says nothing about it
+
+#: Found by the exact value from the moment of the commit (person names: each group as it is compared).
 EXACT_FIELDS = {
-    STUDY_DATE: "StudyDate",
-    0x00080050: "AccessionNumber",
+    ACCESSION_NUMBER: "AccessionNumber",
     MODALITIES_IN_STUDY: "ModalitiesInStudy",
-    0x00080090: "ReferringPhysicianName",
-    0x00100010: "PatientName",
-    0x00100020: "PatientID",
-    0x00100030: "PatientBirthDate",
-    0x00200010: "StudyID",
+    PATIENT_NAME: "PatientName",
+    PATIENT_ID: "PatientID",
 }
+#: Found by the exact value too, once merged. A birth date by its day, month, year and century.
+MERGED_FIELDS = {
+    REFERRING_PHYSICIAN: "ReferringPhysicianName",
+    STUDY_DESCRIPTION: "StudyDescription",
+    BIRTH_DATE: "PatientBirthDate",
+    PATIENT_SEX: "PatientSex",
+    STUDY_ID: "StudyID",
+}
+#: Found by any part of the value: what viewers search with ``*…*``.
+GRAM_FIELDS = {
+    ACCESSION_NUMBER: "AccessionNumber-grams",
+    REFERRING_PHYSICIAN: "ReferringPhysicianName-grams",
+    STUDY_DESCRIPTION: "StudyDescription-grams",
+    PATIENT_NAME: "PatientName-grams",
+    PATIENT_ID: "PatientID-grams",
+    STUDY_ID: "StudyID-grams",
+}
+NAME_FIELDS = frozenset({PATIENT_NAME, REFERRING_PHYSICIAN})
+HASHED_FIELDS = (ANY, ODD_DATE, *EXACT_FIELDS.values(), *MERGED_FIELDS.values(), *GRAM_FIELDS.values())
+
+#: Lengths of the prefixes of a birth date that are tokens: century, year, month, day.
+DATE_PREFIXES = (2, 4, 6, 8)
+GRAMS_REMEMBERED = 16_384  # a few megabytes: the grams of a language's names are some thousands
+_MERGED_TAGS = frozenset(MERGED_FIELDS) | frozenset(GRAM_FIELDS)
 
 _DAY = struct.Struct(">I")
 _NO_DAY = 0xFFFFFFFF
+NO_DAY = _DAY.pack(_NO_DAY)
+_RANDOM_BYTES = 8
+
+Posting = tuple[bytes, bytes]
+
+
+# ---------------------------------------------------------------- days
 
 
 def inverted_day(attributes: Attributes) -> bytes:
-    """Four bytes that sort the newest study first; studies without a valid date sort last."""
+    """Four bytes that sort the newest study first; studies without one valid date sort last."""
+    period = date_period(attributes.get(STUDY_DATE, "").strip())
+    return NO_DAY if period is None else day_bytes(period[0])
+
+
+def day_bytes(day: str) -> bytes:
+    """A day YYYYMMDD as postings hold it."""
+    return _DAY.pack(_NO_DAY - 1 - int(day))
+
+
+def _inverted_day_1(attributes: Attributes) -> bytes:
+    """As tokenizer 1 read dates."""
     date = attributes.get(STUDY_DATE, "").replace(".", "")[:8]
     if len(date) == 8 and date.isascii() and date.isdigit():
-        return _DAY.pack(_NO_DAY - 1 - int(date))
-    return _DAY.pack(_NO_DAY)
+        return day_bytes(date)
+    return NO_DAY
 
 
-def study_tokens(hashes: KeyedHash, row: StudyRow) -> set[bytes]:
-    """Every token of a study, as the row's tokenizer version makes them."""
-    found = {_token(hashes, ANY, "")}
-    for tag, field in EXACT_FIELDS.items():
+# ---------------------------------------------------------------- what a study is found by
+
+
+def exact_postings(hashes: KeyedHash, study_id: bytes, row: StudyRow) -> set[Posting]:
+    """What the commit of a study writes, as the row's tokenizer version makes it."""
+    first = row.tokenizer == 1
+    day = _inverted_day_1(row.attributes) if first else inverted_day(row.attributes)
+    value = day + study_id
+    found = {token(hashes, ANY, "")}
+    fields = EXACT_FIELDS | _FIELDS_1 if first else EXACT_FIELDS
+    for tag, field in fields.items():
         text = "\\".join(row.modalities) if tag == MODALITIES_IN_STUDY else row.attributes.get(tag)
+        found.update(token(hashes, field, form) for form in _forms(tag, text or ""))
+    date = row.attributes.get(STUDY_DATE, "")
+    if not first and date and day == NO_DAY:
+        found.add(token(hashes, ODD_DATE, ""))
+    return {(one, value) for one in found}
+
+
+def merged_tokens(hashes: KeyedHash, attributes: Attributes) -> set[bytes]:
+    """What merging writes for a study with these attributes, besides what its commit wrote."""
+    found: set[bytes] = set()
+    for tag, field in MERGED_FIELDS.items():
+        text = attributes.get(tag)
         if text:
-            found.update(
-                _token(hashes, field, form) for value in text.split("\\") for form in _forms(tag, value)
-            )
+            if tag == BIRTH_DATE:
+                days = _forms(tag, text)
+                forms: Iterable[str] = {day[:length] for day in days for length in DATE_PREFIXES}
+            else:
+                forms = _forms(tag, text)
+            found.update(token(hashes, field, form) for form in forms)
+    remembered = _remembered(hashes)
+    for tag, field in GRAM_FIELDS.items():
+        text = attributes.get(tag)
+        if text:
+            pieces: set[str] = set()
+            for value in folded(tag, text):
+                pieces |= grams.of_text(value)
+            found.update([remembered(field, piece) for piece in pieces])
     return found
+
+
+def merged_attributes(attributes: Attributes) -> Attributes:
+    """The attributes that merged tokens are made of."""
+    return {tag: attributes[tag] for tag in sorted(_MERGED_TAGS) if attributes.get(tag)}
+
+
+def folded(tag: int, text: str) -> list[str]:
+    """Every text of an attribute that grams are taken from, without case: values, of names their groups.
+
+    Also groups past the third, whose words fuzzy matching finds.
+    """
+    values = [value for value in text.split("\\") if value]
+    if tag in NAME_FIELDS:
+        return [group for value in values for group in all_name_groups(value) if group]
+    return [value.casefold() for value in values]
+
+
+def _forms(tag: int, text: str) -> set[str]:
+    """What the values of an attribute are found by exactly; mirrors what ``dicom.matching`` compares."""
+    values = [value for value in text.split("\\") if value]
+    if tag in NAME_FIELDS:
+        return {group for value in values for group in name_groups(value) if group}
+    if tag in {BIRTH_DATE, STUDY_DATE}:
+        periods = [date_period(value.strip()) for value in values]
+        return {period[0] for period in periods if period is not None}
+    return set(values)
+
+
+#: What tokenizer 1 wrote in the commit besides.
+_FIELDS_1 = {
+    STUDY_DATE: "StudyDate",
+    REFERRING_PHYSICIAN: "ReferringPhysicianName",
+    BIRTH_DATE: "PatientBirthDate",
+    STUDY_ID: "StudyID",
+}
+
+
+def token(hashes: KeyedHash, field: str, form: str) -> bytes:
+    """The key of the postings of one form of one field."""
+    return hashes.digest(field, form, TOKEN_BYTES)
+
+
+@lru_cache(maxsize=8)
+def _remembered(hashes: KeyedHash):  # type: ignore[no-untyped-def]
+    """Grams repeat from study to study, and must not push out what ``hashes`` remembers of UIDs."""
+
+    @lru_cache(maxsize=GRAMS_REMEMBERED)
+    def digest(field: str, piece: str) -> bytes:
+        return hashes.digest_once(field, piece, TOKEN_BYTES)
+
+    return digest
+
+
+# ---------------------------------------------------------------- a study changes
 
 
 def plan_tokens(
     batch: Batch, hashes: KeyedHash, study_id: bytes, old: StudyRow | None, new: StudyRow | None
 ) -> None:
-    """Have ``batch`` change a study's postings from what ``old`` has to what ``new`` has (None: nothing)."""
-    if old and new and old.attributes == new.attributes and old.modalities == new.modalities:
+    """Add to ``batch`` what keeps a study findable when its row changes from ``old`` to ``new``.
+
+    ``old`` None: the study is new; ``new`` None: it is deleted. Exact postings change with the batch; when
+    what merged postings stand for changes, the study becomes fresh, and merging does the rest.
+    """
+    if old is not None and new is not None and _searched(old) == _searched(new):
         return
-    before = _postings(hashes, study_id, old)
-    after = _postings(hashes, study_id, new)
-    for token, value in before - after:
-        batch.remove(TOKEN, token, value)
-    for token, value in after - before:
-        batch.add(TOKEN, token, value)
+    before = set() if old is None else exact_postings(hashes, study_id, old)
+    after = set() if new is None else exact_postings(hashes, study_id, new)
+    for posting, value in before - after:
+        batch.remove(TOKEN, posting, value)
+    for posting, value in after - before:
+        batch.add(TOKEN, posting, value)
+    if new is None or old is None or _merged_part(old) != _merged_part(new):
+        batch.put(FRESH, study_id, fresh_value(new))
 
 
-def _postings(hashes: KeyedHash, study_id: bytes, row: StudyRow | None) -> set[tuple[bytes, bytes]]:
-    if row is None:
-        return set()
-    value = inverted_day(row.attributes) + study_id
-    return {(token, value) for token in study_tokens(hashes, row)}
+def fresh_value(row: StudyRow | None) -> bytes:
+    """The study's day, so that queries meet fresh studies in order, and 8 random bytes: each change's own."""
+    day = NO_DAY if row is None else inverted_day(row.attributes)
+    return day + os.urandom(_RANDOM_BYTES)
+
+
+def fresh_day(value: bytes) -> bytes:
+    """The day in a value of ``fresh``."""
+    return value[:DAY_BYTES]
+
+
+def _searched(row: StudyRow) -> tuple[int, Attributes, tuple[str, ...]]:
+    return row.tokenizer, row.attributes, row.modalities
+
+
+def _merged_part(row: StudyRow) -> tuple[int, bytes, Attributes]:
+    return row.tokenizer, inverted_day(row.attributes), merged_attributes(row.attributes)
 
 
 def key_tokens(hashes: KeyedHash, matches: Mapping[int, str], *, fuzzy: bool) -> list[bytes]:
@@ -89,35 +249,8 @@ def key_tokens(hashes: KeyedHash, matches: Mapping[int, str], *, fuzzy: bool) ->
     found = []
     for tag, key in matches.items():
         field = EXACT_FIELDS.get(tag)
-        form = None if field is None else _key_form(tag, key, fuzzy=fuzzy)
-        if field is not None and form is not None:
-            found.append(_token(hashes, field, form))
-    return found or [_token(hashes, ANY, "")]
-
-
-def _forms(tag: int, value: str) -> list[str]:
-    """What a stored value is found by; mirrors what ``dicom.matching`` compares."""
-    match MATCHED_STUDY[tag]:
-        case "PN":
-            return [group for group in name_groups(value) if group]
-        case "DA":
-            period = date_period(value.strip())
-            return [] if period is None else [period[0]]
-    return [value] if value else []
-
-
-def _key_form(tag: int, key: str, *, fuzzy: bool) -> str | None:
-    """The one form that all matches of a key share, None when there is no such form."""
-    if "\\" in key:
-        return None
-    match MATCHED_STUDY[tag]:
-        case "PN":
-            return None if fuzzy or any(c in key for c in "*?=") else name_groups(key)[0]
-        case "DA":
-            period = date_range(key)
-            return period[0] if period is not None and period[0] == period[1] else None
-    return None if "*" in key or "?" in key else key
-
-
-def _token(hashes: KeyedHash, field: str, form: str) -> bytes:
-    return hashes.digest(field, form, TOKEN_BYTES)
+        if field is None or any(c in key for c in "\\*?=") or (fuzzy and tag in NAME_FIELDS):
+            continue
+        form = name_groups(key)[0] if tag in NAME_FIELDS else key
+        found.append(token(hashes, field, form))
+    return found or [token(hashes, ANY, "")]
