@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import struct
 import warnings
 from base64 import b64decode
@@ -17,7 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hounsfield.archive.dicom.json import INLINE_BYTES_MAX, attributes_to_json, find_bulk, to_json
+from hounsfield.archive.dicom import json as dicom_json
+from hounsfield.archive.dicom.json import (
+    INLINE_BYTES_MAX,
+    JsonWriter,
+    attributes_to_json,
+    find_bulk,
+    to_json,
+)
 from hounsfield.archive.dicom.scan import scan
 from hounsfield.codecs.registry import (
     EXPLICIT_VR_BIG_ENDIAN,
@@ -258,9 +266,76 @@ def _links(model: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, A
     return out
 
 
+@pytest.mark.parametrize("memo_bytes_max", [0, 20_000, 8 << 20])
+def test_what_was_remembered_of_other_objects_changes_nothing(
+    samples: list[Any], memo_bytes_max: int
+) -> None:
+    """One writer for every file, each file twice and in any order: character sets, syntaxes and signs mix."""
+    writer = JsonWriter(memo_bytes_max=memo_bytes_max)
+    order = [sample for sample in samples if len(sample.data) < 1_000_000] * 2
+    random.Random(memo_bytes_max).shuffle(order)
+    for sample in order:
+        slices = scan(sample.data, sample.syntax).slices(sample.data)
+        header, trailer = slices[0], slices[-1] if len(slices) > 1 else b""
+        base = f"x/{sample.path.name}/"
+        expected = to_json(header, trailer, sample.syntax, base_uri=base)
+        assert writer.write(header, trailer, sample.syntax, base_uri=base) == expected, sample.name
+
+
+def test_what_changes_how_others_are_read_is_not_remembered_away() -> None:
+    writer = JsonWriter()
+    sign = struct.pack("<HHLH", 0x28, 0x103, 2, 1)
+    value = struct.pack("<HHLH", 0x28, 0x106, 2, 0xFFFE)
+    nested = struct.pack("<HHL", 0x0040, 0xA730, 8 + len(sign)) + item(sign)
+    for raw, expected in ((sign + value, -2), (value, 0xFFFE), (nested + value, 0xFFFE), (sign + value, -2)):
+        got = json.loads(writer.write(raw, b"", IMPLICIT_VR_LITTLE_ENDIAN))
+        assert got["00280106"]["Value"] == [expected]
+    name = explicit((0x00081050, b"PN", "Ää".encode("latin-1")))
+    for term, expected_name in ((b"ISO_IR 100", "Ää"), (b"ISO_IR 144", "Ф\u0444")):
+        got = json.loads(
+            writer.write(explicit((0x00080005, b"CS", term)) + name, b"", EXPLICIT_VR_LITTLE_ENDIAN)
+        )
+        assert got["00081050"]["Value"] == [{"Alphabetic": expected_name}]
+
+
+def test_links_in_equal_items_are_their_own() -> None:
+    one_item = item(explicit((0x00091010, b"OB", bytes(INLINE_BYTES_MAX + 2))))
+    raw = explicit((0x00081140, b"SQ", one_item * 3), (0x00082112, b"SQ", one_item))
+    writer = JsonWriter()
+    for base in ("a/", "b/"):
+        got = json.loads(writer.write(raw, b"", EXPLICIT_VR_LITTLE_ENDIAN, base_uri=base))
+        links = [inner["00091010"]["BulkDataURI"] for inner in got["00081140"]["Value"]]
+        assert links == [f"{base}bulkdata/00081140/{number}/00091010" for number in (1, 2, 3)]
+        assert got["00082112"]["Value"][0]["00091010"]["BulkDataURI"] == f"{base}bulkdata/00082112/1/00091010"
+
+
+def test_a_sequence_without_end_is_a_link_to_its_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicom_json, "ELEMENTS_MAX", 10)
+    few = item(explicit((0x00081150, b"UI", b"1.2\0"))) * 3
+    many = b"".join(item(explicit((0x00081150, b"UI", b"1.%03d\0" % n))) for n in range(20))
+    inner = item(explicit((0x00081140, b"SQ", many)))
+    raw = explicit((0x00081115, b"SQ", few), (0x00081120, b"SQ", inner), (0x00100010, b"PN", b"A^B "))
+    got = ours(raw, EXPLICIT_VR_LITTLE_ENDIAN)
+    assert len(got["00081115"]["Value"]) == 3
+    assert got["00081120"] == {"vr": "UN", "BulkDataURI": "bulkdata/00081120"}
+    assert got["00100010"]["Value"] == [{"Alphabetic": "A^B"}]
+    bulk = find_bulk(raw, b"", EXPLICIT_VR_LITTLE_ENDIAN, "00081120")
+    assert bulk is not None and bytes(bulk.value) == inner
+    wide = b"".join(explicit((0x00090010 + n * 2, b"LO", b"AB")) for n in range(100))
+    assert len(ours(wide, EXPLICIT_VR_LITTLE_ENDIAN)) == 10
+
+
 @pytest.mark.parametrize(
     "path",
-    ["", "x", "00081140/0/00081150", "00081140", "00081140/1", "../../etc", "00081140/99999999/00081150"],
+    [
+        "",
+        "x",
+        "00081140/0/00081150",
+        "00081140/2/00081150",
+        "00081140/1",
+        "../../etc",
+        "00081140/99999999/00081150",
+    ],
 )
 def test_paths_that_lead_nowhere(path: str) -> None:
     raw = explicit((0x00081140, b"SQ", item(explicit((0x00081150, b"UI", b"1.2\0")))))

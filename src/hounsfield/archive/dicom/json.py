@@ -13,6 +13,7 @@ frames in between are not needed), or the whole data set where that is one slice
   always, are a BulkDataURI that ends in ``bulkdata/`` and the path to the element: ``00880200/1/7FE00010`` is
   an element of the first item of a sequence. ``find_bulk`` follows such a path.
 * UN gets the VR that PS3.6 or a known private creator gives the element (PS3.5 6.2.2).
+* A sequence that takes an object past ``ELEMENTS_MAX`` is a UN with a BulkDataURI: its encoded items.
 * Group lengths, group 2 and trailing padding are left out.
 """
 
@@ -44,6 +45,13 @@ Model = dict[str, Any]
 #: Longer binary values become links. What viewers compute with (private scale factors, small lookup tables)
 #: is shorter.
 INLINE_BYTES_MAX: Final = 1024
+#: Elements (and items) that one object's metadata may have at its top level, and in all its sequences
+#: together: an enhanced object of 10,000 frames has about 600,000. A sequence that goes past is a link.
+ELEMENTS_MAX: Final = 1_000_000
+#: What a ``JsonWriter`` remembers; a series of CT slices needs 0.1 MB and two of the values of each slice.
+MEMO_BYTES_MAX: Final = 8 << 20
+MEMO_VALUE_BYTES_MAX: Final = 8 << 10  # longer values seldom come twice, and hashing them costs
+MEMO_ENTRY_BYTES: Final = 250  # of a dictionary's entry, its key and two byte objects
 #: The largest integer that every JSON reader keeps exactly.
 _EXACT: Final = 1 << 53
 
@@ -68,6 +76,9 @@ _ONE: Final = {
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _PADDING: Final = 0xFFFC0000
 _PIXEL_REPRESENTATION: Final = 0x00280103
+#: What changes how others are read, or depends on where it stands.
+_NOT_REMEMBERED: Final = frozenset({*PIXEL_TAGS, _PIXEL_REPRESENTATION})
+_to_bytes: Final = msgspec.json.encode
 _SEQUENCE_ENDS: Final = (b"\xfe\xff\xdd\xe0", b"\xff\xfe\xe0\xdd")
 _INTEGER_TEXT: Final = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _DECIMAL_TEXT: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
@@ -85,39 +96,42 @@ def to_json(
 
     Never raises on bytes.
 
-    PS3.18 F.2. Several objects are these, joined by commas, in brackets.
+    PS3.18 F.2. Several objects are these, joined by commas, in brackets; a :class:`JsonWriter` is faster.
     """
-    model = to_model(header, trailer, transfer_syntax, base_uri=base_uri, inline_bytes_max=inline_bytes_max)
-    return msgspec.json.encode(model)
+    return JsonWriter(inline_bytes_max).write(header, trailer, transfer_syntax, base_uri=base_uri)
 
 
-def to_model(
-    header: Buffer,
-    trailer: Buffer,
-    transfer_syntax: TransferSyntax,
-    *,
-    base_uri: str = "",
-    inline_bytes_max: int = INLINE_BYTES_MAX,
-) -> Model:
-    """As ``to_json``, but the object before it is written.
+class JsonWriter:
+    """Makes the metadata of objects that resemble each other, such as the slices of a series.
 
-    For those who add to it (RetrieveURL and the like).
+    An element that was met before, in the same bytes and under the same circumstances, is not encoded again:
+    of a CT slice that is nine in ten. Not thread-safe. What it remembers is bounded by ``memo_bytes_max``.
     """
-    body = _body(header, transfer_syntax)
-    little = transfer_syntax.little_endian
-    implicit = looks_implicit(body, 0, len(body), transfer_syntax.implicit_vr)
-    encoder = _Encoder(little, base_uri, inline_bytes_max)
-    model: Model = {}
-    encoder.charset = encoder.dataset(body, 0, len(body), implicit, model, DEFAULT_CHARACTER_SET, "", 0)
-    if len(trailer):
-        tail = bytes(trailer)
-        start = _trailer_start(body, tail, model, little)
-        encoder.budget = Budget(ends={})
-        encoder.dataset(tail, start, len(tail), implicit, model, encoder.charset, "", 0)
-    keys = list(model)
-    if any(a > b for a, b in pairwise(keys)):
-        model = {key: model[key] for key in sorted(keys)}
-    return model
+
+    def __init__(
+        self, inline_bytes_max: int = INLINE_BYTES_MAX, memo_bytes_max: int = MEMO_BYTES_MAX
+    ) -> None:
+        self._inline_bytes_max = inline_bytes_max
+        self._memo = _Memo(memo_bytes_max)
+
+    def write(
+        self, header: Buffer, trailer: Buffer, transfer_syntax: TransferSyntax, *, base_uri: str = ""
+    ) -> bytes:
+        """As :func:`to_json`."""
+        body = _body(header, transfer_syntax)
+        little = transfer_syntax.little_endian
+        implicit = looks_implicit(body, 0, len(body), transfer_syntax.implicit_vr)
+        encoder = _Encoder(little, base_uri, self._inline_bytes_max, self._memo)
+        fragments: list[bytes] = []
+        charset = encoder.dataset(body, 0, len(body), implicit, fragments, DEFAULT_CHARACTER_SET, "", 0)
+        if len(trailer):
+            tail = bytes(trailer)
+            start = _trailer_start(body, tail, fragments, little)
+            encoder.budget = Budget(ends={})
+            encoder.dataset(tail, start, len(tail), implicit, fragments, charset, "", 0)
+        if any(a[:9] >= b[:9] for a, b in pairwise(fragments)):
+            fragments = sorted({fragment[:9]: fragment for fragment in fragments}.values())
+        return b"{" + b",".join(fragments) + b"}"
 
 
 def _body(header: Buffer, transfer_syntax: TransferSyntax) -> bytes:
@@ -127,13 +141,16 @@ def _body(header: Buffer, transfer_syntax: TransferSyntax) -> bytes:
     return bytes(header)
 
 
-def _trailer_start(header: bytes, trailer: bytes, model: Model, little: bool) -> int:
+def _trailer_start(header: bytes, trailer: bytes, fragments: list[bytes], little: bool) -> int:
     """Where elements begin in a trailer: after the sequence delimiter.
 
     Or after bytes that pad the last frame.
     """
     if trailer[:4] in _SEQUENCE_ENDS:
         return 8
+    model: Model = msgspec.json.decode(
+        b"{" + b",".join(fragment for fragment in fragments if fragment[1:5] in (b"0028", b"7FE0")) + b"}"
+    )
     rows, columns = _count(model, "00280010"), _count(model, "00280011")
     tag = next((tag for tag in PIXEL_TAGS if f"{tag:08X}" in model), None)
     if not rows or not columns or tag is None or len(header) < 4:
@@ -159,17 +176,51 @@ def _count(model: Model, key: str) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
+class _Memo:
+    """Encoded elements and items by their bytes, apart for whatever else decides how they are encoded."""
+
+    __slots__ = ("_bytes", "_bytes_max", "_kinds")
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes = 0
+        self._bytes_max = bytes_max
+        self._kinds: dict[tuple[Any, ...], dict[Any, bytes]] = {}
+
+    def kind(self, *circumstances: Any) -> dict[Any, bytes]:
+        found = self._kinds.get(circumstances)
+        if found is None:
+            found = self._kinds[circumstances] = {}
+        return found
+
+    def keep(self, kind: dict[Any, bytes], key: Any, raw: bytes, fragment: bytes) -> None:
+        self._bytes += len(raw) + len(fragment) + MEMO_ENTRY_BYTES
+        if self._bytes > self._bytes_max:
+            # What came once (UIDs, positions) goes with the rest; what comes again is soon back.
+            for every in self._kinds.values():
+                every.clear()
+            self._bytes = 0
+        kind[key] = fragment
+
+
+class _TooManyElementsError(Exception):
+    """An object's budget of elements is spent: the sequence that is being encoded becomes a link."""
+
+    retry = False
+
+
 class _Encoder:
     """One object's encoding: what stays the same at every depth."""
 
-    __slots__ = ("base_uri", "budget", "charset", "inline_bytes_max", "little", "signed")
+    __slots__ = ("base_uri", "budget", "inline_bytes_max", "left", "links", "little", "memo", "signed")
 
-    def __init__(self, little: bool, base_uri: str, inline_bytes_max: int) -> None:
+    def __init__(self, little: bool, base_uri: str, inline_bytes_max: int, memo: _Memo) -> None:
         self.little = little
         self.base_uri = base_uri
         self.inline_bytes_max = inline_bytes_max
-        self.charset = DEFAULT_CHARACTER_SET
+        self.memo = memo
         self.signed = False
+        self.links = 0  # made so far: what holds one depends on its path and is not remembered
+        self.left = ELEMENTS_MAX
         self.budget = Budget(ends={})
 
     def dataset(  # noqa: PLR0917
@@ -178,74 +229,112 @@ class _Encoder:
         start: int,
         end: int,
         implicit: bool,
-        model: Model,
+        fragments: list[bytes],
         charset: CharacterSet,
         path: str,
         depth: int,
     ) -> CharacterSet:
-        """Put the elements of one data set or item into ``model``; the character set in force at its end."""
+        """Append the elements of one data set or item to ``fragments``; the character set at its end."""
         little = self.little
         creators: dict[int, str] = {}
-        kind_of, key_of = _KIND.get, _KEY_OF.get
+        key_of = _KEY_OF.get
+        known = self.memo.kind(little, implicit, charset, self.signed, self.inline_bytes_max)
         for tag, written_vr, at, length, undefined in elements(
             data, start, end, implicit, little, self.budget
         ):
             vr = written_vr
+            if tag & 0x10000 and 0x10 <= tag & 0xFFFF <= 0xFF and length <= 64:
+                creators[tag & 0xFFFF00FF] = data[at : at + length].decode("latin-1").strip(" \0")
+            if vr == "UN":
+                vr = self._known_vr(tag, creators, undefined)
+            if depth:
+                self.left -= 1
+                if self.left < 0:
+                    raise _TooManyElementsError
+            elif len(fragments) >= ELEMENTS_MAX:
+                return charset
+            raw = None
+            if length <= MEMO_VALUE_BYTES_MAX:
+                raw = data[at : at + length]
+                fragment = known.get((tag, written_vr, vr, raw, undefined))
+                if fragment is not None:
+                    fragments.append(fragment)
+                    continue
             key = key_of(tag)
             if key is None:
                 if not tag & 0xFFFF or tag >= _PADDING or tag >> 16 == 2:
                     continue
                 key = f"{tag:08X}"
-                if tag & 0x10000 and 0x10 <= tag & 0xFFFF <= 0xFF and length <= 64:
-                    creators[tag & 0xFFFF00FF] = data[at : at + length].decode("latin-1").strip(" \0")
             elif tag >> 16 == 2 or not tag & 0xFFFF or tag >= _PADDING:
                 continue
             if not depth and tag in PIXEL_TAGS:
                 if undefined and implicit:
                     vr = "OB"  # Encapsulated pixel data is always bytes (PS3.5 A.4).
                 if length or undefined or (at >= end and _declared(data, at, little)):
-                    model[key] = {"vr": vr, "BulkDataURI": f"{self.base_uri}bulkdata/{key}"}
+                    fragments.append(self._link(key, vr, key))
                 else:
-                    model[key] = {"vr": vr}
+                    fragments.append(b'"%b":{"vr":"%b"}' % (key.encode(), vr.encode()))
                 continue
-            if vr == "UN":
-                vr = self._known_vr(tag, creators, undefined)
-                if vr == "SQ" and not undefined and not implicit:
-                    # PS3.5 6.2.2: the value of a UN element is in implicit VR little endian, whatever is
-                    # around it.
-                    model[key] = self._sequence(data, at, length, True, charset, f"{path}{key}/", depth)
-                    continue
-            if implicit and tag in SIGNED_IF_PIXELS_ARE and self.signed and vr == "US":
-                vr = "SS"
-            if not length:
-                model[key] = {"vr": vr if vr in _KIND else "UN"}
+            if tag == SPECIFIC_CHARACTER_SET and length:
+                charset = character_set(data[at : at + length][:256])
+                fragments.append(b'"00080005":{"vr":"%b","Value":["ISO_IR 192"]}' % vr.encode())
+                known = self.memo.kind(little, implicit, charset, self.signed, self.inline_bytes_max)
                 continue
-            kind = kind_of(vr, _BINARY)
-            if kind == _SEQUENCE:
-                model[key] = self._sequence(data, at, length, implicit, charset, f"{path}{key}/", depth)
-                continue
-            if kind == _BINARY or (kind == _NUMBERS and length > self.inline_bytes_max):
-                model[key] = self._binary(data, at, length, vr, path + key)
-                continue
-            raw = data[at : at + length]
-            if tag == SPECIFIC_CHARACTER_SET:
-                charset = character_set(raw[:256])
-                model[key] = {"vr": vr, "Value": ["ISO_IR 192"]}
-                continue
-            if kind <= _DECIMAL and raw.isascii() and b"\x1b" not in raw:
-                # The fast path: ASCII is the same in every character set, and most values are one value.
-                text = raw.decode("ascii")
-                if kind <= _TEXT and "\\" not in text:
-                    text = text.strip(" \0")
-                    model[key] = {"vr": vr, "Value": [text]} if text else {"vr": vr}
-                    continue
-                values = text_values(text, vr)
-            else:
-                values = self._values(raw, vr, kind, charset)
+            links = self.links
+            fragment = self._element(
+                data, at, length, key, tag, vr, written_vr, undefined, implicit, charset, path, depth
+            )
+            fragments.append(fragment)
             if tag == _PIXEL_REPRESENTATION and not depth:
-                self.signed = values == [1]
-            model[key] = {"vr": vr, "Value": values} if values else {"vr": vr}
+                self.signed = fragment.endswith(b'"Value":[1]}')
+                known = self.memo.kind(little, implicit, charset, self.signed, self.inline_bytes_max)
+            elif raw is not None and links == self.links and tag not in _NOT_REMEMBERED:
+                self.memo.keep(known, (tag, written_vr, vr, raw, undefined), raw, fragment)
         return charset
+
+    def _element(  # noqa: PLR0917
+        self,
+        data: bytes,
+        at: int,
+        length: int,
+        key: str,
+        tag: int,
+        vr: str,
+        written_vr: str,
+        undefined: bool,
+        implicit: bool,
+        charset: CharacterSet,
+        path: str,
+        depth: int,
+    ) -> bytes:
+        """One element as ``"GGGGEEEE":{…}``."""
+        if vr == "SQ" and written_vr == "UN" and not undefined and not implicit:
+            # PS3.5 6.2.2: the value of a UN element is in implicit VR little endian, whatever is around it.
+            return self._sequence(data, at, length, key, True, charset, path, depth)
+        if implicit and tag in SIGNED_IF_PIXELS_ARE and self.signed and vr == "US":
+            vr = "SS"
+        if not length:
+            return b'"%b":{"vr":"%b"}' % (key.encode(), (vr if vr in _KIND else "UN").encode())
+        kind = _KIND.get(vr, _BINARY)
+        if kind == _SEQUENCE:
+            return self._sequence(data, at, length, key, implicit, charset, path, depth)
+        if kind == _BINARY or (kind == _NUMBERS and length > self.inline_bytes_max):
+            return self._binary(data, at, length, key, vr, path)
+        raw = data[at : at + length]
+        values: list[Any] | None
+        if kind <= _DECIMAL and raw.isascii() and b"\x1b" not in raw:
+            # The fast path: ASCII is the same in every character set, and most values are one value.
+            text = raw.decode("ascii")
+            if kind <= _TEXT and "\\" not in text:
+                text = text.strip(" \0")
+                values = [text] if text else None
+            else:
+                values = text_values(text, vr)
+        else:
+            values = self._values(raw, vr, kind, charset)
+        if not values:
+            return b'"%b":{"vr":"%b"}' % (key.encode(), vr.encode())
+        return b'"%b":{"vr":"%b","Value":%b}' % (key.encode(), vr.encode(), _to_bytes(values))
 
     def _known_vr(self, tag: int, creators: dict[int, str], undefined: bool) -> str:
         if undefined:
@@ -287,27 +376,79 @@ class _Encoder:
         return values
 
     def _sequence(  # noqa: PLR0917
-        self, data: bytes, at: int, length: int, implicit: bool, charset: CharacterSet, path: str, depth: int
-    ) -> Model:
-        out: list[Model] = []
+        self,
+        data: bytes,
+        at: int,
+        length: int,
+        key: str,
+        implicit: bool,
+        charset: CharacterSet,
+        path: str,
+        depth: int,
+    ) -> bytes:
+        out: list[bytes] = []
         if depth < DEPTH_MAX:
-            for start, end, item_implicit in items(data, at, at + length, implicit, self.little, self.budget):
-                item: Model = {}
-                self.dataset(
-                    data, start, end, item_implicit, item, charset, f"{path}{len(out) + 1}/", depth + 1
-                )
-                out.append(item)
-        return {"vr": "SQ", "Value": out} if out else {"vr": "SQ"}
+            try:
+                self._items(data, at, length, implicit, charset, f"{path}{key}/", depth + 1, out)
+            except _TooManyElementsError:
+                if depth:
+                    raise
+                return self._link(key, "UN", key)
+        else:
+            self.links += 1  # cut off because of where it stands: not to be remembered for other places
+        if not out:
+            return b'"%b":{"vr":"SQ"}' % key.encode()
+        return b'"%b":{"vr":"SQ","Value":[%b]}' % (key.encode(), b",".join(out))
 
-    def _binary(self, data: bytes, at: int, length: int, vr: str, path: str) -> Model:
+    def _items(  # noqa: PLR0917
+        self,
+        data: bytes,
+        at: int,
+        length: int,
+        implicit: bool,
+        charset: CharacterSet,
+        path: str,
+        depth: int,
+        out: list[bytes],
+    ) -> None:
+        """Append the items of a sequence. Equal ones (segmentations have thousands) are encoded once."""
+        known = self.memo.kind("item", self.little, charset, self.signed, self.inline_bytes_max)
+        for start, end, item_implicit in items(data, at, at + length, implicit, self.little, self.budget):
+            self.left -= 1
+            if self.left < 0:
+                raise _TooManyElementsError
+            raw = data[start:end] if end - start <= MEMO_VALUE_BYTES_MAX else None
+            if raw is not None:
+                held = known.get((item_implicit, raw))
+                if held is not None:
+                    out.append(held)
+                    continue
+            links = self.links
+            fragments: list[bytes] = []
+            self.dataset(data, start, end, item_implicit, fragments, charset, f"{path}{len(out) + 1}/", depth)
+            if len({fragment[:9] for fragment in fragments}) < len(fragments):
+                fragments = list({fragment[:9]: fragment for fragment in fragments}.values())
+            item = b"{" + b",".join(fragments) + b"}"
+            out.append(item)
+            if raw is not None and links == self.links:
+                self.memo.keep(known, (item_implicit, raw), raw, item)
+
+    def _binary(  # noqa: PLR0917
+        self, data: bytes, at: int, length: int, key: str, vr: str, path: str
+    ) -> bytes:
         if vr not in _KIND:
             vr = "UN"
         if length > self.inline_bytes_max:
-            return {"vr": vr, "BulkDataURI": f"{self.base_uri}bulkdata/{path}"}
+            return self._link(key, vr, path + key)
         raw = data[at : at + length]
         if not self.little and vr in _WORD:
             raw = _swapped(raw, _WORD[vr])
-        return {"vr": vr, "InlineBinary": b64encode(raw).decode("ascii")}
+        return b'"%b":{"vr":"%b","InlineBinary":"%b"}' % (key.encode(), vr.encode(), b64encode(raw))
+
+    def _link(self, key: str, vr: str, path: str) -> bytes:
+        self.links += 1
+        uri = _to_bytes(f"{self.base_uri}bulkdata/{path}")
+        return b'"%b":{"vr":"%b","BulkDataURI":%b}' % (key.encode(), vr.encode(), uri)
 
 
 def _declared(data: bytes, at: int, little: bool) -> int:
@@ -433,8 +574,11 @@ def find_bulk(header: Buffer, trailer: Buffer, transfer_syntax: TransferSyntax, 
     found = _find(body, 0, len(body), implicit, little, steps)
     if found is None and len(trailer):
         tail = bytes(trailer)
-        model = to_model(header, b"", transfer_syntax)
-        found = _find(tail, _trailer_start(body, tail, model, little), len(tail), implicit, little, steps)
+        fragments: list[bytes] = []
+        encoder = _Encoder(little, "", INLINE_BYTES_MAX, _Memo(MEMO_BYTES_MAX))
+        encoder.dataset(body, 0, len(body), implicit, fragments, DEFAULT_CHARACTER_SET, "", 0)
+        start = _trailer_start(body, tail, fragments, little)
+        found = _find(tail, start, len(tail), implicit, little, steps)
     return found
 
 
@@ -446,7 +590,8 @@ def _find(  # noqa: PLR0917
         if tag != wanted:
             continue
         if len(steps) == 1:
-            return None if vr == "SQ" else Bulk(vr, memoryview(data)[at : at + length], little)
+            # A sequence too is given, as it is encoded: metadata links to one that is too long for it.
+            return Bulk("UN" if vr == "SQ" else vr, memoryview(data)[at : at + length], little)
         inner = implicit or (vr == "UN" and not undefined)
         for number, (item_start, item_end, item_implicit) in enumerate(
             items(data, at, at + length, inner, little), start=1
