@@ -74,10 +74,14 @@ class SegmentLimits:
 
 @dataclass(frozen=True, slots=True)
 class RecordIn:
-    """A record to append: its kind, and its parts in plaintext, the small row first."""
+    """A record to append: its kind, and its parts in plaintext, the small row first.
+
+    ``record_id``: of a record that is moved, so that it stays the same object; b"" for a new, random one.
+    """
 
     kind: int
     parts: Sequence[Buffer]
+    record_id: bytes = b""
 
 
 class SegmentLog:
@@ -116,10 +120,11 @@ class SegmentLog:
 
     # -- appending
 
-    def append(self, records: Sequence[RecordIn]) -> list[RecordRef]:
+    def append(self, records: Sequence[RecordIn], *, uses_reserve: bool = False) -> list[RecordRef]:
         """Seal and store ``records``; every one is durable when this returns. Blocking.
 
-        One gather write (several past ``arena_bytes``) and one sync for all of them.
+        One gather write (several past ``arena_bytes``) and one sync for all of them. ``uses_reserve``:
+        for what frees space in the end (a deletion's tombstones, what compaction moves).
         ``StoreFullError`` before anything is written when space is short; ``ValueError`` when a record
         is past a limit. After any other failure the segment takes nothing more, none of ``records``
         counts as stored, and the next append starts a new segment with a new key.
@@ -134,7 +139,7 @@ class SegmentLog:
         with self._lock:
             if self._closed:
                 raise PoisonedError("the segment log is closed")
-            if self._reserve is not None:
+            if self._reserve is not None and not uses_reserve:
                 self._reserve.require_space(total)
             try:
                 refs = self._append(records, lengths, sizes)
@@ -172,7 +177,7 @@ class SegmentLog:
         if not writer.size:
             room(layout.HEADER_BYTES)[:] = layout.pack_header(self._segment)
         for index, (record, part_lengths) in enumerate(zip(records, lengths, strict=True)):
-            record_id = random[layout.ID_BYTES * index : layout.ID_BYTES * (index + 1)]
+            record_id = record.record_id or random[layout.ID_BYTES * index : layout.ID_BYTES * (index + 1)]
             framing = layout.pack_framing(record_id, record.kind, part_lengths)
             room(len(framing))[:] = framing
             seal = RecordSeal(self._segment_key, self._segment, record_id, record.kind, len(part_lengths))
@@ -204,6 +209,8 @@ class SegmentLog:
             raise ValueError(f"the row of a record has at most {limits.row_bytes} bytes, not {lengths[0]}")
         if not 0 <= record.kind < 1 << 32:
             raise ValueError("the kind of a record is an unsigned 32-bit number")
+        if len(record.record_id) not in {0, layout.ID_BYTES}:
+            raise ValueError(f"the id of a record has {layout.ID_BYTES} bytes")
         return lengths
 
     def _writer_for(self, length: int) -> BlobWriter:

@@ -8,23 +8,42 @@ ledger file and synced inside the commit, before it becomes visible; ``reindex``
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
+
+from msgspec import structs
 
 from hounsfield.archive.index.rows import RECORD_KIND_FACT, RECORD_KIND_FACT_FAILED, Event, decode, encode
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import JOURNAL, META, STATE
 from hounsfield.storage_backends.api import Batch, CommitResult, KeyValueStore, Snapshot
-from hounsfield.storage_backends.errors import PreconditionError
-from hounsfield.storage_backends.segments import Damage, RecordIn, RecordRef, SegmentLog
+from hounsfield.storage_backends.errors import PreconditionError, SealError
+from hounsfield.storage_backends.segments import (
+    Damage,
+    DamageReason,
+    RecordIn,
+    RecordRef,
+    ScannedRecord,
+    SegmentLog,
+)
 
 STATE_KEY_BYTES = 12
 COMMIT_ATTEMPTS_MAX = 1000  # bounded only so that a bug cannot spin for ever; contention resolves in a few
+ATTEMPTS_BESIDE_OTHERS = 3  # then a plan is made under the store's lock: a busy study would change for ever
+FACT_SEALS = 64  # rows that a small fact may touch: states, a study's rows, the event
+FACT_PART_BYTES = 1 << 20  # of a fact in one part of its record; a deletion names 65,000 records in one
+RECORD_ID_BYTES = 16
 
 _SEQUENCE = struct.Struct(">Q")
 _CURSOR = b"cursor/"
 _FACTS = b"facts"
+
+Apply: TypeAlias = Callable[[Snapshot, Batch, Event], None]
+Change: TypeAlias = Callable[[Snapshot, Batch], None]
+PlanFact: TypeAlias = Callable[[Snapshot, Batch], Event]
 
 
 class Journal:
@@ -37,6 +56,7 @@ class Journal:
         self._sealer = sealer
         self._hashes = hashes
         self._ledger = ledger
+        self._appliers: dict[str, Apply] = {}
 
     # ------------------------------------------------------------ events
 
@@ -77,63 +97,135 @@ class Journal:
     def facts(self, snapshot: Snapshot) -> int:
         """The number of the last fact; facts are numbered by themselves, so a reindex keeps their order."""
         held = snapshot.get(META, _FACTS)
-        return 0 if held is None else int(_SEQUENCE.unpack(held)[0])
+        return _last_fact(held)[0]
 
-    def commit_fact(self, kind: str, name: str, body: dict[str, Any] | None, at_ns: int) -> int:
+    def on_fact(self, kind: str, apply: Apply) -> None:
+        """Let ``apply`` do what facts of ``kind`` change, in place of keeping a state of (kind, name).
+
+        Called when such a fact is committed (unless its caller plans the change) and when it is replayed,
+        with the index as the facts before it left it.
+        """
+        self._appliers[kind] = apply
+
+    def commit_fact(
+        self,
+        kind: str,
+        name: str,
+        body: dict[str, Any] | None,
+        at_ns: int,
+        *,
+        change: Change | None = None,
+        seals: int = 0,
+    ) -> int:
         """Make ``body`` the state of (kind, name), or with None remove it; return the fact's number.
 
-        Durable in the ledger before it is visible.
+        Durable in the ledger before it is visible. ``change``: what the same commit changes in place of that;
+        see :meth:`commit_planned_fact`.
         """
-        self._sealer.prepare(8)
         event = Event(kind, at_ns, {"name": name, "body": body}, fact=True)
-        for _ in range(COMMIT_ATTEMPTS_MAX):
-            with self._store.snapshot() as snapshot:
-                number = self.facts(snapshot) + 1
-            entry = _SEQUENCE.pack(number) + encode(event)
+
+        def plan(snapshot: Snapshot, batch: Batch) -> Event:
+            if change is None:
+                self.apply_fact(snapshot, batch, event)
+            else:
+                change(snapshot, batch)
+            return event
+
+        return self.commit_planned_fact(plan, seals=seals)[0]
+
+    def commit_planned_fact(self, plan: PlanFact, *, seals: int = 0) -> tuple[int, Event]:
+        """Commit a fact together with what it changes: all of it, or nothing; its number, and the fact.
+
+        ``plan(snapshot, batch)`` puts the change into the batch, with preconditions on the rows that it
+        rests on, and returns the fact; or it raises, and nothing has happened. Facts follow one another: none
+        comes between what a plan reads of their states and its commit, so a check made in it (is this on
+        hold?) holds when the fact does. It may be called several times, at last under the store's lock: it
+        must be quick and commit nothing. ``seals``: how many rows it may seal beyond a few thousand.
+        """
+        self._sealer.prepare(FACT_SEALS + seals)
+        for attempt in range(COMMIT_ATTEMPTS_MAX):
             written: list[RecordRef] = []
+            made: list[tuple[int, Event]] = []
 
-            def write_ledger(
-                _: CommitResult, entry: bytes = entry, written: list[RecordRef] = written
-            ) -> None:
-                written += self._ledger.append([RecordIn(RECORD_KIND_FACT, (entry,))])
+            def planned(
+                snapshot: Snapshot,
+                written: list[RecordRef] = written,
+                made: list[tuple[int, Event]] = made,
+            ) -> list[Batch]:
+                batch, number, event = self._planned(snapshot, plan, written)
+                made.append((number, event))
+                return [batch]
 
-            batch = self._fact_batch(number, event)
-            batch.before_commit.append(write_ledger)
             try:
-                self._store.commit(batch)
-            except PreconditionError:
-                continue
-            except Exception:
-                # The caller is told that it did not happen: no replay may make it happen.
+                if attempt < ATTEMPTS_BESIDE_OTHERS:
+                    with self._store.snapshot() as snapshot:
+                        (batch,) = planned(snapshot)
+                    self._store.commit(batch)
+                else:
+                    (result,) = self._store.commit_planned(planned)
+                    if isinstance(result, Exception):
+                        raise result
+            except Exception as error:
+                # Whoever asked is told that it did not happen, or tries again: no replay may make it happen.
                 for ref in written:
-                    self._ledger.append([RecordIn(RECORD_KIND_FACT_FAILED, (ref.record_id,))])
+                    failed = RecordIn(RECORD_KIND_FACT_FAILED, (ref.record_id,))
+                    self._ledger.append([failed], uses_reserve=True)
+                if isinstance(error, PreconditionError):
+                    continue
                 raise
-            return number
+            return made[-1]
         raise RuntimeError("a fact found no place between other commits; this is a defect")
 
+    def _planned(
+        self, snapshot: Snapshot, plan: PlanFact, written: list[RecordRef]
+    ) -> tuple[Batch, int, Event]:
+        held = snapshot.get(META, _FACTS)
+        number, previous = _last_fact(held)
+        batch = Batch()
+        event = plan(snapshot, batch)
+        record_id = os.urandom(RECORD_ID_BYTES)
+        entry = _SEQUENCE.pack(number + 1) + encode(structs.replace(event, follows=previous))
+
+        def write_ledger(_: CommitResult) -> None:
+            record = RecordIn(RECORD_KIND_FACT, _parts(entry), record_id)
+            written.extend(self._ledger.append([record], uses_reserve=batch.uses_reserve))
+
+        batch.require(META, _FACTS, held)
+        batch.put(META, _FACTS, _SEQUENCE.pack(number + 1) + record_id)
+        self.append(batch, event)
+        batch.before_commit.append(write_ledger)
+        return batch, number + 1, event
+
     def replay(self, damaged: Callable[[Damage], None]) -> int:
-        """Apply the facts that the ledger has and the index has not, in their order; return how many."""
+        """Apply the facts that the ledger has and the index has not, in their order; return how many.
+
+        While nobody else commits: a fact in the ledger may be in the middle of its commit.
+        """
         with self._store.snapshot() as snapshot:
             known = self.facts(snapshot)
         applied = 0
-        for number, event in self.ledger(damaged):
+        for number, event, record_id in self.ledger(damaged):
             if number > known:
-                self._sealer.prepare(8)
-                self._store.commit(self._fact_batch(number, event, replayed=True))
+                self._sealer.prepare(FACT_SEALS + seals_of(event))
+                batch = Batch(uses_reserve=True)  # without it an archive on a full disk could not start
+                batch.put(META, _FACTS, _SEQUENCE.pack(number) + record_id)
+                with self._store.snapshot() as snapshot:
+                    self.apply_fact(snapshot, batch, event)
+                self.append(batch, event)
+                self._store.commit(batch)
                 applied += 1
         return applied
 
-    def _fact_batch(self, number: int, event: Event, *, replayed: bool = False) -> Batch:
-        batch = Batch()
-        if not replayed:
-            batch.require(META, _FACTS, _SEQUENCE.pack(number - 1) if number > 1 else None)
-        batch.put(META, _FACTS, _SEQUENCE.pack(number))
-        self.apply_fact(batch, event)
-        self.append(batch, event)
-        return batch
+    def apply_fact(self, snapshot: Snapshot, batch: Batch, event: Event) -> None:
+        """Have ``batch`` change what a fact stands for; used when it happens and when it is replayed."""
+        apply = self._appliers.get(event.kind)
+        if apply is None:
+            self.put_state(batch, event)
+        else:
+            apply(snapshot, batch, event)
 
-    def apply_fact(self, batch: Batch, event: Event) -> None:
-        """The change of state that a fact stands for; used when it happens and when it is replayed."""
+    def put_state(self, batch: Batch, event: Event) -> None:
+        """Have ``batch`` make the fact's body the state of its kind and name; None: there is none."""
         name, body = event.body["name"], event.body["body"]
         key = self.state_key(event.kind, name)
         if body is None:
@@ -142,8 +234,8 @@ class Journal:
             row = encode(Event(event.kind, event.at_ns, body))
             batch.put(STATE, key, self._sealer.seal(STATE, key, row))
 
-    def ledger(self, damaged: Callable[[Damage], None]) -> list[tuple[int, Event]]:
-        """Every fact in the ledger, in the order they were committed."""
+    def ledger(self, damaged: Callable[[Damage], None]) -> list[tuple[int, Event, bytes]]:
+        """Every committed fact in the ledger with its number and record, in the order they were committed."""
         facts: list[tuple[int, Event, bytes]] = []
         failed: set[bytes] = set()
         for segment in self._ledger.segment_ids():
@@ -155,8 +247,50 @@ class Journal:
                     failed.add(record.row)
                     continue
                 sequence = int(_SEQUENCE.unpack_from(record.row)[0])
-                event = decode(Event, record.row[_SEQUENCE.size :])
+                try:
+                    event = decode(Event, self._whole(record)[_SEQUENCE.size :])
+                except SealError:
+                    damaged(Damage(record.ref.offset, record.ref.length, DamageReason.ROW))
+                    continue
                 facts.append((sequence, event, record.ref.record_id))
-        # Two of one number: the first was written by a process that died before its commit.
         facts.sort(key=lambda fact: (fact[0], fact[1].at_ns))
-        return [(number, event) for number, event, record_id in facts if record_id not in failed]
+        return _committed([fact for fact in facts if fact[2] not in failed])
+
+    def _whole(self, record: ScannedRecord) -> bytes:
+        rest = (self._ledger.open_part(part) for part in islice(record.ref.parts(), 1, None))
+        return b"".join((record.row, *rest))
+
+
+def _last_fact(held: bytes | None) -> tuple[int, bytes]:
+    """Number and ledger record of the last fact; no record where an earlier release wrote it."""
+    if held is None:
+        return 0, b""
+    return int(_SEQUENCE.unpack_from(held)[0]), held[_SEQUENCE.size :]
+
+
+def _parts(entry: bytes) -> list[bytes]:
+    return [entry[start : start + FACT_PART_BYTES] for start in range(0, len(entry), FACT_PART_BYTES)]
+
+
+def _committed(facts: list[tuple[int, Event, bytes]]) -> list[tuple[int, Event, bytes]]:
+    """``facts``, in order, without those that share their number with another that was committed.
+
+    A process that dies between ledger and commit leaves a fact whose number another process then
+    uses. The next fact names the one it follows; of the last number it is the newest: the dead came first.
+    """
+    last = facts[-1] if facts else None
+    followed = {number - 1: event.follows for number, event, _ in facts if event.follows}
+    known = {record_id for _, _, record_id in facts}
+    kept: list[tuple[int, Event, bytes]] = []
+    for fact in facts:
+        number, _, record_id = fact
+        expected = last[2] if last is not None and number == last[0] else followed.get(number)
+        if expected is None or expected not in known or record_id == expected:
+            kept.append(fact)
+    return kept
+
+
+def seals_of(event: Event) -> int:
+    """How many rows replaying a fact may seal: one for each record that it names, and a study's."""
+    records = event.body.get("records", b"")
+    return len(records) // RECORD_ID_BYTES

@@ -225,12 +225,17 @@ class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True):
-    """An entry of the journal. A ``fact`` carries what no object can reproduce: the ledger has it too."""
+    """An entry of the journal. A ``fact`` carries what no object can reproduce: the ledger has it too.
+
+    ``follows``: in the ledger, the record of the fact before; it tells a committed fact from one of the same
+    number whose process died before its commit.
+    """
 
     kind: str
     at_ns: int
     body: dict[str, Any]
     fact: bool = False
+    follows: bytes = b""
 
 
 Row = TypeVar("Row", bound=msgspec.Struct)
