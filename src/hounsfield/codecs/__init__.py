@@ -1,1 +1,1 @@
-"""Transfer syntaxes: the one table of them, and the layout of frames."""
+"""Transfer syntaxes: the one table of them, the layout of frames, and how frames are decoded and encoded."""

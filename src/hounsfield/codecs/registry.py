@@ -10,8 +10,8 @@ says
 The rows are PS3.6 Annex A's, retired ones included because archives live longer than syntaxes do, and the few
 private ones met in practice. A syntax that is not here is still stored and forwarded: ``lookup`` then answers
 with an *unknown* row, explicit VR little endian as PS3.5 10.1 demands of every syntax, and the scanner
-decides from the pixel data element itself whether it is encapsulated. Encoders and decoders are columns this
-table has not got yet.
+decides from the pixel data element itself whether it is encapsulated. How frames are decoded
+and encoded says the table in :mod:`hounsfield.codecs.coders`.
 """
 
 from __future__ import annotations

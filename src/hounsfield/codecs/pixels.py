@@ -1,0 +1,146 @@
+"""Pixel cells as arrays, and back as bytes (PS3.5 8.1, PS3.3 C.7.6.3).
+
+One form is what every coder takes and gives: an array of shape ``(rows, columns, samples)``, colour by pixel,
+in the machine's byte order, of unsigned or signed integers that are ``bits_allocated`` wide. What a data set
+calls planar configuration and byte order is applied at the edges, by the two functions here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hounsfield.codecs.errors import CorruptFrameError, UnsupportedPixelsError
+
+Pixels: TypeAlias = NDArray[Any]
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+WORD_BITS: Final = (8, 16, 32, 64)
+#: Pixels of one frame that are decoded at once: a slide's tile has 10^6, the largest mammogram 3 · 10^7.
+FRAME_PIXELS_MAX: Final = 1 << 28
+
+
+@dataclass(frozen=True, slots=True)
+class PixelFormat:
+    """What the image pixel attributes say about the cells of one frame."""
+
+    rows: int
+    columns: int
+    samples: int = 1
+    bits_allocated: int = 16
+    bits_stored: int = 16
+    signed: bool = False
+    #: Planar Configuration 1: all red, then all green, then all blue.
+    planar: bool = False
+    #: Native cells of 8 bits stand in words of 16 (VR OW), which matters in big endian only.
+    in_words: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.rows, self.columns, self.samples
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The word of one sample, in the machine's byte order."""
+        return np.dtype(f"{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one native frame."""
+        return self.rows * self.columns * self.samples * self.bits_allocated // 8
+
+    def check(self) -> None:
+        """``UnsupportedPixelsError`` unless cells are whole words and there is a sane number of them."""
+        if self.bits_allocated not in WORD_BITS:
+            raise UnsupportedPixelsError(f"pixel cells of {self.bits_allocated} bits are not whole words")
+        if not 1 <= self.bits_stored <= self.bits_allocated:
+            raise UnsupportedPixelsError(f"{self.bits_stored} bits stored of {self.bits_allocated} allocated")
+        if min(self.shape) < 1 or self.rows * self.columns * self.samples > FRAME_PIXELS_MAX:
+            raise UnsupportedPixelsError("a frame without pixels, or with more than one decodes at once")
+
+
+def from_native(frame: Buffer, pixels: PixelFormat, *, little_endian: bool = True) -> Pixels:
+    """The cells of one native frame, every bit of them. A view where that can be.
+
+    ``CorruptFrameError`` when the length is not the shape's.
+    """
+    pixels.check()
+    if len(frame) != pixels.frame_bytes:
+        raise CorruptFrameError(f"a frame of {len(frame)} bytes where the shape has {pixels.frame_bytes}")
+    words = np.frombuffer(frame, pixels.dtype.newbyteorder("<" if little_endian else ">"))
+    if not words.dtype.isnative:
+        words = words.astype(pixels.dtype)
+    if pixels.planar and pixels.samples > 1:
+        return words.reshape(pixels.samples, pixels.rows, pixels.columns).transpose(1, 2, 0)
+    return words.reshape(pixels.shape)
+
+
+def to_native(array: Pixels, pixels: PixelFormat, *, little_endian: bool = True) -> memoryview:
+    """The bytes of one native frame; the inverse of :func:`from_native`."""
+    if pixels.planar and pixels.samples > 1:
+        array = array.transpose(2, 0, 1)
+    ordered = np.ascontiguousarray(array, pixels.dtype.newbyteorder("<" if little_endian else ">"))
+    return ordered.reshape(-1).view(np.uint8).data
+
+
+def same_bytes(one: Buffer, other: Buffer) -> bool:
+    """Whether two buffers hold the same bytes. Comparing memoryviews would take 50 times as long."""
+    if len(one) != len(other):
+        return False
+    return np.array_equal(np.frombuffer(one, np.uint8), np.frombuffer(other, np.uint8))
+
+
+def in_words(decoded: Pixels, pixels: PixelFormat) -> Pixels:
+    """What a decoder gave, in the shape and the words that the attributes announce.
+
+    Codestreams often say unsigned where the attributes say signed: the bits are the attributes' then, and the
+    sign is extended. ``CorruptFrameError`` when shape or range do not fit.
+    """
+    if decoded.ndim == 2:
+        decoded = decoded[:, :, np.newaxis]
+    if decoded.shape != pixels.shape:
+        raise CorruptFrameError(f"a frame of shape {decoded.shape} where the attributes say {pixels.shape}")
+    if decoded.dtype.kind not in "iu":
+        raise CorruptFrameError(f"a frame of {decoded.dtype} where integers are due")
+    if decoded.dtype == pixels.dtype and decoded.dtype.kind == "i":
+        return decoded
+    low, high = int(decoded.min()), int(decoded.max())
+    limits = np.iinfo(pixels.dtype)
+    if not pixels.signed:
+        if low < 0 or high > limits.max:
+            raise CorruptFrameError("a frame with values beyond its word")
+        return decoded.astype(pixels.dtype, copy=False)
+    if low < 0 or decoded.dtype.kind == "i":
+        if low < limits.min or high > limits.max:
+            raise CorruptFrameError("a frame with values beyond its word")
+        return decoded.astype(pixels.dtype)
+    if high >= 1 << pixels.bits_allocated:
+        raise CorruptFrameError("a frame with values beyond its word")
+    words = decoded.astype(f"u{pixels.bits_allocated // 8}").view(pixels.dtype)
+    if high >= 1 << pixels.bits_stored:
+        return words  # the sign was extended before it was coded
+    return _sign_extended(words, pixels)
+
+
+def significant(array: Pixels, pixels: PixelFormat) -> Pixels | None:
+    """The values without what the bits above High Bit hold, or None when those hold something of their own.
+
+    Unused high bits are zero or copies of the sign (PS3.5 8.1.1); in old objects they are an overlay.
+    """
+    spare = pixels.bits_allocated - pixels.bits_stored
+    if not spare:
+        return array
+    extended = _sign_extended(array, pixels)
+    zeroed = array & array.dtype.type((1 << pixels.bits_stored) - 1)
+    if np.array_equal(array, extended) or np.array_equal(array, zeroed):
+        return extended
+    return None
+
+
+def _sign_extended(words: Pixels, pixels: PixelFormat) -> Pixels:
+    spare = pixels.bits_allocated - pixels.bits_stored
+    shifted: Pixels = np.left_shift(words, spare)
+    return np.right_shift(shifted, spare, out=shifted)

@@ -1,0 +1,103 @@
+"""Frames to code: real ones out of the files that packages carry, and made ones of every shape."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pydicom.data
+from pydicom.encaps import generate_frames
+
+from hounsfield.codecs.pixels import PixelFormat
+
+FRAMES_PER_FILE_MAX = 3  # the others are alike
+
+
+@dataclass(frozen=True)
+class RealFrame:
+    """One frame as it stands in a file."""
+
+    path: Path
+    number: int
+    transfer_syntax_uid: str
+    data: bytes
+    pixels: PixelFormat
+
+    @property
+    def name(self) -> str:
+        return f"{self.path.name}#{self.number}"
+
+
+def test_files() -> Iterator[Path]:
+    """Every file of pydicom's and of pydicom-data's, as far as they are installed."""
+    roots = [Path(str(pydicom.data.__file__)).parent / "test_files"]
+    found = importlib.util.find_spec("data_store")
+    if found is not None and found.origin:
+        roots.append(Path(found.origin).parent / "data")
+    for root in roots:
+        yield from (path for path in sorted(root.rglob("*")) if path.is_file())
+
+
+def pixel_format(dataset: pydicom.Dataset) -> PixelFormat:
+    """What the attributes say."""
+    return PixelFormat(
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        samples=int(dataset.SamplesPerPixel),
+        bits_allocated=int(dataset.BitsAllocated),
+        bits_stored=int(dataset.BitsStored),
+        signed=bool(dataset.PixelRepresentation),
+        planar=bool(dataset.get("PlanarConfiguration", 0)),
+        in_words=dataset["PixelData"].VR == "OW",
+    )
+
+
+@cache
+def real_frames() -> tuple[RealFrame, ...]:
+    """The first frames of every file that has whole ones, native or encapsulated."""
+    out: list[RealFrame] = []
+    for path in test_files():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                dataset = pydicom.dcmread(io.BytesIO(path.read_bytes()))
+                pixels = pixel_format(dataset)
+                count = int(dataset.get("NumberOfFrames", 1) or 1)
+                if dataset["PixelData"].is_undefined_length:
+                    frames = list(generate_frames(dataset.PixelData, number_of_frames=count))
+                else:
+                    size = pixels.frame_bytes
+                    frames = [dataset.PixelData[size * n : size * (n + 1)] for n in range(count)]
+                    frames = [frame for frame in frames if len(frame) == size and size]
+                uid = str(dataset.file_meta.TransferSyntaxUID)
+            except Exception:  # no DICOM file, or no image: another test's business
+                continue
+        out += (
+            RealFrame(path, number, uid, frame, pixels)
+            for number, frame in enumerate(frames[:FRAMES_PER_FILE_MAX], start=1)
+        )
+    return tuple(out)
+
+
+def made_frame(pixels: PixelFormat, seed: int = 0, *, noise: int = 4) -> bytes:
+    """A native frame (little endian) like a picture: smooth, noisy, and with the extreme values."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[0 : pixels.rows, 0 : pixels.columns]
+    limits = np.iinfo(pixels.dtype)
+    stored = 1 << min(pixels.bits_stored, 62)
+    wave = (np.sin(x / 9) + np.cos(y / 7) + 2) / 4 * (stored - 1) - (stored / 2 if pixels.signed else 0)
+    planes = [np.rint(wave + generator.normal(0, noise, wave.shape)) for _ in range(pixels.samples)]
+    array = np.stack(planes, axis=-1)
+    low, high = (-(stored // 2), stored // 2 - 1) if pixels.signed else (0, stored - 1)
+    array = np.clip(array, max(low, limits.min), min(high, limits.max)).astype(pixels.dtype)
+    array.reshape(-1)[0], array.reshape(-1)[-1] = limits.min, limits.max
+    if pixels.planar:
+        array = array.transpose(2, 0, 1)
+    return np.ascontiguousarray(array, pixels.dtype.newbyteorder("<")).tobytes()
