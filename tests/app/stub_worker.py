@@ -65,7 +65,7 @@ async def build(resources: Resources) -> AsyncIterator[Services]:
             await idle.wait()
 
     async def whoami() -> dict[str, Any]:
-        key = resources.boot.master_key
+        key = resources.boot.root_key
         return {
             "worker": worker,
             "pid": os.getpid(),

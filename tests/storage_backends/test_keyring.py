@@ -10,6 +10,7 @@ import pickle
 import stat
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -501,47 +502,25 @@ def test_destroying_is_whole_or_finished_by_doing_it_again(
     tmp_path: Path, keyring: Keyring, master: MasterKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before each call that changes the disk: the key opens as before, or is destroyed."""
-
-    class Killed(BaseException):
-        pass
-
-    for step in range(10):
+    found: list[str] = []
+    for step in range(20):
         name = f"k{step}"
         key = keyring.create_key("segment", name)
-        left = step
-
-        def counted(real: Callable[..., object]) -> Callable[..., object]:
-            def call(*arguments: object, **options: object) -> object:
-                nonlocal left
-                if not left:
-                    raise Killed
-                left -= 1
-                return real(*arguments, **options)
-
-            return call
-
-        with monkeypatch.context() as patch:
-            for name_of in ("pwrite", "fsync", "unlink"):
-                patch.setattr(os, name_of, counted(getattr(os, name_of)))
-            try:
-                keyring.destroy_key("segment", name)
-            except Killed:
-                finished = False
-            else:
-                finished = True
+        finished = _killed_at(step, lambda name=name: keyring.destroy_key("segment", name), monkeypatch)
         again = Keyring.open(tmp_path / "keys", master)
-        if step == 0:
+        try:
             assert again.key("segment", name) == key
-        elif (tmp_path / f"keys/segment/{name}.key").exists():
-            with pytest.raises(KeyDestroyedError):
-                again.key("segment", name)
+            found.append("whole")
+        except KeyDestroyedError:
+            found.append("destroyed")
+        except KeyringError:
+            found.append("gone")
         again.destroy_key("segment", name)
         with pytest.raises(KeyringError):
             again.key("segment", name)
         if finished:
-            assert step > 2
-            return
-    raise AssertionError("it never finished")
+            break
+    assert list(dict.fromkeys(found)) == ["whole", "destroyed", "gone"]
 
 
 def test_a_key_that_cannot_be_overwritten_is_still_removed(
@@ -556,3 +535,189 @@ def test_a_key_that_cannot_be_overwritten_is_still_removed(
         patch.setattr(os, "pwrite", full)
         assert keyring.destroy_key("segment", "a")
     assert keyring.key_ids("segment") == []
+
+
+# ---------------------------------------------------------------- killed anywhere
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+CHANGES_THE_DISK = ("open", "write", "pwrite", "fsync", "link", "rename", "replace", "unlink", "mkdir")
+
+
+def _killed_at(step: int, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Call, and end the process before its ``step``-th change of the disk; whether it was done before."""
+    left = step
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def instead(*arguments: object, **options: object) -> object:
+            nonlocal left
+            if not left:
+                raise Killed
+            left -= 1
+            return real(*arguments, **options)
+
+        return instead
+
+    with monkeypatch.context() as patch:
+        for name in CHANGES_THE_DISK:
+            patch.setattr(os, name, counted(getattr(os, name)))
+        try:
+            call()
+        except Killed:
+            return False
+    return True
+
+
+def _each_step(tmp_path: Path) -> list[Path]:
+    return [tmp_path / f"step{number}" for number in range(60)]
+
+
+def test_a_rotation_killed_anywhere_leaves_one_key_that_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_by: set[str] = set()
+    for step, folder in enumerate(_each_step(tmp_path)):
+        old, new = MasterKey.generate(), MasterKey.generate()
+        keyring = Keyring.create(folder, old)
+        recovery = keyring.take_recovery_key()
+        assert recovery is not None
+        key = keyring.create_key("segment", "a")
+        finished = _killed_at(step, lambda ring=keyring, to=new: ring.rewrap(to), monkeypatch)
+        opens = [name for name, by in (("old", old), ("new", new)) if _opens(folder, by)]
+        assert len(opens) == 1
+        opened_by.update(opens)
+        assert Keyring.open(folder, recovery).key("segment", "a") == key
+        Keyring.open(folder, recovery).rewrap(new)
+        assert Keyring.open(folder, new).key("segment", "a") == key
+        if finished:
+            assert opens == ["new"]
+            break
+    assert opened_by == {"old", "new"}
+
+
+def test_a_new_recovery_key_or_none_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for change in ("new", "remove"):
+        for step, folder in enumerate(_each_step(tmp_path / change)):
+            master, new = MasterKey.generate(), RecoveryKey.generate()
+            keyring = Keyring.create(folder, master)
+            old = keyring.take_recovery_key()
+            assert old is not None
+            call = (
+                keyring.remove_recovery
+                if change == "remove"
+                else lambda to=new, ring=keyring: ring.rewrap(to)
+            )
+            finished = _killed_at(step, call, monkeypatch)
+            again = Keyring.open(folder, master)
+            assert (again.opened_by(old), again.opened_by(new)) in {
+                (True, False),
+                (False, change == "new"),
+            }
+            if finished:
+                assert again.wraps() == (["master"] if change == "remove" else ["master", "recovery"])
+                assert not again.opened_by(old)
+                assert not again.remove_recovery() or change == "new"
+                break
+        else:
+            raise AssertionError("it never finished")
+
+
+def test_a_key_being_made_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was given out is on disk; a name is never taken by half a file."""
+    for step, folder in enumerate(_each_step(tmp_path)):
+        master = MasterKey.generate()
+        keyring = Keyring.create(folder, master)
+        finished = _killed_at(step, lambda ring=keyring: ring.create_key("segment", "a"), monkeypatch)
+        again = Keyring.open(folder, master)
+        assert len(again.ensure_key("segment", "a")) == 32
+        if finished:
+            assert again.key("segment", "a") == keyring.key("segment", "a")
+            return
+    raise AssertionError("it never finished")
+
+
+def test_an_archive_being_made_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step, folder in enumerate(_each_step(tmp_path)):
+        master = MasterKey.generate()
+        finished = _killed_at(step, lambda at=folder, by=master: Keyring.create(at, by), monkeypatch)
+        if Keyring.exists(folder):
+            assert Keyring.open(folder, master).wraps() == ["master", "recovery"]
+        else:
+            Keyring.create(folder, master)
+        if finished:
+            return
+    raise AssertionError("it never finished")
+
+
+def test_a_master_key_file_being_made_killed_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step, folder in enumerate(_each_step(tmp_path)):
+        path = folder / "master.key"
+        finished = _killed_at(step, lambda at=path: create_master_key_file(at), monkeypatch)
+        key = load_master_key(f"file:{path}") if path.exists() else create_master_key_file(path)
+        assert load_master_key(f"file:{path}").reveal() == key.reveal()
+        if finished:
+            return
+    raise AssertionError("it never finished")
+
+
+def test_two_who_change_the_root_at_once_undo_nothing(tmp_path: Path, master: MasterKey) -> None:
+    Keyring.create(tmp_path / "keys", master)
+    new, recovery = MasterKey.generate(), RecoveryKey.generate()
+    rings = [Keyring.open(tmp_path / "keys", master) for _ in range(2)]
+    jobs: list[Callable[[], object]] = [lambda: rings[0].rewrap(new), lambda: rings[1].rewrap(recovery)]
+    threads = [threading.Thread(target=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    again = Keyring.open(tmp_path / "keys", new)
+    assert again.opened_by(recovery)
+    assert not again.opened_by(master)
+
+
+def test_a_rotation_is_synced_before_and_after_it_is_named(
+    keyring: Keyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(descriptor: int) -> None:
+        steps.append("folder" if Path(f"/proc/self/fd/{descriptor}").readlink().is_dir() else "file")
+        real_sync(descriptor)
+
+    def replace(*arguments: object, **options: object) -> None:
+        steps.append("named")
+        real_replace(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    keyring.rewrap(MasterKey.generate())
+    assert steps == ["file", "named", "folder"]
+
+
+def test_a_keyring_with_the_root_key_follows_a_rotation(
+    tmp_path: Path, keyring: Keyring, master: MasterKey
+) -> None:
+    root = keyring.reveal_root()
+    key = keyring.create_key("segment", "a")
+    keyring.rewrap(MasterKey.generate())
+    assert Keyring.open_with_root(tmp_path / "keys", root).key("segment", "a") == key
+    assert keyring.derived_key("x") == Keyring.open_with_root(tmp_path / "keys", root).derived_key("x")
+    assert keyring.derived_key("x") != keyring.derived_key("y")
+    Keyring.create(tmp_path / "other", master)
+    (tmp_path / "other" / "root").replace(tmp_path / "keys" / "root")
+    with pytest.raises(KeyringError, match="another archive"):
+        keyring.rewrap(master)
+
+
+def _opens(folder: Path, by: MasterKey | RecoveryKey) -> bool:
+    try:
+        Keyring.open(folder, by)
+    except MasterKeyError:
+        return False
+    return True

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hounsfield.storage_backends.errors import NetworkFileSystemError
@@ -12,6 +15,7 @@ from hounsfield.storage_backends.errors import NetworkFileSystemError
 __all__ = [
     "NETWORK_FILE_SYSTEMS",
     "file_system_type",
+    "locked_directory",
     "make_private_directory",
     "refuse_network_file_system",
     "sync_directory",
@@ -74,5 +78,16 @@ def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_directory(path: Path) -> Iterator[None]:
+    """Hold a directory's lock, waiting for it: one process (or thread) at a time. No file is made for it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)

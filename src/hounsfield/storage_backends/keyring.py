@@ -24,6 +24,8 @@ import os
 import re
 import secrets
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -32,7 +34,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hounsfield.storage_backends.errors import KeyDestroyedError, KeyringError, MasterKeyError
-from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
+from hounsfield.storage_backends.file_systems import (
+    locked_directory,
+    make_private_directory,
+    sync_directory,
+)
 from hounsfield.storage_backends.master_key import MasterKey, RecoveryKey
 
 __all__ = ["Keyring"]
@@ -135,9 +141,8 @@ class Keyring:
         Durable and atomic when this returns. Nothing else is rewritten. It does not help against
         somebody who had the former key *and* a copy of the root file: see docs/threat-model.md.
         """
-        _, wraps = _read_root(self._directory)
-        wraps[new.wrap_name] = _wrap_root(new, self._root_id, self._root_key)
-        _publish(self._directory / "root", _root_file(self._root_id, wraps), replace=True)
+        with self._root_wraps() as wraps:
+            wraps[new.wrap_name] = _wrap_root(new, self._root_id, self._root_key)
 
     def wraps(self) -> list[str]:
         """The sorts of key that open the root now: ``master``, ``recovery``."""
@@ -151,11 +156,20 @@ class Keyring:
 
     def remove_recovery(self) -> bool:
         """Let no recovery key open the root from now on; False when none did. Durable and atomic."""
-        _, wraps = _read_root(self._directory)
-        if wraps.pop(RecoveryKey.wrap_name, None) is None:
-            return False
-        _publish(self._directory / "root", _root_file(self._root_id, wraps), replace=True)
-        return True
+        with self._root_wraps() as wraps:
+            return wraps.pop(RecoveryKey.wrap_name, None) is not None
+
+    @contextmanager
+    def _root_wraps(self) -> Iterator[dict[str, bytes]]:
+        """The root file's wraps, for changing: written, durably and at once, when the block is left."""
+        with locked_directory(self._directory):  # two who change it at once would undo each other
+            root_id, wraps = _read_root(self._directory)
+            if root_id != self._root_id:
+                raise KeyringError(f"{self._directory} now holds another archive's keys; nothing was changed")
+            before = dict(wraps)
+            yield wraps
+            if wraps != before:
+                _publish(self._directory / "root", _root_file(root_id, wraps), replace=True)
 
     def derived_key(self, label: str) -> bytes:
         """A key for one use within this archive, the same at every start; ``label`` says which use."""
@@ -190,6 +204,10 @@ class Keyring:
                 key = self._read_key(purpose, key_id)
                 self._remember(purpose, key_id, key)
         return key
+
+    def check_key(self, purpose: str, key_id: str) -> None:
+        """Open a key from its file, whatever is in memory; ``KeyringError`` when it does not unwrap."""
+        self._read_key(purpose, key_id)
 
     def cached_key(self, purpose: str, key_id: str) -> bytes | None:
         """The key when it is in memory already, else None: never touches the disk."""

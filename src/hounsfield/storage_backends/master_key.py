@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hounsfield.storage_backends.errors import MasterKeyError
+from hounsfield.storage_backends.file_systems import sync_directory
 
 __all__ = ["MasterKey", "RecoveryKey", "create_master_key_file", "load_master_key"]
 
@@ -139,20 +140,24 @@ def create_master_key_file(path: str | os.PathLike[str]) -> MasterKey:
     target = Path(path)
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = secrets.token_bytes(KEY_BYTES)
+    # Linked to its name when it is whole: a crash leaves the key or no key, never half of one.
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
     try:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if os.write(descriptor, key.hex().encode() + b"\n") != 2 * KEY_BYTES + 1:
+                raise MasterKeyError(f"cannot write {target}: the disk is full")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        target.hardlink_to(draft)
     except FileExistsError:
         raise MasterKeyError(f"{target} exists already; a master key is never overwritten") from None
-    try:
-        os.write(descriptor, key.hex().encode() + b"\n")
-        os.fsync(descriptor)
+    except OSError as error:
+        raise MasterKeyError(f"cannot write the master key {target}: {error.strerror}") from error
     finally:
-        os.close(descriptor)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        draft.unlink(missing_ok=True)
+    sync_directory(target.parent)
     return MasterKey(key, f"file {target}")
 
 

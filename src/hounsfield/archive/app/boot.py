@@ -41,7 +41,7 @@ class Boot(msgspec.Struct, frozen=True):
     scoreboard_fd: int
     wakeup_fds: tuple[int, ...]
     lock_fd: int
-    master_key: bytes
+    root_key: bytes  # of the keyring: a master key that is rotated meanwhile does not matter
     log_salt: bytes
     first: bool = False  # nobody else has the archive open yet: recover it whole
 

@@ -22,7 +22,6 @@ from hounsfield.archive.app.sampling import Sampler
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine, Stores, open_engine
 from hounsfield.storage_backends.keyring import Keyring
-from hounsfield.storage_backends.master_key import MasterKey
 
 
 @asynccontextmanager
@@ -31,7 +30,7 @@ async def build_services(resources: Resources) -> AsyncIterator[Services]:
     boot = resources.boot
     directory = Path(boot.directory)
     options = engine_options(resources.config, boot.workers)
-    keyring = Keyring.open(directory / "keys", MasterKey(boot.master_key, "the supervisor"))
+    keyring = Keyring.open_with_root(directory / "keys", boot.root_key)
     stores = await trio.to_thread.run_sync(Stores.open, directory, keyring, options)
     try:
         await _recover(stores, first=boot.first)

@@ -123,7 +123,7 @@ class Supervisor:
         keyring = open_keyring(self._data.path, master, create=True)
         recovery = keyring.take_recovery_key()
         self.recovery_key = recovery.text() if recovery else None
-        self._master_key = master.reveal()
+        self._root_key = keyring.reveal_root()
         scheme, _, name = config.keys.master_key.partition(":")
         self._key_variable = name if scheme == "env" else ""
         if self._data.created:
@@ -246,7 +246,7 @@ class Supervisor:
             scoreboard_fd=self._board_fd,
             wakeup_fds=tuple(self._bells),
             lock_fd=self._data.lock_fd,
-            master_key=self._master_key,
+            root_key=self._root_key,
             log_salt=self._salt,
             first=not self._opened.is_set(),
         )

@@ -30,21 +30,13 @@ def command(
     The recovery key opens the archive when the master key is lost. It is stored nowhere: write it down.
     """
     from hounsfield.archive.app.data_directory import open_data_directory
-    from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
-    from hounsfield.archive.errors import ConfigError, DataDirectoryError
+    from hounsfield.archive.app.keys import key_source, make_master_key, open_keyring, open_master_key
+    from hounsfield.archive.errors import DataDirectoryError
     from hounsfield.storage_backends.keyring import Keyring
-    from hounsfield.storage_backends.master_key import create_master_key_file
 
     config = effective_config(config_file, overrides, data)
     if new_key:
-        scheme, _, key_path = config.keys.master_key.partition(":")
-        if scheme != "file" or not key_path:
-            raise ConfigError(
-                "--new-key needs keys.master_key=file:PATH: it says where the key is to be written"
-            )
-        if Path(key_path).resolve().is_relative_to(Path(config.archive.data).resolve()):
-            raise ConfigError(f"keys.master_key {key_path} lies inside the data directory: put it elsewhere")
-        create_master_key_file(key_path)
+        make_master_key(config, config.keys.master_key)
     directory = open_data_directory(Path(config.archive.data), create=True)
     try:
         if Keyring.exists(directory.path / "keys"):
