@@ -66,6 +66,10 @@ SERIES_INSTANCE_UID: Final = 0x0020000E
 _REQUEST_ATTRIBUTES_SEQUENCE: Final = 0x00400275
 #: Taken from the items of Request Attributes Sequence, where general equipment writes them (PS3.3 10.6).
 _REQUEST_ATTRIBUTES: Final = {0x00400009: "SH", 0x00401001: "SH"}
+#: Every top-level element that :func:`extract` looks at.
+INDEXED_TAGS: Final = frozenset(
+    {*STUDY_LEVEL, *SERIES_LEVEL, *INSTANCE_LEVEL, SPECIFIC_CHARACTER_SET, _REQUEST_ATTRIBUTES_SEQUENCE}
+)
 
 #: One attribute's value in an index row. The longest that these tables allow is LT, 10,240 characters; what
 #: people search and list is far shorter, and a row must stay small.

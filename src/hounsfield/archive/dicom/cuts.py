@@ -5,7 +5,8 @@ PS3.3 C.7.6.3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
 from struct import Struct
@@ -116,6 +117,17 @@ def native_frame_length(shape: FrameShape, frames: int, available: int) -> int |
     return shape.bits // 8
 
 
+@dataclass(frozen=True, slots=True)
+class Sighted:
+    """What is seen of encapsulated pixel data in passing, when its bytes cannot be asked again."""
+
+    fragments: Fragments
+    #: The offset table item's value.
+    table: bytes
+    #: Whether a fragment begins like a compressed image, for each but the table.
+    begins_image: Sequence[bool | int]
+
+
 def cut_encapsulated(
     data: Buffer,
     fragments: Fragments,
@@ -129,22 +141,65 @@ def cut_encapsulated(
 
     Or by their starts.
     """
-    size = len(data)
+    starts = fragments.starts
+    table = bytes(data[starts[0] + 8 : starts[1]]) if len(starts) > 1 else b""
+
+    def begins_image() -> Sequence[bool]:
+        return [looks_like_image(bytes(data[at + 8 : at + 20])) for at in starts[1:]]
+
+    return _cut_fragments(
+        len(data),
+        fragments,
+        frames,
+        offsets=offsets_in(table, extended_offsets, little_endian),
+        begins_image=begins_image,
+        problems=problems,
+    )
+
+
+def cut_sighted(
+    size: int,
+    sighted: Sighted,
+    frames: int,
+    *,
+    extended_offsets: bytes | None,
+    little_endian: bool,
+    problems: dict[Problem, None],
+) -> Cut:
+    """As :func:`cut_encapsulated`, of ``size`` bytes that have passed."""
+    return _cut_fragments(
+        size,
+        sighted.fragments,
+        frames,
+        offsets=offsets_in(sighted.table, extended_offsets, little_endian),
+        begins_image=lambda: sighted.begins_image,
+        problems=problems,
+    )
+
+
+def _cut_fragments(
+    size: int,
+    fragments: Fragments,
+    frames: int,
+    *,
+    offsets: Sequence[int],
+    begins_image: Callable[[], Sequence[bool | int]],
+    problems: dict[Problem, None],
+) -> Cut:
     starts = fragments.starts
     if len(starts) < 2:
         if starts and frames >= 1:
             problems[Problem.PIXELS_TOO_SHORT] = None
         first = fragments.end
         return Layout.UNDIVIDED_ENCAPSULATED, [0, first, first, size], 0
-    table_start, first = starts[0], starts[1]
+    first = starts[1]
     items = starts[1:]
     head = [0]
     tail = [fragments.end, size]
     if len(items) == frames:
-        if not _agrees(_table(data, table_start, first, extended_offsets, little_endian), items, items):
+        if not _agrees(offsets, items, items):
             problems[Problem.BAD_OFFSET_TABLE] = None
         return Layout.ENCAPSULATED, head + items + tail, frames
-    offsets = _table(data, table_start, first, extended_offsets, little_endian)
     if offsets:
         begins = [first + offset for offset in offsets]
         if _agrees(offsets, begins, items):
@@ -157,16 +212,19 @@ def cut_encapsulated(
     if frames == 1:
         return Layout.ENCAPSULATED, [*head, first, *tail], 1
     if len(items) > frames:
-        begins = [at for at in items if bytes(data[at + 8 : at + 20]).startswith(_CODESTREAM_STARTS)]
+        begins = [at for at, image in zip(items, begins_image(), strict=True) if image]
         if len(begins) == frames and begins[0] == first:
             return Layout.ENCAPSULATED, head + begins + tail, frames
     problems[Problem.FRAMES_NOT_SEPARABLE] = None
     return Layout.UNDIVIDED_ENCAPSULATED, [*head, first, *tail], frames
 
 
-def _table(
-    data: Buffer, table_start: int, first: int, extended: bytes | None, little_endian: bool
-) -> Sequence[int]:
+def looks_like_image(beginning: bytes) -> bool:
+    """Whether a fragment that begins so begins a compressed image; 12 bytes tell."""
+    return beginning.startswith(_CODESTREAM_STARTS)
+
+
+def offsets_in(table: bytes, extended: bytes | None, little_endian: bool) -> Sequence[int]:
     """Offsets of frames, counted from the first fragment's item tag.
 
     The extended table's, else the basic one's.
@@ -174,7 +232,7 @@ def _table(
     order = "<" if little_endian else ">"
     if extended:
         return Struct(f"{order}{len(extended) // 8}Q").unpack_from(extended)
-    return Struct(f"{order}{(first - table_start - 8) // 4}L").unpack_from(data, table_start + 8)
+    return Struct(f"{order}{len(table) // 4}L").unpack_from(table)
 
 
 def _agrees(offsets: Sequence[int], begins: list[int], items: list[int]) -> bool:

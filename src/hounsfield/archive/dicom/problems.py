@@ -25,6 +25,9 @@ class Problem(StrEnum):
     TOO_MANY_ELEMENTS = "too-many-elements"
     BAD_DEFLATE = "bad-deflate"
     INFLATES_TOO_FAR = "inflates-too-far"
+    #: Of an object that was scanned while it came in: more before, or behind, its pixels than is looked at.
+    HEADER_TOO_LONG = "header-too-long"
+    TRAILER_TOO_LONG = "trailer-too-long"
     # its pixel data
     PIXELS_TOO_SHORT = "pixels-too-short"
     PIXELS_TOO_LONG = "pixels-too-long"

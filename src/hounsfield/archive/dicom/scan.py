@@ -24,7 +24,14 @@ from itertools import pairwise
 from struct import Struct
 from typing import Final
 
-from hounsfield.archive.dicom.cuts import Fragments, Layout, cut_encapsulated, cut_native
+from hounsfield.archive.dicom.cuts import (
+    Fragments,
+    Layout,
+    Sighted,
+    cut_encapsulated,
+    cut_native,
+    cut_sighted,
+)
 from hounsfield.archive.dicom.dictionary import (
     ITEM,
     ITEM_END,
@@ -145,7 +152,7 @@ def scan(data: Buffer, transfer_syntax: TransferSyntax, limits: ScanLimits = DEF
 
     PS3.5 7 (data elements), 7.5 (sequences), A.4 (encapsulated pixel data), A.5 (deflated).
     """
-    walk = _Walk(transfer_syntax, limits)
+    walk = Walk(transfer_syntax, limits)
     inflated: bytes | None = None
     body: Buffer = data
     if transfer_syntax.deflated:
@@ -221,8 +228,8 @@ class _StopError(Exception):
         self.problem = problem
 
 
-class _Walk:
-    """The state of one walk: kept in attributes because sequences recurse."""
+class Walk:
+    """The state of one walk: kept in attributes because sequences recurse. This package's only."""
 
     __slots__ = (
         "budget", "elements", "fragments", "implicit", "limits", "little", "pixels", "problems",
@@ -412,8 +419,16 @@ class _Walk:
             raise _StopError(stop)
         return pos + 8
 
-    def cut(self, data: Buffer) -> tuple[Layout, list[int], int, FrameShape | None]:
-        """Layout, cuts, number of frames and shape of one frame."""
+    def cut(
+        self, data: Buffer, size: int | None = None, sighted: Sighted | None = None
+    ) -> tuple[Layout, list[int], int, FrameShape | None]:
+        """Layout, cuts, number of frames and shape of one frame.
+
+        Of a stream whose pixels have passed: ``data`` is what was kept of it, ``size`` its length,
+        ``sighted`` its fragments; :attr:`pixels` says where the pixels were.
+        """
+        if size is None:
+            size = len(data)
         if self.pixels is None:
             for tag in PIXEL_TAGS:
                 if tag in self.elements:
@@ -422,31 +437,42 @@ class _Walk:
                         self.pixels = PixelData(tag, vr, offset, length, offset + length)
         pixels = self.pixels
         if pixels is None:
-            return Layout.HEADER_ONLY, [0, len(data)], 0, None
+            return Layout.HEADER_ONLY, [0, size], 0, None
         shape = self._shape(data)
         declared = self._integer_text(data, 0x00280008)
         frames = max(declared or 1, 1)
         if frames > self.limits.frames_max:
             self.problems[Problem.TOO_MANY_FRAMES] = None
             frames = 1
-        if self.fragments is not None:
+        if self.fragments is not None or sighted is not None:
             extended = self.elements.get(_EXTENDED_OFFSETS)
             table = None if extended is None else bytes(data[extended[1] : extended[1] + extended[2]])
-            layout, cuts, count = cut_encapsulated(
-                data,
-                self.fragments,
-                frames,
-                extended_offsets=table,
-                little_endian=self.little,
-                problems=self.problems,
-            )
+            if sighted is not None:
+                layout, cuts, count = cut_sighted(
+                    size,
+                    sighted,
+                    frames,
+                    extended_offsets=table,
+                    little_endian=self.little,
+                    problems=self.problems,
+                )
+            else:
+                assert self.fragments is not None
+                layout, cuts, count = cut_encapsulated(
+                    data,
+                    self.fragments,
+                    frames,
+                    extended_offsets=table,
+                    little_endian=self.little,
+                    problems=self.problems,
+                )
             if self.video:
                 # Frames of a video stream have no bytes of their own: that is as it should be (PS3.5 8.2.5).
                 self.problems.pop(Problem.FRAMES_NOT_SEPARABLE, None)
             return layout, cuts, count, shape
         truncated = Problem.TRUNCATED in self.problems
         return *cut_native(
-            len(data),
+            size,
             pixels.offset,
             pixels.end,
             frames=frames,
