@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hounsfield.archive.index import tokens
-from hounsfield.archive.index.draft import Patients, StudyDraft
+from hounsfield.archive.index.draft import (
+    FLAG_CONFLICT,  # noqa: F401 - who asks for rows looks here
+    Patients,
+    StudyDraft,
+    conflicting,
+)
 from hounsfield.archive.index.rows import (
     Attributes,
     InstanceRow,
@@ -54,17 +59,20 @@ HASHED_FIELDS = (
     "patient-of-study",
     *tokens.HASHED_FIELDS,
 )
-FLAG_CONFLICT = "conflicting-version-kept"
 
 CatalogRow = PatientRow | StudyRow | SeriesRow | InstanceRow | QuarantineRow
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An object whose record is durable and that the index does not know yet."""
+    """An object whose record is durable and that the index does not know yet.
+
+    ``unlike``: records that are known to hold other bytes, so that nobody compares gigabytes again.
+    """
 
     row: ObjectRow
     location: Location
+    unlike: frozenset[bytes] = frozenset()
 
 
 class Place(NamedTuple):
@@ -192,8 +200,8 @@ class Catalog:
         served, kept = instance_row(stored), current
         if newest_current != (served.received_ns >= current.received_ns):
             served, kept = kept, served
-        self.put_row(batch, INSTANCE, key, _conflicting(served))
-        self.put_row(batch, VERSION, key + kept.location.record_id, _conflicting(kept))
+        self.put_row(batch, INSTANCE, key, conflicting(served, True))
+        self.put_row(batch, VERSION, key + kept.location.record_id, conflicting(kept, True))
         return batch
 
     def plan_quarantine(self, stored: Stored) -> Batch:
@@ -223,12 +231,4 @@ def instance_row(stored: Stored) -> InstanceRow:
     return InstanceRow(
         row.sop_uid, row.sop_class_uid, row.transfer_syntax_uid, stored.location, row.layout,
         row.instance, row.received_ns, row.problems, row.stored_as,
-    )  # fmt: skip
-
-
-def _conflicting(row: InstanceRow) -> InstanceRow:
-    flags = tuple(sorted({*row.flags, FLAG_CONFLICT}))
-    return InstanceRow(
-        row.sop_uid, row.sop_class_uid, row.transfer_syntax_uid, row.location, row.layout,
-        row.attributes, row.received_ns, flags, row.stored_as,
     )  # fmt: skip

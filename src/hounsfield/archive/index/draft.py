@@ -8,7 +8,9 @@ row; so of two who change one study the second reads again, and nothing is ever 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import structs
 
 from hounsfield.archive.index import tokens
 from hounsfield.archive.index.rows import (
@@ -18,7 +20,15 @@ from hounsfield.archive.index.rows import (
     SeriesRow,
     StudyRow,
 )
-from hounsfield.archive.index.tables import INSTANCE, PATIENT, PLACE, SERIES, STUDY
+from hounsfield.archive.index.tables import (
+    INSTANCE,
+    INSTANCE_KEY_BYTES,
+    PATIENT,
+    PLACE,
+    SERIES,
+    STUDY,
+    VERSION,
+)
 from hounsfield.storage_backends.api import Batch, Snapshot
 
 if TYPE_CHECKING:
@@ -27,15 +37,35 @@ if TYPE_CHECKING:
 MODALITY = 0x00080060
 PATIENT_LEVEL = 0x0010  # group of the patient's own attributes (PS3.3 C.7.1.1)
 FLAG_DEMOGRAPHICS = "attributes-disagree"
+FLAG_CONFLICT = "conflicting-version-kept"
 
 Patients = dict[bytes, bytes | None]
 """Rows of patients as batches planned before, and committed before, leave them; None: removed."""
 
 
+class Removed(NamedTuple):
+    """What a draft takes out of one instance: all its rows, or some of several versions."""
+
+    series_uid: str
+    sop_uid: str
+    rows: list[InstanceRow]
+
+
 class SeriesDraft:
     """One series of a draft."""
 
-    __slots__ = ("added", "attributes", "flags", "key", "old", "removed", "sop_classes")
+    __slots__ = (
+        "added",
+        "attributes",
+        "flags",
+        "held",
+        "kept",
+        "key",
+        "old",
+        "removed",
+        "sop_classes",
+        "versions",
+    )
 
     def __init__(self, key: bytes, old: SeriesRow | None) -> None:
         self.key = key
@@ -44,6 +74,9 @@ class SeriesDraft:
         self.flags = set(old.flags) if old else set()
         self.added: dict[str, InstanceRow] = {}
         self.removed: dict[str, InstanceRow] = {}
+        self.held: dict[str, bytes] = {}  # of those removed, the sealed row that this was decided on
+        self.versions: list[tuple[bytes, bytes]] = []  # keys and sealed rows of kept versions that go too
+        self.kept: list[InstanceRow] = []  # versions of instances in ``added`` that stay beside them
         self.sop_classes: tuple[str, ...] = old.sop_classes if old else ()
 
     @property
@@ -89,15 +122,75 @@ class StudyDraft:
         merge(draft.attributes, series, draft.flags)
         draft.added[row.sop_uid] = row
 
-    def remove(self, series_uid: str, sop_uid: str) -> InstanceRow | None:
-        """Take an instance out; its row, or None when the study has no such instance."""
+    def remove(
+        self,
+        series_uid: str,
+        sop_uid: str,
+        records: frozenset[bytes] | None = None,
+        *,
+        newest_current: bool = False,
+    ) -> Removed | None:
+        """Take an instance out with the versions kept beside it; None when there is nothing to take.
+
+        ``records``: only those of its records. What is left is then served as it would be had the others
+        never come; ``newest_current`` says which, as in ``Catalog.plan_version``.
+        """
         draft = self.series(series_uid)
-        if sop_uid in draft.removed:
+        key = self._catalog.instance_key(self.uid, series_uid, sop_uid)
+        held = self._snapshot.get(INSTANCE, key)
+        if held is None or sop_uid in draft.removed:
             return None
-        row = self._catalog.instance(self._snapshot, self.uid, series_uid, sop_uid)
-        if row is not None:
-            draft.removed[sop_uid] = row
-        return row
+        versions = list(self._snapshot.scan(VERSION, prefix=key))
+        if records is None:
+            return self._removed(series_uid, draft, held, key, versions)
+        served = self._catalog.open_row(INSTANCE, key, held, InstanceRow)
+        opened = [(one, self._catalog.open_row(VERSION, one, row, InstanceRow)) for one, row in versions]
+        every = [served, *(row for _, row in opened)]
+        gone = [row for row in every if row.location.record_id in records]
+        left = [row for row in every if row.location.record_id not in records]
+        if not gone:
+            return None
+        if not left:
+            return self._removed(series_uid, draft, held, key, versions)
+        # Of those received at one moment the one that is served now stays so.
+        now = (max if newest_current else min)(left, key=lambda row: row.received_ns)
+        draft.removed[sop_uid], draft.held[sop_uid] = served, held
+        draft.versions += versions
+        draft.added[sop_uid] = conflicting(now, len(left) > 1)
+        draft.kept += [row for row in left if row is not now]
+        return Removed(series_uid, sop_uid, gone)
+
+    def remove_series(self, series_uid: str) -> list[Removed]:
+        """Take out every instance of a series, with the versions kept beside them."""
+        draft = self.series(series_uid)
+        versions: dict[bytes, list[tuple[bytes, bytes]]] = {}
+        for key, held in self._snapshot.scan(VERSION, prefix=draft.key):
+            versions.setdefault(key[:INSTANCE_KEY_BYTES], []).append((key, held))
+        return [
+            self._removed(series_uid, draft, held, key, versions.get(key, []))
+            for key, held in self._snapshot.scan(INSTANCE, prefix=draft.key)
+        ]
+
+    def remove_all(self) -> list[Removed]:
+        """Take out the whole study."""
+        found = []
+        for _, series in self._catalog.series_of(self._snapshot, self.study_id):
+            found += self.remove_series(series.uid)
+        return found
+
+    def _removed(
+        self,
+        series_uid: str,
+        draft: SeriesDraft,
+        held: bytes,
+        key: bytes,
+        versions: list[tuple[bytes, bytes]],
+    ) -> Removed:
+        row = self._catalog.open_row(INSTANCE, key, held, InstanceRow)
+        draft.removed[row.sop_uid], draft.held[row.sop_uid] = row, held
+        draft.versions += versions
+        kept = [self._catalog.open_row(VERSION, one, sealed, InstanceRow) for one, sealed in versions]
+        return Removed(series_uid, row.sop_uid, [row, *kept])
 
     # ------------------------------------------------------------ finishing
 
@@ -142,6 +235,15 @@ class StudyDraft:
 
     def _finish_series(self, batch: Batch, uid: str, draft: SeriesDraft, now_ns: int) -> None:
         catalog = self._catalog
+        # A version that is kept, or a record that is moved, rewrites the instance's row and not the study's.
+        for sop_uid, held in draft.held.items():
+            batch.require(INSTANCE, catalog.instance_key(self.uid, uid, sop_uid), held)
+        for key, held in draft.versions:
+            batch.require(VERSION, key, held)
+            batch.delete(VERSION, key)
+        for row in draft.kept:
+            key = catalog.instance_key(self.uid, uid, row.sop_uid) + row.location.record_id
+            catalog.put_row(batch, VERSION, key, conflicting(row, True))
         for sop_uid in draft.removed.keys() - draft.added.keys():
             batch.delete(INSTANCE, catalog.instance_key(self.uid, uid, sop_uid))
             batch.remove(PLACE, catalog.place_key("instance", sop_uid), draft.key)
@@ -227,6 +329,12 @@ class StudyDraft:
         sealed = catalog.seal_row(PATIENT, key, PatientRow(merged, studies, now_ns))
         self._patients[key] = sealed
         batch.put(PATIENT, key, sealed)
+
+
+def conflicting(row: InstanceRow, is_so: bool) -> InstanceRow:
+    """The row as it is beside others of its UIDs, or alone."""
+    flags = {*row.flags, FLAG_CONFLICT} if is_so else {*row.flags} - {FLAG_CONFLICT}
+    return structs.replace(row, flags=tuple(sorted(flags)))
 
 
 def merge(into: Attributes, new: Attributes, flags: set[str]) -> None:

@@ -174,6 +174,7 @@ class InstanceRow(msgspec.Struct, array_like=True, frozen=True):
     received_ns: int
     flags: tuple[str, ...] = ()
     stored_as: str = ""  # how the frames are encoded on disk, "" when as received
+    received: tuple[str, str] | None = None  # study and series UID as received, None when they are those here
 
 
 class SeriesRow(msgspec.Struct, array_like=True, frozen=True):
@@ -186,7 +187,21 @@ class SeriesRow(msgspec.Struct, array_like=True, frozen=True):
     flags: tuple[str, ...] = ()
 
 
+class ReceivedRow(msgspec.Struct, array_like=True, frozen=True):
+    """Objects of one study that were received as one study and came here in one way, and what they brought.
+
+    ``path``: the numbers of the corrections that moved them, in order; none when they were received here.
+    """
+
+    study_uid: str
+    path: tuple[int, ...]
+    instances: int
+    attributes: Attributes
+
+
 class StudyRow(msgspec.Struct, array_like=True, frozen=True):
+    """One study, as corrected. ``received``: what it is made of, none when nothing was corrected."""
+
     uid: str
     attributes: Attributes
     series: int
@@ -198,6 +213,8 @@ class StudyRow(msgspec.Struct, array_like=True, frozen=True):
     received_ns: int
     changed_ns: int
     flags: tuple[str, ...] = ()
+    received: tuple[ReceivedRow, ...] = ()
+    corrections: tuple[int, ...] = ()  # the numbers of those that had a part in it
 
 
 class PatientRow(msgspec.Struct, array_like=True, frozen=True):
@@ -224,6 +241,51 @@ class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
     closed: bool = False
 
 
+class SpareRow(msgspec.Struct, array_like=True, frozen=True):
+    """A further record of an object that is stored already: two were received at once, or a crash left both.
+
+    It is deleted with the record of which it is a copy, or a reindex would bring the object back.
+    """
+
+    length: int
+
+
+class UseRow(msgspec.Struct, array_like=True, frozen=True):
+    """What of a segment nothing needs any more, and since when. ``damaged``: live records do not open."""
+
+    dead_bytes: int = 0
+    dead_records: int = 0
+    since_ns: int = 0
+    changed_ns: int = 0
+    damaged: int = 0
+
+
+class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One correction; see :mod:`hounsfield.archive.index.corrections`, which says what each kind means."""
+
+    number: int
+    kind: str
+    at_ns: int
+    actor: str
+    reason: str
+    patient: tuple[str, str] = ("", "")
+    study: str = ""
+    series: dict[str, str] = {}
+    instances: tuple[str, ...] = ()
+    to_patient: tuple[str, str] = ("", "")
+    to_study: str = ""
+    values: Attributes = {}
+    reverted_ns: int = 0
+    reverted_by: str = ""
+    reverted_because: str = ""
+
+
+class CorrectionsRow(msgspec.Struct, array_like=True, frozen=True):
+    """The corrections in force for one patient or study, in the order of their numbers."""
+
+    corrections: tuple[CorrectionRow, ...]
+
+
 class Event(msgspec.Struct, array_like=True, frozen=True):
     """An entry of the journal. A ``fact`` carries what no object can reproduce: the ledger has it too.
 
@@ -241,10 +303,11 @@ class Event(msgspec.Struct, array_like=True, frozen=True):
 Row = TypeVar("Row", bound=msgspec.Struct)
 
 _encoder = msgspec.msgpack.Encoder()
-_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {
-    kind: msgspec.msgpack.Decoder(kind)
-    for kind in (ObjectRow, InstanceRow, SeriesRow, StudyRow, PatientRow, QuarantineRow, SegmentRow, Event)
-}
+_ROWS: tuple[type[msgspec.Struct], ...] = (
+    ObjectRow, InstanceRow, SeriesRow, StudyRow, PatientRow, QuarantineRow, SegmentRow, SpareRow, UseRow,
+    Event,
+)  # fmt: skip
+_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {kind: msgspec.msgpack.Decoder(kind) for kind in _ROWS}
 
 
 def encode(row: msgspec.Struct) -> bytes:

@@ -20,9 +20,12 @@ meta       plain    name                                                 counter
 segment    plain    segment id (16)                                      SegmentRow: how far it is indexed
 fresh      plain    study id (12)                                        random: its n-grams are not merged
 grams      plain    study id (12)                                        for which texts n-grams stand
-tombstone  plain    record id (16)                                       a deleted record: never indexed again
-use        plain    segment id (16)                                      dead bytes and records
-correction plain    what is corrected                                    the corrections that apply
+gram       plain    field token (16) | last of the block (8)             block of postings, not sealed
+tombstone  plain    record id (16)                                       segments: deleted records
+spare      plain    record id (16) | other record (16) | segment (16)    SpareRow: a record of the same
+use        plain    segment id (16)                                      UseRow: dead bytes and records
+correction plain    P, patient id hash (12); or S, study id (12)         CorrectionsRow: what is in force for it
+corrected  postings a correction's number (8)                            ids of studies it has a part in (12)
 scrub      plain    segment id (16)                                      when verified, and what was found
 ========== ======== ==================================================== ===========================
 """
@@ -34,6 +37,7 @@ from hounsfield.storage_backends.api import Table, TableKind
 STUDY_ID_BYTES = 12  # 96 bits: at 10^9 studies the odds of one collision are 10^-11
 SERIES_HASH_BYTES = 8  # unique within one study only
 SOP_HASH_BYTES = 12
+INSTANCE_KEY_BYTES = STUDY_ID_BYTES + SERIES_HASH_BYTES + SOP_HASH_BYTES
 PLACE_KEY_BYTES = 12
 TOKEN_BYTES = 16
 DAY_BYTES = 4
@@ -52,12 +56,15 @@ META = Table("meta")
 SEGMENT = Table("segment")
 FRESH = Table("fresh")
 GRAMS = Table("grams")
+GRAM = Table("gram")
 TOMBSTONE = Table("tombstone")
+SPARE = Table("spare")
 USE = Table("use")
 CORRECTION = Table("correction")
+CORRECTED = Table("corrected", TableKind.POSTINGS, STUDY_ID_BYTES)
 SCRUB = Table("scrub")
 
 ALL_TABLES = (
     PATIENT, STUDY, SERIES, INSTANCE, PLACE, TOKEN, VERSION, QUARANTINE, STATE, JOURNAL, META, SEGMENT,
-    FRESH, GRAMS, TOMBSTONE, USE, CORRECTION, SCRUB,
+    FRESH, GRAMS, GRAM, TOMBSTONE, SPARE, USE, CORRECTION, CORRECTED, SCRUB,
 )  # fmt: skip

@@ -1,0 +1,77 @@
+"""How much of each segment is dead: stored bytes that no row of the catalog needs any more.
+
+Counted in the commit that makes them dead, each record of each segment once, and counted again by a
+reindex; compaction goes by it. What is not counted: headers, padding, and what never was a whole record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hounsfield.archive.index.rows import Location, UseRow, decode, encode
+from hounsfield.archive.index.tables import SEGMENT, USE
+from hounsfield.storage_backends.api import Batch, Snapshot
+from hounsfield.storage_backends.segment_format import framing_length, sealed_length
+
+SEGMENT_ID_BYTES = 16
+
+
+class DeadRecords:
+    """Records that one batch makes dead, by segment."""
+
+    def __init__(self) -> None:
+        self._found: dict[bytes, tuple[int, int]] = {}
+
+    def add(self, segment: bytes, length: int) -> None:
+        """One record of ``length`` stored bytes."""
+        count, total = self._found.get(segment, (0, 0))
+        self._found[segment] = count + 1, total + length
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes of all of them."""
+        return sum(total for _, total in self._found.values())
+
+    def plan(self, snapshot: Snapshot, batch: Batch, now_ns: int) -> None:
+        """Have ``batch`` count them."""
+        for segment, (count, total) in self._found.items():
+            held = snapshot.get(USE, segment)
+            old = UseRow() if held is None else decode(UseRow, held)
+            batch.require(USE, segment, held)
+            new = UseRow(
+                dead_bytes=old.dead_bytes + total,
+                dead_records=old.dead_records + count,
+                since_ns=old.since_ns or now_ns,
+                changed_ns=now_ns,
+                damaged=old.damaged,
+            )
+            batch.put(USE, segment, encode(new))
+
+
+def uses(snapshot: Snapshot) -> Iterator[tuple[bytes, UseRow]]:
+    """Every segment of which something is dead."""
+    for segment, held in snapshot.scan(USE):
+        yield segment, decode(UseRow, held)
+
+
+def forget_segment(batch: Batch, segment: bytes) -> None:
+    """Have ``batch`` forget a segment that is gone."""
+    batch.delete(USE, segment)
+    batch.delete(SEGMENT, segment)
+
+
+def stored_bytes(location: Location) -> int | None:
+    """Stored bytes of an object, pieces included; None when only the record itself tells."""
+    stream = location.stream
+    if stream is not None:
+        whole, rest = divmod(stream.data_bytes, stream.piece_bytes)
+        pieces = [stream.piece_bytes] * whole + ([rest] if rest else [])
+        return location.ref().length + sum(framing_length(1) + sealed_length(piece) for piece in pieces)
+    if location.frame_bytes >= 0 and location.frames:
+        fixed = location.row_bytes, location.header_bytes, location.trailer_bytes
+        return (
+            framing_length(location.frames + 3)
+            + sum(map(sealed_length, fixed))
+            + location.frames * sealed_length(location.frame_bytes)
+        )
+    return location.ref().length if location.has_table else None
