@@ -27,6 +27,7 @@ __all__ = [
     "CopiesItself",
     "KeyValueStore",
     "KnowsWriters",
+    "MakesDurable",
     "NonBlockingReads",
     "Snapshot",
     "SpaceReserve",
@@ -104,6 +105,21 @@ class KnowsWriters(Protocol):
 
     def is_being_written(self, name: str) -> bool:
         """Whether the blob is open for writing, in whatever process; ``BlobNotFoundError``."""
+
+
+@runtime_checkable
+class MakesDurable(Protocol):
+    """Optional: a store in which a blob's bytes can be read before they are durable.
+
+    A writer that was killed leaves such bytes behind. Where a store lacks this, what can be read is durable.
+    """
+
+    def make_durable(self, name: str) -> None:
+        """Return when every byte of the blob that can be read, and its name, survive a power cut.
+
+        Bytes that a failed sync left in memory are dropped from it, so that what is read next is what the
+        disk has. ``PoisonedError`` when the disk does not take it; ``BlobNotFoundError``.
+        """
 
 
 @runtime_checkable
@@ -220,14 +236,26 @@ class Snapshot(Protocol):
         strictly after ``after`` in the direction of the scan."""
 
     def postings(
-        self, table: Table, key: bytes, *, after: bytes | None = None, limit: int | None = None
+        self,
+        table: Table,
+        key: bytes,
+        *,
+        after: bytes | None = None,
+        before: bytes | None = None,
+        limit: int | None = None,
     ) -> list[bytes]:
-        """Values of one key of a POSTINGS table, ascending, strictly after ``after``."""
+        """Values of one key of a POSTINGS table, ascending, strictly between the bounds."""
 
     def intersect(
-        self, table: Table, keys: Sequence[bytes], *, after: bytes | None = None, limit: int | None = None
+        self,
+        table: Table,
+        keys: Sequence[bytes],
+        *,
+        after: bytes | None = None,
+        before: bytes | None = None,
+        limit: int | None = None,
     ) -> list[bytes]:
-        """Values that every key holds, ascending, strictly after ``after``; stops at ``limit``."""
+        """Values that every key holds, ascending, strictly between the bounds; stops at ``limit``."""
 
     def entries(
         self, table: Table, *, after: tuple[bytes, bytes] | None = None, limit: int | None = None

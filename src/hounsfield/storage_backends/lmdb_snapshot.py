@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from hounsfield.storage_backends.api import Table, TableKind
@@ -67,7 +67,13 @@ class LmdbSnapshot:
                 found = step()
 
     def postings(
-        self, table: Table, key: bytes, *, after: bytes | None = None, limit: int | None = None
+        self,
+        table: Table,
+        key: bytes,
+        *,
+        after: bytes | None = None,
+        before: bytes | None = None,
+        limit: int | None = None,
     ) -> list[bytes]:
         check_kind(self._tables, table, TableKind.POSTINGS)
         check_key(key)
@@ -81,10 +87,21 @@ class LmdbSnapshot:
                 found = cursor.set_range_dup(key, after)
                 if found and cursor.value() == after:
                     found = cursor.next_dup()
-            return list(islice(cursor.iternext_dup(), limit)) if found else []
+            if not found:
+                return []
+            values = cursor.iternext_dup()
+            if before is not None:
+                values = takewhile(before.__gt__, values)
+            return list(islice(values, limit))
 
     def intersect(
-        self, table: Table, keys: Sequence[bytes], *, after: bytes | None = None, limit: int | None = None
+        self,
+        table: Table,
+        keys: Sequence[bytes],
+        *,
+        after: bytes | None = None,
+        before: bytes | None = None,
+        limit: int | None = None,
     ) -> list[bytes]:
         """Leapfrog: every list in turn seeks to the highest value seen, shortest list first."""
         check_kind(self._tables, table, TableKind.POSTINGS)
@@ -92,7 +109,7 @@ class LmdbSnapshot:
             raise ValueError("an intersection needs at least one key")
         unique = list(dict.fromkeys(keys))
         if len(unique) == 1:
-            return self.postings(table, unique[0], after=after, limit=limit)
+            return self.postings(table, unique[0], after=after, before=before, limit=limit)
         transaction = self._transaction or self._closed()
         lists: list[tuple[int, bytes, Any]] = []
         for key in unique:
@@ -102,7 +119,7 @@ class LmdbSnapshot:
                 return []
             lists.append((cursor.count(), key, cursor))
         lists.sort(key=lambda entry: entry[0])
-        return _leapfrog([(key, cursor) for _, key, cursor in lists], after, limit)
+        return _leapfrog([(key, cursor) for _, key, cursor in lists], after, before, limit)
 
     def entries(
         self, table: Table, *, after: tuple[bytes, bytes] | None = None, limit: int | None = None
@@ -146,7 +163,9 @@ class LmdbSnapshot:
         raise RuntimeError("this snapshot is closed: read inside its with block")
 
 
-def _leapfrog(lists: list[tuple[bytes, Any]], after: bytes | None, limit: int | None) -> list[bytes]:
+def _leapfrog(
+    lists: list[tuple[bytes, Any]], after: bytes | None, before: bytes | None, limit: int | None
+) -> list[bytes]:
     found: list[bytes] = []
     if limit is not None and limit <= 0:
         return found
@@ -157,7 +176,7 @@ def _leapfrog(lists: list[tuple[bytes, Any]], after: bytes | None, limit: int | 
         if first.value() == after and not first.next_dup():
             return found
     candidate = first.value()
-    while True:
+    while before is None or candidate < before:
         for key, cursor in lists[1:]:
             if not cursor.set_range_dup(key, candidate):
                 return found
@@ -172,6 +191,7 @@ def _leapfrog(lists: list[tuple[bytes, Any]], after: bytes | None, limit: int | 
             if len(found) == limit or not first.next_dup():
                 return found
             candidate = first.value()
+    return found
 
 
 def _behind(cursor: Any, prefix: bytes, after: bytes | None) -> bool:

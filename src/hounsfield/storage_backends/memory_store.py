@@ -182,19 +182,35 @@ class MemorySnapshot:
             yield key, content[key]
 
     def postings(
-        self, table: Table, key: bytes, *, after: bytes | None = None, limit: int | None = None
+        self,
+        table: Table,
+        key: bytes,
+        *,
+        after: bytes | None = None,
+        before: bytes | None = None,
+        limit: int | None = None,
     ) -> list[bytes]:
-        return self.intersect(table, [key], after=after, limit=limit)
+        return self.intersect(table, [key], after=after, before=before, limit=limit)
 
     def intersect(
-        self, table: Table, keys: Sequence[bytes], *, after: bytes | None = None, limit: int | None = None
+        self,
+        table: Table,
+        keys: Sequence[bytes],
+        *,
+        after: bytes | None = None,
+        before: bytes | None = None,
+        limit: int | None = None,
     ) -> list[bytes]:
         check_kind(self._tables, table, TableKind.POSTINGS)
         if not keys:
             raise ValueError("an intersection needs at least one key")
         content = self._open().postings[table.name]
         common = set.intersection(*(content.get(key, set()) for key in keys))
-        return [value for value in sorted(common) if after is None or value > after][:limit]
+        return [
+            value
+            for value in sorted(common)
+            if (after is None or value > after) and (before is None or value < before)
+        ][:limit]
 
     def entries(
         self, table: Table, *, after: tuple[bytes, bytes] | None = None, limit: int | None = None

@@ -1,33 +1,49 @@
 """The query planner: blind tokens give candidates, newest study first; opened rows decide.
 
 Every candidate is verified with ``dicom.query.matches`` (PS3.4 C.2.2.2), level by level, so a token
-must only be complete. UIDs lead straight to their rows. Candidates are taken in batches, each with a
-snapshot of its own, so that a long search neither pins the index's pages nor loses its place.
+must only be complete. UIDs lead straight to their rows; exact tokens to short lists; wildcards, words and
+what else is merged later to an intersection of blocks, beside which every fresh study is a candidate
+too. What none of these narrows is read study by study. In all cases a range of study dates is a range
+of the order in which studies are read.
+
+Candidates are taken for a while from one snapshot, then from the next one, behind the last, so that a
+long search neither pins the index's pages nor loses its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from hounsfield.archive.dicom.levels import MODALITIES_IN_STUDY, Level
 from hounsfield.archive.dicom.query import Query, matches
-from hounsfield.archive.index import tokens
+from hounsfield.archive.index import merging, postings, tokens, wanted
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.draft import PATIENT_LEVEL
+from hounsfield.archive.index.postings import Term
 from hounsfield.archive.index.rows import Attributes, InstanceRow, SeriesRow, StudyRow
 from hounsfield.archive.index.sealed import KeyedHash
-from hounsfield.archive.index.tables import DAY_BYTES, STUDY_ID_BYTES, TOKEN
+from hounsfield.archive.index.tables import DAY_BYTES, FRESH, STUDY, STUDY_ID_BYTES, TOKEN
+from hounsfield.archive.index.wanted import Alternative, Days
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot
 
-CANDIDATES_PER_SNAPSHOT = (
-    128  # studies opened before the snapshot is renewed: a few milliseconds at study level
-)
+SNAPSHOT_S = 0.1  # a search holds one snapshot no longer than this, and one study's rows
+ANSWERS_PER_SNAPSHOT = 1024
+POSTINGS_PER_READ = 128
+#: Exact lists this short are followed without looking at anything else: opening their rows takes 2 ms.
+EXACT_FEW = 128
+#: Lists that one key's alternatives may be united from in one reading of exact tokens.
+UNITED_MAX = 1024
 
 STUDY_UID, SERIES_UID, SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
 SERIES_NUMBER, INSTANCE_NUMBER = 0x00200011, 0x00200013
 _SOP_CLASSES, _STUDY_SERIES, _STUDY_INSTANCES = 0x00080062, 0x00201206, 0x00201208
 _SERIES_INSTANCES, _TRANSFER_SYNTAX, _AVAILABILITY = 0x00201209, 0x00083002, 0x00080056
+
+Candidate = tuple[bytes, StudyRow]
+"""A study's place in the order (inverted day, study id), and its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,57 +70,30 @@ class Planner:
 
     def find(self, query: Query) -> Iterator[FoundRow]:
         """Every answer, newest study first; stop iterating when there are enough."""
+        search = _Search(self._catalog, self._hashes, query)
         patients: set[bytes] = set()
-        for candidates in self._candidates(query):
+        seen: set[bytes] = set()  # a study whose date changes meanwhile may come by again
+        while not search.exhausted:
+            found: list[FoundRow] = []
             with self._store.snapshot() as snapshot:
-                found: list[FoundRow] = []
-                for study_id in candidates:
-                    row = self._catalog.study_by_id(snapshot, study_id)
-                    if row is None:
-                        continue
+                until = time.monotonic() + SNAPSHOT_S
+                for position, row in search.candidates(snapshot):
                     study = study_attributes(row)
-                    if not matches(query, study):
-                        continue
-                    if query.level is Level.PATIENT:
-                        if row.patient_key not in patients:
-                            patients.add(row.patient_key)
+                    if matches(query, study) and position[DAY_BYTES:] not in seen:
+                        seen.add(position[DAY_BYTES:])
+                        if query.level is Level.PATIENT:
+                            if row.patient_key not in patients:
+                                patients.add(row.patient_key)
+                                found.append(FoundRow(study))
+                        elif query.level is Level.STUDY:
                             found.append(FoundRow(study))
-                    elif query.level is Level.STUDY:
-                        found.append(FoundRow(study))
-                    else:
-                        found.extend(self._below(snapshot, query, study_id, study))
+                        else:
+                            found.extend(self._below(snapshot, query, position[DAY_BYTES:], study))
+                    if len(found) >= ANSWERS_PER_SNAPSHOT or time.monotonic() > until:
+                        break
+                else:
+                    search.next_part()
             yield from found
-
-    def _candidates(self, query: Query) -> Iterator[list[bytes]]:
-        """Batches of study ids that together hold every study with an answer."""
-        direct = self._direct(query)
-        if direct is not None:
-            for start in range(0, len(direct), CANDIDATES_PER_SNAPSHOT):
-                yield direct[start : start + CANDIDATES_PER_SNAPSHOT]
-            return
-        keys = tokens.key_tokens(self._hashes, query.matches, fuzzy=query.fuzzy)
-        after: bytes | None = None
-        while True:
-            with self._store.snapshot() as snapshot:
-                values = snapshot.intersect(TOKEN, keys, after=after, limit=CANDIDATES_PER_SNAPSHOT)
-            if values:
-                yield [value[DAY_BYTES:] for value in values]
-            if len(values) < CANDIDATES_PER_SNAPSHOT:
-                return
-            after = values[-1]
-
-    def _direct(self, query: Query) -> list[bytes] | None:
-        """Study ids that the UIDs in a query lead to, None when it has none."""
-        if STUDY_UID in query.matches:
-            return [self._catalog.study_id(uid) for uid in _uids(query, STUDY_UID)]
-        for tag, level in ((SERIES_UID, "series"), (SOP_UID, "instance")):
-            if tag in query.matches and query.level in {Level.SERIES, Level.INSTANCE}:
-                with self._store.snapshot() as snapshot:
-                    places = [
-                        p for uid in _uids(query, tag) for p in self._catalog.places(snapshot, level, uid)
-                    ]
-                return list(dict.fromkeys(place[:STUDY_ID_BYTES] for place in places))
-        return None
 
     def _below(
         self, snapshot: Snapshot, query: Query, study_id: bytes, study: Attributes
@@ -129,6 +118,171 @@ class Planner:
                 instance = instance_attributes(row)
                 if matches(query, None, None, instance):
                     yield FoundRow(study, series, instance)
+
+
+class _Search:
+    """One query's candidates: where they come from, and how far they were looked at."""
+
+    def __init__(self, catalog: Catalog, hashes: KeyedHash, query: Query) -> None:
+        self._catalog = catalog
+        self._query = query
+        self._keys = list(wanted.of_keys(hashes, query.matches, fuzzy=query.fuzzy))
+        self._any: Term = (tokens.token(hashes, tokens.ANY, ""),)
+        days = wanted.days_of(query.matches)
+        self._parts: list[tuple[Days, tuple[Term, ...]]] = []
+        if days is not None and () not in self._keys:
+            self._parts.append((days, ()))
+            if days.before is not None:  # studies of odd dates stand behind the last day, whatever they match
+                odd: Term = (tokens.token(hashes, tokens.ODD_DATE, ""),)
+                self._parts.append((Days(after=_before_undated()), (odd,)))
+        self._after: bytes | None = self._parts[0][0].after if self._parts else None
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._parts
+
+    def next_part(self) -> None:
+        """The candidates of this part have all been looked at."""
+        del self._parts[0]
+        self._after = self._parts[0][0].after if self._parts else None
+
+    def candidates(self, snapshot: Snapshot) -> Iterator[Candidate]:
+        """Candidates in order, behind the last one that was taken, with rows as the snapshot has them."""
+        days, besides = self._parts[0]
+        for position, row in self._found(snapshot, days.before, besides):
+            self._after = position
+            yield position, row
+
+    def _found(
+        self, snapshot: Snapshot, before: bytes | None, besides: tuple[Term, ...]
+    ) -> Iterator[Candidate]:
+        direct = self._direct(snapshot)
+        if direct is not None:
+            return self._by_id(snapshot, direct, before)
+        exact = [*besides, *_exact_terms(snapshot, self._keys)]
+        counted = sorted((sum(snapshot.count(TOKEN, one) for one in term), term) for term in exact)
+        shortest = counted[0][0] if counted else None
+        more = any(not one.exact for alternatives in self._keys for one in alternatives)
+        if more and not besides and (shortest is None or shortest > EXACT_FEW):
+            merged = _merged_terms(snapshot, self._keys) if merging.is_complete(snapshot) else []
+            if merged:
+                return self._by_grams(snapshot, merged, before)
+        return self._by_tokens(snapshot, [term for _, term in counted] or [self._any], before)
+
+    # ------------------------------------------------------------ sources
+
+    def _direct(self, snapshot: Snapshot) -> list[bytes] | None:
+        """Study ids that the UIDs in a query lead to, None when it has none."""
+        query = self._query
+        if STUDY_UID in query.matches:
+            return [self._catalog.study_id(uid) for uid in _uids(query, STUDY_UID)]
+        for tag, level in ((SERIES_UID, "series"), (SOP_UID, "instance")):
+            if tag in query.matches and query.level in {Level.SERIES, Level.INSTANCE}:
+                places = [p for uid in _uids(query, tag) for p in self._catalog.places(snapshot, level, uid)]
+                return list(dict.fromkeys(place[:STUDY_ID_BYTES] for place in places))
+        return None
+
+    def _by_id(
+        self, snapshot: Snapshot, study_ids: Iterable[bytes], before: bytes | None
+    ) -> Iterator[Candidate]:
+        found = []
+        for study_id in study_ids:
+            row = self._catalog.study_by_id(snapshot, study_id)
+            if row is not None:
+                position = tokens.inverted_day(row.attributes) + study_id
+                if self._is_ahead(position, before):
+                    found.append((position, row))
+        found.sort(key=lambda candidate: candidate[0])
+        yield from found
+
+    def _by_tokens(
+        self, snapshot: Snapshot, terms: Sequence[Term], before: bytes | None
+    ) -> Iterator[Candidate]:
+        """Candidates of exact tokens: the intersection of single ones and of one union."""
+        single = [term[0] for term in terms if len(term) == 1]
+        united = next((term for term in terms if len(term) > 1), None)
+        lists = [single] if united is None else [[one, *single] for one in united]
+        streams = [self._intersection(snapshot, keys, before) for keys in lists]
+        last = b""
+        for position in heapq.merge(*streams) if len(streams) > 1 else streams[0]:
+            if position != last:
+                last = position
+                row = self._catalog.study_by_id(snapshot, position[DAY_BYTES:])
+                if row is not None:
+                    yield position, row
+
+    def _intersection(
+        self, snapshot: Snapshot, keys: Sequence[bytes], before: bytes | None
+    ) -> Iterator[bytes]:
+        after = self._after
+        limit = POSTINGS_PER_READ
+        while True:
+            found = snapshot.intersect(TOKEN, keys, after=after, before=before, limit=limit)
+            yield from found
+            if len(found) < limit:
+                return
+            after = found[-1]
+
+    def _by_grams(
+        self, snapshot: Snapshot, terms: Sequence[Term], before: bytes | None
+    ) -> Iterator[Candidate]:
+        """Candidates of merged tokens, and every study that is not merged yet, in one order."""
+        fresh = {study_id: tokens.fresh_day(value) + study_id for study_id, value in snapshot.scan(FRESH)}
+        unmerged = sorted(position for position in fresh.values() if self._is_ahead(position, before))
+        merged = self._merged(snapshot, terms, before, fresh)
+        return heapq.merge(merged, self._opened(snapshot, unmerged), key=lambda candidate: candidate[0])
+
+    def _merged(
+        self, snapshot: Snapshot, terms: Sequence[Term], before: bytes | None, fresh: dict[bytes, bytes]
+    ) -> Iterator[Candidate]:
+        low = 0 if self._after is None else postings.value_of(self._after)
+        high = postings.VALUE_MAX if before is None else postings.value_of(before)
+        for values in postings.intersect(snapshot, terms, low, high):
+            for value in values:
+                held = value.to_bytes(postings.VALUE_BYTES, "big")
+                for study_id, sealed in snapshot.scan(STUDY, prefix=held[DAY_BYTES:]):
+                    position = held[:DAY_BYTES] + study_id
+                    if study_id in fresh or not self._is_ahead(position, before):
+                        continue
+                    row = self._catalog.open_row(STUDY, study_id, sealed, StudyRow)
+                    if tokens.inverted_day(row.attributes) == held[:DAY_BYTES]:
+                        yield position, row
+
+    def _opened(self, snapshot: Snapshot, positions: Iterable[bytes]) -> Iterator[Candidate]:
+        for position in positions:
+            row = self._catalog.study_by_id(snapshot, position[DAY_BYTES:])
+            if row is not None:
+                yield position, row
+
+    def _is_ahead(self, position: bytes, before: bytes | None) -> bool:
+        return (self._after is None or position > self._after) and (before is None or position < before)
+
+
+def _exact_terms(snapshot: Snapshot, keys: Iterable[tuple[Alternative, ...]]) -> Iterator[Term]:
+    for alternatives in keys:
+        if len(alternatives) == 1:
+            yield from ((one,) for one in alternatives[0].exact)
+        elif len(alternatives) <= UNITED_MAX and all(one.exact for one in alternatives):
+            yield tuple(dict.fromkeys(
+                min(one.exact, key=lambda token: snapshot.count(TOKEN, token)) for one in alternatives
+            ))  # fmt: skip
+
+
+def _merged_terms(snapshot: Snapshot, keys: Iterable[tuple[Alternative, ...]]) -> list[Term]:
+    terms: list[Term] = []
+    for alternatives in keys:
+        if len(alternatives) == 1:
+            terms += [(one,) for one in alternatives[0].merged]
+        elif all(one.merged for one in alternatives):
+            terms.append(tuple(dict.fromkeys(
+                min(one.merged, key=lambda token: postings.count(snapshot, token)) for one in alternatives
+            )))  # fmt: skip
+    return terms
+
+
+def _before_undated() -> bytes:
+    """The last place before all studies without a day."""
+    return (int.from_bytes(tokens.NO_DAY, "big") - 1).to_bytes(DAY_BYTES, "big") + b"\xff" * STUDY_ID_BYTES
 
 
 def study_attributes(row: StudyRow) -> Attributes:

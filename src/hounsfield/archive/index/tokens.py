@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 
 from hounsfield.archive.dicom.levels import MODALITIES_IN_STUDY
@@ -55,6 +55,7 @@ EXACT_FIELDS = {
 }
 #: Found by the exact value too, once merged. A birth date by its day, month, year and century.
 MERGED_FIELDS = {
+    MODALITIES_IN_STUDY: "ModalitiesInStudy",
     REFERRING_PHYSICIAN: "ReferringPhysicianName",
     STUDY_DESCRIPTION: "StudyDescription",
     BIRTH_DATE: "PatientBirthDate",
@@ -71,12 +72,14 @@ GRAM_FIELDS = {
     STUDY_ID: "StudyID-grams",
 }
 NAME_FIELDS = frozenset({PATIENT_NAME, REFERRING_PHYSICIAN})
-HASHED_FIELDS = (ANY, ODD_DATE, *EXACT_FIELDS.values(), *MERGED_FIELDS.values(), *GRAM_FIELDS.values())
+HASHED_FIELDS = (
+    ANY, ODD_DATE, *{**EXACT_FIELDS, **MERGED_FIELDS}.values(), *GRAM_FIELDS.values(),
+)  # fmt: skip
 
 #: Lengths of the prefixes of a birth date that are tokens: century, year, month, day.
 DATE_PREFIXES = (2, 4, 6, 8)
 GRAMS_REMEMBERED = 16_384  # a few megabytes: the grams of a language's names are some thousands
-_MERGED_TAGS = frozenset(MERGED_FIELDS) | frozenset(GRAM_FIELDS)
+_MERGED_TAGS = sorted(({*MERGED_FIELDS} | {*GRAM_FIELDS}) - {MODALITIES_IN_STUDY})
 
 _DAY = struct.Struct(">I")
 _NO_DAY = 0xFFFFFFFF
@@ -127,19 +130,23 @@ def exact_postings(hashes: KeyedHash, study_id: bytes, row: StudyRow) -> set[Pos
     return {(one, value) for one in found}
 
 
-def merged_tokens(hashes: KeyedHash, attributes: Attributes) -> set[bytes]:
-    """What merging writes for a study with these attributes, besides what its commit wrote."""
+def merged_tokens(hashes: KeyedHash, attributes: Attributes, tokenizer: int = TOKENIZER) -> set[bytes]:
+    """What merging writes for a study with these :func:`merged_attributes`."""
+    if tokenizer not in _MERGED_BY:
+        raise ValueError("the index was written by a newer version of this program; use that one, or reindex")
+    return _MERGED_BY[tokenizer](hashes, attributes)
+
+
+def _merged_tokens_2(hashes: KeyedHash, attributes: Attributes) -> set[bytes]:
     found: set[bytes] = set()
+    remembered = _remembered(hashes)
     for tag, field in MERGED_FIELDS.items():
         text = attributes.get(tag)
         if text:
+            forms: Iterable[str] = _forms(tag, text)
             if tag == BIRTH_DATE:
-                days = _forms(tag, text)
-                forms: Iterable[str] = {day[:length] for day in days for length in DATE_PREFIXES}
-            else:
-                forms = _forms(tag, text)
-            found.update(token(hashes, field, form) for form in forms)
-    remembered = _remembered(hashes)
+                forms = {day[:length] for day in forms for length in DATE_PREFIXES}
+            found.update([remembered(field, form) for form in forms])
     for tag, field in GRAM_FIELDS.items():
         text = attributes.get(tag)
         if text:
@@ -150,9 +157,17 @@ def merged_tokens(hashes: KeyedHash, attributes: Attributes) -> set[bytes]:
     return found
 
 
-def merged_attributes(attributes: Attributes) -> Attributes:
-    """The attributes that merged tokens are made of."""
-    return {tag: attributes[tag] for tag in sorted(_MERGED_TAGS) if attributes.get(tag)}
+#: What each version wrote, as long as an index may hold it.
+_MERGED_BY = {2: _merged_tokens_2}
+
+
+def merged_attributes(row: StudyRow) -> Attributes:
+    """What merged tokens are made of: the attributes of :data:`MERGED_FIELDS` and :data:`GRAM_FIELDS`."""
+    held = row.attributes
+    found = {tag: held[tag] for tag in _MERGED_TAGS if held.get(tag)}
+    if row.modalities:
+        found[MODALITIES_IN_STUDY] = "\\".join(row.modalities)
+    return found
 
 
 def folded(tag: int, text: str) -> list[str]:
@@ -241,16 +256,4 @@ def _searched(row: StudyRow) -> tuple[int, Attributes, tuple[str, ...]]:
 
 
 def _merged_part(row: StudyRow) -> tuple[int, bytes, Attributes]:
-    return row.tokenizer, inverted_day(row.attributes), merged_attributes(row.attributes)
-
-
-def key_tokens(hashes: KeyedHash, matches: Mapping[int, str], *, fuzzy: bool) -> list[bytes]:
-    """Tokens that every study satisfying the keys has: the universal one when no key gives a better."""
-    found = []
-    for tag, key in matches.items():
-        field = EXACT_FIELDS.get(tag)
-        if field is None or any(c in key for c in "\\*?=") or (fuzzy and tag in NAME_FIELDS):
-            continue
-        form = name_groups(key)[0] if tag in NAME_FIELDS else key
-        found.append(token(hashes, field, form))
-    return found or [token(hashes, ANY, "")]
+    return row.tokenizer, inverted_day(row.attributes), merged_attributes(row)
