@@ -7,11 +7,14 @@ read, so whoever commits second reads again and plans again; nothing is ever hal
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hounsfield.archive.index import tokens
+from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
+from hounsfield.archive.index import corrections, tokens
+from hounsfield.archive.index.corrections import CORRECTIONS, View
 from hounsfield.archive.index.draft import (
     FLAG_CONFLICT,  # noqa: F401 - who asks for rows looks here
     Patients,
@@ -20,6 +23,7 @@ from hounsfield.archive.index.draft import (
 )
 from hounsfield.archive.index.rows import (
     Attributes,
+    CorrectionsRow,
     InstanceRow,
     Location,
     ObjectRow,
@@ -34,6 +38,7 @@ from hounsfield.archive.index.rows import (
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import (
     INSTANCE,
+    META,
     PLACE,
     PLACE_KEY_BYTES,
     QUARANTINE,
@@ -60,7 +65,7 @@ HASHED_FIELDS = (
     *tokens.HASHED_FIELDS,
 )
 
-CatalogRow = PatientRow | StudyRow | SeriesRow | InstanceRow | QuarantineRow
+CatalogRow = PatientRow | StudyRow | SeriesRow | InstanceRow | QuarantineRow | CorrectionsRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class Catalog:
     def __init__(self, sealer: RowSealer, hashes: KeyedHash) -> None:
         self._sealer = sealer
         self.hashes = hashes
+        self._seen = threading.local()
 
     # ------------------------------------------------------------ keys
 
@@ -166,9 +172,21 @@ class Catalog:
 
     # ------------------------------------------------------------ planning
 
-    def place_of(self, snapshot: Snapshot, row: ObjectRow) -> Place:  # noqa: ARG002 - corrections will ask
-        """Where an object belongs."""
-        return Place(row.study_uid, row.series_uid, row.sop_uid)
+    def view(self, snapshot: Snapshot) -> View | None:
+        """The corrections as a snapshot has them, None as long as there never was one."""
+        seen: tuple[Snapshot | None, View | None] = getattr(self._seen, "view", (None, None))
+        if seen[0] is not snapshot:
+            there = corrections.generation(snapshot) is not None
+            seen = self._seen.view = (snapshot, View(self, snapshot) if there else None)
+        return seen[1]
+
+    def place_of(self, snapshot: Snapshot, row: ObjectRow) -> Place:
+        """Where an object belongs: where it says itself, or where corrections move it."""
+        view = self.view(snapshot)
+        if view is None:
+            return Place(row.study_uid, row.series_uid, row.sop_uid)
+        route = view.route(row.study_uid, row.series_uid, row.sop_uid)
+        return Place(route.study_uid, route.series_uid, row.sop_uid)
 
     def plan_study(
         self, snapshot: Snapshot, objects: Sequence[tuple[Place, Stored]], patients: Patients
@@ -180,7 +198,8 @@ class Catalog:
         """
         draft = StudyDraft(self, snapshot, objects[0][0].study_uid, patients)
         for place, stored in objects:
-            draft.add(place.series_uid, instance_row(stored), stored.row.study, stored.row.series)
+            series = series_attributes(stored.row, place.series_uid)
+            draft.add(place.series_uid, instance_row(stored, place), stored.row.study, series)
         return draft.finish(max(stored.row.received_ns for _, stored in objects))
 
     def plan_version(
@@ -196,8 +215,9 @@ class Catalog:
         if held is None:
             raise LookupError("the instance that this one conflicts with is gone")
         batch.require(INSTANCE, key, held)
+        batch.require(META, CORRECTIONS, corrections.generation(snapshot))
         current = self.open_row(INSTANCE, key, held, InstanceRow)
-        served, kept = instance_row(stored), current
+        served, kept = instance_row(stored, place), current
         if newest_current != (served.received_ns >= current.received_ns):
             served, kept = kept, served
         self.put_row(batch, INSTANCE, key, conflicting(served, True))
@@ -225,10 +245,19 @@ class Catalog:
         batch.put(table, key, self._sealer.seal(table, key, encode(row)))
 
 
-def instance_row(stored: Stored) -> InstanceRow:
-    """What the catalog keeps of a stored object."""
+def instance_row(stored: Stored, place: Place) -> InstanceRow:
+    """What the catalog keeps of a stored object that is filed at ``place``."""
     row = stored.row
+    received = (row.study_uid, row.series_uid)
     return InstanceRow(
         row.sop_uid, row.sop_class_uid, row.transfer_syntax_uid, stored.location, row.layout,
         row.instance, row.received_ns, row.problems, row.stored_as,
+        None if received == place[:2] else received,
     )  # fmt: skip
+
+
+def series_attributes(row: ObjectRow, series_uid: str) -> Attributes:
+    """What an object brings to the series in which it is filed."""
+    if row.series.get(SERIES_INSTANCE_UID) == series_uid or row.series_uid == series_uid:
+        return row.series
+    return {**row.series, SERIES_INSTANCE_UID: series_uid}

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
-from hounsfield.archive.index import tokens
+from hounsfield.archive.index import corrections, tokens
+from hounsfield.archive.index.corrections import CORRECTIONS, Group, View, number_key
 from hounsfield.archive.index.rows import (
     Attributes,
     InstanceRow,
     PatientRow,
+    ReceivedRow,
     SeriesRow,
     StudyRow,
 )
 from hounsfield.archive.index.tables import (
+    CORRECTED,
     INSTANCE,
     INSTANCE_KEY_BYTES,
+    META,
     PATIENT,
     PLACE,
     SERIES,
@@ -89,8 +93,14 @@ class StudyDraft:
     """One study, being changed. Short-lived: it reads from the snapshot that it was made with."""
 
     def __init__(
-        self, catalog: Catalog, snapshot: Snapshot, study_uid: str, patients: Patients | None = None
+        self,
+        catalog: Catalog,
+        snapshot: Snapshot,
+        study_uid: str,
+        patients: Patients | None = None,
+        view: View | None = None,
     ) -> None:
+        """``view``: the corrections as they will be, when that is not as the snapshot has them."""
         self._catalog = catalog
         self._snapshot = snapshot
         self._patients: Patients = {} if patients is None else patients
@@ -103,6 +113,16 @@ class StudyDraft:
         self.attributes: Attributes = dict(self.old.attributes) if self.old else {}
         self.flags = set(self.old.flags) if self.old else set()
         self._series: dict[str, SeriesDraft] = {}
+        self._generation = corrections.generation(snapshot)
+        self._view = view or catalog.view(snapshot)
+        self._groups = self._received() if self._view is not None else None
+
+    def _received(self) -> dict[Group, ReceivedRow]:
+        """What the study is made of, as it was received. Kept only where there are corrections."""
+        if self.old is None:
+            return {}
+        own = ReceivedRow(self.uid, (), self.old.instances, self.old.attributes)
+        return {(one.study_uid, one.path): one for one in self.old.received or (own,)}
 
     # ------------------------------------------------------------ changing
 
@@ -118,7 +138,14 @@ class StudyDraft:
     def add(self, series_uid: str, row: InstanceRow, study: Attributes, series: Attributes) -> None:
         """Add an instance that the study does not have, with the attributes that it brings."""
         draft = self.series(series_uid)
-        merge(self.attributes, study, self.flags)
+        if self._groups is None:
+            merge(self.attributes, study, self.flags)
+        else:
+            group = self._group_of(series_uid, row)
+            held = self._groups.get(group) or ReceivedRow(*group, 0, {})
+            attributes = dict(held.attributes)
+            merge(attributes, study, self.flags)
+            self._groups[group] = structs.replace(held, attributes=attributes)
         merge(draft.attributes, series, draft.flags)
         draft.added[row.sop_uid] = row
 
@@ -192,13 +219,55 @@ class StudyDraft:
         kept = [self._catalog.open_row(VERSION, one, sealed, InstanceRow) for one, sealed in versions]
         return Removed(series_uid, row.sop_uid, [row, *kept])
 
+    def _group_of(self, series_uid: str, row: InstanceRow) -> Group:
+        assert self._view is not None
+        received = row.received or (self.uid, series_uid)
+        return received[0], self._view.route(*received, row.sop_uid).path
+
     # ------------------------------------------------------------ finishing
+
+    def restate(self, now_ns: int) -> Batch | None:
+        """The batch that shows the study as corrections now want it, None when it is shown so already."""
+        if self.old is None:
+            return None
+        attributes, received, numbers = self._shown()
+        if (attributes, received, numbers) == (self.old.attributes, self.old.received, self.old.corrections):
+            return None
+        return self.finish(now_ns)
+
+    def _shown(self) -> tuple[Attributes, tuple[ReceivedRow, ...], tuple[int, ...]]:
+        """The attributes that the study shows, what they were made of, and by which corrections."""
+        if self._groups is None or self._view is None:
+            return self.attributes, (), ()
+        groups = self._counted(self._groups)
+        attributes, numbers = self._view.shown(
+            self.uid, {group: one.attributes for group, one in groups.items()}
+        )
+        own = groups.get((self.uid, ()))
+        if len(groups) == 1 and own is not None and not numbers:
+            return own.attributes, (), ()
+        return attributes, tuple(groups[group] for group in sorted(groups)), numbers
+
+    def _counted(self, groups: dict[Group, ReceivedRow]) -> dict[Group, ReceivedRow]:
+        """``groups`` with the instances that they will have, without those that will have none."""
+        changes: dict[Group, int] = {}
+        for uid, draft in self._series.items():
+            for rows, change in ((draft.added, +1), (draft.removed, -1)):
+                for row in rows.values():
+                    group = self._group_of(uid, row)
+                    changes[group] = changes.get(group, 0) + change
+        counted = {
+            group: structs.replace(one, instances=one.instances + changes.get(group, 0))
+            for group, one in groups.items()
+        }
+        return {group: one for group, one in counted.items() if one.instances > 0}
 
     def finish(self, now_ns: int) -> Batch:
         """The batch that makes the catalog hold the study as it is now drafted; removed when it is empty."""
         catalog, old = self._catalog, self.old
         batch = Batch()
         batch.require(STUDY, self.study_id, self._held)
+        batch.require(META, CORRECTIONS, self._generation)
         series = old.series if old else 0
         instances = old.instances if old else 0
         shrunk = False
@@ -211,11 +280,16 @@ class StudyDraft:
             self._finish_series(batch, uid, draft, now_ns)
         new: StudyRow | None = None
         if instances:
-            patient_key = catalog.patient_key(self.attributes, self.uid) if old is None else old.patient_key
+            attributes, received, numbers = self._shown()
+            patient_key = (
+                catalog.patient_key(attributes, self.uid)
+                if old is None or attributes is not self.attributes
+                else old.patient_key
+            )
             modalities, sop_classes = self._summary(shrunk)
             new = StudyRow(
                 uid=self.uid,
-                attributes=self.attributes,
+                attributes=attributes,
                 series=series,
                 instances=instances,
                 modalities=modalities,
@@ -225,13 +299,30 @@ class StudyDraft:
                 received_ns=old.received_ns if old else now_ns,
                 changed_ns=now_ns,
                 flags=tuple(sorted(self.flags)),
+                received=received,
+                corrections=numbers,
             )
             catalog.put_row(batch, STUDY, self.study_id, new)
+            if (
+                old is not None
+                and (received or old.received)
+                and (attributes != old.attributes or numbers != old.corrections)
+            ):
+                self._touch_series(batch, now_ns)
         elif old is not None:
             batch.delete(STUDY, self.study_id)
+        plan_corrected(batch, self.study_id, old, new)
         tokens.plan_tokens(batch, catalog.hashes, self.study_id, old, new)
         self._plan_patients(batch, old, new, now_ns)
         return batch
+
+    def _touch_series(self, batch: Batch, now_ns: int) -> None:
+        """What is delivered of every series changes, also of those in which nothing came or went."""
+        catalog = self._catalog
+        changed = {draft.key for draft in self._series.values() if draft.added or draft.removed}
+        for key, row in catalog.series_of(self._snapshot, self.study_id):
+            if key not in changed:
+                catalog.put_row(batch, SERIES, key, structs.replace(row, changed_ns=now_ns))
 
     def _finish_series(self, batch: Batch, uid: str, draft: SeriesDraft, now_ns: int) -> None:
         catalog = self._catalog
@@ -329,6 +420,16 @@ class StudyDraft:
         sealed = catalog.seal_row(PATIENT, key, PatientRow(merged, studies, now_ns))
         self._patients[key] = sealed
         batch.put(PATIENT, key, sealed)
+
+
+def plan_corrected(batch: Batch, study_id: bytes, old: StudyRow | None, new: StudyRow | None) -> None:
+    """Have ``batch`` keep the list of the studies that each correction has a part in."""
+    before = set(old.corrections) if old else set()
+    after = set(new.corrections) if new else set()
+    for number in before - after:
+        batch.remove(CORRECTED, number_key(number), study_id)
+    for number in after - before:
+        batch.add(CORRECTED, number_key(number), study_id)
 
 
 def conflicting(row: InstanceRow, is_so: bool) -> InstanceRow:
