@@ -144,6 +144,7 @@ OPENERS: dict[str, tuple[object, ...]] = {
     "ae list": ("ae", "list"),
     "ae add": ("ae", "add", "CT1"),
     "ae remove": ("ae", "remove", "CT1"),
+    "backup": ("backup", "elsewhere"),
     "keys list": ("keys", "list"),
     "keys check": ("keys", "check"),
     "keys backup": ("keys", "backup"),
@@ -151,8 +152,8 @@ OPENERS: dict[str, tuple[object, ...]] = {
     "keys recovery remove": ("keys", "recovery", "remove", "--yes"),
     "serve": ("serve", "--dicom", "127.0.0.1:0", "--http", "127.0.0.1:0"),
 }
-#: Those that open none, or only through a server.
-OTHERS = {"init", "status", "send", "echo", "config", "version", "ae", "keys"}
+#: Those that open none, or only through a server; restore has tests of its own.
+OTHERS = {"restore", "init", "status", "send", "echo", "config", "version", "ae", "keys"}
 
 
 def test_every_command_is_tried() -> None:
@@ -168,12 +169,12 @@ def test_a_wrong_or_missing_master_key_is_one_clear_error(
 ) -> None:
     wrong = tmp_path / "wrong.key"
     if how in {"wrong", "not a key"}:
-        wrong.write_text("5a17" * 15 + "0bad" if how == "wrong" else "correct horse")
+        wrong.write_text(bytes(range(32)).hex() if how == "wrong" else "correct horse")
     elif how == "no keyring":
         if name == "serve":
             return  # with nothing stored yet it makes one
         shutil.rmtree(tmp_path / "a/keys")
-        wrong.write_text("5a17" * 15 + "0bad")
+        wrong.write_text(bytes(range(32)).hex())
     result = call(*OPENERS[name], with_key=f"file:{wrong}")
     assert result.code in {1, 2}
     errors = [line for line in result.err.splitlines() if line.startswith("error:")]

@@ -165,11 +165,12 @@ def _initialise(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path / MARKER)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_directory(path)
+
+
+def adopt(path: Path) -> None:
+    """Make a directory that a restore has filled a data directory. It is durable when this returns."""
+    _initialise(path)
 
 
 def _check_version(path: Path) -> None:

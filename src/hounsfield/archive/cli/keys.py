@@ -207,7 +207,7 @@ def rotate_master(
     from hounsfield.archive.app import keys
 
     config = effective_config(config_file, overrides, data)
-    recovery = _ask_recovery_key() if with_recovery_key else None
+    recovery = ask_recovery_key() if with_recovery_key else None
     changed = keys.rotate_master(config, to, make=new_key, recovery=recovery)
     source = "a command" if to.startswith("command:") else to
     if as_json:
@@ -295,7 +295,7 @@ def recovery_check(
     from hounsfield.storage_backends.keyring import Keyring
 
     folder = data_path(effective_config(config_file, overrides, data)) / "keys"
-    Keyring.open(folder, _ask_recovery_key())
+    Keyring.open(folder, ask_recovery_key())
     if as_json:
         print_json({"opens": True})
     else:
@@ -303,7 +303,7 @@ def recovery_check(
     return 0
 
 
-def _ask_recovery_key() -> RecoveryKey:
+def ask_recovery_key() -> RecoveryKey:
     """The recovery key from the terminal, unseen, or from a pipe: never from the command line."""
     from hounsfield.storage_backends.master_key import RecoveryKey
 

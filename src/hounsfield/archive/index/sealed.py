@@ -46,13 +46,19 @@ class Keys(Protocol):
 
     def ensure_key(self, purpose: str, key_id: str) -> bytes: ...
 
+    def key_ids(self, purpose: str) -> list[str]: ...
+
 
 class RowSealer:
-    """Seals and opens index rows. Thread-safe; one per process and store."""
+    """Seals and opens index rows. Thread-safe; one per process and store.
 
-    def __init__(self, store: KeyValueStore, keys: Keys) -> None:
+    ``purpose`` is what the keyring calls the keys; no two stores of an archive share one.
+    """
+
+    def __init__(self, store: KeyValueStore, keys: Keys, *, purpose: str = "index") -> None:
         self._store = store
         self._keys = keys
+        self._purpose = purpose
         self._lock = threading.Lock()
         self._ciphers: dict[int, AESGCM] = {}
         self._epoch = 0
@@ -81,6 +87,19 @@ class RowSealer:
                 self._ciphers[epoch] = AESGCM(key)
                 self._epoch, self._left = epoch, wanted
                 return
+
+    def start_new_epoch(self) -> None:
+        """Seal nothing more with the keys so far: the index is an older one, which does not count all seals."""
+        made = [int(key_id) for key_id in self._keys.key_ids(self._purpose) if key_id.isdigit()]
+        with self._lock:
+            with self._store.snapshot() as snapshot:
+                held = snapshot.get(META, _EPOCH_KEY)
+            epoch = max([_EPOCH_ROW.unpack(held)[0] if held is not None else 0, *made])
+            batch = Batch(uses_reserve=True)
+            batch.require(META, _EPOCH_KEY, held)
+            batch.put(META, _EPOCH_KEY, _EPOCH_ROW.pack(epoch, SEALS_PER_EPOCH))
+            self._store.commit(batch)
+            self._left = 0
 
     def seal(self, table: Table, key: bytes, plaintext: bytes) -> bytes:
         """The sealed row for ``key`` of ``table``; ``prepare`` must have reserved for it."""

@@ -1,0 +1,102 @@
+"""``hounsfield restore``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hounsfield.archive.cli.options import config_options, effective_config, json_option
+from hounsfield.archive.cli.output import EXIT_PARTIAL, print_json, remark, size
+
+
+@click.command(
+    "restore",
+    epilog="""\b
+Examples:
+  hounsfield restore /mnt/backup --data /srv/new
+  hounsfield restore /mnt/backup --data /srv/new --segments-from /srv/old --link
+  hounsfield restore /mnt/backup --check
+  hounsfield restore /mnt/backup --data /srv/new --with-recovery-key < recovery-key.txt""",
+)
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--snapshot", default="", metavar="NAME", help="Which one.  [default: the newest]")
+@click.option(
+    "--segments-from",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A directory with segments/ and ledger/ (and keys/): the old data directory, or a copy.",
+)
+@click.option("--link", is_flag=True, help="Do not copy segments on the same disk: give them a second name.")
+@click.option(
+    "--with-recovery-key",
+    is_flag=True,
+    help="The master key is lost: open with the recovery key, read from the terminal or a pipe.",
+)
+@click.option("--check", is_flag=True, help="Only compare the snapshot with its digests; restore nothing.")
+@config_options
+@json_option
+def command(
+    *,
+    directory: Path,
+    snapshot: str,
+    segments_from: Path | None,
+    link: bool,
+    with_recovery_key: bool,
+    check: bool,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    data: str | None,
+    as_json: bool,
+) -> int:
+    """Make an archive again from a backup, in the empty data directory that --data names.
+
+    Segments come from the backup, or from --segments-from when they survived elsewhere: then everything
+    acknowledged after the backup is there too. What was deleted since stays deleted, by the ledger. Nothing
+    is overwritten, and an interrupted restore goes on where it was. Exit code 4: restored, but objects that
+    the index names are in no segment.
+    """
+    from hounsfield.archive.app import backup
+    from hounsfield.archive.cli.backup import bar, shown_on
+    from hounsfield.archive.cli.keys import ask_recovery_key
+
+    config = effective_config(config_file, overrides, data)
+    recovery = ask_recovery_key() if with_recovery_key else None
+    opened = backup.open_restore(
+        config, directory, snapshot=snapshot, segments_from=segments_from, recovery=recovery
+    )
+    with bar() as shown:
+        if check:
+            opened.check(shown_on(shown))
+        else:
+            report = backup.restore(config, opened, link=link, progress=shown_on(shown))
+    if check:
+        absent = [entry.name for entry in opened.absent()]
+        if as_json:
+            print_json({"snapshot": opened.snapshot, "whole": True, "absent_segments": absent})
+        else:
+            remark(f"snapshot {opened.snapshot} of {opened.manifest.made_at} is as it was written")
+            if absent:
+                remark(f"{len(absent)} segments that it names are not there, or shorter")
+        return EXIT_PARTIAL if absent else 0
+    if as_json:
+        found: dict[str, Any] = asdict(report)
+        found["recovery"]["outcomes"] = {o.value: n for o, n in report.recovery.outcomes.items()}
+        print_json(found)
+    else:
+        remark(
+            f"restored snapshot {report.snapshot}: index {size(report.index_bytes)}, {report.keys} keys, "
+            f"{report.segments} segments ({size(report.segment_bytes)})"
+        )
+        remark(
+            f"newer than the snapshot: {report.recovery.records} objects looked at, "
+            f"{report.recovery.facts} facts replayed, {report.moved} objects found where they were moved to"
+        )
+        if report.lost:
+            remark(f"{report.lost} objects of the index are in no segment that is here: `hounsfield fsck`")
+        if report.recovery.unreadable_segments:
+            remark(
+                f"{report.recovery.unreadable_segments} segments have no key: find the keys/ they belong to"
+            )
+    return EXIT_PARTIAL if report.lost or report.recovery.unreadable_segments else 0

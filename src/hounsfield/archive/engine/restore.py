@@ -1,0 +1,336 @@
+"""From a snapshot (and the segments, wherever they survived) back to an archive that serves.
+
+The index of a snapshot is a moment's; segments and ledger may be of a later one. So after the copying:
+
+1. what the index looks for in segments that compaction has since removed is found again, by record id, in
+   those that it was moved to;
+2. records beyond the index are indexed, as after a crash;
+3. facts beyond the index are replayed: what was deleted since stays deleted, what was corrected is corrected.
+
+Nothing is overwritten: the new data directory must be empty, or be an earlier try at the same. It becomes an
+archive (its marker is written, by the caller) only when all of this is done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from hounsfield.archive.engine.backup import (
+    LOGS,
+    BackupError,
+    LogEntry,
+    Manifest,
+    copy_file,
+    digest_of,
+    key_files,
+    read_manifest,
+    read_marker,
+    silent,
+    snapshots_in,
+    write_file,
+)
+from hounsfield.archive.engine.engine import EngineOptions, Stores
+from hounsfield.archive.index import locations
+from hounsfield.archive.index.recovery import RecoveryReport
+from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, Location, ObjectRow, SegmentRow, decode
+from hounsfield.archive.index.tables import SCRUB, SEGMENT, USE
+from hounsfield.storage_backends.api import Batch
+from hounsfield.storage_backends.errors import KeyringError, SealError
+from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
+from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.master_key import MasterKey, RecoveryKey
+from hounsfield.storage_backends.segments import ScannedRecord
+
+UNFINISHED = "restore-unfinished"  # in a data directory that a restore is still making
+SWITCH_ROWS = 256
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What a restore did, and what it did not find."""
+
+    snapshot: str = ""
+    made_at: str = ""
+    index_bytes: int = 0
+    keys: int = 0
+    later_keys: int = 0  # of segments newer than the snapshot
+    segments: int = 0
+    segment_bytes: int = 0
+    absent: list[str] = field(default_factory=list)  # named by the snapshot, not in the source
+    moved: int = 0  # objects found in another segment than the snapshot's
+    lost: int = 0  # objects of the index whose bytes are nowhere
+    recovery: RecoveryReport = field(default_factory=RecoveryReport)
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """One restore from ``backups``; ``segments_from``: a directory with newer segments and ledger."""
+
+    backups: Path
+    snapshot: str
+    keyring: Keyring
+    manifest: Manifest
+    segments_from: Path | None = None
+
+    @classmethod
+    def open(
+        cls,
+        backups: Path,
+        key: MasterKey | RecoveryKey,
+        *,
+        snapshot: str = "",
+        segments_from: Path | None = None,
+    ) -> Restore:
+        """Find the snapshot (the newest unless named) and see that it is this key's. ``BackupError``."""
+        read_marker(backups)
+        names = snapshots_in(backups)
+        if not names:
+            raise BackupError(f"{backups} holds no finished snapshot")
+        name = snapshot or names[-1]
+        if name not in names:
+            raise BackupError(f"{backups} has no snapshot {name}: there are {', '.join(names[-5:])}")
+        folder = backups / "snapshots" / name
+        keyring = Keyring.open(folder / "keys", key)
+        manifest = read_manifest(folder, keyring)
+        if segments_from is None and not manifest.with_segments:
+            raise BackupError(
+                f"the snapshot {name} has no segments (it was made without --segments): say where they are, "
+                "the old data directory or a copy of its segments/, ledger/ and keys/, with --segments-from"
+            )
+        return cls(backups, name, keyring, manifest, segments_from)
+
+    @property
+    def folder(self) -> Path:
+        return self.backups / "snapshots" / self.snapshot
+
+    def check(self, progress: Progress) -> None:
+        """Compare every file of the snapshot with its digest; ``BackupError`` names what differs."""
+        total = sum(entry.size for entry in self.manifest.files)
+        done = 0
+        for entry in self.manifest.files:
+            path = self.folder / entry.path
+            if not path.is_file() or path.stat().st_size != entry.size or digest_of(path) != entry.digest:
+                raise BackupError(
+                    f"{path} is missing or damaged: use another snapshot, or restore keys/ from this one and "
+                    "run `hounsfield reindex`"
+                )
+            done += entry.size
+            progress("checking", done, total)
+
+    def source_of(self, log: str) -> Path:
+        return (self.segments_from or self.backups) / log
+
+    def absent(self) -> list[LogEntry]:
+        """Segments that the snapshot names and that are not in the source, or are shorter there."""
+        return [entry for entry in self.manifest.logs if _size(self._path_of(entry.name)) < entry.size]
+
+    def _path_of(self, name: str) -> Path:
+        log, _, rest = name.partition("/")
+        return self.source_of(log) / rest
+
+    def run(
+        self, data: Path, options: EngineOptions, *, link: bool = False, progress: Progress = silent
+    ) -> RestoreReport:
+        """Make ``data`` an archive again, all but its marker. ``BackupError`` when it holds anything else.
+
+        ``link``: segments become further names of the source's files, where both are on one disk.
+        """
+        self._claim(data)
+        report = RestoreReport(self.snapshot, self.manifest.made_at)
+        report.absent = [entry.name for entry in self.absent()]
+        self._copy_keys(data, report)
+        for log in LOGS:
+            self._copy_log(log, data, report, link, progress)
+        index = data / "index"
+        shutil.rmtree(index, ignore_errors=True)  # an earlier try may have gone on with it
+        make_private_directory(index)
+        for entry in self.manifest.files:
+            if entry.path.startswith("index/"):
+                source = self.folder / entry.path
+                copy_file(source, data / entry.path, entry.size, _step(progress, "index", 0, entry.size))
+                report.index_bytes += entry.size
+        sync_directory(index)
+        keyring = Keyring.open_with_root(data / "keys", self.keyring.reveal_root())
+        stores = Stores.open(data, keyring, options)
+        try:
+            bring_up_to_date(stores, report, progress)
+        finally:
+            stores.close()
+        return report
+
+    def finish(self, data: Path) -> None:
+        """Say that the restore is done; the caller has written the marker."""
+        (data / UNFINISHED).unlink(missing_ok=True)
+        sync_directory(data)
+
+    def _claim(self, data: Path) -> None:
+        words = f"{self.snapshot}\n".encode()
+        if data.exists() and any(data.iterdir()):
+            with suppress(OSError):
+                if (data / UNFINISHED).read_bytes() == words:
+                    return
+            raise BackupError(f"{data} is not empty: a restore never overwrites; give a new directory")
+        make_private_directory(data)
+        write_file(data / UNFINISHED, words)
+
+    def _copy_keys(self, data: Path, report: RestoreReport) -> None:
+        target = data / "keys"
+        make_private_directory(target)
+        for entry in self.manifest.files:
+            if entry.path.startswith("keys/"):
+                make_private_directory((data / entry.path).parent)
+                write_file(data / entry.path, (self.folder / entry.path).read_bytes(), replace=True)
+                report.keys += 1
+        keyring = Keyring.open_with_root(target, self.keyring.reveal_root())
+        if self.segments_from is None or not (self.segments_from / "keys").is_dir():
+            return
+        # Keys that were made after the snapshot: of the segments that are newer than it.
+        for path in key_files(self.segments_from / "keys"):
+            copy = target / path.parent.name / path.name
+            if copy.exists():
+                continue
+            make_private_directory(copy.parent)
+            write_file(copy, path.read_bytes())
+            try:
+                keyring.check_key(path.parent.name, path.stem)
+            except KeyringError:  # damaged, destroyed, or of another archive
+                copy.unlink()
+            else:
+                report.later_keys += 1
+
+    def _copy_log(self, log: str, data: Path, report: RestoreReport, link: bool, progress: Progress) -> None:
+        source, target = self.source_of(log), data / log
+        make_private_directory(target)
+        if not source.is_dir():
+            if not any(entry.name.startswith(f"{log}/") for entry in self.manifest.logs):
+                return  # nothing of that sort was stored yet
+            raise BackupError(
+                f"there is no {source}: --segments-from is a directory with segments/ and ledger/"
+            )
+        files = sorted(path for path in source.iterdir() if path.is_file() and path.suffix != ".part")
+        total, done = sum(path.stat().st_size for path in files), 0
+        for path in files:
+            size, copy = path.stat().st_size, target / path.name
+            if _size(copy) != size:
+                part = target / f".{path.name}.part"
+                part.unlink(missing_ok=True)
+                if not (link and _link(path, part)):
+                    copy_file(path, part, size, _step(progress, log, done, total))
+                part.replace(copy)
+            done += size
+            progress(log, done, total)
+            report.segments += 1
+            report.segment_bytes += size
+        sync_directory(target)
+
+
+def bring_up_to_date(stores: Stores, report: RestoreReport, progress: Progress) -> None:
+    """Make an older index fit the segments and the ledger that are here."""
+    stores.sealer.start_new_epoch()  # what was sealed after the snapshot is not counted in it
+    progress("finding what was moved", 0, 1)
+    missing = _missing(stores)
+    report.moved = _find_moved(stores, missing)
+    progress("indexing what is newer", 0, 1)
+    report.recovery = stores.catch_up(at_start=True)
+    if missing:
+        left = _missing(stores)
+        report.lost = sum(len(rows) for rows in left.values())
+        _forget_segments(
+            stores, {row.location.segment for rows in left.values() for row in rows if row.location}
+        )
+    stores.store.sync()
+    progress("indexing what is newer", 1, 1)
+
+
+def _missing(stores: Stores) -> dict[bytes, list[locations.Located]]:
+    """Rows that point into segments that are not here, by record id."""
+    have = set(stores.log.segment_ids())
+    found: dict[bytes, list[locations.Located]] = {}
+    for _, rows in locations.walk(stores.store, stores.catalog):
+        for row in rows:
+            location = row.location
+            if location is not None and location.segment not in have:
+                found.setdefault(location.record_id, []).append(row)
+    return found
+
+
+def _find_moved(stores: Stores, missing: dict[bytes, list[locations.Located]]) -> int:
+    """Point rows at the copies that compaction made of their records after the snapshot; how many."""
+    if not missing:
+        return 0
+    with stores.store.snapshot() as snapshot:
+        known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
+    moved = 0
+    switches: list[tuple[locations.Located, Location]] = []
+    for segment in stores.log.segment_ids():
+        row = known.get(segment)
+        if row is not None and row.closed:
+            continue
+        try:
+            for record in stores.log.scan(segment, start=row.indexed_to if row else None):
+                if not isinstance(record, ScannedRecord) or record.kind != RECORD_KIND_OBJECT:
+                    continue
+                if record.ref.record_id not in missing or not _opens(stores, record):
+                    continue
+                location = Location.of(record.ref, decode(ObjectRow, record.row).stream)
+                switches += [(held, location) for held in missing.pop(record.ref.record_id)]
+        except (KeyringError, msgspec.MsgspecError):
+            continue  # catching up reports it
+        for start in range(0, len(switches), SWITCH_ROWS):
+            group = switches[start : start + SWITCH_ROWS]
+            stores.sealer.prepare(len(group))
+            batch = Batch(uses_reserve=True)
+            for held, location in group:
+                locations.point_elsewhere(batch, stores.sealer, held, location)
+            stores.store.commit(batch)
+        moved += len(switches)
+        switches = []
+    return moved
+
+
+def _opens(stores: Stores, record: ScannedRecord) -> bool:
+    try:
+        stores.log.verify(record.ref)
+    except SealError:
+        return False
+    return True
+
+
+def _forget_segments(stores: Stores, needed: set[bytes]) -> None:
+    """Drop what the index remembers of segments that are gone and that nothing points into."""
+    have = {*stores.log.segment_ids(), *stores.ledger.segment_ids()}
+    batch = Batch(uses_reserve=True)
+    with stores.store.snapshot() as snapshot:
+        for table in (SEGMENT, USE, SCRUB):
+            for key, _ in snapshot.scan(table):
+                if len(key) >= 16 and key[:16] not in have and key[:16] not in needed:
+                    batch.delete(table, key)
+    stores.store.commit(batch)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True
+
+
+def _step(progress: Progress, what: str, done: int, total: int) -> Callable[[int], None]:
+    return lambda count: progress(what, done + count, total)
