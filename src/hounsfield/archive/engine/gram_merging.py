@@ -1,8 +1,8 @@
 """Fresh studies are merged into the search index, by one worker at a time, out of everybody's way.
 
 Held by a lease like all leader work. A round is a series of short commits
-(:mod:`hounsfield.archive.index.merging`); after each the merger rests for longer than that took, because it competes
-with those who store for the index's one writer and for the interpreter.
+(:mod:`hounsfield.archive.index.merging`); after each the merger rests for as long as that took, because it
+competes with those who store for the index's one writer and for the interpreter.
 """
 
 from __future__ import annotations
