@@ -19,8 +19,10 @@ from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.recovery import RecoveryReport
+from hounsfield.storage_backends.errors import PoisonedError
 from hounsfield.storage_backends.lmdb_store import LmdbLimits
-from hounsfield.storage_backends.segments import ScannedRecord
+from hounsfield.storage_backends.local_blobs import LocalBlobs
+from hounsfield.storage_backends.segments import ScannedRecord, SegmentLimits, SegmentLog
 from support.archives import ct_slice, open_stores, store, stores_in, write_master_key
 
 CHILD = Path(__file__).resolve().parent.parent / "support" / "ingest_child.py"
@@ -217,3 +219,131 @@ async def test_a_start_after_a_crash_needs_no_more_than_the_reserve(tmp_path: Pa
         assert stores.catch_up(at_start=True).outcomes[Outcome.STORED] == 2
         with stores.store.snapshot() as snapshot:
             assert stores.catalog.study(snapshot, result.study_uid) is not None
+
+
+async def test_reindex_leaves_a_torn_record_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row is whole and its frame is not; its sender was told to send again, and did."""
+    objects = [ct_slice() for _ in range(3)]
+    await write_without_indexing(tmp_path / "data", monkeypatch, objects)
+    (segment,) = (tmp_path / "data" / "segments").iterdir()
+    raw = bytearray(segment.read_bytes())
+    end = end_of_records(tmp_path / "data")
+    raw[end - 300 : end] = bytes(300)
+    segment.write_bytes(raw)
+    with stores_in(tmp_path / "data") as stores:
+        stores.catch_up(at_start=True)
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            assert (await store(engine, objects[2], ExplicitVRLittleEndian)).outcome is Outcome.STORED
+    shutil.rmtree(tmp_path / "data" / "index")
+    with stores_in(tmp_path / "data") as stores:
+        report = stores.reindex(lambda *_: None)
+        assert (report.outcomes[Outcome.STORED], report.damaged) == (3, 0)
+        check_counts(stores)
+
+
+async def test_reindex_reads_frames_only_of_the_last_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            for _ in range(10):
+                await store(engine, ct_slice(), ExplicitVRLittleEndian)
+    shutil.rmtree(tmp_path / "data" / "index")
+    verified = count_calls(monkeypatch, SegmentLog, "verify")
+    with stores_in(tmp_path / "data") as stores:
+        assert stores.reindex(lambda *_: None).outcomes[Outcome.STORED] == 10
+    assert len(verified) == (1 if stores.blobs.statistics()["writers_buffered"] == 0 else 10)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[tuple[object, ...]]:
+    """The arguments of each call of a method from now on."""
+    calls: list[tuple[object, ...]] = []
+    real = getattr(owner, name)
+
+    def counted(*arguments: object, **more: object) -> object:
+        calls.append(arguments)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+async def test_a_start_reads_only_tails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a death: of each open segment the last group, of the ledger what came since the last start."""
+    directory = tmp_path / "data"
+    small = EngineOptions(segments=SegmentLimits(segment_bytes=400_000))
+    stores = open_stores_beside(directory, small)
+    async with open_engine(stores, small, owner="test") as engine:
+        for number in range(40):
+            await store(engine, ct_slice(pixels=bytes(40_000)), ExplicitVRLittleEndian)
+            await engine.commit_fact("ae", f"AE{number}", {"title": f"AE{number}"}, number)
+    dead = tmp_path / "dead"
+    shutil.copytree(directory, dead)  # as it is, without an orderly end
+    shutil.copy(tmp_path / "data.key", tmp_path / "dead.key")
+    stores.close()
+    segments = len(list((dead / "segments").iterdir()))
+    assert segments >= 4
+
+    read = count_calls(monkeypatch, LocalBlobs, "read")
+    filled = count_calls(monkeypatch, LocalBlobs, "read_into")
+
+    def bytes_read(prefix: str) -> int:
+        return sum(int(str(n)) for _, name, _, n in read if str(name).startswith(prefix)) + sum(
+            len(into) for _, name, _, into in filled if str(name).startswith(prefix)
+        )  # type: ignore[arg-type, misc]
+
+    with stores_in(dead, small) as again:
+        report = again.catch_up(at_start=True)
+        check_counts(again)
+    # The row of a segment's progress is written with the next group: two groups of one object, and glances.
+    assert report.records <= 2 * segments
+    assert bytes_read("segments/") < segments * (2 * 45_000 + 3 * 8192)
+    assert report.facts == 0
+    read.clear()
+    filled.clear()
+    with stores_in(dead, small) as again:
+        assert again.catch_up(at_start=True).segments == 0
+        assert bytes_read("segments/") == bytes_read("ledger/") == 0
+        with again.store.snapshot() as snapshot:
+            assert len(list(again.journal.state(snapshot, "ae"))) == 40
+
+
+def open_stores_beside(directory: Path, options: EngineOptions) -> Stores:
+    """As ``stores_in``, to be left open."""
+    return open_stores(directory, write_master_key(directory.parent / f"{directory.name}.key"), options)
+
+
+async def test_what_a_killed_writer_did_not_sync_is_synced_before_it_is_indexed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut after the next start takes what senders were told is held."""
+    objects = [ct_slice() for _ in range(2)]
+    await write_without_indexing(tmp_path / "data", monkeypatch, objects)
+    synced = count_calls(monkeypatch, LocalBlobs, "make_durable")
+    indexed = count_calls(monkeypatch, Indexer, "add")
+
+    def checked(*arguments: object, **more: object) -> object:
+        assert synced, "indexed before it was synced"
+        return original(*arguments, **more)
+
+    original = Indexer.add
+    monkeypatch.setattr(Indexer, "add", checked)
+    with stores_in(tmp_path / "data") as stores:
+        assert stores.catch_up(at_start=True).outcomes[Outcome.STORED] == 2
+    assert indexed
+
+
+async def test_a_segment_that_cannot_be_synced_waits_for_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_without_indexing(tmp_path / "data", monkeypatch, [ct_slice()])
+
+    def fails(*_: object) -> None:
+        raise PoisonedError("a sync failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalBlobs, "make_durable", fails)
+        with stores_in(tmp_path / "data") as stores:
+            assert stores.catch_up(at_start=True).unreadable_segments == 1
+    with stores_in(tmp_path / "data") as stores:
+        assert stores.catch_up(at_start=True).outcomes[Outcome.STORED] == 1

@@ -18,6 +18,7 @@ __all__ = [
     "locked_directory",
     "make_private_directory",
     "refuse_network_file_system",
+    "sync_ancestors",
     "sync_directory",
 ]
 
@@ -91,3 +92,16 @@ def locked_directory(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def sync_ancestors(path: Path) -> None:
+    """Return when the name of ``path`` and those of the directories it is in are durable.
+
+    Whoever made these may have been killed before its own sync. What may not be read is somebody else's, was
+    there before, and is left alone.
+    """
+    for folder in path.absolute().parents:
+        try:
+            sync_directory(folder)
+        except PermissionError:
+            return

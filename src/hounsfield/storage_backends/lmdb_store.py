@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from typing import Any
 import lmdb
 
 from hounsfield.storage_backends.api import Batch, CommitResult, Snapshot, Table, TableKind
-from hounsfield.storage_backends.errors import PreconditionError, StorageError, StoreFullError
+from hounsfield.storage_backends.errors import PoisonedError, PreconditionError, StorageError, StoreFullError
 from hounsfield.storage_backends.file_systems import (
     make_private_directory,
     refuse_network_file_system,
@@ -39,6 +40,7 @@ from hounsfield.storage_backends.tables import check_batch, check_tables, sequen
 
 __all__ = ["LmdbLimits", "LmdbStore"]
 
+_DATA_FILE = "data.mdb"
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -85,21 +87,14 @@ class LmdbStore:
         self._strict = strict
         make_private_directory(self._path)
         refuse_network_file_system(self._path)
+        self._poison: str | None = None
         try:
-            self._environment = lmdb.open(
-                str(self._path),
-                map_size=self._limits.map_bytes,
-                max_dbs=max(len(tables), 1),
-                max_readers=self._limits.readers,
-                mode=0o600,
-                metasync=False,  # the meta page is flushed by the next commit's flush, or by sync()
-                sync=True,
-                readahead=False,  # random access: reading ahead would evict what is in use
-                max_spare_txns=16,
-            )
+            if not (self._path / _DATA_FILE).exists():
+                self._create()
+            self._environment = self._open(self._path)
             self._handles = {table.name: self._open_table(table) for table in tables}
             self._environment.sync(True)  # the tables, and what a process that was killed committed last
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             raise StorageError(f"cannot open the index in {self._path}: {error}") from error
         for folder in (self._path, self._path.parent):
             sync_directory(folder)
@@ -116,6 +111,33 @@ class LmdbStore:
 
     def __repr__(self) -> str:
         return f"LmdbStore({str(self._path)!r})"
+
+    def _open(self, path: Path) -> Any:
+        return lmdb.open(
+            str(path),
+            map_size=self._limits.map_bytes,
+            max_dbs=max(len(self._tables), 1),
+            max_readers=self._limits.readers,
+            mode=0o600,
+            metasync=False,  # the meta page is flushed by the next commit's flush, or by sync()
+            sync=True,
+            readahead=False,  # random access: reading ahead would evict what is in use
+            max_spare_txns=16,
+        )
+
+    def _create(self) -> None:
+        """Bring the data file into being whole: one whose first pages a power cut tore never opens again."""
+        draft = self._path / f".{os.urandom(8).hex()}.new"
+        draft.mkdir(mode=0o700)
+        try:
+            environment = self._open(draft)
+            environment.sync(True)
+            environment.close()
+            with suppress(FileExistsError):  # another process was faster
+                (self._path / _DATA_FILE).hardlink_to(draft / _DATA_FILE)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        sync_directory(self._path)
 
     # -- reading
 
@@ -170,6 +192,8 @@ class LmdbStore:
         results: list[CommitResult | Exception] = []
         full: StoreFullError | None = None
         checked_space = False
+        if self._poison is not None:
+            raise PoisonedError(self._poison)
         try:
             transaction = self._environment.begin(write=True)
         except lmdb.Error as error:
@@ -194,13 +218,30 @@ class LmdbStore:
             if not all(isinstance(result, Exception) for result in results):
                 if before_commit is not None:
                     before_commit(results)
-                transaction.commit()
+                self._flush(transaction)
                 self._note_commit(results)
         except lmdb.Error as error:
             raise _translated(error) from error
         finally:
             transaction.abort()  # nothing to do when it is committed
         return results
+
+    def _flush(self, transaction: Any) -> None:
+        """Commit. After a failed flush nothing more: the kernel has given up pages, the last meta page
+        perhaps among them, and a later flush that succeeds says nothing of those. Committing on could
+        overwrite what the meta page that is on the disk still names."""
+        try:
+            transaction.commit()
+        except lmdb.Error as error:
+            self._flush_failed(error)
+            raise
+
+    def _flush_failed(self, error: lmdb.Error) -> None:
+        if not isinstance(_translated(error), StoreFullError):
+            self._poison = (
+                f"the index in {self._path} takes nothing more, a flush of it failed ({error}): look after "
+                "the disk, restart, and run `hounsfield reindex` if the start fails"
+            )
 
     def _apply_alone(self, parent: Any, batch: Batch) -> CommitResult:
         self._check_preconditions(parent, batch)
@@ -321,6 +362,7 @@ class LmdbStore:
         try:
             self._environment.sync(True)
         except lmdb.Error as error:
+            self._flush_failed(error)
             raise _translated(error) from error
 
     def close(self) -> None:

@@ -91,9 +91,7 @@ class LocalBlobs:
             raise translated(error, f"cannot create blob {name!r}") from error
         # Held until the writer is closed or its process is gone: recovery tells the dead from the living.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        directories = [path.parent]
-        while directories[-1] != self._root:
-            directories.append(directories[-1].parent)
+        directories = self._folders(path)
         direct = self._direct and turn_direct(descriptor)
         return LocalBlobWriter(name, descriptor, directories, self._pool, direct=direct)
 
@@ -108,6 +106,17 @@ class LocalBlobs:
             finally:
                 os.close(descriptor)
             return False
+
+    def make_durable(self, name: str) -> None:
+        """Sync a blob whose writer is gone, and have its next read come from the disk."""
+        with self._files.borrow(name, self._path) as descriptor:
+            try:
+                os.fsync(descriptor)
+                for folder in self._folders(self._path(name)):
+                    sync_directory(folder)
+            except OSError as error:
+                raise translated(error, f"blob {name!r} cannot be made durable") from error
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def require_space(self, length: int) -> None:
         """Return, or raise ``StoreFullError`` when ``length`` more bytes would eat into the reserve."""
@@ -191,6 +200,13 @@ class LocalBlobs:
 
     def _path(self, name: str) -> Path:
         return self._root / check_blob_name(name)
+
+    def _folders(self, path: Path) -> list[Path]:
+        """The directories that ``path`` is in, innermost first, down to this store's own."""
+        found = [path.parent]
+        while found[-1] != self._root:
+            found.append(found[-1].parent)
+        return found
 
 
 # ---------------------------------------------------------------- descriptors

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from hounsfield.storage_backends.errors import MasterKeyError
-from hounsfield.storage_backends.file_systems import sync_directory
+from hounsfield.storage_backends.file_systems import make_private_directory, sync_ancestors
 
 __all__ = ["MasterKey", "RecoveryKey", "create_master_key_file", "load_master_key"]
 
@@ -138,7 +138,7 @@ def load_master_key(spec: str) -> MasterKey:
 def create_master_key_file(path: str | os.PathLike[str]) -> MasterKey:
     """Write a new random master key (64 hex digits) to a new 0600 file, durably, and return it."""
     target = Path(path)
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_directory(target.parent)
     key = secrets.token_bytes(KEY_BYTES)
     # Linked to its name when it is whole: a crash leaves the key or no key, never half of one.
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
@@ -157,7 +157,7 @@ def create_master_key_file(path: str | os.PathLike[str]) -> MasterKey:
         raise MasterKeyError(f"cannot write the master key {target}: {error.strerror}") from error
     finally:
         draft.unlink(missing_ok=True)
-    sync_directory(target.parent)
+    sync_ancestors(target)  # it is needed from now on, and so are the directories just made for it
     return MasterKey(key, f"file {target}")
 
 

@@ -8,12 +8,13 @@ the arena itself), one sync. Layout:
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import (
@@ -21,11 +22,12 @@ from hounsfield.storage_backends.api import (
     BlobWriter,
     Buffer,
     KnowsWriters,
+    MakesDurable,
     NonBlockingReads,
     SpaceReserve,
     WritesBlocks,
 )
-from hounsfield.storage_backends.errors import PoisonedError, SealError
+from hounsfield.storage_backends.errors import BlobNotFoundError, PoisonedError, SealError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.sealing import RecordSeal
 from hounsfield.storage_backends.segment_format import PartRef, RecordRef
@@ -116,6 +118,7 @@ class SegmentLog:
         self._reserve = blobs if isinstance(blobs, SpaceReserve) else None
         self._nonblocking = blobs if isinstance(blobs, NonBlockingReads) else None
         self._closed = False
+        self._started: list[bytes] = []
         self._counts = {"segments_started": 0, "groups": 0, "records": 0, "bytes": 0, "failures": 0}
 
     # -- appending
@@ -224,6 +227,7 @@ class SegmentLog:
             # The key is durable before a byte that needs it exists.
             self._segment_key = self._keyring.create_key(self._purpose, segment.hex())
             self._segment = segment
+            self._started.append(segment)
             writer = self._writer = self._blobs.create(self._name(segment))
             self._block = writer.block if isinstance(writer, WritesBlocks) else 1
             self._counts["segments_started"] += 1
@@ -317,6 +321,29 @@ class SegmentLog:
             for chunk in layout.chunks(part.length):
                 self._open(part, (chunk,), scratch[: chunk[2]])
 
+    # -- one segment for one purpose, and none
+
+    def alone(self, *, arena_bytes: int) -> SegmentLog:
+        """A log below the same prefix that appends to one segment of its own, of any length."""
+        limits = replace(self._limits, segment_bytes=1 << 62, arena_bytes=arena_bytes)
+        return SegmentLog(
+            self._blobs, self._keyring, prefix=self._prefix, purpose=self._purpose, limits=limits
+        )
+
+    @property
+    def own_segments(self) -> tuple[bytes, ...]:
+        """The segments that this log started, oldest first."""
+        return tuple(self._started)
+
+    def remove(self, segment: bytes) -> None:
+        """Delete a segment that nothing refers to, then destroy its key. Idempotent; durable on return.
+
+        In this order, so that a crash between the two leaves no blob that could not be told from damage.
+        """
+        with contextlib.suppress(BlobNotFoundError):
+            self._blobs.delete(self._name(segment))
+        self._keyring.destroy_key(self._purpose, segment.hex())
+
     # -- finding
 
     def segment_ids(self) -> list[bytes]:
@@ -331,6 +358,12 @@ class SegmentLog:
     def is_being_written(self, segment: bytes) -> bool:
         """Whether a live process may still append to a segment. Where the store cannot tell, nobody may."""
         return isinstance(self._blobs, KnowsWriters) and self._blobs.is_being_written(self._name(segment))
+
+    def make_durable(self, segment: bytes) -> None:
+        """Return when what can be read of a segment survives a power cut: its writer may have died before
+        its sync. ``PoisonedError`` when the disk refuses."""
+        if isinstance(self._blobs, MakesDurable):
+            self._blobs.make_durable(self._name(segment))
 
     def scan(self, segment: bytes, *, start: int | None = None) -> Iterator[ScannedRecord | Damage]:
         """Every record of a segment from offset ``start`` on, without any index; pixel parts are not read.

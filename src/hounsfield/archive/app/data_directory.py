@@ -23,11 +23,13 @@ from pathlib import Path
 
 from hounsfield import __version__
 from hounsfield.archive.errors import DataDirectoryBusyError, DataDirectoryError
+from hounsfield.storage_backends.file_systems import make_private_directory, sync_ancestors, sync_directory
 
 LAYOUT_VERSION = 1
 MARKER = "hounsfield.json"
 LOCK = "lock"
 CONTROL_SOCKET = "control.sock"
+_MARKER_DRAFT = f".{MARKER}.new"
 SUBDIRECTORIES = ("keys", "index", "segments", "ledger")
 
 # File systems on which another machine may write at the same time, or whose locks and memory maps are not
@@ -96,14 +98,14 @@ def open_data_directory(path: Path, *, create: bool) -> DataDirectory:
         if not create:
             raise DataDirectoryError(f"no data directory {path}: `hounsfield init --data {path}` makes one")
         try:
-            path.mkdir(parents=True, mode=0o700)
+            make_private_directory(path)
         except OSError as error:
             raise DataDirectoryError(
                 f"cannot make the data directory {path}: {error.strerror}; give another with --data"
             ) from error
     path = path.resolve()
     refuse_network_file_system(path)
-    foreign = not (path / MARKER).exists() and any(entry not in _IGNORED for entry in _names(path))
+    foreign = not (path / MARKER).exists() and any(not _is_ours(path / entry) for entry in _names(path))
     if foreign:
         raise DataDirectoryError(
             f"{path} is not empty and not a Hounsfield data directory: give an empty or a new one"
@@ -123,6 +125,13 @@ def open_data_directory(path: Path, *, create: bool) -> DataDirectory:
         os.close(lock_fd)
         raise
     return DataDirectory(path, lock_fd, created)
+
+
+def _is_ours(entry: Path) -> bool:
+    """Whether this may stand in a directory that becomes ours: an interrupted start leaves its beginnings."""
+    if entry.name in SUBDIRECTORIES:
+        return entry.is_dir() and not any(entry.iterdir())
+    return entry.name in _IGNORED or entry.name == _MARKER_DRAFT
 
 
 def _names(path: Path) -> Iterator[str]:
@@ -158,7 +167,10 @@ def _initialise(path: Path) -> None:
     for name in SUBDIRECTORIES:
         (path / name).mkdir(mode=0o700, exist_ok=True)
     marker = {"format": "hounsfield data directory", "layout": LAYOUT_VERSION, "created_by": __version__}
-    temporary = path / f".{MARKER}.new"
+    # What the marker stands for is durable before it: the marker makes the directory ours.
+    sync_ancestors(path)
+    sync_directory(path)
+    temporary = path / _MARKER_DRAFT
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(marker, file)
         file.write("\n")

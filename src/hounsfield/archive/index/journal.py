@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import structs
 
@@ -40,10 +40,18 @@ RECORD_ID_BYTES = 16
 _SEQUENCE = struct.Struct(">Q")
 _CURSOR = b"cursor/"
 _FACTS = b"facts"
+_REPLAYED = b"ledger/"  # and a segment's id: what it holds is in the index
 
 Apply: TypeAlias = Callable[[Snapshot, Batch, Event], None]
 Change: TypeAlias = Callable[[Snapshot, Batch], None]
 PlanFact: TypeAlias = Callable[[Snapshot, Batch], Event]
+
+
+class Pending(NamedTuple):
+    """What is to be replayed: facts with their numbers and records, and the ledger's segments they are in."""
+
+    facts: list[tuple[int, Event, bytes]]
+    segments: list[bytes]
 
 
 class Journal:
@@ -196,25 +204,38 @@ class Journal:
         batch.before_commit.append(write_ledger)
         return batch, number + 1, event
 
-    def replay(self, damaged: Callable[[Damage], None]) -> int:
-        """Apply the facts that the ledger has and the index has not, in their order; return how many.
+    def pending(self, damaged: Callable[[Damage], None]) -> Pending:
+        """The facts that the ledger has and the index has not.
 
         While nobody else commits: a fact in the ledger may be in the middle of its commit.
         """
         with self._store.snapshot() as snapshot:
             known = self.facts(snapshot)
-        applied = 0
-        for number, event, record_id in self.ledger(damaged):
-            if number > known:
-                self._sealer.prepare(FACT_SEALS + seals_of(event))
-                batch = Batch(uses_reserve=True)  # without it an archive on a full disk could not start
-                batch.put(META, _FACTS, _SEQUENCE.pack(number) + record_id)
-                with self._store.snapshot() as snapshot:
-                    self.apply_fact(snapshot, batch, event)
-                self.append(batch, event)
-                self._store.commit(batch)
-                applied += 1
-        return applied
+            done = {key[len(_REPLAYED) :] for key, _ in snapshot.scan(META, prefix=_REPLAYED)}
+        segments = [segment for segment in self._ledger.segment_ids() if segment not in done]
+        facts = [fact for fact in self.ledger(damaged, segments) if fact[0] > known]
+        return Pending(facts, segments)
+
+    def replay(self, pending: Pending) -> int:
+        """Apply pending facts, in their order; return how many. Nobody else may commit.
+
+        Afterwards their segments are done with: nobody appends to them any more, and the next start leaves
+        them out.
+        """
+        for number, event, record_id in pending.facts:
+            self._sealer.prepare(FACT_SEALS + int(event.body.get("seals", 0)))
+            batch = Batch(uses_reserve=True)  # without it an archive on a full disk could not start
+            batch.put(META, _FACTS, _SEQUENCE.pack(number) + record_id)
+            with self._store.snapshot() as snapshot:
+                self.apply_fact(snapshot, batch, event)
+            self.append(batch, event)
+            self._store.commit(batch)
+        if pending.segments:
+            batch = Batch(uses_reserve=True)
+            for segment in pending.segments:
+                batch.put(META, _REPLAYED + segment, b"")
+            self._store.commit(batch)
+        return len(pending.facts)
 
     def apply_fact(self, snapshot: Snapshot, batch: Batch, event: Event) -> None:
         """Have ``batch`` change what a fact stands for; used when it happens and when it is replayed."""
@@ -234,11 +255,15 @@ class Journal:
             row = encode(Event(event.kind, event.at_ns, body))
             batch.put(STATE, key, self._sealer.seal(STATE, key, row))
 
-    def ledger(self, damaged: Callable[[Damage], None]) -> list[tuple[int, Event, bytes]]:
-        """Every committed fact in the ledger with its number and record, in the order they were committed."""
+    def ledger(
+        self, damaged: Callable[[Damage], None], segments: Iterable[bytes] | None = None
+    ) -> list[tuple[int, Event, bytes]]:
+        """Every committed fact in the ledger (or in some segments of it, no later fact being in others) with
+        its number and record, in the order they were committed."""
         facts: list[tuple[int, Event, bytes]] = []
         failed: set[bytes] = set()
-        for segment in self._ledger.segment_ids():
+        for segment in self._ledger.segment_ids() if segments is None else segments:
+            self._ledger.make_durable(segment)  # its writer may have died before its sync
             for record in self._ledger.scan(segment):
                 if isinstance(record, Damage):
                     damaged(record)
@@ -288,9 +313,3 @@ def _committed(facts: list[tuple[int, Event, bytes]]) -> list[tuple[int, Event, 
         if expected is None or expected not in known or record_id == expected:
             kept.append(fact)
     return kept
-
-
-def seals_of(event: Event) -> int:
-    """How many rows replaying a fact may seal: one for each record that it names, and a study's."""
-    records = event.body.get("records", b"")
-    return len(records) // RECORD_ID_BYTES

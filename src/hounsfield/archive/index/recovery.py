@@ -8,14 +8,18 @@ so doing either twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
 from hounsfield.archive.index.catalog import Stored
+from hounsfield.archive.index.contents import given_up_bytes
+from hounsfield.archive.index.deletion import announce_tombstones
 from hounsfield.archive.index.indexing import Indexer, Outcome, progress_batch
-from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.journal import Journal, Pending
+from hounsfield.archive.index.remaining import settle_order
 from hounsfield.archive.index.rows import (
     RECORD_KIND_OBJECT,
     Location,
@@ -24,13 +28,14 @@ from hounsfield.archive.index.rows import (
     decode,
 )
 from hounsfield.archive.index.tables import SEGMENT
-from hounsfield.storage_backends.errors import KeyringError, SealError
-from hounsfield.storage_backends.segments import Damage, DamageReason
+from hounsfield.storage_backends.errors import KeyringError, PoisonedError, SealError
+from hounsfield.storage_backends.segments import Damage, DamageReason, ScannedRecord
 
 TORN = DamageReason.TORN_TAIL.value
 GROUP_RECORDS = (
     256  # indexed in one transaction: large enough to share its sync, small enough to hold no lock long
 )
+TAIL_RECORDS = 4096  # as many as one group may have where no padding tells groups apart
 
 
 @dataclass(slots=True)
@@ -41,8 +46,11 @@ class RecoveryReport:
     records: int = 0
     outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     facts: int = 0
+    deleted: int = 0  # records met that were deleted
     damage: dict[str, int] = field(default_factory=dict)
     unreadable_segments: int = 0
+    given_up: int = 0  # large objects that were never received whole; their segments were removed
+    given_up_bytes: int = 0
 
     def saw(self, damage: Damage) -> None:
         self.damage[damage.reason.value] = self.damage.get(damage.reason.value, 0) + 1
@@ -62,8 +70,11 @@ def catch_up(
     ``at_start``, while nobody else commits: a fact in it may be in the middle of its commit.
     """
     report = RecoveryReport()
+    pending = journal.pending(report.saw) if at_start else Pending([], [])
     with indexer.store.snapshot() as snapshot:
         known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
+    # Before anything is indexed: what was deleted stays out, also of an index restored from a backup.
+    announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
     for segment in indexer.log.segment_ids():
         row = known.get(segment)
         if (row is not None and row.closed) or is_being_written(segment):
@@ -72,30 +83,41 @@ def catch_up(
             continue  # just created, and its writer may be about to lock it
         report.segments += 1
         try:
+            # Its writer may have died before its sync. What the index names must not go with the next power
+            # cut, and senders who try again will be told that it is held.
+            indexer.log.make_durable(segment)
+            if row is None and (given_up := given_up_bytes(indexer.log, segment)):
+                indexer.log.remove(segment)
+                report.given_up += 1
+                report.given_up_bytes += given_up
+                continue
             end = _index_segment(indexer, segment, row.indexed_to if row else None, report, verify=True)
-        except KeyringError:
-            report.unreadable_segments += 1  # stays open: it is looked at again when its key is back
+        except (KeyringError, PoisonedError):
+            report.unreadable_segments += 1  # stays open: it is looked at again when key or disk are back
             continue
         indexer.store.commit(progress_batch({segment: end}, closed=True))
-    if at_start:
-        report.facts = journal.replay(report.saw)
+    report.facts = journal.replay(pending)
     return report
 
 
 def reindex(indexer: Indexer, journal: Journal, progress: Callable[[int, int], None]) -> RecoveryReport:
     """Fill an empty index from every segment, then every fact. ``progress(done, segments)``."""
     report = RecoveryReport()
+    pending = journal.pending(report.saw)
+    announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
     segments = indexer.log.segment_ids()
     for done, segment in enumerate(segments):
         progress(done, len(segments))
         report.segments += 1
         try:
+            indexer.log.make_durable(segment)
             end = _index_segment(indexer, segment, None, report, verify=False)
-        except KeyringError:
+        except (KeyringError, PoisonedError):
             report.unreadable_segments += 1
             continue
         indexer.store.commit(progress_batch({segment: end}, closed=True))
-    report.facts = journal.replay(report.saw)
+    report.facts = journal.replay(pending)
+    settle_order(indexer)
     progress(len(segments), len(segments))
     return report
 
@@ -105,34 +127,63 @@ def _index_segment(
 ) -> int:
     """Index the records of one segment from ``start``; return how far it was read.
 
-    ``verify`` opens every part first: after a power cut a record's row can be whole and its frames holes.
+    ``verify`` opens every part of each record first; without, only of those that a crash may have torn.
     """
     end = indexer.log.size(segment)
     for group in _groups(_stored(indexer, segment, start, report, verify=verify)):
-        for outcome in indexer.add(group, uses_reserve=True):
-            report.outcomes[outcome] += 1
+        deleted: set[int] = set()
+        for i, outcome in enumerate(indexer.add(group, uses_reserve=True, deleted=deleted)):
+            if i in deleted:
+                report.deleted += 1
+            else:
+                report.outcomes[outcome] += 1
     return end
 
 
 def _stored(
     indexer: Indexer, segment: bytes, start: int | None, report: RecoveryReport, *, verify: bool
 ) -> Iterator[Stored]:
+    """The objects of a segment. Those of its last group are whole: they are opened, or left out.
+
+    After a power cut a record's row can be whole and its frames holes, but only in the group that was never
+    synced: a writer syncs one group before it writes the next. Padding ends a group; where a file system has
+    none, a group has no more than so many records.
+    """
+    tail: deque[ScannedRecord] = deque()
+    end: int | None = None
     for record in indexer.log.scan(segment, start=start):
         if isinstance(record, Damage):
             report.saw(record)
-        elif record.kind == RECORD_KIND_OBJECT:
-            report.records += 1
-            try:
-                if verify:
-                    indexer.log.verify(record.ref)
-                row = decode(ObjectRow, record.row)
-            except SealError:
-                report.damage[TORN] = report.damage.get(TORN, 0) + 1
-                continue
-            except msgspec.MsgspecError:
-                report.damage["row is not ours"] = report.damage.get("row is not ours", 0) + 1
-                continue
-            yield Stored(row, Location.of(record.ref, row.stream))
+            end = record.offset + record.length
+            continue
+        if end is not None and record.ref.offset != end:
+            yield from _objects(indexer, tail, report, verify=verify)
+            tail.clear()
+        elif len(tail) == TAIL_RECORDS:
+            yield from _objects(indexer, [tail.popleft()], report, verify=verify)
+        tail.append(record)
+        end = record.ref.offset + record.ref.length
+    yield from _objects(indexer, tail, report, verify=True)
+
+
+def _objects(
+    indexer: Indexer, records: Iterable[ScannedRecord], report: RecoveryReport, *, verify: bool
+) -> Iterator[Stored]:
+    for record in records:
+        if record.kind != RECORD_KIND_OBJECT:
+            continue
+        report.records += 1
+        try:
+            if verify:
+                indexer.log.verify(record.ref)
+            row = decode(ObjectRow, record.row)
+        except SealError:
+            report.damage[TORN] = report.damage.get(TORN, 0) + 1
+            continue
+        except msgspec.MsgspecError:
+            report.damage["row is not ours"] = report.damage.get("row is not ours", 0) + 1
+            continue
+        yield Stored(row, Location.of(record.ref, row.stream))
 
 
 def _groups(stored: Iterator[Stored]) -> Iterator[list[Stored]]:
