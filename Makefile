@@ -39,7 +39,7 @@ run: setup
 demo: setup
 	$(BIN)/python benchmarks/demo.py $(if $(EXIT),--exit)
 
-PEERS := curl dcmtk openssl orthanc orthanc-dicomweb wrk
+PEERS := curl dcmtk gcc libc6-dev openssl orthanc orthanc-dicomweb strace wrk
 
 # The programs that the tests talk to. policy-rc.d keeps apt from starting their services; ours start them.
 peers:

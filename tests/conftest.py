@@ -22,6 +22,8 @@ _PROGRAMS = {
     "wrk": "wrk",
     "curl": "curl",
     "openssl": "openssl",
+    "strace": "strace",
+    "cc": "gcc libc6-dev",
 }
 _SYSTEM_PATHS = "/usr/sbin:/usr/local/sbin"  # where Debian keeps Orthanc, and not in every user's PATH
 

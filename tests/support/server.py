@@ -56,15 +56,11 @@ class ArchiveServer:
     def start(self) -> ArchiveServer:
         """Returns once every worker serves."""
         read_end, write_end = os.pipe()
-        command = [*HOUNSFIELD, "serve", "--data", str(self.data), "--ready-fd", str(write_end)]
-        command += ["--dicom", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", str(self.workers)]
-        for setting in self.settings:
-            command += ["--set", setting]
         self.directory.mkdir(parents=True, exist_ok=True)
         self.logs.append(self.directory / f"server-{len(self.logs)}.log")
         with self.logs[-1].open("wb") as log:
             self.process = subprocess.Popen(
-                command, pass_fds=[write_end], stdout=log, stderr=log, env=self.environment
+                self.command(write_end), pass_fds=[write_end], stdout=log, stderr=log, env=self.environment
             )
         os.close(write_end)
         with os.fdopen(read_end) as ready:
@@ -74,6 +70,14 @@ class ArchiveServer:
         host, port = self.address("http")
         self.client = httpx.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE_S)
         return self
+
+    def command(self, ready_fd: int) -> list[str]:
+        """What starts it."""
+        words = [*HOUNSFIELD, "serve", "--data", str(self.data), "--ready-fd", str(ready_fd)]
+        words += ["--dicom", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", str(self.workers)]
+        for setting in self.settings:
+            words += ["--set", setting]
+        return words
 
     def address(self, kind: str) -> tuple[str, int]:
         """Host and port of the first listener of a kind."""
