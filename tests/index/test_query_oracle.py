@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -38,15 +40,16 @@ ROUNDS = int(os.environ.get("ORACLE_ROUNDS", "3"))
 QUERIES_PER_STATE = 12
 
 NAMES = (
-    "Doe^John", "DOE^JOHN^^^", "Doe^Jane^Q^Dr", "doering^hans", "Müller^Jürgen", "Mueller^Jurgen", "O'Neil^Åsa",
-    "Yamada^Tarou=山田^太郎=やまだ^たろう", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎", "Hong^Gildong=洪^吉洞=홍^길동", "=王^小明", "Wang^XiaoDong=王^小东",
-    "Иванов^Иван", "Ёлкин^Пётр", "Διονυσιος", "قباني^لنزار", "שרון^דבורה", "สมชาย^ใจดี", "Łukasiewicz^Øyvind",
-    "van der Berg^Jan Peter", "Smith-Jones^Mary Ann", "", "X", "A^B^C^D^E", "山", "Straße^Groß", "^Given", "a=b=c=dee",
+    "Doe^John", "DOE^JOHN^^^", "Doe^Jane^Q^Dr", "doering^hans", "Müller^Jürgen", "Mueller^Jurgen",
+    "O'Neil^Åsa", "Yamada^Tarou=山田^太郎=やまだ^たろう", "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎", "=王^小明",
+    "Hong^Gildong=洪^吉洞=홍^길동", "Wang^XiaoDong=王^小东", "Иванов^Иван", "Ёлкин^Пётр", "Διονυσιος",
+    "قباني^لنزار", "שרון^דבורה", "สมชาย^ใจดี", "Łukasiewicz^Øyvind", "van der Berg^Jan Peter",
+    "Smith-Jones^Mary Ann", "", "X", "A^B^C^D^E", "山", "Straße^Groß", "^Given", "a=b=c=dee",
     "Doe^John\\Roe^Jane", "İbrahim^Ali", "ﬁnch^amy",
 )  # fmt: skip
 TEXTS = (
-    "CT Thorax nativ", "CT THORAX", "MR Schädel", "Knie re.", "", "a", "ab", "胸部CT", "胸部X線撮影", "흉부 CT",
-    "Рентген", "*", "50%^x", "One\\Two words", "tab\tin", "x" * 64, "Str. ẞ ß", "?=", "\u0130x",
+    "CT Thorax nativ", "CT THORAX", "MR Schädel", "Knie re.", "", "a", "ab", "胸部CT", "胸部X線撮影",
+    "흉부 CT", "Рентген", "*", "50%^x", "One\\Two words", "tab\tin", "x" * 64, "Str. ẞ ß", "?=", "\u0130x",
 )  # fmt: skip
 IDS = ("1", "10", "A-1", "a-1", "", "0001", "123-45-678", "PAT0001", "P A", "Ü7", "1\\2")
 DATES = (
@@ -54,16 +57,9 @@ DATES = (
     "20240230", " 20240103", "00010101", "99991231",
 )  # fmt: skip
 BIRTHS = (
-    "19640812",
-    "19640813",
-    "19650101",
-    "20000229",
-    "",
-    "1964.08.12",
-    "18991231",
-    "19000101\\19640812",
+    "19640812", "19640813", "19650101", "20000229", "", "1964.08.12", "18991231", "19000101\\19640812",
     "196408",
-)
+)  # fmt: skip
 TIMES = ("101112", "10", "1011", "235959.999999", "", "000000", "10:11:12", "101112.5", "99")
 MODALITIES = ("CT", "MR", "US", "", "SR", "CT\\PT")
 
@@ -89,6 +85,11 @@ SERIES_VALUES = {
     "SeriesNumber": ("1", "2", "10", "", "x"),
 }
 INSTANCE_VALUES = {"InstanceNumber": ("1", "2", "10", ""), "ContentTime": TIMES}
+UIDS = {
+    Level.STUDY: tag_of("StudyInstanceUID"),
+    Level.SERIES: tag_of("SeriesInstanceUID"),
+    Level.INSTANCE: tag_of("SOPInstanceUID"),
+}
 LEVELS = {
     Level.STUDY: STUDY_VALUES,
     Level.SERIES: STUDY_VALUES | SERIES_VALUES,
@@ -247,7 +248,7 @@ class World:
 
     def records(self, level: Level) -> list[dict[int, str]]:
         """Every record of a level with all its attributes, in the order of answers."""
-        found = []
+        found: list[tuple[tuple[Any, ...], dict[int, str]]] = []
         for uid, study in self.studies.items():
             modalities = {s.attributes.get(tag_of("Modality"), "") for s in study.series.values()} - {""}
             whole = dict(study.attributes)
@@ -299,7 +300,7 @@ class World:
         source = self.source
         value = source.choice(values)
         if name.endswith("Date"):
-            dates = [d for d in ("20240101", "20240102", "19640812", "18500101", "19650101", "20991231")]
+            dates = ("20240101", "20240102", "19640812", "18500101", "19650101", "20991231")
             low, high = source.choice(dates), source.choice(dates)
             forms = (low, f"{low}-{high}", f"{low}-", f"-{high}", "2024.01.02", f"{low}\\{high}")
             return source.choice(forms)
@@ -321,8 +322,9 @@ class World:
             piece = piece[:at] + "?" + piece[at + 1 :]
         key = source.choice((
             value, value.upper(), value.swapcase(), f"*{piece}*", f"{value[:start]}*", f"*{value[start:]}",
-            f"{value[:1]}*{piece}*", piece, f"*{piece}", f"{piece}*", f"{value}^*", f"{value[:3]}^*", "*^*", "?*",
-            f"={value}", f"{value}=", "*zz*", f"{value}\\{piece}*", f"*{piece[:1]}*{piece[1:]}*", "q*", " ".join(value),
+            f"{value[:1]}*{piece}*", piece, f"*{piece}", f"{piece}*", f"{value}^*", f"{value[:3]}^*", "*^*",
+            "?*", f"={value}", f"{value}=", "*zz*", f"{value}\\{piece}*", f"*{piece[:1]}*{piece[1:]}*", "q*",
+            " ".join(value),
         ))  # fmt: skip
         return key.strip(" \0")
 
@@ -338,9 +340,7 @@ class World:
         assert not query.warnings
         records = self.records(level)
         expected = [record for record in records if satisfies(keys, record, fuzzy=fuzzy)]
-        uid = tag_of(
-            {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID"}.get(level, "SOPInstanceUID")
-        )
+        uid = UIDS[level]
         found = list(self.planner.find(query))
         assert [whole(row)[uid] for row in found] == [record[uid] for record in expected], (keys, fuzzy)
         for row, record in zip(found, expected, strict=True):
@@ -367,10 +367,8 @@ class World:
             held: dict[bytes, list[int]] = {}
             for key, block in snapshot.scan(GRAM):
                 last = key[16:] == b"\xff" * 8
-                values = [
-                    int.from_bytes(block[i : i + 8], "big") for i in range(8 if last else 0, len(block), 8)
-                ]
-                held.setdefault(key[:16], []).extend(values)
+                values = list(struct.unpack(f">{len(block) // 8}Q", block))
+                held.setdefault(key[:16], []).extend(values[last:])
                 if last:
                     assert int.from_bytes(block[:8], "big") == len(held[key[:16]])
             assert held == {token: sorted(values) for token, values in expected.items()}
