@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
@@ -14,7 +14,7 @@ from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.rows import PatientRow
 from hounsfield.archive.index.tables import PATIENT
-from support.archives import ct_slice, encode, store, stored_bytes, stores_in
+from support.archives import ct_slice, store, stored_bytes, stores_in
 
 UIDS = {"study_uid": generate_uid(), "series_uid": generate_uid(), "sop_uid": generate_uid()}
 
@@ -77,20 +77,6 @@ async def test_other_content_under_the_same_uids_is_kept_beside(
                 assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
             assert len(versions(stores, first)) == 1
             assert await counted(engine) == ("1", "1")
-
-
-async def test_another_transfer_syntax_loses_neither(tmp_path: Path) -> None:
-    def implicit(data):  # type: ignore[no-untyped-def]
-        implicit.bytes = encode(data, ImplicitVRLittleEndian)
-
-    explicit = ct_slice(**UIDS, change=implicit)
-    with stores_in(tmp_path / "data") as stores:
-        async with open_engine(stores, EngineOptions(), owner="test") as engine:
-            first = await store(engine, explicit, ExplicitVRLittleEndian)
-            second = await store(engine, implicit.bytes, ImplicitVRLittleEndian)
-            assert second.outcome in {Outcome.CONFLICT, Outcome.DUPLICATE}
-            assert await stored_bytes(engine, first) == explicit
-            assert len(versions(stores, first)) == 1
 
 
 async def test_the_same_sop_instance_uid_in_another_study_is_another_instance(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from hounsfield.codecs.lossless import (
 from hounsfield.codecs.pixels import Buffer, PixelFormat, Pixels, from_native, same_bytes, to_native
 
 ZSTD_LEVEL: Final = 1  # level 3 costs three times as much and gains 2 %
-#: Decoded on the caller's thread when its frame is no longer than this: zstd takes 1.2 ms for it.
+#: Decoded on the event loop when its frame is no longer than this: zstd takes 1.2 ms for it.
 CHEAP_BYTES_MAX: Final = 1 << 20
 
 _HEAD: Final = struct.Struct("<BBBBIIQ")
@@ -110,12 +110,20 @@ def decoded(stored: Buffer) -> memoryview:
     return plain
 
 
-def is_cheap(stored: Buffer) -> bool:
-    """Whether decoding takes no longer than an event loop may: zstd or nothing, and a small frame."""
-    if len(stored) < _HEAD.size:
-        return True
-    method, *_, length = _HEAD.unpack_from(stored)
-    return method in (Method.NONE, Method.ZSTD) and length <= CHEAP_BYTES_MAX
+def name_of(encoding: Encoding, frame_bytes: int) -> str:
+    """What an object's row says of frames stored so: the encoding, and each frame's length as received."""
+    return f"{encoding.value}:{frame_bytes}"
+
+
+def frame_bytes_of(stored_as: str) -> int:
+    """The length of every frame as it was received."""
+    return int(stored_as.rpartition(":")[2])
+
+
+def is_cheap(stored_as: str) -> bool:
+    """Whether decoding a frame takes no longer than an event loop may."""
+    encoding, _, frame_bytes = stored_as.rpartition(":")
+    return encoding == Encoding.ZSTD and int(frame_bytes) <= CHEAP_BYTES_MAX
 
 
 def _is_sound(pixels: PixelFormat) -> bool:

@@ -10,11 +10,14 @@ from typing import Any
 
 import trio
 
+from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.group_commit import GroupCommit
 from hounsfield.archive.engine.ingest import Ingest, IngestLimits, IngestSession
+from hounsfield.archive.engine.isolation import Isolation, IsolationLimits
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.retrieve import Retrieve
+from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.search import Search
 from hounsfield.archive.engine.stable import StableStudies
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
@@ -25,6 +28,7 @@ from hounsfield.archive.index.planner import Planner
 from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import ALL_TABLES
+from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import BlobStore, KeyValueStore
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.lmdb_store import LmdbLimits, LmdbStore
@@ -47,6 +51,8 @@ class EngineOptions:
     direct_writes: bool = True
     index: LmdbLimits = field(default_factory=LmdbLimits)
     duplicates: str = "keep-first"  # or "newest-current"
+    compression: str = ""  # of native frames: "zstd", "jpegxl", "htj2k", or "" for none
+    isolation: IsolationLimits = field(default_factory=IsolationLimits)
     study_stable_s: float = 60.0
 
 
@@ -106,9 +112,19 @@ class Engine:
     ) -> None:
         self.stores = stores
         self._gate = Gate()
-        self._ingest = Ingest(GroupCommit(stores.indexer), self._gate, options.ingest, on_commit)
         self._search = Search(stores.planner, self._gate)
         self.records = Records(stores.indexer)
+        self.isolation = Isolation(options.isolation)
+        self.compressing = Compressing(Encoding(options.compression) if options.compression else None)
+        self.comparing = Comparing(self.records, self.isolation)
+        self._ingest = Ingest(
+            GroupCommit(stores.indexer),
+            self._gate,
+            options.ingest,
+            on_commit,
+            compressing=self.compressing,
+            comparing=self.comparing,
+        )
         self._retrieve = Retrieve(stores.indexer, self.records, self._gate)
         self._stable = StableStudies(
             stores.store,
@@ -194,9 +210,12 @@ async def open_engine(
     """A running engine over ``stores``, which stay the caller's to close."""
     engine = Engine(stores, options, owner=owner, on_commit=on_commit)
     await engine.read(stores.sealer.prepare)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        try:
-            yield engine
-        finally:
-            engine.close()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            try:
+                yield engine
+            finally:
+                engine.close()
+    finally:
+        engine.isolation.close()

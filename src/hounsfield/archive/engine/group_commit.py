@@ -2,7 +2,8 @@
 
 Blocking; runs on a thread. For each group:
 
-1. those already held are compared byte for byte and, when equal, need nothing more;
+1. those already held are compared byte for byte and, when equal, need nothing more; when not, they are given
+   back undecided: whether they say the same in other bytes is found out elsewhere, so that no group waits;
 2. the rest are sealed and appended to this worker's segment in one gather write and one sync;
 3. one index transaction adds them, study by study, each with its journal event.
 
@@ -28,17 +29,37 @@ from hounsfield.storage_backends.segments import RecordIn
 
 @dataclass(slots=True)
 class Received:
-    """An object received whole and scanned. ``slices``: header, frames…, trailer, in order."""
+    """An object received whole and scanned. ``slices``: header, frames…, trailer, in order, to be stored.
+
+    ``as_received``: the slices before frames were compressed, when they were. ``unlike``: records known to be
+    something else, after so many ``rounds`` of comparing; ``settled``: stored without comparing once more.
+    """
 
     row: ObjectRow
     slices: Sequence[Buffer]
+    as_received: Sequence[Buffer] | None = None
+    unlike: frozenset[bytes] = frozenset()
+    rounds: int = 0
+    settled: bool = False
+
+    @property
+    def original(self) -> Sequence[Buffer]:
+        """The slices as received."""
+        return self.slices if self.as_received is None else self.as_received
 
     @property
     def key(self) -> tuple[str, str, str]:
         return self.row.study_uid, self.row.series_uid, self.row.sop_uid
 
 
-Fate = StoreResult | EngineError
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Nothing was stored: other bytes are held under the object's UIDs, and may be the same content."""
+
+    held: tuple[InstanceRow, ...]
+
+
+Fate = StoreResult | EngineError | Undecided
 
 
 class GroupCommit:
@@ -69,23 +90,26 @@ class GroupCommit:
 
     def _store(self, objects: Sequence[Received], fates: list[Fate | None]) -> None:
         self._indexer.prepare(len(objects))
-        for i in self._held(objects):
-            fates[i] = result_of(objects[i].row, Outcome.DUPLICATE)
+        for i, fate in self._held(objects).items():
+            fates[i] = fate
         todo = [i for i, fate in enumerate(fates) if fate is None]
         if not todo:
             return
         refs = self._log.append(
             [RecordIn(RECORD_KIND_OBJECT, (encode(objects[i].row), *objects[i].slices)) for i in todo]
         )
-        stored = [Stored(objects[i].row, Location.of(ref, None)) for i, ref in zip(todo, refs, strict=True)]
+        stored = [
+            Stored(objects[i].row, Location.of(ref, None), objects[i].unlike)
+            for i, ref in zip(todo, refs, strict=True)
+        ]
         progress = progress_batch(self._indexed_to) if self._indexed_to else None
         outcomes = self._indexer.add(stored, progress)
         self._indexed_to = {ref.segment: ref.offset for ref in refs}
         for i, outcome in zip(todo, outcomes, strict=True):
             fates[i] = result_of(objects[i].row, outcome)
 
-    def _held(self, objects: Sequence[Received]) -> list[int]:
-        """Which objects are stored with the same bytes under the same UIDs, served or kept beside."""
+    def _held(self, objects: Sequence[Received]) -> dict[int, Fate]:
+        """Those under whose UIDs something is held: the same bytes (served or kept beside), or undecided."""
         indexer = self._indexer
         known: list[tuple[int, list[InstanceRow]]] = []
         with indexer.store.snapshot() as snapshot:
@@ -93,16 +117,16 @@ class GroupCommit:
                 held = indexer.held(snapshot, received.row)
                 if held:
                     known.append((i, held))
-        return [
-            i
-            for i, instances in known
-            if any(
-                indexer.holds(
-                    one, objects[i].row, [len(piece) for piece in objects[i].slices], objects[i].slices
-                )
-                for one in instances
-            )
-        ]
+        fates: dict[int, Fate] = {}
+        for i, instances in known:
+            received = objects[i]
+            new = tuple(one for one in instances if one.location.record_id not in received.unlike)
+            lengths = [len(piece) for piece in received.slices]
+            if any(indexer.holds(one, received.row, lengths, received.slices) for one in new):
+                fates[i] = result_of(received.row, Outcome.DUPLICATE)
+            elif new and not received.settled:
+                fates[i] = Undecided(new)
+        return fates
 
 
 def result_of(row: ObjectRow, outcome: Outcome) -> StoreResult:

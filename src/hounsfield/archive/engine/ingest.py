@@ -28,9 +28,11 @@ from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.scan import scan
 from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.buffers import BufferPool, Gathering
+from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.errors import ClosedError, EngineError, ObjectTooLargeError, StorageFailedError
 from hounsfield.archive.engine.gate import Gate
-from hounsfield.archive.engine.group_commit import Fate, GroupCommit, Received
+from hounsfield.archive.engine.group_commit import Fate, GroupCommit, Received, Undecided, result_of
+from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.types import Outcome, Source, StoreResult
 from hounsfield.archive.index.rows import ROW_VERSION, ObjectRow, SourceRow
 from hounsfield.codecs.registry import lookup
@@ -141,9 +143,16 @@ class IngestSession:
             else:
                 received = scan_all()
             self._ingest.expected_bytes = gathering.length
+            received = await self._ingest.compressing.compress(received, self._take_nowait)
             return await self._ingest.submit(_Pending(received, gathering.length))
         finally:
             self.abandon()
+
+    def _take_nowait(self, more: int) -> bool:
+        """Take memory for this object from the budget, to be given back with the rest."""
+        taken = self._ingest.budget.take_nowait(more)
+        self._taken += more * taken
+        return taken
 
     def abandon(self) -> None:
         """Forget what was received and give its memory back. Idempotent; nothing after a commit."""
@@ -159,9 +168,18 @@ class Ingest:
     """One worker's way in. ``run`` must be running in a nursery for commits to proceed."""
 
     def __init__(
-        self, group_commit: GroupCommit, gate: Gate, limits: IngestLimits, on_commit: Callable[[], None]
+        self,
+        group_commit: GroupCommit,
+        gate: Gate,
+        limits: IngestLimits,
+        on_commit: Callable[[], None],
+        *,
+        compressing: Compressing,
+        comparing: Comparing,
     ) -> None:
         self.limits = limits
+        self.compressing = compressing
+        self._comparing = comparing
         self.pool = BufferPool()
         self.budget = ByteBudget(limits.bytes_in_flight_max, limits.budget_wait_s_max)
         self.expected_bytes = 0  # the last object's size: the next is likely the same
@@ -190,6 +208,21 @@ class Ingest:
 
     async def submit(self, pending: _Pending) -> StoreResult:
         """Queue an object and wait for its fate."""
+        fate = await self._queued(pending)
+        while isinstance(fate, Undecided):
+            if await self._comparing.settle(pending.received, fate):
+                fate = result_of(pending.received.row, Outcome.DUPLICATE)
+            else:
+                fate = await self._queued(pending)
+        if isinstance(fate, EngineError):
+            self.failed += 1
+            raise fate
+        self.outcomes[fate.outcome] += 1
+        self.bytes_stored += pending.size
+        return fate
+
+    async def _queued(self, pending: _Pending) -> Fate:
+        """What the next commit makes of an object."""
         if self._ended:
             raise ClosedError("the archive has stopped committing; send again when it is back")
         pending.task = trio.lowlevel.current_task()
@@ -200,13 +233,8 @@ class Ingest:
             return trio.lowlevel.Abort.FAILED  # its buffer is being read by the committer
 
         await trio.lowlevel.wait_task_rescheduled(abort)
-        fate = pending.fate
-        if isinstance(fate, EngineError):
-            self.failed += 1
-            raise fate
+        fate, pending.fate = pending.fate, None
         assert fate is not None
-        self.outcomes[fate.outcome] += 1
-        self.bytes_stored += pending.size
         return fate
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -14,15 +14,17 @@ from itertools import islice
 from hounsfield.archive.dicom.cuts import FrameError, Layout, fragments_of, frame_bytes, undivided_frame
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
 from hounsfield.archive.engine.types import Frame, Header
-from hounsfield.archive.index.indexing import Indexer
+from hounsfield.archive.index.indexing import Indexer, as_received
 from hounsfield.archive.index.rows import Attributes, InstanceRow
+from hounsfield.codecs import at_rest
+from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.frames import FrameShape
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import BlobNotFoundError, FormatError, SealError, ShortReadError
 from hounsfield.storage_backends.segments import PartRef
 
 #: What reading a damaged or missing record raises.
-UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, FormatError)
+UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, FormatError, CodecError)
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
 
 
@@ -45,12 +47,13 @@ class Records:
         if not row.location.has_table:
             return None
         part = _frame_part(row, number)
-        if part is None:
+        if part is None or (row.stored_as and not at_rest.is_cheap(row.stored_as)):
             return None
         with _damage_named():
             data = self._log.try_open_part(part)
-        if data is None:
-            return None
+            if data is None:
+                return None
+            data = as_received(row.stored_as, part, data)
         self.figures.frames += 1
         self.figures.frames_cached += 1
         return Frame(frame_bytes(data, Layout(row.layout)), row.transfer_syntax_uid)
@@ -67,7 +70,7 @@ class Records:
             if part is None:
                 ref = self._indexer.ref_of(row.location)
                 part = ref.part(1 + number if layout.has_frames else 2)
-            data = self._log.open_part(part)
+            data = as_received(row.stored_as, part, self._log.open_part(part))
         self.figures.frames += 1
         if layout is Layout.UNDIVIDED_NATIVE:
             try:
@@ -92,6 +95,10 @@ class Records:
 
     def data_set_bytes(self, row: InstanceRow) -> int:
         """The data set's length in bytes, without reading it when the index knows."""
+        if row.stored_as:
+            place = row.location
+            frames = place.frames * at_rest.frame_bytes_of(row.stored_as)
+            return place.header_bytes + frames + place.trailer_bytes
         with _damage_named():
             return sum(self._indexer.ref_of(row.location).part_lengths[1:])
 
@@ -101,7 +108,7 @@ class Records:
             piece: list[Buffer] = []
             size = 0
             for part in self._parts(row):
-                data = self._log.open_part(part)
+                data = as_received(row.stored_as, part, self._log.open_part(part))
                 piece.append(data)
                 size += len(data)
                 if size >= PIECE_BYTES:
@@ -121,7 +128,7 @@ class Records:
         with _damage_named():
             ref = self._indexer.ref_of(row.location)
             for part in islice(ref.parts(), 2, len(ref.part_lengths) - 1):
-                data = self._log.open_part(part)
+                data = as_received(row.stored_as, part, self._log.open_part(part))
                 out.extend(
                     fragments_of(data)
                     if layout is Layout.UNDIVIDED_ENCAPSULATED

@@ -18,9 +18,12 @@ from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.rows import Event, InstanceRow, Location, ObjectRow, SegmentRow, encode
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.tables import QUARANTINE, SEGMENT
+from hounsfield.codecs import at_rest
+from hounsfield.codecs.errors import CodecError
+from hounsfield.codecs.pixels import same_bytes
 from hounsfield.storage_backends.api import Batch, Buffer, KeyValueStore, Snapshot
 from hounsfield.storage_backends.errors import PreconditionError, SealError
-from hounsfield.storage_backends.segments import RecordRef, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.segments import PartRef, RecordRef, ScannedRecord, SegmentLog
 
 SEALS_PER_OBJECT = 8  # rows one object can touch: instance, series, study, patient, version, event, and spare
 
@@ -121,17 +124,18 @@ class Indexer:
     def holds(
         self, held: InstanceRow, row: ObjectRow, lengths: Sequence[int], pieces: Iterable[Buffer]
     ) -> bool:
-        """Whether a stored record is, byte for byte and in the same syntax, the object in ``pieces``.
+        """Whether a stored record is, byte for byte, in one syntax and stored alike, the one in ``pieces``.
 
         ``lengths`` are theirs: header, frames…, trailer. Pieces are only taken when all lengths agree.
         """
-        if held.transfer_syntax_uid != row.transfer_syntax_uid:
+        if held.transfer_syntax_uid != row.transfer_syntax_uid or held.stored_as != row.stored_as:
             return False
         ref = self.ref_of(held.location)
         if ref.part_lengths[1:] != tuple(lengths):
             return False
         parts = islice(ref.parts(), 1, None)
-        return all(self.log.open_part(part) == piece for part, piece in zip(parts, pieces, strict=True))
+        opened = (self.log.open_part(part) for part in parts)
+        return all(same_bytes(one, other) for one, other in zip(opened, pieces, strict=True))
 
     def ref_of(self, location: Location) -> RecordRef:
         """The record with its whole part table, which is read from the record when the row lacks it."""
@@ -143,9 +147,26 @@ class Indexer:
         return record.ref
 
     def _same(self, held: InstanceRow, stored: Stored) -> bool:
-        ref = self.ref_of(stored.location)
-        pieces = (self.log.open_part(part) for part in islice(ref.parts(), 1, None))
-        return self.holds(held, stored.row, ref.part_lengths[1:], pieces)
+        """Whether two records hold the same bytes as received, however each is stored."""
+        row = stored.row
+        if held.transfer_syntax_uid != row.transfer_syntax_uid:
+            return False
+        if held.location.record_id in stored.unlike:
+            return False
+        one, other = self.ref_of(held.location), self.ref_of(stored.location)
+        if lengths_as_received(one, held.stored_as) != lengths_as_received(other, row.stored_as):
+            return False
+        pairs = zip(islice(one.parts(), 1, None), islice(other.parts(), 1, None), strict=True)
+        try:
+            return all(
+                same_bytes(
+                    as_received(held.stored_as, mine, self.log.open_part(mine)),
+                    as_received(row.stored_as, its, self.log.open_part(its)),
+                )
+                for mine, its in pairs
+            )
+        except CodecError:
+            return False  # not known to be: both are kept
 
     def _plan(
         self, snapshot: Snapshot, objects: Sequence[Stored], outcomes: list[Outcome | None]
@@ -194,6 +215,43 @@ class Indexer:
             self._journal.append(batch, _event(EVENT_STORED, study_uid, group))
             plans.append((batch, [(i, Outcome.STORED) for i, _ in members]))
         return plans
+
+
+def _batches(plans: Sequence[_Plan], uses_reserve: bool) -> list[Batch]:
+    for batch, _ in plans:
+        batch.uses_reserve = uses_reserve
+    return [batch for batch, _ in plans]
+
+
+def progress_batch(indexed_to: dict[bytes, int], *, closed: bool = False) -> Batch:
+    """Say that records of these segments that begin before the offset are in the index."""
+    batch = Batch(uses_reserve=True)  # one small row; without it a full archive could not start
+    for segment, offset in indexed_to.items():
+        batch.put(SEGMENT, segment, encode(SegmentRow(indexed_to=offset, closed=closed)))
+    return batch
+
+
+def _event(kind: str, study_uid: str, group: Sequence[tuple[Place, Stored]]) -> Event:
+    members = [[place.series_uid, place.sop_uid, s.location.record_id] for place, s in group]
+    return Event(kind, group[0][1].row.received_ns, {"study": study_uid, "instances": members})
+
+
+def as_received(stored_as: str, part: PartRef, data: memoryview) -> memoryview:
+    """A part's bytes as they were received: frames that are stored otherwise are decoded.
+
+    ``CodecError`` when they cannot be.
+    """
+    if stored_as and 1 < part.part < part.part_count - 1:
+        return at_rest.decoded(data)
+    return data
+
+
+def lengths_as_received(ref: RecordRef, stored_as: str) -> tuple[int, ...]:
+    """The lengths of header, frames… and trailer as they were received."""
+    header, *frames, trailer = ref.part_lengths[1:]
+    if stored_as:
+        frames = [at_rest.frame_bytes_of(stored_as)] * len(frames)
+    return header, *frames, trailer
 
 
 def _batches(plans: Sequence[_Plan], uses_reserve: bool) -> list[Batch]:
