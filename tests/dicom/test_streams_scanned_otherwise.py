@@ -1,4 +1,4 @@
-"""A data set that passes by is seen as it would be if it were there whole: same cuts, attributes, problems."""
+"""A data set that passes by is seen as if it were there whole: same cuts, attributes, problems."""
 
 from __future__ import annotations
 

@@ -61,6 +61,7 @@ _LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
 _ITEM_HEADER_BYTES: Final = 8
 _SNIFFED_BYTES: Final = 12  # of a fragment's beginning tell whether a compressed image begins there
 _NEVER: Final = 1 << 62
+_FRAGMENT_BYTES: Final = 100  # a place in an array, then in lists while the cuts are made
 _STEP_BYTES: Final = 64 * 1024  # of header gathered before it is looked at again
 _INFLATE_STEP_BYTES: Final = 512  # what damage costs of the output before it; ``scan.inflate`` has the same
 
@@ -191,6 +192,14 @@ class IncrementalScan:
             else:
                 self._end_pixels(self._received + taken)
         return taken
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of memory that this scan holds, and will hold at its end, about."""
+        if self._inflating is not None:
+            return self._inflating.held_bytes
+        kept = len(self._head) + len(self._tail) + len(self._table)
+        return 3 * kept + _FRAGMENT_BYTES * len(self._starts)
 
     # ------------------------------------------------------------ the header
 
@@ -510,6 +519,10 @@ class _Inflating:
         self._inflated = 0
         self._problems: dict[Problem, None] = {}
         self._done = False
+
+    @property
+    def held_bytes(self) -> int:
+        return self._scan.held_bytes + len(self._begun)
 
     def feed(self, view: memoryview) -> None:
         """Inflate in steps of a fixed size, so that damage costs the same however the bytes came."""

@@ -8,18 +8,20 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 READERS_MAX = 8  # threads that wait for disks; more would only queue in the kernel
+STREAMS_MAX = 2  # large objects whose pieces are sealed and written at once: they share one disk
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 
 class Gate:
-    """Runs blocking calls on threads: a lane for commits, one for heavy work, a few for reads."""
+    """Runs blocking calls on threads: a lane for commits, one for heavy work, a few for reads and large objects."""
 
     def __init__(self, readers_max: int = READERS_MAX) -> None:
         self._commits = trio.CapacityLimiter(1)
         self._reads = trio.CapacityLimiter(readers_max)
         self._heavy = trio.CapacityLimiter(1)
+        self._streams = trio.CapacityLimiter(STREAMS_MAX)
 
     async def commit(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run ``function`` in the commit lane: one at a time, in order, never abandoned."""
@@ -28,6 +30,10 @@ class Gate:
     async def heavy(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run ``function``, which may take a second or hundreds of megabytes, one such call at a time."""
         return await trio.to_thread.run_sync(function, *arguments, limiter=self._heavy)
+
+    async def stream(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Run ``function``, which writes a piece of a large object, or ends one; a few at a time."""
+        return await trio.to_thread.run_sync(function, *arguments, limiter=self._streams)
 
     async def read(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run ``function`` beside other reads; its caller may be cancelled only when it has returned."""
