@@ -1,4 +1,4 @@
-"""Objects stored while they come in: the same bytes, frames and answers; nothing left of what was not finished."""
+"""Objects stored while they come in: same bytes, frames and answers; nothing left of what was not finished."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class GroupCommit:
     """Stores groups of objects in one worker's segment. One thread at a time."""
 
     def __init__(self, indexer: Indexer) -> None:
-        self._indexer = indexer
+        self.indexer = self._indexer = indexer
         self._log = indexer.log
         self._indexed_to: dict[bytes, int] = {}  # by the last group; written along with the next one
 
@@ -103,7 +103,12 @@ class GroupCommit:
             for i, ref in zip(todo, refs, strict=True)
         ]
         progress = progress_batch(self._indexed_to) if self._indexed_to else None
-        outcomes = self._indexer.add(stored, progress)
+        try:
+            outcomes = self._indexer.add(stored, progress)
+        except BaseException:
+            # Durable, not indexed, not acknowledged: left for who catches up, which no later group may hide.
+            self._log.start_anew()
+            raise
         self._indexed_to = {ref.segment: ref.offset for ref in refs}
         for i, outcome in zip(todo, outcomes, strict=True):
             fates[i] = result_of(objects[i].row, outcome)

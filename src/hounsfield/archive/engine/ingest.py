@@ -8,10 +8,11 @@ next one gathers: many associations share a commit, and one alone waits for no t
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import trio
@@ -25,13 +26,15 @@ from hounsfield.archive.dicom.attributes import (
     uid_is_usable,
 )
 from hounsfield.archive.dicom.cuts import Layout
-from hounsfield.archive.dicom.scan import scan
+from hounsfield.archive.dicom.incremental import StreamScanned
+from hounsfield.archive.dicom.scan import Scanned, scan
 from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.buffers import BufferPool, Gathering
 from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.errors import ClosedError, EngineError, ObjectTooLargeError, StorageFailedError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.group_commit import Fate, GroupCommit, Received, Undecided, result_of
+from hounsfield.archive.engine.large_objects import LargeLimits, LargeObject, LargeObjects
 from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.types import Outcome, Source, StoreResult
 from hounsfield.archive.index.rows import ROW_VERSION, ObjectRow, SourceRow
@@ -52,7 +55,10 @@ class IngestLimits:
 
     ``bytes_in_flight_max``: received and not yet durable; past it sockets are not read.
     ``budget_wait_s_max``: how long a sender is held back before it is told "out of resources".
-    ``object_bytes_max``: an object is gathered in memory, so it must fit well inside the budget.
+    ``stream_bytes_min``: an object that grows longer is stored while it comes in, in a segment of its own;
+    shorter ones are gathered and share segments and commits. 32 MiB: every single X-ray is gathered. Large
+    objects cost a file, a key and some syncs each, so they should be few; what is gathered costs memory.
+    ``object_bytes_max``: what is longer never ends, or is not for this archive. No memory depends on it.
     ``group_wait_s_max``: how long the first object of a group waits for those that are being received at
     that moment; a commit costs much the same for one as for eight. An object alone never waits.
     ``group_objects_max``, ``group_bytes_max``: bound how long one commit can keep its first object waiting.
@@ -60,10 +66,12 @@ class IngestLimits:
 
     bytes_in_flight_max: int = 1 << 30
     budget_wait_s_max: float = 20.0
-    object_bytes_max: int = 768 << 20
+    stream_bytes_min: int = 32 << 20
+    object_bytes_max: int = 1 << 40
     group_wait_s_max: float = 0.004
     group_objects_max: int = 256
     group_bytes_max: int = 64 << 20
+    large: LargeLimits = field(default_factory=LargeLimits)
 
 
 class _Pending:
@@ -91,23 +99,29 @@ class IngestSession:
         self._source = source
         self._gathering: Gathering | None = Gathering(ingest.pool, ingest.expected_bytes)
         self._taken = 0
+        self._large: LargeObject | None = None
         self.last_write = trio.current_time()
 
     async def write(self, data: Buffer) -> None:
-        """Copy ``data`` to the object's end; waits while the memory budget is used up.
+        """Copy ``data`` to the object's end; waits while the memory budget is used up, or the disk is behind.
 
-        Raises ``ObjectTooLargeError`` and ``OutOfResourcesError``; the session is then abandoned.
+        Raises ``ObjectTooLargeError``, ``OutOfResourcesError`` and ``StorageFailedError``; the session is
+        then abandoned.
         """
+        if self._large is not None:
+            await self._write_large(self._large, data)
+            return
         gathering = self._gathering
         if gathering is None:
             raise ClosedError("this object was abandoned or committed already")
+        limits = self._ingest.limits
         needed = gathering.length + len(data)
-        if needed > self._ingest.limits.object_bytes_max:
+        if needed > limits.stream_bytes_min and needed <= limits.object_bytes_max:
+            await self._write_large(None, data)
+            return
+        if needed > limits.object_bytes_max:
             self.abandon()
-            raise ObjectTooLargeError(
-                f"an object of more than {self._ingest.limits.object_bytes_max} bytes is not taken; "
-                "raise ingest.object_bytes_max"
-            )
+            raise _too_large(limits)
         more = gathering.capacity_for(len(data)) - self._taken  # memory is what is budgeted, not payload
         if more > 0:
             if not self._ingest.budget.take_nowait(more):
@@ -120,12 +134,39 @@ class IngestSession:
         gathering.append(data)
         self.last_write = trio.current_time()
 
+    async def _write_large(self, large: LargeObject | None, data: Buffer) -> None:
+        """As :meth:`write`, of an object that is stored while it comes in, from here on (None) or already."""
+        try:
+            if large is None:
+                large = self._large = await self._ingest.large.begin(
+                    self._transfer_syntax_uid, self._row_of_stream
+                )
+                self.last_write = -math.inf  # no commit waits for the end of such an object
+                gathering, self._gathering = self._gathering, None
+                taken, self._taken = self._taken, 0
+                assert gathering is not None
+                await large.take_over(gathering, taken)
+            if large.data_bytes + len(data) > self._ingest.limits.object_bytes_max:
+                raise _too_large(self._ingest.limits)
+            await large.write(data)
+        except EngineError:
+            self.abandon()
+            raise
+
+    def _row_of_stream(self, found: StreamScanned) -> ObjectRow:
+        return _object_row(
+            found.scanned, found.rest, self._transfer_syntax_uid, self._sop_class_uid, self._sop_uid,
+            self._source,
+        )  # fmt: skip
+
     async def commit(self) -> StoreResult:
         """Return once the object is durable, indexed and visible to every worker.
 
         Raises ``OutOfResourcesError``, ``StorageFailedError`` or ``ClosedError``: not acknowledged.
         Once begun it is not cancelled: the object's bytes are in the committer's hands.
         """
+        if self._large is not None:
+            return await self._commit_large(self._large)
         gathering = self._gathering
         if gathering is None:
             raise ClosedError("this object was abandoned or committed already")
@@ -154,8 +195,23 @@ class IngestSession:
         self._taken += more * taken
         return taken
 
+    async def _commit_large(self, large: LargeObject) -> StoreResult:
+        try:
+            result = await large.commit()
+        except EngineError:
+            self._ingest.failed += 1
+            raise
+        finally:
+            self.abandon()
+        self._ingest.stored_large(result, large.data_bytes)
+        return result
+
     def abandon(self) -> None:
         """Forget what was received and give its memory back. Idempotent; nothing after a commit."""
+        if self._large is not None:
+            self._large.abandon()
+            self._large = None
+            self._ingest.sessions.discard(self)
         if self._gathering is not None:
             self._gathering.release()
             self._gathering = None
@@ -190,6 +246,7 @@ class Ingest:
         self.groups = 0
         self._commit = group_commit
         self.gate = gate
+        self.large = LargeObjects(group_commit.indexer, gate, self.pool, self.budget, limits.large)
         self._ended = False
         self._on_commit = on_commit
         self._waiting: deque[_Pending] = deque()
@@ -205,6 +262,12 @@ class Ingest:
         session = IngestSession(self, transfer_syntax_uid, sop_class_uid, sop_instance_uid, source)
         self.sessions.add(session)
         return session
+
+    def stored_large(self, result: StoreResult, size: int) -> None:
+        """Count an object that went its own way to disk and index, and tell of it."""
+        self.outcomes[result.outcome] += 1
+        self.bytes_stored += size
+        self._on_commit()
 
     async def submit(self, pending: _Pending) -> StoreResult:
         """Queue an object and wait for its fate."""
@@ -317,12 +380,28 @@ def _scanned(
 ) -> Received:
     """Scan an object's bytes into what is stored: its row and its slices."""
     scanned = scan(data, lookup(transfer_syntax_uid))
+    row = _object_row(scanned, data, transfer_syntax_uid, sop_class_uid, sop_uid, source)
+    slices: list[Buffer] = list(scanned.slices(data))
+    if scanned.layout is Layout.HEADER_ONLY:
+        slices.append(b"")
+    return Received(row, slices)
+
+
+def _object_row(  # noqa: PLR0917
+    scanned: Scanned,
+    data: Buffer,
+    transfer_syntax_uid: str,
+    sop_class_uid: str,
+    sop_uid: str,
+    source: Source,
+) -> ObjectRow:
+    """What is said of an object whose scanned bytes are ``data``."""
     found = extract(scanned, data)
     problems: dict[str, None] = dict.fromkeys((*scanned.problems, *found.problems))
     own_sop, own_class = found.instance.get(SOP_INSTANCE_UID, ""), found.instance.get(SOP_CLASS_UID, "")
     if (sop_uid and sop_uid != own_sop) or (sop_class_uid and sop_class_uid != own_class):
         problems[PROBLEM_SOP_MISMATCH] = None
-    row = ObjectRow(
+    return ObjectRow(
         version=ROW_VERSION,
         study_uid=found.study.get(STUDY_INSTANCE_UID, ""),
         series_uid=found.series.get(SERIES_INSTANCE_UID, ""),
@@ -340,10 +419,12 @@ def _scanned(
             found.study.get(STUDY_INSTANCE_UID, ""), found.series.get(SERIES_INSTANCE_UID, ""), own_sop
         ),
     )
-    slices: list[Buffer] = list(scanned.slices(data))
-    if scanned.layout is Layout.HEADER_ONLY:
-        slices.append(b"")
-    return Received(row, slices)
+
+
+def _too_large(limits: IngestLimits) -> ObjectTooLargeError:
+    return ObjectTooLargeError(
+        f"an object of more than {limits.object_bytes_max} bytes is not taken; raise ingest.object_bytes_max"
+    )
 
 
 def _unusable(study_uid: str, series_uid: str, sop_uid: str) -> str:

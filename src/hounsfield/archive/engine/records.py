@@ -13,6 +13,7 @@ from itertools import islice
 
 from hounsfield.archive.dicom.cuts import FrameError, Layout, fragments_of, frame_bytes, undivided_frame
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
+from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.types import Frame, Header
 from hounsfield.archive.index.indexing import Indexer, as_received
 from hounsfield.archive.index.rows import Attributes, InstanceRow
@@ -40,6 +41,7 @@ class Records:
     def __init__(self, indexer: Indexer) -> None:
         self._indexer = indexer
         self._log = indexer.log
+        self._large = LargeReading(indexer.log)
         self.figures = RetrieveFigures()
 
     def frame_nowait(self, row: InstanceRow, number: int) -> Frame | None:
@@ -67,6 +69,8 @@ class Records:
         layout = Layout(row.layout)
         with _damage_named():
             part = _frame_part(row, number)
+            if row.location.stream is not None:
+                return self._large_frame(row, layout, number)
             if part is None:
                 ref = self._indexer.ref_of(row.location)
                 part = ref.part(1 + number if layout.has_frames else 2)
@@ -81,9 +85,24 @@ class Records:
                 raise NotSeparableError(str(error)) from error
         return Frame(frame_bytes(data, layout), row.transfer_syntax_uid)
 
+    def _large_frame(self, row: InstanceRow, layout: Layout, number: int) -> Frame:
+        self.figures.frames += 1
+        if layout is not Layout.UNDIVIDED_NATIVE:
+            return Frame(frame_bytes(self._large.frame(row, number), layout), row.transfer_syntax_uid)
+        try:
+            data = self._large.undivided_frame(row, _shape(row.attributes), number)
+        except IndexError as error:
+            raise NotSeparableError("this frame has no bytes of its own; fetch the instance whole") from error
+        return Frame(data, row.transfer_syntax_uid)
+
     def header(self, row: InstanceRow) -> Header:
-        """The data set without its pixel data's value, as received."""
+        """The data set without its pixel data's value, as received.
+
+        Of a large object other long values are empty, too, and what follows the pixels may be cut.
+        """
         with _damage_named():
+            if row.location.stream is not None:
+                return Header(*self._large.header(row), row.transfer_syntax_uid)
             ref = self._indexer.ref_of(row.location)
             head = self._log.open_part(ref.part(1))
             trailer: Buffer = (
@@ -95,6 +114,8 @@ class Records:
 
     def data_set_bytes(self, row: InstanceRow) -> int:
         """The data set's length in bytes, without reading it when the index knows."""
+        if row.location.stream is not None:
+            return row.location.stream.data_bytes
         if row.stored_as:
             place = row.location
             frames = place.frames * at_rest.frame_bytes_of(row.stored_as)
@@ -105,6 +126,10 @@ class Records:
     def pieces(self, row: InstanceRow) -> Iterator[list[Buffer]]:
         """The data set as received, in lists of buffers of a few megabytes (or of one large frame)."""
         with _damage_named():
+            if row.location.stream is not None:
+                for stretch in self._large.stretches(row):
+                    yield [stretch]
+                return
             piece: list[Buffer] = []
             size = 0
             for part in self._parts(row):
@@ -122,10 +147,15 @@ class Records:
         return (part for part in islice(ref.parts(), 1, None) if part.length)
 
     def bulk(self, row: InstanceRow) -> list[Buffer]:
-        """The whole pixel data: of encapsulated data the fragments, else the frames."""
+        """The whole pixel data: of encapsulated data the fragments, else the frames.
+
+        ``NotSeparableError`` when it is too long to be given as one value.
+        """
         layout = Layout(row.layout)
         out: list[Buffer] = []
         with _damage_named():
+            if row.location.stream is not None:
+                return self._large.bulk(row)
             ref = self._indexer.ref_of(row.location)
             for part in islice(ref.parts(), 2, len(ref.part_lengths) - 1):
                 data = as_received(row.stored_as, part, self._log.open_part(part))
@@ -151,10 +181,11 @@ def _frame_part(row: InstanceRow, number: int) -> PartRef | None:
     """Where frame ``number`` lies, None when it takes more than the index to say."""
     layout = Layout(row.layout)
     location = row.location
+    plain_table = location.has_table and location.stream is None
     if layout.has_frames:
         if not 1 <= number <= location.frames:
             raise NotFoundError(f"this instance has {location.frames} frames; there is no frame {number}")
-        return location.frame_part(number) if location.has_table else None
+        return location.frame_part(number) if plain_table else None
     if layout is Layout.HEADER_ONLY:
         raise NotSeparableError(
             "this instance has no pixel data that can be read frame by frame; fetch it whole"
@@ -168,7 +199,7 @@ def _frame_part(row: InstanceRow, number: int) -> PartRef | None:
         raise NotSeparableError(
             "the frames of this instance cannot be told apart without decoding; fetch it whole"
         )
-    return location.frame_part(1) if location.has_table else None
+    return location.frame_part(1) if plain_table else None
 
 
 def _shape(attributes: Attributes) -> FrameShape:
