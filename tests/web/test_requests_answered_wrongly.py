@@ -280,3 +280,34 @@ async def test_links_lead_back_to_the_host_that_was_asked(archive, sample, host,
         headers = {"host": host.format(port=archive.port)}
         (study,) = (await client.get("/dicom-web/studies", headers=headers)).json()
         assert first(study, "00081190").startswith(expected.format(port=archive.port))
+
+
+async def test_metadata_that_did_not_change_is_not_sent_again(archive, sample):
+    stored = await archive.put(sample["CT_small.dcm"])
+    study = f"/dicom-web/studies/{stored.study_uid}"
+    series = f"{study}/series/{stored.series_uid}"
+    async with archive.client() as client:
+        for path in (study, series, f"{series}/instances/{stored.sop_instance_uid}"):
+            await client.get(f"{path}/metadata")
+            first = await client.get(f"{path}/metadata")
+            tag = first.headers["etag"]
+            assert first.headers["cache-control"] == "private, no-cache"
+            for known in (tag, f'"x", {tag}', "*", tag.removeprefix("W/")):
+                again = await client.get(f"{path}/metadata", headers={"if-none-match": known})
+                assert (again.status_code, again.content) == (304, b"")
+                assert again.headers["etag"] == tag
+            other = await client.get(f"{path}/metadata", headers={"if-none-match": 'W/"other"'})
+            assert other.status_code == 200
+        await archive.put(sample["MR_small.dcm"])
+        assert (await client.get(f"{study}/metadata", headers={"if-none-match": tag})).status_code == 200
+
+
+async def test_metadata_has_its_links_where_the_client_is(archive, sample):
+    stored = await archive.put(sample["CT_small.dcm"])
+    url = f"/dicom-web/studies/{stored.study_uid}/series/{stored.series_uid}/metadata"
+    async with archive.client() as client:
+        for host in ("pacs.example.org", "10.1.2.3:8042", "pacs.example.org"):
+            for coding in ("gzip", "identity"):
+                got = await client.get(url, headers={"host": host, "accept-encoding": coding})
+                (model,) = got.json()
+                assert model["7FE00010"]["BulkDataURI"].startswith(f"http://{host}/dicom-web/studies/")

@@ -8,6 +8,7 @@
       control.sock      how the command line talks to a running server (0600)
       keys/             wrapped keys            index/    the sealed index
       segments/         sealed objects          ledger/   sealed facts
+      derived/          what can be made again at any time (prepared metadata); need not be backed up
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MARKER = "hounsfield.json"
 LOCK = "lock"
 CONTROL_SOCKET = "control.sock"
 _MARKER_DRAFT = f".{MARKER}.new"
-SUBDIRECTORIES = ("keys", "index", "segments", "ledger")
+SUBDIRECTORIES = ("keys", "index", "segments", "ledger", "derived")
 
 # File systems on which another machine may write at the same time, or whose locks and memory maps are not
 # those of a local disk. The index does not survive them.

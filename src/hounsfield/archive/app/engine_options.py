@@ -5,23 +5,27 @@ from __future__ import annotations
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.prepared_store import PreparedLimits
 from hounsfield.storage_backends.lmdb_store import LmdbLimits
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits
 from hounsfield.storage_backends.segments import SegmentLimits
+
+OBJECTS_AT_LEAST = 4  # gathered blocks are powers of two: up to twice as large as what they hold
 
 
 def engine_options(config: Config, workers: int) -> EngineOptions:
     """The options of one worker's engine out of ``workers``.
 
-    The memory for objects in flight is the archive's, so each worker has its share; but never less than
-    one largest object and what comes in beside it, or such an object could never be received.
+    The memory for objects in flight is the archive's, so each worker has its share; but never less than a few
+    objects of the longest that are gathered take, or such an object could never be received.
     """
     ingest, storage = config.ingest, config.storage
-    share = max(ingest.memory_bytes_max // workers, ingest.object_bytes_max + ingest.object_bytes_max // 4)
+    share = max(ingest.memory_bytes_max // workers, OBJECTS_AT_LEAST * ingest.stream_bytes_min)
     return EngineOptions(
         ingest=IngestLimits(
             bytes_in_flight_max=share,
             budget_wait_s_max=ingest.memory_wait_seconds,
+            stream_bytes_min=ingest.stream_bytes_min,
             object_bytes_max=ingest.object_bytes_max,
             group_wait_s_max=ingest.group_wait_ms_max / 1000,
             group_objects_max=ingest.group_objects_max,
@@ -33,5 +37,7 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
         # Half of the blobs' reserve, so that the index can still record a deletion when blobs are full.
         index=LmdbLimits(map_bytes=storage.index_map_bytes, reserve_bytes=storage.disk_reserve_bytes // 2),
         duplicates=storage.duplicates,
+        compression="" if ingest.compression == "none" else ingest.compression,
         study_stable_s=storage.study_stable_seconds,
+        metadata=PreparedLimits(quiet_s=storage.metadata_quiet_seconds, bytes_max=storage.metadata_bytes_max),
     )

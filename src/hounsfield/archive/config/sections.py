@@ -97,15 +97,19 @@ class Http(Section, frozen=True):
 class Ingest(Section, frozen=True):
     memory_bytes_max: Annotated[int, msgspec.Meta(ge=8 * MIB, le=TIB)] = 2 * GIB
     memory_wait_seconds: Seconds = 20.0
-    object_bytes_max: Bytes = 768 * MIB
+    stream_bytes_min: Annotated[int, msgspec.Meta(ge=MIB, le=GIB)] = 32 * MIB
+    object_bytes_max: Bytes = TIB
     group_wait_ms_max: Milliseconds = 4.0
     group_objects_max: Count = 256
     group_bytes_max: Bytes = 64 * MIB
+    compression: Literal["none", "zstd", "jpegxl", "htj2k"] = "none"
 
 
 class Storage(Section, frozen=True):
     duplicates: Literal["keep-first", "newest-current"] = "keep-first"
     study_stable_seconds: Seconds = 60.0
+    metadata_quiet_seconds: Seconds = 10.0
+    metadata_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = 4 * GIB
     segment_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = GIB
     index_map_bytes: Annotated[int, msgspec.Meta(ge=64 * MIB, le=64 * TIB)] = TIB
     direct_writes: bool = True

@@ -14,6 +14,10 @@ from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.group_commit import GroupCommit
 from hounsfield.archive.engine.ingest import Ingest, IngestLimits, IngestSession
+from hounsfield.archive.engine.prepared import PreparedMetadata
+from hounsfield.archive.engine.prepared_build import Blocking
+from hounsfield.archive.engine.prepared_store import PreparedLimits, PreparedStore, open_cache
+from hounsfield.archive.engine.quiet import QuietStudies
 from hounsfield.archive.engine.isolation import Isolation, IsolationLimits
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.retrieve import Retrieve
@@ -38,6 +42,7 @@ from hounsfield.storage_backends.segments import SegmentLimits, SegmentLog
 SEGMENTS = "segments/"
 LEDGER = "ledger/"
 INDEX = "index"
+DERIVED = "derived"
 KEYS = "keys"
 
 
@@ -54,16 +59,23 @@ class EngineOptions:
     compression: str = ""  # of native frames: "zstd", "jpegxl", "htj2k", or "" for none
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
     study_stable_s: float = 60.0
+    metadata: PreparedLimits = field(default_factory=PreparedLimits)
 
 
 class Stores:
     """The blocking half: blobs, keys, index. Also what offline commands use; close it when done."""
 
     def __init__(
-        self, blobs: BlobStore, store: KeyValueStore, keyring: Keyring, options: EngineOptions
+        self,
+        blobs: BlobStore,
+        store: KeyValueStore,
+        derived: KeyValueStore,
+        keyring: Keyring,
+        options: EngineOptions,
     ) -> None:
         self.blobs = blobs
         self.store = store
+        self.derived = derived
         self.keyring = keyring
         self.log = SegmentLog(blobs, keyring, prefix=SEGMENTS, limits=options.segments)
         self.ledger = SegmentLog(blobs, keyring, prefix=LEDGER, limits=options.segments)
@@ -87,7 +99,8 @@ class Stores:
         """Open the stores below a data directory that the caller has locked."""
         blobs = LocalBlobs(directory, limits=options.blobs, direct=options.direct_writes)
         store = LmdbStore(directory / INDEX, ALL_TABLES, limits=options.index)
-        return cls(blobs, store, keyring, options)
+        derived = open_cache(directory / DERIVED, options.metadata, options.index)
+        return cls(blobs, store, derived, keyring, options)
 
     def catch_up(self, *, at_start: bool) -> RecoveryReport:
         """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
@@ -100,6 +113,7 @@ class Stores:
     def close(self) -> None:
         self.log.close()
         self.ledger.close()
+        self.derived.close()
         self.store.close()
         self.blobs.close()
 
@@ -126,6 +140,24 @@ class Engine:
             comparing=self.comparing,
         )
         self._retrieve = Retrieve(stores.indexer, self.records, self._gate)
+        cache = PreparedStore(stores.derived, stores.keyring, options.metadata)
+        blocking = Blocking(
+            index=stores.store,
+            catalog=stores.catalog,
+            cache=cache,
+            header=self._retrieve.header_blocking,
+            limits=options.metadata,
+        )
+        self.metadata = PreparedMetadata(blocking, cache, self._gate, options.metadata)
+        self._quiet = QuietStudies(
+            stores.store,
+            stores.journal,
+            self._gate,
+            name="metadata",
+            owner=owner,
+            quiet_s=options.metadata.quiet_s,
+            act=self.metadata.prepare,
+        )
         self._stable = StableStudies(
             stores.store,
             stores.journal,
@@ -177,6 +209,8 @@ class Engine:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what comes in, and announce stable studies, until :meth:`close`."""
         async with trio.open_nursery() as nursery:
+            await nursery.start(self.metadata.run)
+            nursery.start_soon(self._quiet.run)
             nursery.start_soon(self._stable.run)
             await self._ingest.run(task_status=task_status)
             nursery.cancel_scope.cancel()

@@ -107,9 +107,10 @@ class Catalog:
         )
 
     def instance_key(self, study_uid: str, series_uid: str, sop_uid: str) -> bytes:
-        return self.series_key(study_uid, series_uid) + self.hashes.digest(
-            "SOPInstanceUID", sop_uid, SOP_HASH_BYTES
-        )
+        return self.series_key(study_uid, series_uid) + self.sop_hash(sop_uid)
+
+    def sop_hash(self, sop_uid: str) -> bytes:
+        return self.hashes.digest("SOPInstanceUID", sop_uid, SOP_HASH_BYTES)
 
     def place_key(self, level: str, uid: str) -> bytes:
         return self.hashes.digest(f"place-{level}", uid, PLACE_KEY_BYTES)
@@ -222,7 +223,16 @@ class Catalog:
             served, kept = kept, served
         self.put_row(batch, INSTANCE, key, conflicting(served, True))
         self.put_row(batch, VERSION, key + kept.location.record_id, conflicting(kept, True))
+        if kept is current:
+            self._reseal_series(snapshot, batch, key[: STUDY_ID_BYTES + SERIES_HASH_BYTES])
         return batch
+
+    def _reseal_series(self, snapshot: Snapshot, batch: Batch, key: bytes) -> None:
+        """Have the series' row sealed anew: what was prepared of the series is not what it shows any more."""
+        sealed = snapshot.get(SERIES, key)
+        if sealed is not None:
+            batch.require(SERIES, key, sealed)
+            self.put_row(batch, SERIES, key, self.open_row(SERIES, key, sealed, SeriesRow))
 
     def plan_quarantine(self, stored: Stored) -> Batch:
         """The batch that lists an object which has no usable place in the catalog."""

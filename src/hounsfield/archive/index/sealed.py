@@ -75,7 +75,8 @@ class RowSealer:
                 epoch, used = _EPOCH_ROW.unpack(held) if held is not None else (1, 0)
                 if used >= SEALS_PER_EPOCH:
                     epoch, used = epoch + 1, 0
-                key = self._keys.ensure_key("index", str(epoch))  # durable before the first row it seals
+                # Durable before the first row that it seals.
+                key = self._keys.ensure_key(self._purpose, str(epoch))
                 wanted = SEALS_PER_RESERVATION + seals
                 batch = Batch(uses_reserve=True)  # one row, without which a full archive could not start
                 batch.require(META, _EPOCH_KEY, held)
@@ -121,7 +122,7 @@ class RowSealer:
         (epoch,) = _EPOCH_PREFIX.unpack_from(sealed)
         cipher = self._ciphers.get(epoch)
         if cipher is None:
-            cipher = self._ciphers[epoch] = AESGCM(self._keys.key("index", str(epoch)))
+            cipher = self._ciphers[epoch] = AESGCM(self._keys.key(self._purpose, str(epoch)))
         try:
             return cipher.decrypt(sealed[4:16], sealed[16:], _bound_to(table, key))
         except InvalidTag:

@@ -21,8 +21,6 @@ class WebLimits:
     """Objects of one STOW-RS request that wait for their group's commit while the next ones arrive."""
     study_search_bytes_max: int = 16 << 20
     """How far into an object its Study Instance UID is looked for when the path names a study."""
-    metadata_batch: int = 32
-    """Instances whose metadata is made in one go on a thread: some 5 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,16 @@
-"""WADO-RS metadata and bulk data (PS3.18 10.4.1.5, 10.4.1.4): DICOM JSON from header bytes.
+"""WADO-RS metadata and bulk data (PS3.18 10.4.1.5, 10.4.1.4).
 
-BulkDataURIs are absolute: below the configured base URL, or the request's Host.
+Metadata is prepared (:mod:`hounsfield.archive.engine.prepared`): its compressed bytes are sent as they are
+kept, inflated for the few clients that do not take gzip. BulkDataURIs are absolute: below the configured
+base URL, or the request's Host.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from hounsfield.archive.dicom.json import Bulk, find_bulk, to_json
+from hounsfield.archive.dicom.json import Bulk, find_bulk
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
@@ -25,13 +26,10 @@ from hounsfield.archive.web.pixels import content_type, is_big_endian, little_en
 from hounsfield.archive.web.problems import Header, WebError
 from hounsfield.archive.web.qido import json_type
 from hounsfield.archive.web.responses import BuffersResponse, StreamResponse
-from hounsfield.archive.web.urls import base_url, headers, instance_url
+from hounsfield.archive.web.urls import base_url, headers
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
-_GZIP_LEVEL: Final = 1
-"""Metadata of one series shrinks to a twentieth even so; level 6 takes thrice the time for a tenth less."""
-_GZIP_WINDOW: Final = 31  # zlib's way of saying: gzip framing
 _WORD_BYTES: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 _PIXEL_PATHS: Final = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
 
@@ -45,42 +43,31 @@ class Metadata:
 
     async def retrieve(
         self, scope: Scope, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
-    ) -> StreamResponse:
-        """DICOM JSON of every instance of a study, a series, or of one, as a list."""
+    ) -> BuffersResponse | StreamResponse:
+        """DICOM JSON of every instance of a study, a series, or of one, as a list.
+
+        304 when the client's entity tag is still right (RFC 9110 13.1.2).
+        """
         media_type = json_type(scope)
-        found = await self._engine.instances(study_uid, series_uid, sop_uid)
-        compressed = accept.takes_gzip(",".join(headers(scope, b"accept-encoding")))
-        answer: list[Header] = [
-            (b"content-type", media_type.encode("ascii")),
+        prepared, known = self._engine.metadata, _known_tags(scope)
+        links = base_url(scope, self._settings.base_url)
+        if series_uid is not None and sop_uid is not None:
+            answer = await prepared.instance(study_uid, series_uid, sop_uid, links=links, known=known)
+        else:
+            answer = await prepared.open(study_uid, series_uid, links=links, known=known)
+        lines: list[Header] = [
             (b"vary", b"accept, accept-encoding"),
+            (b"cache-control", b"private, no-cache"),
         ]
-        if compressed:
-            answer.append((b"content-encoding", b"gzip"))
-        base = base_url(scope, self._settings.base_url)
-        return StreamResponse(answer, self._pieces(found, base, compressed))
-
-    async def _pieces(
-        self, found: Sequence[Instance], base: str, compressed: bool
-    ) -> AsyncIterator[Sequence[Buffer]]:
-        packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW) if compressed else None
-        batch = self._settings.limits.metadata_batch
-
-        def make(start: int) -> bytes:
-            models = [self._model(one, base) for one in found[start : start + batch]]
-            last = start + batch >= len(found)
-            text = (b"," if start else b"[") + b",".join(models) + (b"]" if last else b"")
-            if packer is None:
-                return text
-            packed = packer.compress(text)
-            return packed + packer.flush() if last else packed
-
-        for start in range(0, len(found), batch):
-            yield (await self._engine.read(make, start),)
-
-    def _model(self, one: Instance, base: str) -> bytes:
-        header = self._engine.header_blocking(one)
-        url = instance_url(base, one.study_uid, one.series_uid, one.row.sop_uid)
-        return to_json(header.head, header.trailer, lookup(header.transfer_syntax_uid), base_uri=f"{url}/")
+        if answer.etag:
+            lines.append((b"etag", answer.etag.encode("ascii")))
+        if answer.unchanged:
+            return BuffersResponse(304, lines)
+        lines.append((b"content-type", media_type.encode("ascii")))
+        if not accept.takes_gzip(",".join(headers(scope, b"accept-encoding"))):
+            return StreamResponse(lines, answer.identity())
+        lines.append((b"content-encoding", b"gzip"))
+        return StreamResponse(lines, answer.gzip(), length=answer.gzip_bytes)
 
     async def bulk(
         self, scope: Scope, study_uid: str, series_uid: str, sop_uid: str, path: str
@@ -120,6 +107,14 @@ class Metadata:
             whole = b"".join(buffers) if len(buffers) > 1 else buffers[0]
             buffers = [await little_endian(self._engine, one, whole) if is_big_endian(syntax.uid) else whole]
         return _parts(buffers, delivery)
+
+
+def _known_tags(scope: Scope) -> frozenset[str]:
+    """The entity tags of If-None-Match, as weak ones, which is how they are compared."""
+    tags = ",".join(headers(scope, b"if-none-match")).split(",")
+    return frozenset(
+        tag if tag == "*" or tag.startswith("W/") else f"W/{tag}" for tag in map(str.strip, tags) if tag
+    )
 
 
 def _parts(buffers: Sequence[Buffer], delivery: Delivery) -> BuffersResponse:
