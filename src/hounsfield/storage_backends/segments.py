@@ -323,6 +323,17 @@ class SegmentLog:
 
     # -- one segment for one purpose, and none
 
+    def start_anew(self, segment: bytes | None = None) -> bool:
+        """Have the next append start another segment (only when the present one is ``segment``); whether so.
+
+        Then the present one is not being written any more: others may catch up with it, or compact it.
+        """
+        with self._lock:
+            if self._writer is None or segment not in {None, self._segment}:
+                return False
+            self._abandon()
+            return True
+
     def alone(self, *, arena_bytes: int) -> SegmentLog:
         """A log below the same prefix that appends to one segment of its own, of any length."""
         limits = replace(self._limits, segment_bytes=1 << 62, arena_bytes=arena_bytes)
@@ -343,6 +354,12 @@ class SegmentLog:
         with contextlib.suppress(BlobNotFoundError):
             self._blobs.delete(self._name(segment))
         self._keyring.destroy_key(self._purpose, segment.hex())
+
+    def over(self, blobs: BlobStore) -> SegmentLog:
+        """The same segments, read from another store that has them: a copy, or another way to the bytes."""
+        return SegmentLog(
+            blobs, self._keyring, prefix=self._prefix, purpose=self._purpose, limits=self._limits
+        )
 
     # -- finding
 

@@ -29,6 +29,14 @@ class NotFoundError(EngineError):
     """No such study, series, instance or frame."""
 
 
+class HeldError(EngineError):
+    """A legal hold forbids to delete it: nothing was deleted."""
+
+
+class RefusedError(EngineError):
+    """What is asked for cannot be done as it is asked; the text says what to change."""
+
+
 class DamagedError(EngineError):
     """Stored bytes do not open any more: the record is damaged; nothing else is affected."""
 

@@ -7,16 +7,18 @@ row; so of two who change one study the second reads again, and nothing is ever 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import structs
 
+from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index import corrections, tokens
 from hounsfield.archive.index.corrections import CORRECTIONS, Group, View, number_key
 from hounsfield.archive.index.rows import (
     Attributes,
     InstanceRow,
+    ObjectRow,
     PatientRow,
     ReceivedRow,
     SeriesRow,
@@ -67,6 +69,7 @@ class SeriesDraft:
         "key",
         "old",
         "removed",
+        "restated",
         "sop_classes",
         "versions",
     )
@@ -80,6 +83,7 @@ class SeriesDraft:
         self.removed: dict[str, InstanceRow] = {}
         self.held: dict[str, bytes] = {}  # of those removed, the sealed row that this was decided on
         self.versions: list[tuple[bytes, bytes]] = []  # keys and sealed rows of kept versions that go too
+        self.restated = False
         self.kept: list[InstanceRow] = []  # versions of instances in ``added`` that stay beside them
         self.sop_classes: tuple[str, ...] = old.sop_classes if old else ()
 
@@ -116,6 +120,8 @@ class StudyDraft:
         self._generation = corrections.generation(snapshot)
         self._view = view or catalog.view(snapshot)
         self._groups = self._received() if self._view is not None else None
+        self._regrouped = False
+        self.new: StudyRow | None = None  # what the study will be, once the draft is finished
 
     def _received(self) -> dict[Group, ReceivedRow]:
         """What the study is made of, as it was received. Kept only where there are corrections."""
@@ -224,6 +230,102 @@ class StudyDraft:
         received = row.received or (self.uid, series_uid)
         return received[0], self._view.route(*received, row.sop_uid).path
 
+    # ------------------------------------------------------------ what is left
+
+    def is_left(self) -> bool:
+        """Whether the study will have any instance."""
+        before = self.old.instances if self.old else 0
+        return before + sum(len(one.added) - len(one.removed) for one in self._series.values()) > 0
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the study is shown otherwise than it was received."""
+        return self.old is not None and bool(self.old.received)
+
+    def left_series(self) -> list[str]:
+        """Those of the series asked for that will have instances."""
+        return [uid for uid, draft in self._series.items() if draft.instances > 0]
+
+    def disagrees(self, flag: str) -> bool:
+        """Whether the study, or a series asked for, has a flag that begins so."""
+        flags = [*self.flags, *(one for uid in self.left_series() for one in self._series[uid].flags)]
+        return any(one.startswith(flag) for one in flags)
+
+    def touch(self, series_uid: str) -> None:
+        """Have the series be written anew, although nothing comes or goes."""
+        self.series(series_uid).restated = True
+
+    def remaining(self, series_uid: str | None = None) -> Iterator[tuple[str, InstanceRow]]:
+        """Every instance that will be there (of one series), by the first received of its records."""
+        for key, series in self._catalog.series_of(self._snapshot, self.study_id):
+            if series_uid is not None and series.uid != series_uid:
+                continue
+            draft = self._series.get(series.uid)
+            for row in self._catalog.instances_of(self._snapshot, key):
+                if draft is None or row.sop_uid not in draft.removed:
+                    yield series.uid, self._first_received(key, row)
+        for uid, draft in self._series.items():
+            if series_uid in {None, uid}:
+                for row in draft.added.values():
+                    beside = [one for one in draft.kept if one.sop_uid == row.sop_uid]
+                    yield uid, min([row, *beside], key=lambda one: one.received_ns)
+
+    def _first_received(self, series_key: bytes, row: InstanceRow) -> InstanceRow:
+        if FLAG_CONFLICT not in row.flags:
+            return row
+        key = series_key + self._catalog.sop_hash(row.sop_uid)
+        rows = [row, *self._catalog.versions(self._snapshot, key)]
+        return min(rows, key=lambda one: one.received_ns)
+
+    def remerge(self, rows: Iterable[tuple[str, InstanceRow, ObjectRow]]) -> None:
+        """Make the attributes of the study, and of the series asked for, anew of what these objects carry.
+
+        They are all that will be there, the first received first, each with its series.
+        """
+        self.flags = {flag for flag in self.flags if not flag.startswith(FLAG_DEMOGRAPHICS)}
+        own: Attributes = {}
+        groups: dict[Group, Attributes] = {}
+        series: dict[str, Attributes] = {}
+        for uid in self.left_series():
+            draft = self._series[uid]
+            draft.flags = {flag for flag in draft.flags if not flag.startswith(FLAG_DEMOGRAPHICS)}
+            draft.restated, series[uid] = True, {}
+        for uid, row, carried in rows:
+            into = own if self._groups is None else groups.setdefault(self._group_of(uid, row), {})
+            merge(into, carried.study, self.flags)
+            if uid in series:
+                merge(series[uid], carried.series, self._series[uid].flags)
+        if self._groups is None:
+            self.attributes = own
+        else:
+            for group, attributes in groups.items():
+                held = self._groups.get(group) or ReceivedRow(*group, 0, {})
+                self._groups[group] = structs.replace(held, attributes=attributes)
+        for uid, attributes in series.items():
+            # A series that was moved is another one than its objects say.
+            said = self._series[uid].attributes.get(SERIES_INSTANCE_UID)
+            self._series[uid].attributes = attributes | ({SERIES_INSTANCE_UID: said} if said else {})
+
+    def regroup(self) -> None:
+        """Tell anew in which ways the objects came that will be there; ``remerge`` must follow.
+
+        For when corrections changed, and with them the ways.
+        """
+        before = self._groups or {}
+        said = {group[0]: one.attributes for group, one in before.items()}
+        found: dict[Group, int] = {}
+        for uid, row in self.remaining():
+            group = self._group_of(uid, row)
+            found[group] = found.get(group, 0) + 1
+        self._groups = {
+            group: ReceivedRow(*group, count, said.get(group[0], {})) for group, count in found.items()
+        }
+        self._regrouped = True
+
+    def is_changed(self) -> bool:
+        """Whether anything came or went."""
+        return any(draft.added or draft.removed for draft in self._series.values())
+
     # ------------------------------------------------------------ finishing
 
     def restate(self, now_ns: int) -> Batch | None:
@@ -250,6 +352,8 @@ class StudyDraft:
 
     def _counted(self, groups: dict[Group, ReceivedRow]) -> dict[Group, ReceivedRow]:
         """``groups`` with the instances that they will have, without those that will have none."""
+        if self._regrouped:
+            return groups
         changes: dict[Group, int] = {}
         for uid, draft in self._series.items():
             for rows, change in ((draft.added, +1), (draft.removed, -1)):
@@ -272,7 +376,7 @@ class StudyDraft:
         instances = old.instances if old else 0
         shrunk = False
         for uid, draft in self._series.items():
-            if not draft.added and not draft.removed:
+            if not draft.added and not draft.removed and not draft.restated:
                 continue
             instances += len(draft.added) - len(draft.removed)
             series += (draft.instances > 0) - (draft.old is not None)
@@ -311,6 +415,7 @@ class StudyDraft:
                 self._touch_series(batch, now_ns)
         elif old is not None:
             batch.delete(STUDY, self.study_id)
+        self.new = new
         plan_corrected(batch, self.study_id, old, new)
         tokens.plan_tokens(batch, catalog.hashes, self.study_id, old, new)
         self._plan_patients(batch, old, new, now_ns)

@@ -8,21 +8,32 @@ would otherwise starve each other. Indexing a record twice changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
 
 from hounsfield.archive.index.catalog import Catalog, Place, Stored
+from hounsfield.archive.index.contents import open_pieces, same_stretches
 from hounsfield.archive.index.draft import Patients
 from hounsfield.archive.index.journal import Journal
-from hounsfield.archive.index.rows import Event, InstanceRow, Location, ObjectRow, SegmentRow, encode
+from hounsfield.archive.index.rows import (
+    Event,
+    InstanceRow,
+    Location,
+    ObjectRow,
+    SegmentRow,
+    SpareRow,
+    encode,
+)
 from hounsfield.archive.index.sealed import RowSealer
-from hounsfield.archive.index.tables import QUARANTINE, SEGMENT
+from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, SEGMENT, SPARE, TOMBSTONE
+from hounsfield.archive.index.use import DeadRecords, stored_bytes, with_segments
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.pixels import same_bytes
 from hounsfield.storage_backends.api import Batch, Buffer, KeyValueStore, Snapshot
-from hounsfield.storage_backends.errors import PreconditionError, SealError
+from hounsfield.storage_backends.errors import PreconditionError, SealError, StorageError
 from hounsfield.storage_backends.segments import PartRef, RecordRef, ScannedRecord, SegmentLog
 
 SEALS_PER_OBJECT = 8  # rows one object can touch: instance, series, study, patient, version, event, and spare
@@ -73,12 +84,18 @@ class Indexer:
         self._sealer.prepare(SEALS_PER_OBJECT * objects)
 
     def add(
-        self, stored: Sequence[Stored], progress: Batch | None = None, *, uses_reserve: bool = False
+        self,
+        stored: Sequence[Stored],
+        progress: Batch | None = None,
+        *,
+        uses_reserve: bool = False,
+        deleted: set[int] | None = None,
     ) -> list[Outcome]:
         """Index ``stored``, no two of which share all their UIDs; one outcome for each, in order.
 
         ``progress`` is committed along, in the first transaction. ``uses_reserve``: also on a full disk, for
-        what is durable already.
+        what is durable already. ``deleted``: recovery gives an empty set; records that were deleted are not
+        indexed again, and their positions are in it. Nothing that is received just now can be one.
         """
         self.prepare(len(stored))
         outcomes: list[Outcome | None] = [None] * len(stored)
@@ -86,7 +103,7 @@ class Indexer:
         for attempt in range(len(stored) + 2):
             if attempt == 0:
                 with self.store.snapshot() as snapshot:
-                    plans = self._plan(snapshot, stored, outcomes)
+                    plans = self._plan(snapshot, stored, outcomes, deleted)
                 batches = _batches(plans, uses_reserve)
                 if progress is not None and batches:
                     batches.append(progress)
@@ -95,7 +112,7 @@ class Indexer:
                 # Others were first. Planned under the store's own lock nobody can be first again.
                 def planned(snapshot: Snapshot) -> list[Batch]:
                     nonlocal plans
-                    plans = self._plan(snapshot, stored, outcomes)
+                    plans = self._plan(snapshot, stored, outcomes, deleted)
                     return _batches(plans, uses_reserve)
 
                 results = self.store.commit_planned(planned)
@@ -130,12 +147,39 @@ class Indexer:
         """
         if held.transfer_syntax_uid != row.transfer_syntax_uid or held.stored_as != row.stored_as:
             return False
+        if held.location.stream is not None:
+            return held.location.stream.data_bytes == sum(lengths) and same_stretches(
+                self.data_set(held.location), pieces
+            )
         ref = self.ref_of(held.location)
         if ref.part_lengths[1:] != tuple(lengths):
             return False
         parts = islice(ref.parts(), 1, None)
         opened = (self.log.open_part(part) for part in parts)
         return all(same_bytes(one, other) for one, other in zip(opened, pieces, strict=True))
+
+    def data_set_bytes(self, location: Location, stored_as: str = "") -> int:
+        """The length of an object's data set as received."""
+        if location.stream is not None:
+            return location.stream.data_bytes
+        return sum(lengths_as_received(self.ref_of(location), stored_as))
+
+    def data_set(self, location: Location, stored_as: str = "") -> Iterator[Buffer]:
+        """An object's data set as received, stretch by stretch."""
+        if location.stream is not None:
+            return open_pieces(self.log, location).stretches()
+        parts = islice(self.ref_of(location).parts(), 1, None)
+        return (as_received(stored_as, part, self.log.open_part(part)) for part in parts)
+
+    def stored_bytes(self, location: Location) -> int:
+        """Stored bytes of an object, with its framing and pieces; what the index knows when it is damaged."""
+        length = stored_bytes(location)
+        if length is None:
+            try:
+                length = self.ref_of(location).length
+            except (StorageError, ValueError):
+                length = location.row_bytes + location.header_bytes + location.trailer_bytes
+        return length
 
     def ref_of(self, location: Location) -> RecordRef:
         """The record with its whole part table, which is read from the record when the row lacks it."""
@@ -153,6 +197,8 @@ class Indexer:
             return False
         if held.location.record_id in stored.unlike:
             return False
+        if held.location.stream is not None or stored.location.stream is not None:
+            return self._same_data_set(held, stored)
         one, other = self.ref_of(held.location), self.ref_of(stored.location)
         if lengths_as_received(one, held.stored_as) != lengths_as_received(other, row.stored_as):
             return False
@@ -168,20 +214,42 @@ class Indexer:
         except CodecError:
             return False  # not known to be: both are kept
 
+    def _same_data_set(self, held: InstanceRow, stored: Stored) -> bool:
+        """As :meth:`_same`, when one of the two lies in pieces: stretch by stretch."""
+        row = stored.row
+        if self.data_set_bytes(held.location, held.stored_as) != self.data_set_bytes(
+            stored.location, row.stored_as
+        ):
+            return False
+        try:
+            return same_stretches(
+                self.data_set(held.location, held.stored_as), self.data_set(stored.location, row.stored_as)
+            )
+        except CodecError:
+            return False
+
     def _plan(
-        self, snapshot: Snapshot, objects: Sequence[Stored], outcomes: list[Outcome | None]
+        self,
+        snapshot: Snapshot,
+        objects: Sequence[Stored],
+        outcomes: list[Outcome | None],
+        deleted: set[int] | None,
     ) -> list[_Plan]:
         """One batch for each study, conflict and quarantined object, with what it means for whom.
 
         What needs no commit (it is indexed already) gets its outcome at once.
         """
         plans: list[_Plan] = []
+        needless = _Needless(self)
         by_study: dict[str, list[tuple[int, Place]]] = {}
         places: set[Place] = set()
         for i, stored in enumerate(objects):
             if outcomes[i] is not None:
                 continue
             row = stored.row
+            if deleted is not None and needless.was_deleted(snapshot, i, stored):
+                deleted.add(i)
+                continue
             if row.quarantine:
                 if snapshot.get(QUARANTINE, stored.location.record_id) is not None:
                     outcomes[i] = Outcome.QUARANTINED
@@ -200,8 +268,10 @@ class Indexer:
                 by_study.setdefault(place.study_uid, []).append((i, place))
                 continue
             record_id = stored.location.record_id
-            if any(one.location.record_id == record_id or self._same(one, stored) for one in held):
-                outcomes[i] = Outcome.DUPLICATE
+            same = [one for one in held if one.location.record_id == record_id]
+            same = same or [one for one in held if self._same(one, stored)][:1]
+            if same:
+                needless.is_another(snapshot, i, stored, place, same[0])
             else:
                 batch = self.catalog.plan_version(
                     snapshot, place, stored, newest_current=self._newest_current
@@ -214,26 +284,70 @@ class Indexer:
             batch = self.catalog.plan_study(snapshot, group, patients)
             self._journal.append(batch, _event(EVENT_STORED, study_uid, group))
             plans.append((batch, [(i, Outcome.STORED) for i, _ in members]))
+        if deleted is not None:
+            for batch, of in plans:
+                for i, _ in of:  # one that is deleted meanwhile must not come in after that
+                    batch.require(TOMBSTONE, objects[i].location.record_id, None)
+        needless.finish(snapshot, plans, outcomes)
         return plans
 
 
-def _batches(plans: Sequence[_Plan], uses_reserve: bool) -> list[Batch]:
-    for batch, _ in plans:
-        batch.uses_reserve = uses_reserve
-    return [batch for batch, _ in plans]
+class _Needless:
+    """Records of a plan that no row will need: deleted ones, and further ones of objects that are there.
 
+    Each is counted as dead, once in each segment; and a further record is remembered, so that who deletes the
+    object deletes that too. Without, a reindex would bring it back.
+    """
 
-def progress_batch(indexed_to: dict[bytes, int], *, closed: bool = False) -> Batch:
-    """Say that records of these segments that begin before the offset are in the index."""
-    batch = Batch(uses_reserve=True)  # one small row; without it a full archive could not start
-    for segment, offset in indexed_to.items():
-        batch.put(SEGMENT, segment, encode(SegmentRow(indexed_to=offset, closed=closed)))
-    return batch
+    def __init__(self, indexer: Indexer) -> None:
+        self._indexer = indexer
+        self._batch = Batch()
+        self._dead = DeadRecords()
+        self._members: list[tuple[int, Outcome]] = []
+        self._nothing_to_do: list[int] = []
 
+    def was_deleted(self, snapshot: Snapshot, i: int, stored: Stored) -> bool:
+        """Whether the record is one that was deleted."""
+        location = stored.location
+        held = snapshot.get(TOMBSTONE, location.record_id)
+        if held is None:
+            return False
+        named = with_segments(held, [location.segment])
+        if named == held:
+            self._nothing_to_do.append(i)
+            return True
+        self._batch.require(TOMBSTONE, location.record_id, held)
+        self._batch.put(TOMBSTONE, location.record_id, named)
+        self._count(i, location)
+        return True
 
-def _event(kind: str, study_uid: str, group: Sequence[tuple[Place, Stored]]) -> Event:
-    members = [[place.series_uid, place.sop_uid, s.location.record_id] for place, s in group]
-    return Event(kind, group[0][1].row.received_ns, {"study": study_uid, "instances": members})
+    def is_another(self, snapshot: Snapshot, i: int, stored: Stored, place: Place, same: InstanceRow) -> None:
+        """The object is there as ``same``: the same record (maybe in another segment), or another one."""
+        location = stored.location
+        key = same.location.record_id + location.record_id + location.segment
+        if (location.record_id, location.segment) == (same.location.record_id, same.location.segment) or (
+            snapshot.get(SPARE, key) is not None
+        ):
+            self._nothing_to_do.append(i)
+            return
+        instance = self._indexer.catalog.instance_key(*place)
+        self._batch.require(INSTANCE, instance, snapshot.get(INSTANCE, instance))
+        self._batch.require(SPARE, key, None)
+        self._batch.put(SPARE, key, encode(SpareRow(self._count(i, location))))
+
+    def _count(self, i: int, location: Location) -> int:
+        length = self._indexer.stored_bytes(location)
+        self._dead.add(location.segment, length)
+        self._members.append((i, Outcome.DUPLICATE))
+        return length
+
+    def finish(self, snapshot: Snapshot, plans: list[_Plan], outcomes: list[Outcome | None]) -> None:
+        """Add the batch that counts them; what needs none has its outcome."""
+        for i in self._nothing_to_do:
+            outcomes[i] = Outcome.DUPLICATE
+        if self._members:
+            self._dead.plan(snapshot, self._batch, time.time_ns())
+            plans.append((self._batch, self._members))
 
 
 def as_received(stored_as: str, part: PartRef, data: memoryview) -> memoryview:

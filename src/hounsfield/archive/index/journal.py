@@ -102,6 +102,12 @@ class Journal:
         for key, sealed in snapshot.scan(STATE, prefix=kind.encode() + b"\0"):
             yield decode(Event, self._sealer.open(STATE, key, sealed)).body
 
+    def state_of(self, snapshot: Snapshot, kind: str, name: str) -> Mapping[str, Any] | None:
+        """What the facts of one kind and name amount to now, None when that is nothing."""
+        key = self.state_key(kind, name)
+        sealed = snapshot.get(STATE, key)
+        return None if sealed is None else decode(Event, self._sealer.open(STATE, key, sealed)).body
+
     def facts(self, snapshot: Snapshot) -> int:
         """The number of the last fact; facts are numbered by themselves, so a reindex keeps their order."""
         held = snapshot.get(META, _FACTS)

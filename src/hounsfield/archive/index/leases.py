@@ -25,7 +25,7 @@ def hold(store: KeyValueStore, name: str, owner: str, now_ns: int, duration_ns: 
         row = msgspec.msgpack.decode(held, type=LeaseRow)
         if row.owner != owner and row.until_ns > now_ns:
             return False
-    batch = Batch()
+    batch = Batch(uses_reserve=True)  # one small row, which a leader on a full disk needs
     batch.require(META, key, held)
     batch.put(META, key, msgspec.msgpack.encode(LeaseRow(owner, now_ns + duration_ns)))
     try:
@@ -42,7 +42,7 @@ def give_up(store: KeyValueStore, name: str, owner: str) -> None:
         held = snapshot.get(META, key)
     if held is None or msgspec.msgpack.decode(held, type=LeaseRow).owner != owner:
         return
-    batch = Batch()
+    batch = Batch(uses_reserve=True)  # one small row, which a leader on a full disk needs
     batch.require(META, key, held)
     batch.delete(META, key)
     try:

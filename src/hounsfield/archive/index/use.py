@@ -6,12 +6,13 @@ reindex; compaction goes by it. What is not counted: headers, padding, and what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from hounsfield.archive.index.rows import Location, UseRow, decode, encode
 from hounsfield.archive.index.tables import SEGMENT, USE
 from hounsfield.storage_backends.api import Batch, Snapshot
-from hounsfield.storage_backends.segment_format import framing_length, sealed_length
+from hounsfield.storage_backends.segment_format import framing_length, record_length, sealed_length
+from hounsfield.storage_backends.segment_stream import piece_lengths
 
 SEGMENT_ID_BYTES = 16
 
@@ -64,9 +65,8 @@ def stored_bytes(location: Location) -> int | None:
     """Stored bytes of an object, pieces included; None when only the record itself tells."""
     stream = location.stream
     if stream is not None:
-        whole, rest = divmod(stream.data_bytes, stream.piece_bytes)
-        pieces = [stream.piece_bytes] * whole + ([rest] if rest else [])
-        return location.ref().length + sum(framing_length(1) + sealed_length(piece) for piece in pieces)
+        pieces = map(record_length, piece_lengths(stream.data_bytes, stream.piece_bytes))
+        return location.ref().length + sum(pieces)
     if location.frame_bytes >= 0 and location.frames:
         fixed = location.row_bytes, location.header_bytes, location.trailer_bytes
         return (
@@ -75,3 +75,10 @@ def stored_bytes(location: Location) -> int | None:
             + location.frames * sealed_length(location.frame_bytes)
         )
     return location.ref().length if location.has_table else None
+
+
+def with_segments(tombstone: bytes, segments: Iterable[bytes]) -> bytes:
+    """A tombstone's value that also names ``segments``: those where the record was met, and counted."""
+    size = SEGMENT_ID_BYTES
+    held = {tombstone[start : start + size] for start in range(0, len(tombstone), size)}
+    return tombstone + b"".join(sorted(set(segments) - held))

@@ -13,10 +13,12 @@ from hounsfield.archive.engine.errors import (
     ClosedError,
     DamagedError,
     EngineError,
+    HeldError,
     NotFoundError,
     NotSeparableError,
     ObjectTooLargeError,
     OutOfResourcesError,
+    RefusedError,
     StorageFailedError,
 )
 from hounsfield.archive.engine.ingest import PROBLEM_SOP_MISMATCH
@@ -58,6 +60,8 @@ BY_ERROR: dict[type[EngineError], StoreAnswer] = {
         Status.RESOURCE_LIMITATION, "the object is larger than this archive takes"
     ),
     # not raised by ingest; here so that the table is whole
+    HeldError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
+    RefusedError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     NotFoundError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     DamagedError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     NotSeparableError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),

@@ -18,10 +18,12 @@ from hounsfield.archive.engine.errors import (
     ClosedError,
     DamagedError,
     EngineError,
+    HeldError,
     NotFoundError,
     NotSeparableError,
     ObjectTooLargeError,
     OutOfResourcesError,
+    RefusedError,
     StorageFailedError,
 )
 from hounsfield.archive.web.accept import AcceptError
@@ -62,6 +64,8 @@ TABLE: Final[dict[type[Exception], Row]] = {
     OutOfResourcesError: Row(503, _OUT_OF_RESOURCES),
     ObjectTooLargeError: Row(413, _OUT_OF_RESOURCES),
     StorageFailedError: Row(503, _PROCESSING_FAILURE),
+    HeldError: Row(409, _PROCESSING_FAILURE),
+    RefusedError: Row(400, _PROCESSING_FAILURE),
     NotFoundError: Row(404, _PROCESSING_FAILURE),
     DamagedError: Row(500, _PROCESSING_FAILURE),
     NotSeparableError: Row(404, _PROCESSING_FAILURE),
