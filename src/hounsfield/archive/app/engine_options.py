@@ -38,6 +38,7 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
         index=LmdbLimits(map_bytes=storage.index_map_bytes, reserve_bytes=storage.disk_reserve_bytes // 2),
         duplicates=storage.duplicates,
         compression="" if ingest.compression == "none" else ingest.compression,
+        compression="" if ingest.compression == "none" else ingest.compression,
         study_stable_s=storage.study_stable_seconds,
         metadata=PreparedLimits(quiet_s=storage.metadata_quiet_seconds, bytes_max=storage.metadata_bytes_max),
     )

@@ -103,6 +103,7 @@ class Ingest(Section, frozen=True):
     group_objects_max: Count = 256
     group_bytes_max: Bytes = 64 * MIB
     compression: Literal["none", "zstd", "jpegxl", "htj2k"] = "none"
+    compression: Literal["none", "zstd", "jpegxl", "htj2k"] = "none"
 
 
 class Storage(Section, frozen=True):

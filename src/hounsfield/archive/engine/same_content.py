@@ -102,7 +102,7 @@ class Comparing:
         return await trio.to_thread.run_sync(self.is_held, received, undecided.held, limiter=self._threads)
 
     def is_held(self, received: Received, held: Sequence[InstanceRow]) -> bool:
-        """Whether ``received`` has the content of one of ``held``. Blocking; nothing in them makes it raise."""
+        """Whether ``received`` has the content of one of ``held``. Blocking; nothing in them raises."""
         self.compared += 1
         deadline = time.monotonic() + self.limits.seconds_max
         try:

@@ -1,0 +1,286 @@
+"""Native frames stored smaller: whatever reads them gets what was received, to the bit, whatever happens."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from pathlib import Path
+
+import pytest
+import trio
+from benchmarks.studies import Kind, studies
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
+
+from hounsfield.archive.dicom.cuts import Layout
+from hounsfield.archive.dicom.part10 import split
+from hounsfield.archive.engine import compressing
+from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.errors import DamagedError
+from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.codecs import at_rest
+from hounsfield.codecs.registry import lookup
+from support.archives import SampleFile, ct_slice, encode, sample_files, store, stored_bytes, stores_in
+
+ENCODINGS = ["zstd", "jpegxl", "htj2k"]
+
+
+def options(encoding: str, **changes) -> EngineOptions:
+    return dataclasses.replace(EngineOptions(), compression=encoding, **changes)
+
+
+def row_of(stores: Stores, result: StoreResult) -> InstanceRow:
+    with stores.store.snapshot() as snapshot:
+        row = stores.catalog.instance(snapshot, result.study_uid, result.series_uid, result.sop_instance_uid)
+    assert row is not None
+    return row
+
+
+def real_file(name: str) -> SampleFile:
+    path = Path(str(get_testdata_file(name)))
+    raw = path.read_bytes()
+    return SampleFile(path, raw[split(raw).offset :], split(raw).transfer_syntax_uid)
+
+
+def large_enough(data: Dataset) -> None:
+    data.Rows = data.Columns = 64
+    data.PixelData = bytes(range(256)) * 32
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_every_real_object_comes_back_as_it_was(tmp_path: Path, encoding: str) -> None:
+    sent: list[tuple[StoreResult, bytes]] = []
+    smaller = set()
+    names = ["693_UNCR.dcm", "MR2_UNCR.dcm", "RG3_UNCR.dcm"] if encoding != "htj2k" else ["693_UNCR.dcm"]
+    files = [*sample_files(), *(real_file(name) for name in names)]
+    with stores_in(tmp_path / "data", options(encoding)) as stores:
+        async with open_engine(stores, options(encoding), owner="test") as engine:
+            for file in files:
+                result = await store(engine, file.data, file.transfer_syntax_uid)
+                if result.outcome is Outcome.STORED:
+                    sent.append((result, file.data))
+            for result, data in sent:
+                assert await stored_bytes(engine, result) == data
+                row = row_of(stores, result)
+                (instance,) = await engine.instances(
+                    result.study_uid, result.series_uid, result.sop_instance_uid
+                )
+                assert await engine.dataset_bytes(instance) == len(data)
+                if row.stored_as:
+                    smaller.add(row.transfer_syntax_uid)
+                    assert not lookup(row.transfer_syntax_uid).encapsulated
+                    await frames_are_slices_of(engine, row, result, data)
+            figures = engine.compressing.figures
+    assert len(sent) > 60
+    assert {ExplicitVRLittleEndian, ExplicitVRBigEndian} <= smaller
+    assert 0 < figures.bytes_stored < figures.bytes_received * 0.6
+
+
+async def frames_are_slices_of(engine: Engine, row: InstanceRow, result: StoreResult, data: bytes) -> None:
+    uids = result.study_uid, result.series_uid, result.sop_instance_uid
+    (instance,) = await engine.instances(*uids)
+    pixels = b"".join([bytes(one) for one in await engine.bulk(instance)])
+    assert pixels
+    assert pixels in data
+    if Layout(row.layout) is Layout.NATIVE:
+        frames = [bytes((await engine.frame(*uids, n + 1)).data) for n in range(row.location.frames)]
+        assert b"".join(frames) == pixels
+        header = await engine.header(instance)
+        assert bytes(header.head) + pixels + bytes(header.trailer) == data
+
+
+@pytest.mark.parametrize("kind", [Kind.CT, Kind.US])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+async def test_it_is_smaller_on_disk_and_found_again_after_a_reindex(
+    tmp_path: Path, encoding: str, kind: Kind
+) -> None:
+    (instance,) = studies(kind, run=7, instances_per_series=1)
+    data = bytes(instance.data)
+    directory = tmp_path / "data"
+    with stores_in(directory, options(encoding)) as stores:
+        async with open_engine(stores, options(encoding), owner="test") as engine:
+            result = await store(engine, data, instance.transfer_syntax_uid)
+            row = row_of(stores, result)
+            assert row.stored_as.startswith(encoding)
+            (segment,) = stores.log.segment_ids()
+            assert stores.log.size(segment) < len(data) * 0.6
+            stores.log.verify(stores.indexer.ref_of(row.location))
+    for path in (directory / "index").iterdir():
+        path.unlink()
+    with stores_in(directory) as stores:  # and the option is off again
+        report = stores.reindex(lambda done, all_: None)
+        assert report.outcomes[Outcome.STORED] == 1
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            assert row_of(stores, result) == row
+            assert await stored_bytes(engine, result) == data
+
+
+@pytest.mark.parametrize("before", ["", *ENCODINGS])
+@pytest.mark.parametrize("after", ["", "zstd", "jpegxl"])
+async def test_the_same_object_is_a_duplicate_whatever_the_option_was(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    data = ct_slice(change=large_enough)
+    other = ct_slice(change=large_enough)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, options(before), owner="test") as engine:
+            first = await store(engine, data, ExplicitVRLittleEndian)
+            assert row_of(stores, first).stored_as.partition(":")[0] == before
+        async with open_engine(stores, options(after), owner="test") as engine:
+            again = await store(engine, data, ExplicitVRLittleEndian)
+            assert (first.outcome, again.outcome) == (Outcome.STORED, Outcome.DUPLICATE)
+            assert (await store(engine, other, ExplicitVRLittleEndian)).outcome is Outcome.STORED
+            segments = stores.log.segment_ids()
+            size = sum(stores.log.size(segment) for segment in segments)
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
+            assert sum(stores.log.size(segment) for segment in segments) == size
+            assert await stored_bytes(engine, first) == data
+
+
+async def test_two_who_send_one_object_at_once_with_different_options(tmp_path: Path) -> None:
+    """Two workers whose configuration differs for a moment: one object, whoever is first."""
+    data = ct_slice(change=large_enough)
+    directory = tmp_path / "data"
+    outcomes = []
+    with stores_in(directory) as stores:
+        async with (
+            open_engine(stores, options("zstd"), owner="one") as one,
+            open_engine(stores, options("jpegxl"), owner="two") as two,
+        ):
+
+            async def send(engine: Engine) -> None:
+                outcomes.append((await store(engine, data, ExplicitVRLittleEndian)).outcome)
+
+            async with trio.open_nursery() as nursery:
+                for engine in (one, two) * 4:
+                    nursery.start_soon(send, engine)
+    assert sorted(outcome.value for outcome in outcomes) == ["duplicate"] * 7 + ["stored"]
+
+
+async def test_other_content_is_a_conflict_and_both_come_back(tmp_path: Path) -> None:
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "sop_uid": generate_uid()}
+    data = ct_slice(**uids, change=large_enough)
+
+    def changed(dataset: Dataset) -> None:
+        large_enough(dataset)
+        dataset.PixelData = dataset.PixelData[:-1] + b"\x07"
+
+    other = ct_slice(**uids, change=changed)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, options("zstd"), owner="test") as engine:
+            first = await store(engine, data, ExplicitVRLittleEndian)
+            assert (await store(engine, other, ExplicitVRLittleEndian)).outcome is Outcome.CONFLICT
+            assert await stored_bytes(engine, first) == data
+            key = stores.catalog.instance_key(first.study_uid, first.series_uid, first.sop_instance_uid)
+            with stores.store.snapshot() as snapshot:
+                (version,) = stores.catalog.versions(snapshot, key)
+            pieces = [bytes(one) for piece in engine.records.pieces(version) for one in piece]
+            assert b"".join(pieces) == other
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("odd", [0, 1, 3])
+async def test_padding_and_what_follows_the_pixels_come_back(
+    tmp_path: Path, encoding: str, syntax: str, odd: int
+) -> None:
+    """Odd lengths, a padding byte that is not zero, too many bytes, elements behind the pixel data."""
+
+    def change(data: Dataset) -> None:
+        data.Rows, data.Columns, data.BitsAllocated, data.BitsStored, data.HighBit = 65, 65, 8, 8, 7
+        data.PixelData = bytes((n * 7) % 256 for n in range(65 * 65)) + b"\x55" * odd
+        data["PixelData"].VR = "OB"
+        data.DataSetTrailingPadding = b"\1\2\3\4"
+        changed.append(data)
+
+    changed: list[Dataset] = []
+    ct_slice(change=change)
+    data = encode(changed[0], syntax)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, options(encoding), owner="test") as engine:
+            result = await store(engine, data, syntax)
+            assert row_of(stores, result).stored_as
+            assert await stored_bytes(engine, result) == data
+
+
+async def test_what_does_not_shrink_or_is_small_is_stored_as_received(tmp_path: Path) -> None:
+    def noise(data: Dataset) -> None:
+        data.Rows = data.Columns = 64
+        data.PixelData = secrets.token_bytes(8192)
+
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, options("zstd"), owner="test") as engine:
+            for data in (ct_slice(change=noise), ct_slice()):
+                result = await store(engine, data, ExplicitVRLittleEndian)
+                assert row_of(stores, result).stored_as == ""
+                assert await stored_bytes(engine, result) == data
+
+
+async def test_without_memory_to_spare_objects_are_stored_as_received(tmp_path: Path) -> None:
+    """Compressing holds both forms; a budget that is used up is not exceeded for it, nobody refused."""
+    data = ct_slice(change=large_enough)
+    tight = options("zstd", ingest=IngestLimits(bytes_in_flight_max=70_000))
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, tight, owner="test") as engine:
+            result = await store(engine, data, ExplicitVRLittleEndian)
+            assert row_of(stores, result).stored_as == ""
+            assert engine.compressing.figures.as_received == 1
+            assert engine.statistics().bytes_in_flight == 0
+
+
+async def test_an_encoder_that_is_wrong_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(at_rest, "_to_zstd", lambda frame, flags, word, samples: b"nonsense")
+    data = ct_slice(change=large_enough)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, options("zstd"), owner="test") as engine:
+            result = await store(engine, data, ExplicitVRLittleEndian)
+            assert row_of(stores, result).stored_as == ""
+            assert await stored_bytes(engine, result) == data
+
+
+async def test_a_frame_that_does_not_decode_any_more_is_damage_and_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ct_slice(change=large_enough)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, options("jpegxl"), owner="test") as engine:
+            result = await store(engine, data, ExplicitVRLittleEndian)
+
+            def broken(*arguments: object) -> None:
+                raise at_rest.CorruptFrameError("not a frame")
+
+            monkeypatch.setattr(at_rest, "decode_jpeg_xl", broken)
+            with pytest.raises(DamagedError):
+                await stored_bytes(engine, result)
+
+
+async def test_expensive_decoding_is_not_done_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ct_slice(change=large_enough)
+    with stores_in(tmp_path / "data") as stores:
+        for encoding, at_once in (("zstd", True), ("jpegxl", False)):
+            async with open_engine(stores, options(encoding), owner="test") as engine:
+                fresh = ct_slice(change=large_enough)
+                result = await store(engine, fresh, ExplicitVRLittleEndian)
+                uids = result.study_uid, result.series_uid, result.sop_instance_uid
+                await engine.frame(*uids, 1)  # now its bytes are in memory, if they ever are
+                found = engine.frame_nowait(*uids, 1)
+                assert found is None or at_once
+                assert bytes((await engine.frame(*uids, 1)).data) in fresh
+    assert data
+
+
+def test_the_shape_is_read_from_the_attributes() -> None:
+    assert compressing.pixel_format({0x00280010: "4", 0x00280011: "5"}) is None
+    found = compressing.pixel_format({
+        0x00280010: "4", 0x00280011: "5", 0x00280100: "16", 0x00280101: "12", 0x00280103: "1",
+    })  # fmt: skip
+    assert found is not None
+    assert (found.shape, found.bits_stored, found.signed, found.planar) == ((4, 5, 1), 12, True, False)
+    assert not compressing.little_endian_cells("1.2.840.113619.5.2")
