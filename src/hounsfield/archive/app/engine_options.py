@@ -6,6 +6,7 @@ from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.prepared_store import PreparedLimits
+from hounsfield.archive.engine.scrub import ScrubLimits
 from hounsfield.storage_backends.lmdb_store import LmdbLimits
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits
 from hounsfield.storage_backends.segments import SegmentLimits
@@ -38,7 +39,11 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
         index=LmdbLimits(map_bytes=storage.index_map_bytes, reserve_bytes=storage.disk_reserve_bytes // 2),
         duplicates=storage.duplicates,
         compression="" if ingest.compression == "none" else ingest.compression,
-        compression="" if ingest.compression == "none" else ingest.compression,
         study_stable_s=storage.study_stable_seconds,
         metadata=PreparedLimits(quiet_s=storage.metadata_quiet_seconds, bytes_max=storage.metadata_bytes_max),
+        scrub=ScrubLimits(
+            interval_s=config.scrub.days * 86_400,
+            bytes_per_second=config.scrub.bytes_per_second,
+            copies=config.scrub.copies,
+        ),
     )

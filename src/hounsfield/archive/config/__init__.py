@@ -17,6 +17,7 @@ from hounsfield.archive.config.sections import (
     Logs,
     Metrics,
     RemoteAE,
+    Scrub,
     Section,
     Storage,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Logs",
     "Metrics",
     "RemoteAE",
+    "Scrub",
     "Section",
     "Storage",
     "check_safety",

@@ -103,7 +103,6 @@ class Ingest(Section, frozen=True):
     group_objects_max: Count = 256
     group_bytes_max: Bytes = 64 * MIB
     compression: Literal["none", "zstd", "jpegxl", "htj2k"] = "none"
-    compression: Literal["none", "zstd", "jpegxl", "htj2k"] = "none"
 
 
 class Storage(Section, frozen=True):
@@ -115,6 +114,12 @@ class Storage(Section, frozen=True):
     index_map_bytes: Annotated[int, msgspec.Meta(ge=64 * MIB, le=64 * TIB)] = TIB
     direct_writes: bool = True
     disk_reserve_bytes: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 512 * MIB
+
+
+class Scrub(Section, frozen=True):
+    days: Annotated[float, msgspec.Meta(ge=0, le=3650)] = 30.0  # 0: only when asked
+    bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 32 * MIB  # 0: as fast as it goes
+    copies: tuple[str, ...] = ()
 
 
 class Logs(Section, frozen=True):
@@ -146,6 +151,7 @@ class Config(Section, frozen=True):
     http: Http = Http()
     ingest: Ingest = Ingest()
     storage: Storage = Storage()
+    scrub: Scrub = Scrub()
     logs: Logs = Logs()
     metrics: Metrics = Metrics()
     aes: tuple[RemoteAE, ...] = ()

@@ -22,6 +22,7 @@ from hounsfield.archive.engine.isolation import Isolation, IsolationLimits
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.same_content import Comparing
+from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
 from hounsfield.archive.engine.search import Search
 from hounsfield.archive.engine.stable import StableStudies
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
@@ -60,6 +61,7 @@ class EngineOptions:
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
     study_stable_s: float = 60.0
     metadata: PreparedLimits = field(default_factory=PreparedLimits)
+    scrub: ScrubLimits = field(default_factory=ScrubLimits)
 
 
 class Stores:
@@ -166,7 +168,17 @@ class Engine:
             owner=owner,
             quiet_s=options.study_stable_s,
         )
+        self.scrub = Scrub.of(stores, self._gate, options.scrub, owner=owner)
         self._on_commit = on_commit
+        self.deleting = Deleting(
+            stores.deletions,
+            stores.store,
+            stores.journal,
+            self._gate,
+            catch_up=partial(stores.catch_up, at_start=False),
+            on_commit=on_commit,
+        )
+        self.delete = self.deleting.delete
         self.search = self._search.search
         self.frame_nowait = self._retrieve.frame_nowait
         self.frame = self._retrieve.frame
@@ -212,7 +224,11 @@ class Engine:
             await nursery.start(self.metadata.run)
             nursery.start_soon(self._quiet.run)
             nursery.start_soon(self._stable.run)
+            nursery.start_soon(self._gram_merging.run)
+            nursery.start_soon(self.scrub.run)
+            await nursery.start(self._ingest.large.run)
             await self._ingest.run(task_status=task_status)
+            self._ingest.large.close()
             nursery.cancel_scope.cancel()
 
     def close(self) -> None:

@@ -1,0 +1,271 @@
+"""The scrub: leader work that reads everything stored again, slowly, and says what does not open.
+
+Run in every worker; a lease lets one of them work (as :mod:`~hounsfield.archive.engine.stable`). What it does
+is in :mod:`~hounsfield.archive.index.scrubbing`; here is when, and how fast: each segment again after
+``interval_s``, no more than ``bytes_per_second``, past the page cache so that viewers keep what they are
+reading in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from hounsfield.archive.engine.gate import Gate
+from hounsfield.archive.index import leases
+from hounsfield.archive.index.scrubbing import (
+    RequestRow,
+    Scrubber,
+    ScrubFigures,
+    ScrubRow,
+    SegmentCopies,
+    SuspectRow,
+)
+from hounsfield.storage_backends.api import BackgroundReads, BlobStore, Buffer, KeyValueStore
+from hounsfield.storage_backends.errors import StorageError
+from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.local_blobs import LocalBlobs
+
+if TYPE_CHECKING:
+    from hounsfield.archive.engine.engine import Stores
+
+LEASE = "scrub"
+LEASE_S = 10.0
+RENEW_S = 3.0
+POLL_S = 5.0  # between two looks whether something is due; a request waits so long
+STEP_BYTES = 8 << 20  # verified at a time: milliseconds of a thread, and no longer than a lease
+WALK_SHARE = 20  # suspects are looked for in the index at once, unless that walk took over 1/20 of the time
+_NS = 1_000_000_000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubLimits:
+    """When the archive reads itself, and how fast."""
+
+    interval_s: float = 30 * 86_400.0
+    """Each segment is verified again after so long; 0: only when asked. Disks lose about one sector in 10^15
+    bits: a month finds that before a second copy is likely to be gone as well."""
+
+    bytes_per_second: int = 32 << 20
+    """A fifth of what one spinning disk reads, 80 TB in a month; 0: as fast as it goes."""
+
+    fresh_s: float = 86_400.0
+    """What was just written was just checked by its writer: its first time is a day later."""
+
+    copies: tuple[str, ...] = ()
+    """Directories with copies of the segments, as ``backup --segments`` writes them: damaged records are
+    written anew from there."""
+
+
+class Scrub:
+    """Watches over what is stored. ``run`` it; the other methods may be called by any task."""
+
+    def __init__(
+        self,
+        scrubber: Scrubber,
+        store: KeyValueStore,
+        gate: Gate,
+        limits: ScrubLimits,
+        *,
+        owner: str,
+        resting: BlobStore | None = None,
+    ) -> None:
+        self._scrubber = scrubber
+        self._store = store
+        self._gate = gate
+        self._limits = limits
+        self._owner = owner
+        self._resting = resting
+        self._leading = False
+        self._renewed = -RENEW_S
+        self._asked = trio.Event()
+
+    @classmethod
+    def of(cls, stores: Stores, gate: Gate, limits: ScrubLimits, *, owner: str) -> Scrub:
+        """The scrub of these stores."""
+        blobs = stores.blobs
+        aside = blobs.for_background() if isinstance(blobs, BackgroundReads) else None
+        reading = stores.log, stores.ledger
+        if aside is not None:
+            reading = stores.log.over(aside), stores.ledger.over(aside)
+        scrubber = Scrubber(
+            log=stores.log,
+            ledger=stores.ledger,
+            reading=reading,
+            blobs=blobs,
+            store=stores.store,
+            keyring=stores.keyring,
+            catalog=stores.catalog,
+            sealer=stores.sealer,
+            journal=stores.journal,
+            copies=[DirectoryCopies(Path(path), stores.keyring) for path in limits.copies],
+        )
+        return cls(scrubber, stores.store, gate, limits, owner=owner, resting=aside)
+
+    @property
+    def figures(self) -> ScrubFigures:
+        return self._scrubber.figures
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            while True:
+                with trio.move_on_after(POLL_S):
+                    await self._asked.wait()
+                self._asked = trio.Event()
+                try:
+                    if await self._lead():
+                        await self.round()
+                except (StorageError, OSError) as error:
+                    _log.warning("the scrub stops for now: %s", type(error).__name__)
+        finally:
+            if self._leading:
+                with trio.CancelScope(shield=True):
+                    await self._gate.read(leases.give_up, self._store, LEASE, self._owner)
+
+    async def round(self) -> None:
+        """Do all that is due now, or as much of it as this process stays the leader for."""
+        scrubber = self._scrubber
+        request = await self._gate.read(scrubber.request)
+        interval = int(self._limits.interval_s * _NS)
+        fresh = int(self._limits.fresh_s * _NS)
+        rate = 0 if request is not None and request.full_speed else self._limits.bytes_per_second
+        due = await self._gate.read(scrubber.due, time.time_ns(), interval, fresh, request)
+        for segment in due:
+            while True:
+                began = trio.current_time()
+                step = await self._gate.read(scrubber.verify, segment, STEP_BYTES, time.time_ns())
+                if not await self._rest(began, step.bytes, rate):
+                    return
+                if not step.more:
+                    break
+            if not await self._look_for_suspects(rate):
+                return
+        walk = await self._gate.read(scrubber.walk_state)
+        asked = request is not None and not request.segments and walk.last_began_ns < request.asked_ns
+        old = interval and time.time_ns() - walk.done_ns >= interval and bool(due or walk.done_ns)
+        if (asked or old or walk.under_way) and not await self._walk(rate):
+            return
+        await self._gate.read(scrubber.repair, time.time_ns())
+        await self._gate.read(scrubber.suspects)  # the number that is known now
+        if request is not None:
+            await self._gate.read(scrubber.done_with, request)
+        if self._resting is not None:
+            self._resting.close()  # lets go of the file it read last
+
+    async def _look_for_suspects(self, rate: int) -> bool:
+        """Find out whom a suspect belongs to, soon, but not by walking the index all the time."""
+        if all(row.confirmed for _, row in await self._gate.read(self._scrubber.suspects)):
+            return True
+        walk = await self._gate.read(self._scrubber.walk_state)
+        if time.time_ns() - walk.done_ns < WALK_SHARE * walk.took_ns and not walk.under_way:
+            return True
+        return await self._walk(rate)
+
+    async def _walk(self, rate: int) -> bool:
+        while True:
+            began = trio.current_time()
+            step = await self._gate.read(self._scrubber.look, time.time_ns())
+            if not await self._rest(began, step.bytes, rate):
+                return False
+            if not step.more:
+                return True
+
+    async def _rest(self, began: float, count: int, rate: int) -> bool:
+        """Wait until ``count`` bytes since ``began`` are within ``rate``; False when no longer leading."""
+        until = began + (count / rate if rate else 0.0)
+        while True:
+            if trio.current_time() - self._renewed >= RENEW_S and not await self._lead():
+                return False
+            left = until - trio.current_time()
+            await trio.sleep(min(max(left, 0.0), RENEW_S))
+            if left <= RENEW_S:
+                return True
+
+    async def _lead(self) -> bool:
+        self._leading = await self._gate.read(
+            leases.hold, self._store, LEASE, self._owner, time.time_ns(), int(LEASE_S * _NS)
+        )
+        self._renewed = trio.current_time()
+        return self._leading
+
+    # ------------------------------------------------------------ for people
+
+    async def start(self, segments: tuple[bytes, ...] = (), *, full_speed: bool = False) -> None:
+        """Have these segments (all, when none is named) verified now, by whichever worker leads."""
+        await self._gate.read(self._scrubber.ask, RequestRow(time.time_ns(), segments, full_speed))
+        self._asked.set()
+
+    async def now(self) -> None:
+        """Do what is asked for and due in this process, at once: for a command without a server."""
+        if await self._lead():
+            await self.round()
+
+    async def status(self) -> dict[str, Any]:
+        """What is verified, when it was, and what was found: plain values, nothing of a patient."""
+        return await self._gate.read(self._status)
+
+    def _status(self) -> dict[str, Any]:
+        scrubber = self._scrubber
+        segments = scrubber.segments()
+        rows = scrubber.rows()
+        known = [rows.get(segment, ScrubRow()) for segment in segments]
+        done = [row.done_ns for row in known if row.done_ns]
+        walk = scrubber.walk_state()
+        request = scrubber.request()
+        suspects = scrubber.suspects()
+        return {
+            "segments": len(segments),
+            "verified": len(done),
+            "under_way": [segment.hex() for segment in segments if rows.get(segment, ScrubRow()).under_way],
+            "oldest": min(done) / _NS if done and len(done) == len(segments) else None,
+            "records": sum(row.records for row in known),
+            "bytes": sum(row.bytes for row in known),
+            "bytes_stored": scrubber.stored_bytes(),
+            "index_looked_at": walk.done_ns / _NS if walk.done_ns else None,
+            "index_rows": walk.rows,
+            "requested": request is not None,
+            "interval_seconds": self._limits.interval_s,
+            "bytes_per_second": self._limits.bytes_per_second,
+            "damaged": [listed(key, row) for key, row in suspects if row.confirmed],
+            "suspects": sum(not row.confirmed for _, row in suspects),
+        }
+
+
+def listed(key: bytes, row: SuspectRow) -> dict[str, Any]:
+    """One damaged record, without anything of a patient."""
+    return {
+        "segment": key[:16].hex(),
+        "record": key[16:].hex(),
+        "offset": row.offset,
+        "reason": row.reason,
+        "found": row.found_ns / _NS,
+        "ledger": row.ledger,
+        "objects": len(row.keys),
+    }
+
+
+class DirectoryCopies:
+    """Copies in a directory that may come and go: a disk that is mounted for backups."""
+
+    def __init__(self, path: Path, keyring: Keyring) -> None:
+        self.name = str(path)
+        self._path = path
+        self._keyring = keyring
+
+    def parts(self, segment: bytes, record_id: bytes, offset: int) -> tuple[int, list[Buffer]] | None:
+        """As ``CopySource``; None while the directory is not there."""
+        if not (self._path / "segments").is_dir():
+            return None
+        blobs = LocalBlobs(self._path, direct=False)
+        try:
+            return SegmentCopies(self.name, blobs, self._keyring).parts(segment, record_id, offset)
+        finally:
+            blobs.close()
