@@ -29,13 +29,15 @@ from typing import Any
 import lmdb
 
 from hounsfield.storage_backends.api import Batch, CommitResult, Snapshot, Table, TableKind
-from hounsfield.storage_backends.errors import PoisonedError, PreconditionError, StorageError, StoreFullError
+from hounsfield.storage_backends.errors import PreconditionError, StorageError, StoreFullError
 from hounsfield.storage_backends.file_systems import (
     make_private_directory,
     refuse_network_file_system,
     sync_directory,
 )
 from hounsfield.storage_backends.lmdb_snapshot import LmdbSnapshot
+from hounsfield.storage_backends.lmdb_upkeep import Visitors, rewrite_meta_pages
+from hounsfield.storage_backends.local_writer import translated
 from hounsfield.storage_backends.tables import check_batch, check_tables, sequence_key
 
 __all__ = ["LmdbLimits", "LmdbStore"]
@@ -87,7 +89,9 @@ class LmdbStore:
         self._strict = strict
         make_private_directory(self._path)
         refuse_network_file_system(self._path)
-        self._poison: str | None = None
+        self._visitors = Visitors()
+        self._writing = threading.Lock()  # LMDB has one writer anyway; held over what a failed flush leaves
+        self._unsure = False  # whether the last meta page may be in memory only, and never be written
         try:
             if not (self._path / _DATA_FILE).exists():
                 self._create()
@@ -144,17 +148,39 @@ class LmdbStore:
     @contextmanager
     def snapshot(self) -> Iterator[LmdbSnapshot]:
         try:
-            transaction = self._environment.begin()
-        except lmdb.Error as error:  # all reader slots taken, or stopped after a failed write
+            transaction = self._begin_reading()
+        except lmdb.Error as error:  # all reader slots taken
             raise StorageError(f"the index cannot be read: {error}; restart if this stays") from error
-        with transaction:
-            view = LmdbSnapshot(transaction, self._tables, self._handles)
-            began = time.monotonic()
-            try:
-                yield view
-            finally:
-                view.close()
-                self._note_held(time.monotonic() - began)
+        try:
+            with transaction:
+                view = LmdbSnapshot(transaction, self._tables, self._handles)
+                began = time.monotonic()
+                try:
+                    yield view
+                finally:
+                    view.close()
+                    self._note_held(time.monotonic() - began)
+        finally:
+            self._visitors.leave()
+
+    def _begin_reading(self) -> Any:
+        """A read transaction of a visitor, who must leave."""
+        self._visitors.enter()
+        try:
+            return self._environment.begin()
+        except lmdb.PanicError:
+            self._visitors.leave()
+        except BaseException:
+            self._visitors.leave()
+            raise
+        with self._writing:
+            self._begin_writing().abort()  # opens the environment again
+        self._visitors.enter()
+        try:
+            return self._environment.begin()
+        except BaseException:
+            self._visitors.leave()
+            raise
 
     def _note_held(self, seconds: float) -> None:
         counts = self._counts  # approximate under threads, as counters are
@@ -179,10 +205,14 @@ class LmdbStore:
         *,
         before_commit: Callable[[list[CommitResult | Exception]], None] | None = None,
     ) -> list[CommitResult | Exception]:
-        return self._commit(lambda _: batches, before_commit) if batches else []
+        if not batches:
+            return []
+        with self._writing:
+            return self._commit(lambda _: batches, before_commit)
 
     def commit_planned(self, plan: Callable[[Snapshot], Sequence[Batch]]) -> list[CommitResult | Exception]:
-        return self._commit(plan, None)
+        with self._writing:
+            return self._commit(plan, None)
 
     def _commit(
         self,
@@ -192,10 +222,8 @@ class LmdbStore:
         results: list[CommitResult | Exception] = []
         full: StoreFullError | None = None
         checked_space = False
-        if self._poison is not None:
-            raise PoisonedError(self._poison)
         try:
-            transaction = self._environment.begin(write=True)
+            transaction = self._begin_writing()
         except lmdb.Error as error:
             raise _translated(error) from error
         try:
@@ -227,21 +255,39 @@ class LmdbStore:
         return results
 
     def _flush(self, transaction: Any) -> None:
-        """Commit. After a failed flush nothing more: the kernel has given up pages, the last meta page
-        perhaps among them, and a later flush that succeeds says nothing of those. Committing on could
-        overwrite what the meta page that is on the disk still names."""
-        try:
-            transaction.commit()
-        except lmdb.Error as error:
-            self._flush_failed(error)
-            raise
+        self._unsure = True  # until the flush has succeeded
+        transaction.commit()
+        self._unsure = False
 
-    def _flush_failed(self, error: lmdb.Error) -> None:
-        if not isinstance(_translated(error), StoreFullError):
-            self._poison = (
-                f"the index in {self._path} takes nothing more, a flush of it failed ({error}): look after "
-                "the disk, restart, and run `hounsfield reindex` if the start fails"
-            )
+    def _begin_writing(self) -> Any:
+        """A write transaction on pages that are, or will be, on the disk. The caller holds the writers' lock.
+
+        After a failed flush nothing may be written before the last meta page is on the disk: the kernel may
+        have given it up, later flushes that succeed say nothing of it, and commits would soon overwrite what
+        the older one still names. After a failed write of a meta page LMDB stops until it is opened again.
+        """
+        try:
+            transaction = self._environment.begin(write=True)
+        except lmdb.PanicError:
+            self._open_again()
+            transaction = self._environment.begin(write=True)
+        if self._unsure:
+            try:
+                rewrite_meta_pages(self._path / _DATA_FILE, self._environment.stat()["psize"])
+            except OSError as error:
+                transaction.abort()
+                raise translated(error, "the index takes nothing until its disk does") from error
+            self._unsure = False
+        return transaction
+
+    def _open_again(self) -> None:
+        with self._visitors.alone() as alone:
+            if not alone:
+                raise StorageError("the index has to be opened again and is being read; try again")
+            self._environment.close()
+            self._environment = self._open(self._path)
+            self._handles = {name: self._open_table(table) for name, table in self._tables.items()}
+            self._unsure = True
 
     def _apply_alone(self, parent: Any, batch: Batch) -> CommitResult:
         self._check_preconditions(parent, batch)
@@ -318,7 +364,10 @@ class LmdbStore:
 
     def statistics(self) -> dict[str, int]:
         """Counters, readers, bytes of the file and entries of each table."""
-        environment = self._environment
+        with self._visitors.visit():
+            return self._statistics(self._environment)
+
+    def _statistics(self, environment: Any) -> dict[str, int]:
         info = environment.info()
         found = {
             **self._counts,
@@ -334,7 +383,8 @@ class LmdbStore:
 
     def check_readers(self) -> int:
         """Clear reader slots of processes that died; how many there were."""
-        cleared = int(self._environment.reader_check())
+        with self._visitors.visit():
+            cleared = int(self._environment.reader_check())
         with self._lock:
             self._counts["stale_readers_cleared"] += cleared
         return cleared
@@ -346,7 +396,8 @@ class LmdbStore:
         """
         make_private_directory(directory)
         try:
-            self._environment.copy(str(directory), compact=True)
+            with self._visitors.visit():
+                self._environment.copy(str(directory), compact=True)
             for path in directory.iterdir():
                 path.chmod(0o600)
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -359,11 +410,12 @@ class LmdbStore:
         sync_directory(directory)
 
     def sync(self) -> None:
-        try:
-            self._environment.sync(True)
-        except lmdb.Error as error:
-            self._flush_failed(error)
-            raise _translated(error) from error
+        with self._writing:
+            try:
+                self._environment.sync(True)
+            except lmdb.Error as error:
+                self._unsure = True
+                raise _translated(error) from error
 
     def close(self) -> None:
         """Also makes the last commit durable; an error of that is the disk's, and the next open says so."""
