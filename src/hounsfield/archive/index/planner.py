@@ -73,6 +73,9 @@ class Planner:
         search = _Search(self._catalog, self._hashes, query)
         patients: set[bytes] = set()
         seen: set[bytes] = set()  # a study whose date changes meanwhile may come by again
+        portion = ANSWERS_PER_SNAPSHOT
+        if query.limit is not None:
+            portion = min(portion, query.offset + query.limit + 1)
         while not search.exhausted:
             found: list[FoundRow] = []
             with self._store.snapshot() as snapshot:
@@ -89,7 +92,7 @@ class Planner:
                             found.append(FoundRow(study))
                         else:
                             found.extend(self._below(snapshot, query, position[DAY_BYTES:], study))
-                    if len(found) >= ANSWERS_PER_SNAPSHOT or time.monotonic() > until:
+                    if len(found) >= portion or time.monotonic() > until:
                         break
                 else:
                     search.next_part()
