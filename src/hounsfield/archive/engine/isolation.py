@@ -132,7 +132,7 @@ class Isolation:
             self._end()
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-m", _MODULE, *self._arguments()],
+                self._command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -148,9 +148,10 @@ class Isolation:
                 os.set_blocking(pipe.fileno(), False)
         return self._process
 
-    def _arguments(self) -> tuple[str, str]:
+    def _command(self) -> list[str]:
         # It ends by itself well after the moment from which it is not used any more.
-        return str(self.limits.memory_bytes_max), str(int(self.limits.idle_s_max * 2) + 1)
+        limits = [str(self.limits.memory_bytes_max), str(int(self.limits.idle_s_max * 2) + 1)]
+        return [sys.executable, "-I", "-m", _MODULE, *limits]
 
     def _end(self) -> None:
         process, self._process = self._process, None
