@@ -6,6 +6,7 @@
 #   make test     set up; peers; lint, types, import contracts; tests
 #   make check    the same without the tests
 #   make bench    measure ours and its peers in one run       make fuzz   feed the DICOM parser nonsense
+#   make large    send one object of 4 GB: memory, speed, and what one of its frames costs
 #   make setup    the virtual environment alone               make clean  remove what these made
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run demo test check peers bench fuzz setup clean help
+.PHONY: run demo test check peers bench large fuzz setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -70,6 +71,9 @@ test: setup peers
 
 bench: setup peers
 	$(BIN)/python -m benchmarks $(BENCH)
+
+large: setup
+	$(BIN)/python -m benchmarks.large_object $(LARGE)
 
 fuzz: setup
 	$(BIN)/python tests/wire/fuzz_wire.py $(FUZZ)

@@ -41,9 +41,11 @@ from hounsfield.archive.index.rows import (
     StreamRow,
     encode,
 )
+from hounsfield.archive.index.tables import SPARE
+from hounsfield.archive.index.use import forget_segment
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.registry import lookup
-from hounsfield.storage_backends.api import Buffer
+from hounsfield.storage_backends.api import Batch, Buffer
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
 from hounsfield.storage_backends.segment_stream import SegmentStream
 from hounsfield.storage_backends.segments import RecordIn
@@ -330,8 +332,9 @@ class LargeObject:
         except Exception:
             self._keep = self._is_indexed(stored)  # the index may have come further than its answer
             raise
-        if outcome is Outcome.DUPLICATE:
+        if outcome is Outcome.DUPLICATE:  # another sender of the same was first, just now
             self._stream.discard()
+            self._forget(stored)
             return result_of(row, outcome)
         try:
             end = {ref.segment: ref.offset + ref.length}
@@ -340,6 +343,19 @@ class LargeObject:
             log.info("a finished segment was not marked as such", error_type=type(error).__name__)
         self._stream.close()
         return result_of(row, outcome)
+
+    def _forget(self, stored: Stored) -> None:
+        """Take out of the index that there was a further record of an object."""
+        indexer, place = self._owner.indexer, stored.location
+        batch = Batch(uses_reserve=True)
+        forget_segment(batch, place.segment)
+        with indexer.store.snapshot() as snapshot:
+            for one in indexer.held(snapshot, stored.row):
+                batch.delete(SPARE, one.location.record_id + place.record_id + place.segment)
+        try:
+            indexer.store.commit(batch)
+        except StorageError as error:  # it says of nothing that it is dead
+            log.info("a removed segment was not forgotten", error_type=type(error).__name__)
 
     def _is(self, held: InstanceRow) -> bool:
         """Whether ``held`` has the bytes that were received. A damaged one has not: both are kept."""
