@@ -42,9 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wanted and not wanted <= names:
         console.print(f"unknown server {sorted(wanted - names)}: one of {', '.join(sorted(names))}")
         return 2
+    for setting in options.set:
+        Hounsfield.arguments = (*Hounsfield.arguments, "--set", setting)
     run: dict[str, Any] = {
         "machine": machine.describe(options.scratch or Path(tempfile.gettempdir())),
-        "settings": {"rounds": options.rounds, "seconds": options.seconds, "pairs": options.pairs},
+        "settings": {"rounds": options.rounds, "seconds": options.seconds, "pairs": options.pairs}
+        | ({"set": options.set} if options.set else {}),
         "servers": {},
         "cells": [],
     }
@@ -159,6 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, default=results.DIRECTORY / "latest.json", metavar="OUT")
     parser.add_argument("--plot", type=Path, metavar="OUT", help="PNG or SVG")
     parser.add_argument("--scratch", type=Path, help="where servers keep data (default: temporary folder)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of ours: --set ingest.compression=zstd",
+    )
     parser.add_argument("--no-install", action="store_true", help="leave out peers that are not there")
     return parser
 
