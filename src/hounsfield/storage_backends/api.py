@@ -8,7 +8,7 @@ separate protocols that a caller asks for with ``isinstance``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -234,6 +234,9 @@ class Snapshot(Protocol):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Keys (of PLAIN and LOG tables) that begin with ``prefix``, in order (or reversed),
         strictly after ``after`` in the direction of the scan."""
+
+    def scan_each(self, table: Table, prefixes: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Keys that begin with the first prefix, in order, then with the next, and so on."""
 
     def postings(
         self,

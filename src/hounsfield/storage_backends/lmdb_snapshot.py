@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from typing import Any
 
@@ -65,6 +65,22 @@ class LmdbSnapshot:
                 if self._transaction is None:
                     self._closed()
                 found = step()
+
+    def scan_each(self, table: Table, prefixes: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        check_kind(self._tables, table, TableKind.PLAIN, TableKind.LOG)
+        transaction = self._transaction or self._closed()
+        with transaction.cursor(db=self._handles[table.name]) as cursor:
+            set_range, item, following = cursor.set_range, cursor.item, cursor.next
+            for prefix in prefixes:
+                found = set_range(prefix) if prefix else cursor.first()
+                while found:
+                    entry = item()
+                    if not entry[0].startswith(prefix):
+                        break
+                    yield entry
+                    if self._transaction is None:
+                        self._closed()
+                    found = following()
 
     def postings(
         self,

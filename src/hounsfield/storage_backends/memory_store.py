@@ -6,7 +6,7 @@ A snapshot is a copy, a commit works on a copy and puts it in place when all of 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from hounsfield.storage_backends.api import Batch, CommitResult, Snapshot, Table, TableKind
@@ -180,6 +180,10 @@ class MemorySnapshot:
             self._open()
             given += 1
             yield key, content[key]
+
+    def scan_each(self, table: Table, prefixes: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        for prefix in prefixes:
+            yield from self.scan(table, prefix=prefix)
 
     def postings(
         self,

@@ -82,9 +82,7 @@ def _single(vr: str, key: str, fuzzy: bool) -> Predicate:
 
 
 def _text(key: str) -> Predicate:
-    if "*" in key or "?" in key:
-        return lambda text: wildcard_matches(key, text)
-    return lambda text: text == key
+    return wildcard(key) if "*" in key or "?" in key else key.__eq__
 
 
 def _number(key: str) -> Predicate:
@@ -106,6 +104,30 @@ def _as_number(text: str) -> float | int | None:
             return float(text)
         except ValueError:
             return None
+
+
+@lru_cache(maxsize=512)
+def wildcard(pattern: str) -> Predicate:
+    """The test :func:`wildcard_matches` for one pattern, which is taken apart only once."""
+    if "?" in pattern or "*" not in pattern:
+        return lambda text: wildcard_matches(pattern, text)
+    first, *middle, last = pattern.split("*")
+    pieces = [piece for piece in middle if piece]
+    length_min = len(first) + len(last)
+
+    def test(text: str) -> bool:
+        end = len(text) - len(last)
+        if len(text) < length_min or not text.startswith(first) or not text.endswith(last):
+            return False
+        at = len(first)
+        for piece in pieces:
+            at = text.find(piece, at, end)
+            if at < 0:
+                return False
+            at += len(piece)
+        return True
+
+    return test
 
 
 def wildcard_matches(pattern: str, text: str) -> bool:
@@ -137,6 +159,7 @@ _LETTERS: Final = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"}
 )
 _WORDS: Final = re.compile(r"[\s^,=]+")
+_SPACE: Final = re.compile(r"\s")
 
 
 @lru_cache(maxsize=4096)
@@ -163,9 +186,12 @@ def name_groups(text: str) -> list[str]:
 
 def all_name_groups(text: str) -> list[str]:
     """As :func:`name_groups`, with what stands behind the third group although nothing may."""
+    folded = fold_name(text)
+    if "=" not in folded and not _SPACE.search(folded):
+        return [folded.rstrip("^")]
     return [
         "^".join([component.strip() for component in group.split("^")]).rstrip("^")
-        for group in fold_name(text).split("=")
+        for group in folded.split("=")
     ]
 
 
@@ -191,9 +217,8 @@ def _group_matches(wanted: str, group: str) -> bool:
         return wanted == group
     # "DOE^*" asks for any given name, none included: give the name the carets that the key has.
     missing = wanted.count("^") - group.count("^")
-    return wildcard_matches(wanted, group) or (
-        missing > 0 and wildcard_matches(wanted, group + "^" * missing)
-    )
+    alike = wildcard(wanted)
+    return alike(group) or (missing > 0 and alike(group + "^" * missing))
 
 
 def name_words(text: str) -> list[str]:

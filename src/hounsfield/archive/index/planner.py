@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from hounsfield.archive.dicom.levels import MODALITIES_IN_STUDY, Level
+from hounsfield.archive.dicom.levels import COMPUTED_STUDY, MODALITIES_IN_STUDY, Level
 from hounsfield.archive.dicom.query import Query, matches
 from hounsfield.archive.index import merging, postings, tokens, wanted
 from hounsfield.archive.index.catalog import Catalog
@@ -73,6 +73,7 @@ class Planner:
         search = _Search(self._catalog, self._hashes, query)
         patients: set[bytes] = set()
         seen: set[bytes] = set()  # a study whose date changes meanwhile may come by again
+        computed = not COMPUTED_STUDY.keys().isdisjoint(query.matches)
         portion = ANSWERS_PER_SNAPSHOT
         if query.limit is not None:
             portion = min(portion, query.offset + query.limit + 1)
@@ -81,9 +82,10 @@ class Planner:
             with self._store.snapshot() as snapshot:
                 until = time.monotonic() + SNAPSHOT_S
                 for position, row in search.candidates(snapshot):
-                    study = study_attributes(row)
+                    study = study_attributes(row) if computed else row.attributes
                     if matches(query, study) and position[DAY_BYTES:] not in seen:
                         seen.add(position[DAY_BYTES:])
+                        study = study if computed else study_attributes(row)
                         if query.level is Level.PATIENT:
                             if row.patient_key not in patients:
                                 patients.add(row.patient_key)
@@ -240,15 +242,21 @@ class _Search:
     ) -> Iterator[Candidate]:
         low = 0 if self._after is None else postings.value_of(self._after)
         high = postings.VALUE_MAX if before is None else postings.value_of(before)
-        for values in postings.intersect(snapshot, terms, low, high):
+        day = b""
+
+        def beginnings(values: Iterable[int]) -> Iterator[bytes]:
+            nonlocal day
             for value in values:
                 held = value.to_bytes(postings.VALUE_BYTES, "big")
-                for study_id, sealed in snapshot.scan(STUDY, prefix=held[DAY_BYTES:]):
-                    position = held[:DAY_BYTES] + study_id
-                    if study_id in fresh or not self._is_ahead(position, before):
-                        continue
+                day = held[:DAY_BYTES]
+                yield held[DAY_BYTES:]
+
+        for values in postings.intersect(snapshot, terms, low, high):
+            for study_id, sealed in snapshot.scan_each(STUDY, beginnings(values)):
+                position = day + study_id
+                if study_id not in fresh and self._is_ahead(position, before):
                     row = self._catalog.open_row(STUDY, study_id, sealed, StudyRow)
-                    if tokens.inverted_day(row.attributes) == held[:DAY_BYTES]:
+                    if tokens.inverted_day(row.attributes) == day:
                         yield position, row
 
     def _opened(self, snapshot: Snapshot, positions: Iterable[bytes]) -> Iterator[Candidate]:

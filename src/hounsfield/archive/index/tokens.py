@@ -78,6 +78,7 @@ HASHED_FIELDS = (
 
 #: Lengths of the prefixes of a birth date that are tokens: century, year, month, day.
 DATE_PREFIXES = (2, 4, 6, 8)
+DAYS_REMEMBERED = 16_384  # of forty years
 GRAMS_REMEMBERED = 16_384  # a few megabytes: the grams of a language's names are some thousands
 _MERGED_TAGS = sorted(({*MERGED_FIELDS} | {*GRAM_FIELDS}) - {MODALITIES_IN_STUDY})
 
@@ -94,7 +95,12 @@ Posting = tuple[bytes, bytes]
 
 def inverted_day(attributes: Attributes) -> bytes:
     """Four bytes that sort the newest study first; studies without one valid date sort last."""
-    period = date_period(attributes.get(STUDY_DATE, "").strip())
+    return _inverted(attributes.get(STUDY_DATE, ""))
+
+
+@lru_cache(maxsize=DAYS_REMEMBERED)
+def _inverted(text: str) -> bytes:
+    period = date_period(text.strip())
     return NO_DAY if period is None else day_bytes(period[0])
 
 

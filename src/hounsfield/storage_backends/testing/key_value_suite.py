@@ -247,6 +247,26 @@ def what_is_raised_before_the_commit_aborts_it(open_store: OpenStore) -> None:
     store.close()
 
 
+def several_beginnings_are_scanned_one_after_the_other(open_store: OpenStore) -> None:
+    store = open_store()
+    choose = random.Random(2)  # noqa: S311
+    batch = Batch()
+    for _ in range(200):
+        batch.put(PLAIN, choose.randbytes(2).translate(bytes(range(4)) * 64) + choose.randbytes(2), b"value")
+    store.commit(batch)
+    with store.snapshot() as view:
+        for _ in range(100):
+            prefixes = [
+                choose.randbytes(choose.randint(1, 3)).translate(bytes(range(4)) * 64)
+                for _ in range(choose.randrange(5))
+            ]
+            expected = [entry for prefix in prefixes for entry in view.scan(PLAIN, prefix=prefix)]
+            assert list(view.scan_each(PLAIN, iter(prefixes))) == expected
+        assert list(view.scan_each(PLAIN, [b""])) == list(view.scan(PLAIN))
+        assert list(view.scan_each(PLAIN, [b"none", b"\xff\xff"])) == []
+    store.close()
+
+
 def logs_are_dense_from_one(open_store: OpenStore) -> None:
     store = open_store()
     with store.snapshot() as view:
@@ -314,12 +334,19 @@ def intersections_are_those_of_sets(open_store: OpenStore) -> None:
         for _ in range(400):
             keys = [choose.choice(names) for _ in range(choose.randint(1, 4))]
             after = choose.choice([None, None, choose.randrange(400)])
+            before = choose.choice([None, None, choose.randrange(400)])
             limit = choose.choice([None, 0, 1, 7])
             common = sorted(set.intersection(*(sets.get(key, set()) for key in keys)))
-            expected = [value for value in common if after is None or value > after][:limit]
-            packed = None if after is None else after.to_bytes(4, "big")
-            found = view.intersect(POSTINGS, keys, after=packed, limit=limit)
-            assert [int.from_bytes(value, "big") for value in found] == expected, (keys, after, limit)
+            expected = [
+                value
+                for value in common
+                if (after is None or value > after) and (before is None or value < before)
+            ][:limit]
+            low, high = (None if bound is None else bound.to_bytes(4, "big") for bound in (after, before))
+            found = view.intersect(POSTINGS, keys, after=low, before=high, limit=limit)
+            assert [int.from_bytes(value, "big") for value in found] == expected, (keys, low, high, limit)
+            if len(keys) == 1:
+                assert view.postings(POSTINGS, keys[0], after=low, before=high, limit=limit) == found
     store.close()
 
 
@@ -436,6 +463,7 @@ KEY_VALUE_CHECKS: tuple[Callable[[OpenStore], None], ...] = (
     batches_of_one_commit_see_each_other_and_fail_alone,
     what_is_planned_in_the_commit_sees_the_newest_state,
     what_is_raised_before_the_commit_aborts_it,
+    several_beginnings_are_scanned_one_after_the_other,
     logs_are_dense_from_one,
     postings_are_sorted_sets,
     intersections_are_those_of_sets,
