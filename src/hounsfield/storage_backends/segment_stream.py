@@ -38,12 +38,14 @@ def piece_lengths(data_bytes: int, piece_bytes: int) -> Iterator[tuple[int, int]
 class SegmentStream:
     """Writes one segment of its own. Blocking, one thread at a time; after a failure only ``discard``."""
 
-    def __init__(self, log: SegmentLog, *, kind: int, piece_bytes: int) -> None:
-        """Nothing exists before the first piece. ``kind`` is that of the pieces' records."""
+    def __init__(self, log: SegmentLog, *, kind: int, piece_bytes: int, uses_reserve: bool = False) -> None:
+        """Nothing exists before the first piece. ``kind`` is that of the pieces' records; ``uses_reserve`` as
+        of ``SegmentLog.append``."""
         self._log = log
         self._own = log.alone(arena_bytes=layout.sealed_length(piece_bytes) + _SLACK_BYTES)
         self._kind = kind
         self._piece_bytes = piece_bytes
+        self._uses_reserve = uses_reserve
         self._table: list[RecordRef] = []
         self._ended = False
         self.data_bytes = 0
@@ -80,7 +82,7 @@ class SegmentStream:
         if self._ended:
             raise PoisonedError("this segment takes nothing more")
         try:
-            (ref,) = self._own.append([record])
+            (ref,) = self._own.append([record], uses_reserve=self._uses_reserve)
         except BaseException:
             self._ended = True
             raise

@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import (
@@ -72,6 +73,14 @@ class SegmentLimits:
 
     nonblocking_bytes: int = 4 << 20
     """The largest part that ``try_open_part`` opens on the caller's thread: about half a millisecond."""
+
+
+@runtime_checkable
+class KnowsLengths(Protocol):
+    """Parts that are made one by one when they are sealed, and whose lengths are known before."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +211,10 @@ class SegmentLog:
         return refs
 
     def _checked_lengths(self, record: RecordIn) -> tuple[int, ...]:
-        lengths = tuple(
-            len(part) if type(part) is bytes else memoryview(part).nbytes for part in record.parts
+        lengths: tuple[int, ...] = (
+            record.parts.lengths
+            if isinstance(record.parts, KnowsLengths)
+            else tuple(len(part) if type(part) is bytes else memoryview(part).nbytes for part in record.parts)
         )
         limits = self._limits
         if not 1 <= len(lengths) <= limits.parts:

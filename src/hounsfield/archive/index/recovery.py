@@ -100,6 +100,22 @@ def catch_up(
     return report
 
 
+def catch_up_segment(indexer: Indexer, segment: bytes) -> RecoveryReport:
+    """Index what one segment, to which nobody writes, holds and the index has not; then it is closed.
+
+    Raises as reading it does.
+    """
+    report = RecoveryReport(segments=1)
+    with indexer.store.snapshot() as snapshot:
+        held = snapshot.get(SEGMENT, segment)
+    row = None if held is None else decode(SegmentRow, held)
+    if row is None or not row.closed:
+        indexer.log.make_durable(segment)
+        end = _index_segment(indexer, segment, row.indexed_to if row else None, report, verify=True)
+        indexer.store.commit(progress_batch({segment: end}, closed=True))
+    return report
+
+
 def reindex(indexer: Indexer, journal: Journal, progress: Callable[[int, int], None]) -> RecoveryReport:
     """Fill an empty index from every segment, then every fact. ``progress(done, segments)``."""
     report = RecoveryReport()

@@ -251,13 +251,18 @@ class SpareRow(msgspec.Struct, array_like=True, frozen=True):
 
 
 class UseRow(msgspec.Struct, array_like=True, frozen=True):
-    """What of a segment nothing needs any more, and since when. ``damaged``: live records do not open."""
+    """What of a segment nothing needs any more, and since when.
+
+    ``damaged``: records and stretches for which compaction left it in its place. ``emptied``: no row needs
+    anything of it; it is to be removed, with its key.
+    """
 
     dead_bytes: int = 0
     dead_records: int = 0
     since_ns: int = 0
     changed_ns: int = 0
     damaged: int = 0
+    emptied: bool = False
 
 
 class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -305,7 +310,7 @@ Row = TypeVar("Row", bound=msgspec.Struct)
 _encoder = msgspec.msgpack.Encoder()
 _ROWS: tuple[type[msgspec.Struct], ...] = (
     ObjectRow, InstanceRow, SeriesRow, StudyRow, PatientRow, QuarantineRow, SegmentRow, SpareRow, UseRow,
-    Event,
+    CorrectionsRow, Event,
 )  # fmt: skip
 _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {kind: msgspec.msgpack.Decoder(kind) for kind in _ROWS}
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from msgspec import structs
+
 from hounsfield.archive.index.rows import Location, UseRow, decode, encode
-from hounsfield.archive.index.tables import SEGMENT, USE
+from hounsfield.archive.index.tables import SCRUB, SEGMENT, USE
 from hounsfield.storage_backends.api import Batch, Snapshot
 from hounsfield.storage_backends.segment_format import framing_length, record_length, sealed_length
 from hounsfield.storage_backends.segment_stream import piece_lengths
@@ -39,12 +41,12 @@ class DeadRecords:
             held = snapshot.get(USE, segment)
             old = UseRow() if held is None else decode(UseRow, held)
             batch.require(USE, segment, held)
-            new = UseRow(
+            new = structs.replace(
+                old,
                 dead_bytes=old.dead_bytes + total,
                 dead_records=old.dead_records + count,
                 since_ns=old.since_ns or now_ns,
                 changed_ns=now_ns,
-                damaged=old.damaged,
             )
             batch.put(USE, segment, encode(new))
 
@@ -59,6 +61,7 @@ def forget_segment(batch: Batch, segment: bytes) -> None:
     """Have ``batch`` forget a segment that is gone."""
     batch.delete(USE, segment)
     batch.delete(SEGMENT, segment)
+    batch.delete(SCRUB, segment)
 
 
 def stored_bytes(location: Location) -> int | None:
