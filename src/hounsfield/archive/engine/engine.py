@@ -12,6 +12,7 @@ import trio
 
 from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.gate import Gate
+from hounsfield.archive.engine.gram_merging import GramMerging
 from hounsfield.archive.engine.group_commit import GroupCommit
 from hounsfield.archive.engine.ingest import Ingest, IngestLimits, IngestSession
 from hounsfield.archive.engine.prepared import PreparedMetadata
@@ -29,6 +30,7 @@ from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
 from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.merging import Merger
 from hounsfield.archive.index.planner import Planner
 from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
@@ -87,6 +89,7 @@ class Stores:
         self.catalog = Catalog(self.sealer, self.hashes)
         self.journal = Journal(store, self.sealer, self.hashes, self.ledger)
         self.planner = Planner(store, self.catalog, self.hashes)
+        self.merger = Merger(store, self.sealer, self.hashes)
         self.indexer = Indexer(
             log=self.log,
             store=store,
@@ -160,6 +163,7 @@ class Engine:
             quiet_s=options.metadata.quiet_s,
             act=self.metadata.prepare,
         )
+        self._gram_merging = GramMerging(stores.store, stores.merger, self._gate, owner=owner)
         self._stable = StableStudies(
             stores.store,
             stores.journal,
@@ -224,6 +228,7 @@ class Engine:
             await nursery.start(self.metadata.run)
             nursery.start_soon(self._quiet.run)
             nursery.start_soon(self._stable.run)
+            nursery.start_soon(self._gram_merging.run)
             nursery.start_soon(self._gram_merging.run)
             nursery.start_soon(self.scrub.run)
             await nursery.start(self._ingest.large.run)
