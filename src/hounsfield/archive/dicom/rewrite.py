@@ -328,6 +328,15 @@ class _Rewriter:
         return b"".join(pieces), b"".join([*kept, self._trailer[copied:]])
 
 
+def whole_elements(data: bytes, syntax: TransferSyntax) -> bytes:
+    """The beginning of a data set without the element that may be cut off at its end."""
+    implicit = looks_implicit(data, 0, len(data), syntax.implicit_vr)
+    start = end = 0
+    for _, _, at, length, undefined in elements(data, 0, len(data), implicit, syntax.little_endian):
+        start, end = end, at + length + (8 if undefined else 0)
+    return data[:start] if end >= len(data) else data[:end]
+
+
 def element(tag: int, vr: str, raw: bytes, *, implicit: bool, little: bool) -> bytes:
     """One encoded data element of defined length (PS3.5 7.1), its value padded to an even length."""
     if len(raw) % 2:

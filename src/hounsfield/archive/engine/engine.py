@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from hounsfield.archive.engine.compressing import Compressing
+from hounsfield.archive.engine.corrections import Correcting
+from hounsfield.archive.engine.deletion import Deleting
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.gram_merging import GramMerging
 from hounsfield.archive.engine.group_commit import GroupCommit
 from hounsfield.archive.engine.ingest import Ingest, IngestLimits, IngestSession
+from hounsfield.archive.engine.isolation import Isolation, IsolationLimits
 from hounsfield.archive.engine.prepared import PreparedMetadata
 from hounsfield.archive.engine.prepared_build import Blocking
 from hounsfield.archive.engine.prepared_store import PreparedLimits, PreparedStore, open_cache
 from hounsfield.archive.engine.quiet import QuietStudies
-from hounsfield.archive.engine.isolation import Isolation, IsolationLimits
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.same_content import Comparing
@@ -28,6 +31,8 @@ from hounsfield.archive.engine.search import Search
 from hounsfield.archive.engine.stable import StableStudies
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
 from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
+from hounsfield.archive.index.correcting import Corrections
+from hounsfield.archive.index.deletion import Deletions
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.merging import Merger
@@ -98,6 +103,17 @@ class Stores:
             journal=self.journal,
             newest_current=options.duplicates == "newest-current",
         )
+        self.deletions = Deletions(
+            self.indexer, self.journal, newest_current=options.duplicates == "newest-current"
+        )
+        self.corrections = Corrections(
+            store=store,
+            sealer=self.sealer,
+            catalog=self.catalog,
+            journal=self.journal,
+            indexer=self.indexer,
+            newest_current=options.duplicates == "newest-current",
+        )
 
     @classmethod
     def open(cls, directory: Path, keyring: Keyring, options: EngineOptions) -> Stores:
@@ -109,11 +125,15 @@ class Stores:
 
     def catch_up(self, *, at_start: bool) -> RecoveryReport:
         """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
-        return catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
+        report = catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
+        self.corrections.resume()
+        return report
 
     def reindex(self, progress: Callable[[int, int], None]) -> RecoveryReport:
         """Fill the (empty) index from segments and ledger."""
-        return reindex(self.indexer, self.journal, progress)
+        report = reindex(self.indexer, self.journal, progress)
+        self.corrections.resume()
+        return report
 
     def close(self) -> None:
         self.log.close()
@@ -183,6 +203,7 @@ class Engine:
             on_commit=on_commit,
         )
         self.delete = self.deleting.delete
+        self.correcting = Correcting(stores, self._gate, on_commit)
         self.search = self._search.search
         self.frame_nowait = self._retrieve.frame_nowait
         self.frame = self._retrieve.frame
@@ -192,6 +213,7 @@ class Engine:
         self.dataset = self._retrieve.dataset
         self.dataset_bytes = self._retrieve.dataset_bytes
         self.dataset_bytes_blocking = self._retrieve.dataset_bytes_blocking
+        self.is_corrected = self._retrieve.is_corrected
         self.bulk = self._retrieve.bulk
         self.read = self._gate.read
         self.heavy = self._gate.heavy
@@ -228,7 +250,6 @@ class Engine:
             await nursery.start(self.metadata.run)
             nursery.start_soon(self._quiet.run)
             nursery.start_soon(self._stable.run)
-            nursery.start_soon(self._gram_merging.run)
             nursery.start_soon(self._gram_merging.run)
             nursery.start_soon(self.scrub.run)
             await nursery.start(self._ingest.large.run)

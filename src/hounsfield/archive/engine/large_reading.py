@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hounsfield.archive.dicom.cuts import Layout, fragments_of, frame_bytes
+from hounsfield.archive.dicom.rewrite import RewriteError, whole_elements
 from hounsfield.archive.engine.errors import NotSeparableError
 from hounsfield.archive.index.contents import FRAMES_PART, HEADER_PART, open_pieces
 from hounsfield.archive.index.rows import InstanceRow, Location, StreamRow
@@ -26,6 +27,8 @@ TABLES_BYTES_MAX = 16 << 20
 VALUE_BYTES_MAX = 512 << 20
 #: What is read of what follows the pixels, for metadata; more was not looked at when it came in either.
 TRAILER_BYTES_MAX = 4 << 20
+#: What is read of what precedes the pixels when the header is written anew: far more than headers have.
+HEAD_BYTES_MAX = 64 << 20
 #: What is read of a deflated object to inflate its header.
 DEFLATED_BYTES_MAX = 64 << 20
 
@@ -61,6 +64,27 @@ class LargeReading:
         head = self._log.open_part(location.ref().part(HEADER_PART))
         length = min(location.trailer_bytes, TRAILER_BYTES_MAX)
         return head, self._pieces(location).read(stream.trailer_at, length) if length else b""
+
+    def ends(self, row: InstanceRow) -> tuple[Buffer, Buffer]:
+        """The data set before and behind its pixels, byte for byte.
+
+        Of what is before them whole elements, at most :data:`HEAD_BYTES_MAX`.
+        RewriteError when it is deflated and too long to be inflated.
+        Nothing of what is behind the pixels when that is longer than :data:`TRAILER_BYTES_MAX`.
+        """
+        location, stream, syntax = row.location, _stream(row.location), lookup(row.transfer_syntax_uid)
+        pieces = self._pieces(location)
+        if syntax.deflated:
+            if stream.data_bytes > DEFLATED_BYTES_MAX:
+                raise RewriteError("this deflated data set is too large to be corrected on its way out")
+            return pieces.read(0, stream.data_bytes), b""
+        before = stream.pixels_at if stream.frames else stream.data_bytes
+        head: Buffer = pieces.read(0, min(before, HEAD_BYTES_MAX))
+        if not stream.frames or before > HEAD_BYTES_MAX:
+            head = whole_elements(bytes(head), syntax)
+        behind = location.trailer_bytes
+        trailer = pieces.read(stream.trailer_at, behind) if 0 < behind <= TRAILER_BYTES_MAX else b""
+        return head, trailer
 
     def frame(self, row: InstanceRow, number: int) -> Buffer:
         """Frame ``number`` (from 1, and there is one such), as it lies there, with item headers."""

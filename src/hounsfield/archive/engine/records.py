@@ -16,7 +16,8 @@ from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSep
 from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.types import Frame, Header
 from hounsfield.archive.index.indexing import Indexer, as_received
-from hounsfield.archive.index.rows import Attributes, InstanceRow
+from hounsfield.archive.index.remaining import row_part
+from hounsfield.archive.index.rows import Attributes, InstanceRow, ObjectRow, decode
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.frames import FrameShape
@@ -111,6 +112,26 @@ class Records:
                 else b""
             )
         return Header(head, trailer, row.transfer_syntax_uid)
+
+    def ends(self, row: InstanceRow) -> tuple[Header, int, int]:
+        """All bytes before the pixels and behind them as received; where the former end, the latter begin.
+
+        Of a large object without pixels, or with very much before them, only the elements at its beginning.
+        """
+        stream = row.location.stream
+        if stream is None:
+            header = self.header(row)
+            return header, len(header.head), self.data_set_bytes(row) - len(header.trailer)
+        with _damage_named():
+            head, trailer = self._large.ends(row)
+        at = stream.trailer_at if len(trailer) else stream.data_bytes
+        return Header(head, trailer, row.transfer_syntax_uid), len(head), at
+
+    def source_ae(self, row: InstanceRow) -> str:
+        """The AE that sent the object, "" when none did."""
+        with _damage_named():
+            carried = decode(ObjectRow, self._log.open_part(row_part(row.location)))
+        return carried.source.calling_ae
 
     def data_set_bytes(self, row: InstanceRow) -> int:
         """The data set's length in bytes, without reading it when the index knows."""

@@ -8,11 +8,14 @@ when the disk must be waited for does the request take a thread. How an object's
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
-from hounsfield.archive.engine.errors import NotFoundError
+from hounsfield.archive.dicom.rewrite import RewriteError
+from hounsfield.archive.engine.delivery import Overlays, Rewritten, spliced
+from hounsfield.archive.engine.errors import DamagedError, NotFoundError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.records import Records, number_of
-from hounsfield.archive.engine.types import Frame, Header, Instance
+from hounsfield.archive.engine.types import Frame, Header, Instance, Overlay, Unlooked
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.rows import InstanceRow
@@ -27,6 +30,7 @@ class Retrieve:
         self._store: KeyValueStore = indexer.store
         self._records = records
         self._gate = gate
+        self._rewritten = Rewritten()
 
     # ------------------------------------------------------------ frames
 
@@ -56,20 +60,27 @@ class Retrieve:
         ``NotFoundError`` when there is none.
         """
         if series_uid is not None and sop_uid is not None:
-            return [Instance(study_uid, series_uid, self._instance_row(study_uid, series_uid, sop_uid))]
+            with self._store.snapshot() as snapshot:
+                row = self._catalog.instance(snapshot, study_uid, series_uid, sop_uid)
+                if row is None:
+                    raise NotFoundError("no such instance in this archive")
+                overlays = Overlays.of(self._catalog, snapshot, study_uid)
+                return [Instance(study_uid, series_uid, row, overlays.overlay(series_uid, row))]
         return await self._gate.read(self.instances_blocking, study_uid, series_uid)
 
     def instances_blocking(self, study_uid: str, series_uid: str | None = None) -> list[Instance]:
         """As :meth:`instances`, on a thread of the caller's."""
         found: list[tuple[int, int, Instance]] = []
         with self._store.snapshot() as snapshot:
+            overlays = Overlays.of(self._catalog, snapshot, study_uid)
             for key, series in self._catalog.series_of(snapshot, self._catalog.study_id(study_uid)):
                 if series_uid is not None and series.uid != series_uid:
                     continue
                 series_number = number_of(series.attributes.get(0x00200011, ""))
                 for row in self._catalog.instances_of(snapshot, key):
                     number = number_of(row.attributes.get(0x00200013, ""))
-                    found.append((series_number, number, Instance(study_uid, series.uid, row)))
+                    one = Instance(study_uid, series.uid, row, overlays.overlay(series.uid, row))
+                    found.append((series_number, number, one))
         if not found:
             raise NotFoundError("no such study or series in this archive")
         found.sort(key=lambda entry: (entry[0], entry[2].series_uid, entry[1], entry[2].row.sop_uid))
@@ -82,17 +93,49 @@ class Retrieve:
             raise NotFoundError("no such instance in this archive")
         return row
 
-    async def header(self, instance: Instance) -> Header:
-        """The data set without its pixel data's value."""
+    def _overlay(self, instance: Instance) -> Overlay | None:
+        if not isinstance(instance.overlay, Unlooked):
+            return instance.overlay
+        with self._store.snapshot() as snapshot:
+            overlays = Overlays.of(self._catalog, snapshot, instance.study_uid)
+            return overlays.overlay(instance.series_uid, instance.row)
+
+    def is_corrected(self, instance: Instance) -> bool:
+        """Whether the header is delivered otherwise than it was received: its length takes a read then."""
+        return self._overlay(instance) is not None
+
+    async def header(self, instance: Instance, *, as_received: bool = False) -> Header:
+        """The data set without its pixel data's value, as it is delivered: with its corrections."""
+        if as_received:
+            return await self._gate.read(self._records.header, instance.row)
         return await self._gate.read(self.header_blocking, instance)
 
     def header_blocking(self, instance: Instance) -> Header:
         """As :meth:`header`, on a thread of the caller's."""
-        return self._records.header(instance.row)
+        header = self._records.header(instance.row)
+        overlay = self._overlay(instance)
+        if overlay is None:
+            return header
+        if instance.row.location.stream is None:
+            return self._corrected(instance, overlay, header)
+        with _refused():  # of a large object this is not all there is, and must not be taken for it
+            return Rewritten().header(instance.row, overlay, header, self._records.source_ae(instance.row))
 
-    async def dataset(self, instance: Instance) -> AsyncIterator[Buffer]:
-        """The data set's bytes as received, in pieces of a few megabytes (or of one large frame)."""
-        pieces = self._records.pieces(instance.row)
+    def _corrected(self, instance: Instance, overlay: Overlay, header: Header | None = None) -> Header:
+        """All bytes before and behind the pixels, with the corrections."""
+        known = self._rewritten.known(instance.row, overlay)
+        if known is not None:
+            return known
+        with _refused():
+            header = header or self._records.ends(instance.row)[0]
+            source = self._records.source_ae(instance.row)
+            return self._rewritten.header(instance.row, overlay, header, source)
+
+    async def dataset(self, instance: Instance, *, as_received: bool = False) -> AsyncIterator[Buffer]:
+        """The data set's bytes as it is delivered, in pieces of a few megabytes (or of one large frame)."""
+        pieces = await self._gate.read(self._pieces, instance) if self.is_corrected(instance) else None
+        if pieces is None or as_received:
+            pieces = self._records.pieces(instance.row)
         while True:
             piece = await self._gate.read(_next, pieces)
             if piece is None:
@@ -100,15 +143,36 @@ class Retrieve:
             for buffer in piece:
                 yield buffer
 
-    async def dataset_bytes(self, instance: Instance) -> int:
-        """The data set's length in bytes, without reading it when the index knows."""
-        if instance.row.location.has_table:
-            return self.dataset_bytes_blocking(instance)
+    def _pieces(self, instance: Instance) -> Iterator[list[Buffer]]:
+        overlay = self._overlay(instance)
+        pieces = self._records.pieces(instance.row)
+        if overlay is None:
+            return pieces
+        made = self._corrected(instance, overlay)
+        _, head_bytes, trailer_at = self._ends(instance)
+        return iter(spliced(pieces, made.head, head_bytes, made.trailer, trailer_at))
+
+    def _ends(self, instance: Instance) -> tuple[Header, int, int]:
+        with _refused():
+            return self._records.ends(instance.row)
+
+    async def dataset_bytes(self, instance: Instance, *, as_received: bool = False) -> int:
+        """The length in bytes of what :meth:`dataset` gives, without reading when the index knows."""
+        if as_received or not self.is_corrected(instance):
+            if instance.row.location.has_table:
+                return self._records.data_set_bytes(instance.row)
+            return await self._gate.read(self._records.data_set_bytes, instance.row)
         return await self._gate.read(self.dataset_bytes_blocking, instance)
 
     def dataset_bytes_blocking(self, instance: Instance) -> int:
-        """As :meth:`dataset_bytes`, on a thread of the caller's (or anywhere when the index knows)."""
-        return self._records.data_set_bytes(instance.row)
+        """As :meth:`dataset_bytes`, on a thread, or anywhere: the index knows and nothing is corrected."""
+        size = self._records.data_set_bytes(instance.row)
+        overlay = self._overlay(instance)
+        if overlay is None:
+            return size
+        _, head_bytes, trailer_at = self._ends(instance)
+        made = self._corrected(instance, overlay)
+        return len(made.head) + (trailer_at - head_bytes) + len(made.trailer)
 
     async def bulk(self, instance: Instance) -> list[Buffer]:
         """The whole pixel data: of encapsulated data the fragments, else the frames."""
@@ -117,3 +181,11 @@ class Retrieve:
 
 def _next(pieces: Iterator[list[Buffer]]) -> list[Buffer] | None:
     return next(pieces, None)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except RewriteError as error:
+        raise DamagedError(f"{error}; it can be had as it was received") from error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
+from hounsfield.archive.dicom.rewrite import Change
 from hounsfield.archive.index.indexing import Outcome
 from hounsfield.archive.index.planner import FoundRow
 from hounsfield.archive.index.rows import InstanceRow
@@ -16,6 +18,7 @@ __all__ = [
     "Header",
     "Instance",
     "Outcome",
+    "Overlay",
     "SearchPage",
     "Source",
     "StoreResult",
@@ -44,6 +47,23 @@ class StoreResult:
     warnings: tuple[str, ...] = ()
 
 
+class Unlooked(Enum):
+    """Nobody has looked yet."""
+
+    UNLOOKED = "unlooked"
+
+
+UNLOOKED = Unlooked.UNLOOKED
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What is to be changed in an object's header. ``stamp`` differs whenever that does: for entity tags."""
+
+    changes: tuple[Change, ...]
+    stamp: str
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """A stored instance and the UIDs that lead to it. ``row.location`` is where its bytes lie."""
@@ -51,6 +71,7 @@ class Instance:
     study_uid: str
     series_uid: str
     row: InstanceRow
+    overlay: Overlay | Unlooked | None = UNLOOKED  # what corrections change in its header
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +84,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """An instance's data set without the value of its pixel data, as received.
+    """An instance's data set without the value of its pixel data.
 
     ``head`` ends with the pixel data element's own header (and basic offset table); ``trailer``
     begins with the sequence delimiter when the pixel data is encapsulated.

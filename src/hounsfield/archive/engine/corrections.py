@@ -1,0 +1,179 @@
+"""Corrections, off the event loop: what would change, changing it, taking it back, and what there were."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
+from hounsfield.archive.engine.gate import Gate
+from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.correcting import CorrectionError, Corrections, Outcome
+from hounsfield.archive.index.corrections import MERGE, PatientRef, View
+from hounsfield.archive.index.refiling import StudyChange
+from hounsfield.archive.index.rows import CorrectionRow, StudyRow
+from hounsfield.archive.index.sealed import RowSealer
+from hounsfield.storage_backends.api import KeyValueStore
+
+__all__ = ["Correcting", "CorrectionError", "Request"]
+
+SEALS_OF_PREVIEW = 1 << 14  # rows that are sealed and thrown away; more are reserved when they are needed
+
+
+class Stores(Protocol):
+    """The part of the engine's blocking half that is used here."""
+
+    store: KeyValueStore
+    sealer: RowSealer
+    catalog: Catalog
+    corrections: Corrections
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far carrying a correction through has come."""
+
+    done: int = 0
+    studies: int = 0
+
+
+class Correcting:
+    """One worker's way to corrections. Any number of callers at once."""
+
+    def __init__(self, stores: Stores, gate: Gate, on_commit: Callable[[], None]) -> None:
+        self._stores = stores
+        self._corrections = stores.corrections
+        self._gate = gate
+        self._on_commit = on_commit
+        self.progress = Progress()
+
+    async def look(self, request: Request) -> dict[str, Any]:
+        """What a correction would change; nothing is changed. CorrectionError when it cannot be made."""
+        return await self._gate.read(self._look, request)
+
+    async def make(self, request: Request) -> dict[str, Any]:
+        """Make a correction: durable, and shown everywhere, when this returns. CorrectionError."""
+        return await self._gate.read(self._make, request)
+
+    async def look_reverted(self, number: int, actor: str, reason: str) -> dict[str, Any]:
+        """What taking a correction back would change; nothing is changed. CorrectionError."""
+        return await self._gate.read(self._look_reverted, number, actor, reason)
+
+    async def revert(self, number: int, actor: str, reason: str) -> dict[str, Any]:
+        """Take a correction back: everything is as if it had never been made. CorrectionError."""
+        return await self._gate.read(self._revert, number, actor, reason)
+
+    async def all(self) -> list[dict[str, Any]]:
+        """Every correction that was ever made, oldest first."""
+        return await self._gate.read(self._list)
+
+    async def get(self, number: int) -> dict[str, Any]:
+        """One correction. CorrectionError when there is none of that number."""
+        return await self._gate.read(self._get, number)
+
+    async def merge_of(self, patient: PatientRef) -> int:
+        """The number of the merge that is in force for a patient. CorrectionError when there is none."""
+        return await self._gate.read(self._merge_of, patient)
+
+    # ------------------------------------------------------------ on threads
+
+    def _look(self, request: Request) -> dict[str, Any]:
+        stores = self._stores
+        stores.sealer.prepare(SEALS_OF_PREVIEW)
+        planner = CorrectionPlanner(stores.catalog, self._corrections)
+        with stores.store.snapshot() as snapshot:
+            row = planner.plan(snapshot, 1 << 62, request, time.time_ns())
+            return _told(self._corrections.preview(snapshot, row))
+
+    def _make(self, request: Request) -> dict[str, Any]:
+        planner = CorrectionPlanner(self._stores.catalog, self._corrections)
+        at_ns = time.time_ns()
+        row = self._corrections.make(
+            lambda snapshot, number: planner.plan(snapshot, number, request, at_ns), self._noted
+        )
+        self._on_commit()
+        return told(row)
+
+    def _look_reverted(self, number: int, actor: str, reason: str) -> dict[str, Any]:
+        stores = self._stores
+        stores.sealer.prepare(SEALS_OF_PREVIEW)
+        with stores.store.snapshot() as snapshot:
+            row = self._corrections.reverted(
+                snapshot, number, actor=actor, reason=reason, at_ns=time.time_ns()
+            )
+            return _told(self._corrections.preview(snapshot, row))
+
+    def _revert(self, number: int, actor: str, reason: str) -> dict[str, Any]:
+        if not reason.strip():
+            raise CorrectionError("say why: taking a correction back needs a reason")
+        row = self._corrections.revert(
+            number, actor=actor, reason=reason, at_ns=time.time_ns(), progress=self._noted
+        )
+        self._on_commit()
+        return told(row)
+
+    def _noted(self, done: int, studies: int) -> None:
+        self.progress = Progress(done, studies)
+
+    def _list(self) -> list[dict[str, Any]]:
+        with self._stores.store.snapshot() as snapshot:
+            return [told(row) for row in self._corrections.all(snapshot)]
+
+    def _get(self, number: int) -> dict[str, Any]:
+        with self._stores.store.snapshot() as snapshot:
+            return told(self._corrections.get(snapshot, number))
+
+    def _merge_of(self, patient: PatientRef) -> int:
+        with self._stores.store.snapshot() as snapshot:
+            for row in reversed(View(self._stores.catalog, snapshot).of_patient(patient)):
+                if row.kind == MERGE:
+                    return row.number
+        raise CorrectionError("this patient is merged into no other")
+
+
+def told(row: CorrectionRow) -> dict[str, Any]:
+    """A correction as plain values."""
+    return {
+        "id": row.number,
+        "kind": row.kind,
+        "at_ns": row.at_ns,
+        "actor": row.actor,
+        "reason": row.reason,
+        "patient": list(row.patient),
+        "study": row.study,
+        "series": row.series,
+        "instances": list(row.instances),
+        "to_patient": list(row.to_patient),
+        "to_study": row.to_study,
+        "values": {f"{tag:08X}": text for tag, text in row.values.items()},
+        "in_force": not row.reverted_ns,
+        "reverted_ns": row.reverted_ns,
+        "reverted_by": row.reverted_by,
+        "reverted_because": row.reverted_because,
+    }
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    """What would change, as plain values: each study before and after, and how many of what."""
+    changes = [_change(one) for one in outcome.changes]
+    touched = [one.before or one.after for one in outcome.changes]
+    return {
+        "correction": told(outcome.row),
+        "changes": changes,
+        "studies": len(changes),
+        "series": sum(row.series for row in touched if row is not None),
+        "instances": sum(row.instances for row in touched if row is not None),
+    }
+
+
+def _change(one: StudyChange) -> dict[str, Any]:
+    return {"study": one.uid, "before": _study(one.before), "after": _study(one.after)}
+
+
+def _study(row: StudyRow | None) -> dict[str, Any] | None:
+    if row is None:
+        return None
+    attributes = {f"{tag:08X}": text for tag, text in sorted(row.attributes.items())}
+    return {"series": row.series, "instances": row.instances, "attributes": attributes}

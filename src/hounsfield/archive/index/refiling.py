@@ -1,0 +1,170 @@
+"""Objects are filed elsewhere: out of one study and into another, in one commit.
+
+Where an object belongs is what corrections make of the UIDs that it was received with, so filing anew is
+comparing that with where it is. Every row of an instance goes its own way: versions that met under the same
+UIDs because one of them was moved there part again when the move is taken back. What the studies then say
+of themselves is made anew of what their objects carry, the first received first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from msgspec import structs
+
+from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
+from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.corrections import View
+from hounsfield.archive.index.draft import FLAG_CONFLICT, Patients, StudyDraft, conflicting
+from hounsfield.archive.index.indexing import Indexer
+from hounsfield.archive.index.remaining import Carried
+from hounsfield.archive.index.rows import InstanceRow, StudyRow
+from hounsfield.archive.index.tables import PATIENT
+from hounsfield.storage_backends.api import Batch, Snapshot, Table
+
+
+class StudyChange(NamedTuple):
+    """A study before and after; None: there is none."""
+
+    uid: str
+    before: StudyRow | None
+    after: StudyRow | None
+
+
+class _Filed(NamedTuple):
+    """A row of an instance, and the UIDs that it was received with."""
+
+    row: InstanceRow
+    study_uid: str
+    series_uid: str
+
+
+class Refiling:
+    """Plans where objects go."""
+
+    def __init__(self, catalog: Catalog, indexer: Indexer, *, newest_current: bool) -> None:
+        self._catalog = catalog
+        self._carried = Carried(indexer)
+        self._newest_current = newest_current
+
+    def instances(self, snapshot: Snapshot, view: View, study_ids: Iterable[bytes]) -> int:
+        """How many rows filing the objects of these studies anew may write."""
+        uids: set[str] = set()
+        for study_id in study_ids:
+            row = self._catalog.study_by_id(snapshot, study_id)
+            if row is not None:
+                uids.add(row.uid)
+                for key, series in self._catalog.series_of(snapshot, study_id):
+                    for one in self._catalog.instances_of(snapshot, key):
+                        uids.add(view.route(*(one.received or (row.uid, series.uid)), one.sop_uid).study_uid)
+        studies = [self._catalog.study(snapshot, uid) for uid in uids]
+        return sum(2 * (row.instances + row.series) for row in studies if row is not None)
+
+    def plan(
+        self, snapshot: Snapshot, batch: Batch, view: View, study_ids: Iterable[bytes], at_ns: int
+    ) -> list[StudyChange]:
+        """Have ``batch`` file the objects of these studies where ``view`` wants them; what that changes."""
+        patients: Patients = {}
+        drafts: dict[str, StudyDraft] = {}
+
+        def draft_of(uid: str) -> StudyDraft:
+            if uid not in drafts:
+                drafts[uid] = StudyDraft(self._catalog, snapshot, uid, patients, view)
+            return drafts[uid]
+
+        places: dict[tuple[str, str, str], list[_Filed]] = {}
+        for study_id in study_ids:
+            study = self._catalog.study_by_id(snapshot, study_id)
+            if study is not None:
+                self._take_out(snapshot, view, draft_of(study.uid), places)
+        for (study_uid, series_uid, sop_uid), filed in places.items():
+            draft = draft_of(study_uid)
+            there = draft.remove(series_uid, sop_uid)
+            if there is not None:
+                filed += [_filed(row, study_uid, series_uid) for row in there.rows]
+            self._put_in(draft, series_uid, filed)
+        changes: list[StudyChange] = []
+        made: list[Batch] = []
+        for uid, draft in drafts.items():
+            if draft.is_changed():
+                draft.regroup()
+                self._carried.settle(draft, always=True)
+                made.append(draft.finish(max(at_ns, draft.old.changed_ns + 1 if draft.old else 0)))
+                changes.append(StudyChange(uid, draft.old, draft.new))
+        absorb(batch, made)
+        return changes
+
+    def _take_out(
+        self,
+        snapshot: Snapshot,
+        view: View,
+        draft: StudyDraft,
+        places: dict[tuple[str, str, str], list[_Filed]],
+    ) -> None:
+        for key, series in self._catalog.series_of(snapshot, draft.study_id):
+            for instance in self._catalog.instances_of(snapshot, key):
+                here = (draft.uid, series.uid)
+                rows = [instance]
+                if FLAG_CONFLICT in instance.flags:
+                    rows += self._catalog.versions(
+                        snapshot, self._catalog.instance_key(*here, instance.sop_uid)
+                    )
+                filed = [_filed(row, *here) for row in rows]
+                routes = [view.route(one.study_uid, one.series_uid, one.row.sop_uid) for one in filed]
+                if all(route[:2] == here for route in routes):
+                    continue
+                draft.remove(series.uid, instance.sop_uid)
+                for route, one in zip(routes, filed, strict=True):
+                    place = (route.study_uid, route.series_uid, instance.sop_uid)
+                    places.setdefault(place, []).append(one)
+
+    def _put_in(self, draft: StudyDraft, series_uid: str, filed: list[_Filed]) -> None:
+        place = (draft.uid, series_uid)
+        rows = []
+        for one in filed:
+            received = (one.study_uid, one.series_uid)
+            row = structs.replace(one.row, received=None if received == place else received)
+            rows.append(conflicting(row, len(filed) > 1))
+        served = (max if self._newest_current else min)(rows, key=lambda row: row.received_ns)
+        series = draft.series(series_uid)
+        series.attributes.setdefault(SERIES_INSTANCE_UID, series_uid)
+        series.added[served.sop_uid] = served
+        series.kept += [row for row in rows if row is not served]
+
+
+def _filed(row: InstanceRow, study_uid: str, series_uid: str) -> _Filed:
+    return _Filed(row, *(row.received or (study_uid, series_uid)))
+
+
+def absorb(batch: Batch, others: Iterable[Batch]) -> None:
+    """Have ``batch`` do what ``others``, planned one after the other on one snapshot, do.
+
+    Several of them may count one patient: the last has the sum, the first says what was there.
+    """
+    required = {(table.name, key) for table, key, _ in batch.preconditions}
+    patients: dict[bytes, tuple[Table, bytes | None]] = {}
+    for other in others:
+        for table, key, value in other.preconditions:
+            if (table.name, key) not in required:
+                required.add((table.name, key))
+                batch.preconditions.append((table, key, value))
+        for table, key, value in other.puts:
+            if table is PATIENT:
+                patients[key] = (table, value)
+            else:
+                batch.puts.append((table, key, value))
+        for table, key in other.deletes:
+            if table is PATIENT:
+                patients[key] = (table, None)
+            else:
+                batch.deletes.append((table, key))
+        batch.adds += other.adds
+        batch.removes += other.removes
+        batch.appends += other.appends
+        batch.before_commit += other.before_commit
+    for key, (table, value) in patients.items():
+        if value is None:
+            batch.delete(table, key)
+        else:
+            batch.put(table, key, value)
