@@ -27,6 +27,7 @@ from hounsfield.archive.dicom.json import (
     to_json,
 )
 from hounsfield.archive.dicom.scan import scan
+from hounsfield.archive.dicom.walk import elements, looks_implicit
 from hounsfield.codecs.registry import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -296,6 +297,45 @@ def test_what_changes_how_others_are_read_is_not_remembered_away() -> None:
             writer.write(explicit((0x00080005, b"CS", term)) + name, b"", EXPLICIT_VR_LITTLE_ENDIAN)
         )
         assert got["00081050"]["Value"] == [{"Alphabetic": expected_name}]
+
+
+def _changed(data: bytearray, source: random.Random, places: list[tuple[int, int]]) -> bytearray:
+    """Other bytes in some values: what consecutive slices of a series are to each other, and worse."""
+    out = bytearray(data)
+    for at, length in source.sample(places, min(len(places), source.choice([0, 1, 1, 3]))):
+        if at + length > len(out):
+            continue  # something before it was taken out
+        if source.random() < 0.8 and length:
+            out[at + source.randrange(length)] = source.choice(b"0123456789 AZ\\\xe4\x1b\0")
+        elif source.random() < 0.5:
+            out[at - source.randrange(1, 9)] ^= 1 << source.randrange(8)  # a tag, a VR, a length
+        else:
+            del out[at : at + source.choice([1, 2, length])]
+    return out
+
+
+def test_objects_that_are_like_others_but_for_some_bytes(samples: list[Any]) -> None:
+    source = random.Random(7)
+    seen: set[str] = set()
+    liked = 0
+    for sample in samples:
+        slices = scan(sample.data, sample.syntax).slices(sample.data)
+        header = bytearray(slices[0])
+        if len(header) > 10_000 or sample.syntax.deflated:
+            continue
+        seen.add(sample.syntax.uid)
+        trailer = bytes(slices[-1]) if len(slices) > 1 else b""
+        implicit = looks_implicit(header, 0, len(header), sample.syntax.implicit_vr)
+        found = elements(header, 0, len(header), implicit, sample.syntax.little_endian)
+        places = [(at, length) for _, _, at, length, _ in found]
+        writer = JsonWriter()
+        for number in range(13):
+            one = _changed(header, source, places) if number % 3 else header
+            got = writer.write(bytes(one), trailer, sample.syntax, base_uri=f"{number}/")
+            assert got == to_json(bytes(one), trailer, sample.syntax, base_uri=f"{number}/"), sample.name
+        liked += any(like._stretches for like in writer._likeness.values())
+    assert len(seen) > 8
+    assert liked > 50
 
 
 def test_links_in_equal_items_are_their_own() -> None:

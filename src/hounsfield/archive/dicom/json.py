@@ -32,6 +32,7 @@ import msgspec
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
 from hounsfield.archive.dicom.cuts import native_frame_length
 from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, VR_OF, private_vr_of, vr_of
+from hounsfield.archive.dicom.json_likeness import Likeness, Met
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, PIXEL_TAGS, inflate
 from hounsfield.archive.dicom.text import DEFAULT_CHARACTER_SET, CharacterSet, character_set, decode, trim
@@ -50,6 +51,7 @@ INLINE_BYTES_MAX: Final = 1024
 ELEMENTS_MAX: Final = 1_000_000
 #: What a ``JsonWriter`` remembers; a series of CT slices needs 0.1 MB and two of the values of each slice.
 MEMO_BYTES_MAX: Final = 8 << 20
+LIKENESS_BYTES_MAX: Final = 1 << 20  # of a header whose stretches are compared; two are held
 MEMO_VALUE_BYTES_MAX: Final = 8 << 10  # longer values seldom come twice, and hashing them costs
 MEMO_ENTRY_BYTES: Final = 250  # of a dictionary's entry, its key and two byte objects
 #: The largest integer that every JSON reader keeps exactly.
@@ -113,6 +115,7 @@ class JsonWriter:
     ) -> None:
         self._inline_bytes_max = inline_bytes_max
         self._memo = _Memo(memo_bytes_max)
+        self._likeness: dict[tuple[bool, bool], Likeness] = {}
 
     def write(
         self, header: Buffer, trailer: Buffer, transfer_syntax: TransferSyntax, *, base_uri: str = ""
@@ -122,8 +125,22 @@ class JsonWriter:
         little = transfer_syntax.little_endian
         implicit = looks_implicit(body, 0, len(body), transfer_syntax.implicit_vr)
         encoder = _Encoder(little, base_uri, self._inline_bytes_max, self._memo)
+        likeness = self._likeness.setdefault((implicit, little), Likeness(implicit, little))
+        met: list[Met] | None = None
+        if len(body) <= LIKENESS_BYTES_MAX and not likeness.is_hopeless and not _has_elements(trailer):
+
+            def encode(start: int, end: int, charset: CharacterSet, signed: bool, out: list[bytes]) -> None:
+                encoder.signed = signed
+                encoder.dataset(body, start, end, implicit, out, charset, "", 0)
+
+            if (found := likeness.write(body, encode)) is not None:
+                return b"{" + b",".join(found) + b"}"
+            encoder = _Encoder(little, base_uri, self._inline_bytes_max, self._memo)
+            met = []
         fragments: list[bytes] = []
-        charset = encoder.dataset(body, 0, len(body), implicit, fragments, DEFAULT_CHARACTER_SET, "", 0)
+        charset = encoder.dataset(body, 0, len(body), implicit, fragments, DEFAULT_CHARACTER_SET, "", 0, met)
+        if met is not None:
+            likeness.learn(body, met, fragments)
         if len(trailer):
             tail = bytes(trailer)
             start = _trailer_start(body, tail, fragments, little)
@@ -132,6 +149,11 @@ class JsonWriter:
         if any(a[:9] >= b[:9] for a, b in pairwise(fragments)):
             fragments = sorted({fragment[:9]: fragment for fragment in fragments}.values())
         return b"{" + b",".join(fragments) + b"}"
+
+
+def _has_elements(trailer: Buffer) -> bool:
+    """Whether there may be elements after the pixel data, and not just the delimiter of its items."""
+    return len(trailer) > (8 if bytes(trailer[:4]) in _SEQUENCE_ENDS else 0)
 
 
 def _body(header: Buffer, transfer_syntax: TransferSyntax) -> bytes:
@@ -233,8 +255,12 @@ class _Encoder:
         charset: CharacterSet,
         path: str,
         depth: int,
+        met: list[Met] | None = None,
     ) -> CharacterSet:
-        """Append the elements of one data set or item to ``fragments``; the character set at its end."""
+        """Append the elements of one data set or item to ``fragments``; the character set at its end.
+
+        ``met`` is told about each.
+        """
         little = self.little
         creators: dict[int, str] = {}
         key_of = _KEY_OF.get
@@ -243,6 +269,11 @@ class _Encoder:
             data, start, end, implicit, little, self.budget
         ):
             vr = written_vr
+            if met is not None:
+                after = min(at + length + 8 if undefined else at + length, end)
+                met.append(
+                    Met(tag, after, len(fragments), self.links, charset, self.signed, written_vr == "UN")
+                )
             if tag & 0x10000 and 0x10 <= tag & 0xFFFF <= 0xFF and length <= 64:
                 creators[tag & 0xFFFF00FF] = data[at : at + length].decode("latin-1").strip(" \0")
             if vr == "UN":
