@@ -145,6 +145,7 @@ OPENERS: dict[str, tuple[object, ...]] = {
     "ae add": ("ae", "add", "CT1"),
     "ae remove": ("ae", "remove", "CT1"),
     "backup": ("backup", "elsewhere"),
+    "fsck": ("fsck",),
     "keys list": ("keys", "list"),
     "keys check": ("keys", "check"),
     "keys backup": ("keys", "backup"),

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "echo": ("echo", "Ask an AE whether it is there (C-ECHO)."),
     "export": ("export", "Write studies out as DICOM files."),
     "reindex": ("reindex", "Make the index anew from the stored objects."),
+    "fsck": ("fsck", "Check everything at rest, and say what repairs it."),
     "backup": ("backup", "Copy index, keys and ledger, or everything, while the archive is used."),
     "restore": ("restore", "Make an archive again from a backup."),
     "keys": ("keys", "The keys: list, check, rotate, what to save."),

@@ -32,11 +32,16 @@ SEALS_MARGIN = 1 << 14  # a reservation is renewed while this many are left: mor
 
 DIGESTS_REMEMBERED = 8192  # half a megabyte: the UIDs of what is being received and looked at now
 
-_EPOCH_KEY = b"epoch"
+EPOCH_KEY = b"epoch"
 _EPOCH_ROW = struct.Struct(">IQ")  # epoch, seals reserved so far
 _EPOCH_PREFIX = struct.Struct(">I")
 _NONCE_BYTES = 12
 _OVERHEAD = 4 + _NONCE_BYTES + 16
+
+
+def last_epoch(held: bytes | None) -> int:
+    """The number of the last sealing key that was used, from what is held under ``EPOCH_KEY``; 0 for none."""
+    return 0 if held is None else int(_EPOCH_ROW.unpack(held)[0])
 
 
 class Keys(Protocol):
@@ -71,7 +76,7 @@ class RowSealer:
                 return
             while True:
                 with self._store.snapshot() as snapshot:
-                    held = snapshot.get(META, _EPOCH_KEY)
+                    held = snapshot.get(META, EPOCH_KEY)
                 epoch, used = _EPOCH_ROW.unpack(held) if held is not None else (1, 0)
                 if used >= SEALS_PER_EPOCH:
                     epoch, used = epoch + 1, 0
@@ -79,8 +84,8 @@ class RowSealer:
                 key = self._keys.ensure_key(self._purpose, str(epoch))
                 wanted = SEALS_PER_RESERVATION + seals
                 batch = Batch(uses_reserve=True)  # one row, without which a full archive could not start
-                batch.require(META, _EPOCH_KEY, held)
-                batch.put(META, _EPOCH_KEY, _EPOCH_ROW.pack(epoch, used + wanted))
+                batch.require(META, EPOCH_KEY, held)
+                batch.put(META, EPOCH_KEY, _EPOCH_ROW.pack(epoch, used + wanted))
                 try:
                     self._store.commit(batch)
                 except PreconditionError:
@@ -90,15 +95,15 @@ class RowSealer:
                 return
 
     def start_new_epoch(self) -> None:
-        """Seal nothing more with the keys so far: the index is an older one, which does not count all seals."""
+        """Seal nothing more with the keys so far: an older index does not count all that they sealed."""
         made = [int(key_id) for key_id in self._keys.key_ids(self._purpose) if key_id.isdigit()]
         with self._lock:
             with self._store.snapshot() as snapshot:
-                held = snapshot.get(META, _EPOCH_KEY)
-            epoch = max([_EPOCH_ROW.unpack(held)[0] if held is not None else 0, *made])
+                held = snapshot.get(META, EPOCH_KEY)
+            epoch = max([last_epoch(held), *made])
             batch = Batch(uses_reserve=True)
-            batch.require(META, _EPOCH_KEY, held)
-            batch.put(META, _EPOCH_KEY, _EPOCH_ROW.pack(epoch, SEALS_PER_EPOCH))
+            batch.require(META, EPOCH_KEY, held)
+            batch.put(META, EPOCH_KEY, _EPOCH_ROW.pack(epoch, SEALS_PER_EPOCH))
             self._store.commit(batch)
             self._left = 0
 
