@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -103,7 +104,7 @@ def send_dimse(one: LargeObject, port: int, *, stop_after: int | None = None) ->
                 called_ae="HOUNSFIELD", calling_ae="BENCH", contexts=contexts, max_pdu=_PDU_BYTES_MAX
             )
         )
-        accepted, maximum = ul.parse_accept(_pdu(sock))
+        accepted, maximum = ul.parse_accept(receive_pdu(sock))
         assert 1 in accepted
         fragment = min(maximum or _PDU_BYTES_MAX, _PDU_BYTES_MAX) - ul.PDV_OVERHEAD
         sock.sendall(ul.command_pdu(1, ul.store_request(MULTI_FRAME_GRAYSCALE_WORD, one.sop_uid, 1)))
@@ -117,9 +118,9 @@ def send_dimse(one: LargeObject, port: int, *, stop_after: int | None = None) ->
                 flags = 0 if left else 2
                 head = ul.PDU_HEADER.pack(ul.P_DATA, len(part) + ul.PDV_OVERHEAD)
                 sock.sendall(head + ul.PDV_HEADER.pack(len(part) + 2, 1, flags) + part)
-        answer = ul.parse_command(_pdu(sock)[ul.FRAGMENT_OVERHEAD :])
+        answer = ul.parse_command(receive_pdu(sock)[ul.FRAGMENT_OVERHEAD :])
         sock.sendall(ul.RELEASE_RQ_PDU)
-        _pdu(sock)
+        receive_pdu(sock)
         return int(struct.unpack("<H", answer[0x0900])[0])
 
 
@@ -151,7 +152,8 @@ def send_stow(one: LargeObject, port: int) -> int:
         return answer.status
 
 
-def _pdu(sock: socket.socket) -> bytes:
+def receive_pdu(sock: socket.socket) -> bytes:
+    """The next PDU, whole."""
     head = _exactly(sock, 6)
     return head + _exactly(sock, ul.PDU_HEADER.unpack(head)[1])
 
@@ -170,13 +172,14 @@ def _exactly(sock: socket.socket, length: int) -> bytes:
 def memory_growth(pid: int) -> Iterator[list[int]]:
     """Appends by how many bytes a process's peak resident memory exceeds what it had before."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
-    before = _memory(pid, "VmRSS")
+    before = memory_of(pid, "VmRSS")
     found: list[int] = []
     yield found
-    found.append(_memory(pid, "VmHWM") - before)
+    found.append(memory_of(pid, "VmHWM") - before)
 
 
-def _memory(pid: int, name: str) -> int:
+def memory_of(pid: int, name: str) -> int:
+    """Bytes that the kernel states under ``name`` for a process."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
@@ -210,7 +213,7 @@ def main() -> None:
     # The length of native pixel data is a 32-bit number (PS3.5 7.1.2): 4 GiB less a frame is the most.
     frames = min(int(wanted.gigabytes * 1e9) // FRAME_BYTES, (1 << 32) // FRAME_BYTES - 1)
     one = LargeObject.of(frames)
-    with tempfile.TemporaryDirectory(dir=wanted.directory) as folder, _server(Path(folder)) as ready:
+    with tempfile.TemporaryDirectory(dir=wanted.directory) as folder, server(Path(folder)) as ready:
         ports = {each["kind"]: each["port"] for each in ready["listeners"]}
         send_dimse(LargeObject.of(80), ports["dicom"])  # everything is warm: buffers, keys, imports
         with memory_growth(ready["worker"]) as growth:
@@ -241,7 +244,8 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _server(folder: Path) -> Iterator[dict[str, object]]:
+def server(folder: Path) -> Iterator[dict[str, Any]]:
+    """An archive of one worker on loopback: what it says when it is ready, and its worker's process id."""
     read_end, write_end = os.pipe()
     words = [sys.executable, "-m", "hounsfield.archive.cli", "serve", "--data", str(folder / "archive")]
     words += ["--dicom", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", "1"]

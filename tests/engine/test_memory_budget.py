@@ -10,6 +10,7 @@ import trio.testing
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.budget import ByteBudget
+from hounsfield.archive.engine.buffers import EXPECTED_BYTES_MAX, POOLED_BYTES_MAX, BufferPool, Gathering
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.errors import ClosedError, ObjectTooLargeError, OutOfResourcesError
 from hounsfield.archive.engine.ingest import IngestLimits
@@ -129,3 +130,56 @@ async def test_objects_that_are_complete_together_share_a_commit(tmp_path: Path)
                     nursery.start_soon(session.commit)
             assert engine.statistics().groups == 1
             assert engine.statistics().objects_stored == 8
+
+
+async def test_64_associations_of_ct_take_what_is_budgeted_and_give_it_back(tmp_path: Path) -> None:
+    slice_bytes = 526_000  # 512 × 512 × 2 and a header
+    options = EngineOptions(ingest=IngestLimits(bytes_in_flight_max=1 << 30))
+    with stores_in(tmp_path / "data", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+            for _ in range(2):
+                sessions = []
+                for _ in range(64):
+                    session = engine.begin(transfer_syntax_uid=ExplicitVRLittleEndian, source=TEST_SOURCE)
+                    for _ in range(0, slice_bytes, 65_750):
+                        await session.write(bytes(65_750))
+                    sessions.append(session)
+                assert engine.statistics().bytes_in_flight <= 64 << 20
+                for session in sessions:
+                    session.abandon()
+                assert engine.statistics().bytes_in_flight == 0
+
+
+def test_large_blocks_grow_without_a_copy_and_are_not_kept() -> None:
+    pool = BufferPool()
+    gathering = Gathering(pool, expected_bytes=500 << 20)  # the last one was huge; this one need not be
+    gathering.append(b"begin")
+    assert gathering.capacity_for(0) <= EXPECTED_BYTES_MAX
+    gathering.append(bytes(30 << 20))
+    gathering.append(b"end")
+    contents = gathering.contents()
+    assert (bytes(contents[:5]), bytes(contents[-3:]), len(contents)) == (b"begin", b"end", (30 << 20) + 8)
+    contents.release()
+    gathering.release()
+    gathering.release()
+    assert pool.pooled_bytes <= 2 << 20  # the smaller ones on the way; a block of 32 MiB is not kept
+
+
+def test_a_block_that_somebody_still_looks_at_grows_by_copying() -> None:
+    pool = BufferPool()
+    gathering = Gathering(pool)
+    gathering.append(b"x" * (1 << 20))
+    seen = gathering.contents()
+    gathering.append(b"y" * (1 << 20))
+    assert bytes(gathering.contents()) == b"x" * (1 << 20) + b"y" * (1 << 20)
+    assert seen[0] == ord("x")
+    gathering.release()
+
+
+def test_the_pool_keeps_no_more_than_it_may() -> None:
+    pool = BufferPool(pooled_bytes_max=3 << 20)
+    blocks = [pool.take(1 << 20) for _ in range(8)]
+    for block in blocks:
+        pool.give_back(block)
+    assert pool.pooled_bytes == 3 << 20
+    assert POOLED_BYTES_MAX <= 64 << 20

@@ -21,7 +21,7 @@ from hounsfield.archive.web.http.limits import HttpLimits
 from hounsfield.archive.web.http.records import RequestRecord
 from hounsfield.archive.web.http.server import HttpServer
 from hounsfield.archive.web.http.tls import server_context
-from hounsfield.archive.web.limits import WebSettings
+from hounsfield.archive.web.limits import WebLimits, WebSettings
 
 _Serve = Callable[..., Awaitable[None]]
 
@@ -41,7 +41,14 @@ class HttpService:
         self._responses = [self._board.cell(f"http_responses_total.{number}xx") for number in range(1, 6)]
         app = create_app(
             engine,
-            settings=WebSettings(base_url=config.http.base_url, cors_origins=config.http.cors_origins),
+            settings=WebSettings(
+                base_url=config.http.base_url,
+                cors_origins=config.http.cors_origins,
+                limits=WebLimits(
+                    uploads_max=config.http.uploads_max, upload_wait_s=config.ingest.memory_wait_seconds
+                ),
+            ),
+            uploads_open=self._board.cell("http_uploads"),
             metrics=(lambda: prometheus_text(self._board)) if config.metrics.enabled else None,
             health=self._health,
             tokens=self._tokens,

@@ -94,6 +94,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("dimse_objects_abandoned_total", Kind.COUNTER, "Objects whose sender went away in the middle"),
     *_by("dimse_bytes_total", Kind.COUNTER, "Bytes on DICOM connections", "direction", "in", "out"),
     Metric("http_connections", Kind.GAUGE, "Open HTTP connections"),
+    Metric("http_uploads", Kind.GAUGE, "Open store requests"),
     Metric("http_requests_total", Kind.COUNTER, "HTTP requests answered"),
     *_by(
         "http_responses_total",

@@ -102,6 +102,21 @@ class IngestSession:
         self._large: LargeObject | None = None
         self.last_write = trio.current_time()
 
+    @property
+    def gathered_bytes(self) -> int:
+        """How much has been gathered; 0 once the object is stored while it comes in, or is over."""
+        return 0 if self._gathering is None else self._gathering.length
+
+    def is_last_gathered(self, more: int) -> bool:
+        """Whether, with ``more`` bytes, the object is one that is stored while it comes in."""
+        return self._gathering is not None and (
+            self._gathering.length + more > self._ingest.limits.stream_bytes_min
+        )
+
+    def gathered(self) -> memoryview:
+        """What has been gathered, to be looked at and let go before more is written."""
+        return memoryview(b"") if self._gathering is None else self._gathering.contents()
+
     async def write(self, data: Buffer) -> None:
         """Copy ``data`` to the object's end; waits while the memory budget is used up, or the disk is behind.
 

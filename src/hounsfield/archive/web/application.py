@@ -18,6 +18,7 @@ from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.problems import WebError, web_error_of
 from hounsfield.archive.web.responses import problem_response
 from hounsfield.archive.web.routes import Health, RouteRow, routes
+from hounsfield.archive.web.uploads import SharedCount
 
 
 def create_app(
@@ -27,14 +28,17 @@ def create_app(
     metrics: Callable[[], bytes] | None = None,
     health: Health | None = None,
     tokens: BearerTokens | None = None,
+    uploads_open: SharedCount | None = None,
 ) -> AsgiApp:
     """The ASGI application over a running engine.
 
     ``metrics`` makes the answer of ``/metrics``; ``health`` the named checks of ``/healthz/ready``. With
-    ``tokens``, everything but ``/healthz`` wants one of them.
+    ``tokens``, everything but ``/healthz`` wants one of them. ``uploads_open`` counts the store requests that
+    are open, over all workers; without it, this application's own.
     """
     settings = settings or WebSettings()
-    app: AsgiApp = Application(engine, settings, routes(engine, settings, metrics=metrics, health=health))
+    table = routes(engine, settings, metrics=metrics, health=health, uploads_open=uploads_open)
+    app: AsgiApp = Application(engine, settings, table)
     if tokens is not None:
         app = Guard(app, tokens)
     if settings.cors_origins:

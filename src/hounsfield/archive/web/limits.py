@@ -19,6 +19,11 @@ class WebLimits:
     """Bytes before a multipart body's first boundary; RFC 2046 lets mail programs put a sentence there."""
     commits_pending_max: int = 16
     """Objects of one STOW-RS request that wait for their group's commit while the next ones arrive."""
+    uploads_max: int = 64
+    """Store requests open at once, over all workers. Each holds an object that comes in and up to
+    ``commits_pending_max`` that are being committed; more at once than this is a loop, not a department."""
+    upload_wait_s: float = 20.0
+    """How long one more waits for its turn, unread, before it is told to come back (503)."""
     study_search_bytes_max: int = 16 << 20
     """How far into an object its Study Instance UID is looked for when the path names a study."""
 

@@ -22,6 +22,7 @@ from hounsfield.archive.web.problems import WebError
 from hounsfield.archive.web.qido import Qido
 from hounsfield.archive.web.responses import BuffersResponse, json_response
 from hounsfield.archive.web.stow import Stow
+from hounsfield.archive.web.uploads import SharedCount
 from hounsfield.archive.web.urls import DICOM_WEB, base_url
 
 Answer = Callable[[Scope, Receive, Mapping[str, str]], Awaitable[AsgiApp]]
@@ -43,11 +44,16 @@ class RouteRow:
 
 
 def routes(
-    engine: Engine, settings: WebSettings, *, metrics: Callable[[], bytes] | None, health: Health | None
+    engine: Engine,
+    settings: WebSettings,
+    *,
+    metrics: Callable[[], bytes] | None,
+    health: Health | None,
+    uploads_open: SharedCount | None = None,
 ) -> tuple[RouteRow, ...]:
     """The table, over one engine."""
     qido, instances = Qido(engine, settings), Instances(engine, settings)
-    metadata, stow = Metadata(engine, settings), Stow(engine, settings)
+    metadata, stow = Metadata(engine, settings), Stow(engine, settings, uploads_open)
 
     def search(level: Level) -> Answer:
         async def answer(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:

@@ -25,6 +25,7 @@ from hounsfield.archive.web.qido import json_type
 from hounsfield.archive.web.responses import BuffersResponse, NoResponse, sole_error
 from hounsfield.archive.web.stow_object import ArrivingObject
 from hounsfield.archive.web.stow_results import CANNOT_UNDERSTAND, PartResult, store_response
+from hounsfield.archive.web.uploads import SharedCount, Uploads
 from hounsfield.archive.web.urls import base_url, header
 
 _PART_TYPES: Final = frozenset({"", DICOM, "application/octet-stream"})
@@ -37,14 +38,24 @@ class _GoneError(Exception):
 class Stow:
     """Answers store requests."""
 
-    def __init__(self, engine: Engine, settings: WebSettings) -> None:
+    def __init__(
+        self, engine: Engine, settings: WebSettings, uploads_open: SharedCount | None = None
+    ) -> None:
         self._engine = engine
         self._settings = settings
+        limits = settings.limits
+        self._uploads = Uploads(limits.uploads_max, limits.upload_wait_s, uploads_open)
 
     async def store(
         self, scope: Scope, receive: Receive, study_uid: str | None = None
     ) -> BuffersResponse | NoResponse:
-        """One request. Raises what :mod:`.problems` maps when none of it can be read."""
+        """One request. Raises what :mod:`.problems` maps when none of it can be read, or none now."""
+        async with self._uploads.one():
+            return await self._store(scope, receive, study_uid)
+
+    async def _store(
+        self, scope: Scope, receive: Receive, study_uid: str | None
+    ) -> BuffersResponse | NoResponse:
         media_type = json_type(scope)
         content_type, boundary, part_type = _content_type(scope)
         if content_type == MULTIPART and part_type not in ("", DICOM):

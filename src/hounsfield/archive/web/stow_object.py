@@ -6,7 +6,7 @@ from typing import Final
 
 from hounsfield.archive.dicom.attributes import STUDY_INSTANCE_UID, extract
 from hounsfield.archive.dicom.part10 import META_BYTES_MAX, Part10, Part10Error, split
-from hounsfield.archive.dicom.scan import scan
+from hounsfield.archive.dicom.scan import ScanLimits, scan
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.ingest import IngestSession
 from hounsfield.archive.engine.types import Source
@@ -30,7 +30,7 @@ class ArrivingObject:
         self._search_bytes_max = search_bytes_max
         self._peek = bytearray()
         self._peek_until = _PEEK_BYTES
-        self._searched: bytearray | None = bytearray() if study_uid is not None else None
+        self._searching = study_uid is not None
         self._search_at = _PEEK_BYTES
         self._meta: Part10 | None = None
         self._refused = False
@@ -61,7 +61,7 @@ class ArrivingObject:
             if not self._peek:
                 raise Part10Error("an empty part is no DICOM file")
             await self._open(split(self._peek))
-        if self._searched is not None:
+        if self._searching:
             self._check_study(last=True)
 
     def fail(self, error: Exception) -> None:
@@ -75,7 +75,7 @@ class ArrivingObject:
         """Swallow the rest of it."""
         self._refused = True
         self._peek.clear()
-        self._searched = None
+        self._searching = False
         self.result.failure_reason = reason
         if self._meta is not None:
             self.result.sop_class_uid = self._meta.sop_class_uid
@@ -97,19 +97,28 @@ class ArrivingObject:
         await self._put(beginning)
 
     async def _put(self, data: memoryview | bytes) -> None:
-        assert self.session is not None
-        await self.session.write(data)
-        if self._searched is not None:
-            self._searched += data
-            if len(self._searched) >= self._search_at:
-                self._search_at = len(self._searched) * 4
-                self._check_study(last=len(self._searched) >= self._search_bytes_max)
+        session = self.session
+        assert session is not None
+        if self._searching and session.is_last_gathered(len(data)):
+            self._check_study(last=True, more=data)
+            if self._refused:
+                return
+        await session.write(data)
+        if self._searching and session.gathered_bytes >= self._search_at:
+            self._search_at = session.gathered_bytes * 4
+            self._check_study(last=session.gathered_bytes >= self._search_bytes_max)
 
-    def _check_study(self, *, last: bool) -> None:
-        """Compare the object's study with the path's, as soon as enough has come to tell."""
-        assert self._searched is not None and self._meta is not None
-        data = bytes(self._searched)
-        found = scan(data, lookup(self._meta.transfer_syntax_uid))
+    def _check_study(self, *, last: bool, more: memoryview | bytes = b"") -> None:
+        """Compare the object's study with the path's, as soon as enough has come to tell.
+
+        What is looked at is what the session has gathered: no second copy is kept.
+        """
+        assert self.session is not None and self._meta is not None
+        data = self.session.gathered()
+        if more:
+            data = memoryview(b"".join((data, more)))
+        limits = ScanLimits(inflated_bytes_max=self._search_bytes_max)
+        found = scan(data, lookup(self._meta.transfer_syntax_uid), limits)
         uid = extract(found, data).study.get(STUDY_INSTANCE_UID, "")
         # A prefix may cut the value: an element after it proves that it is whole.
         whole = any(tag > STUDY_INSTANCE_UID for tag in found.elements)
@@ -117,4 +126,4 @@ class ArrivingObject:
             return
         if uid != self._study_uid:
             self.refuse(OTHER_STUDY)
-        self._searched = None
+        self._searching = False
