@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from hounsfield.archive.engine.compaction import Compaction, CompactionLimits
 from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.corrections import Correcting
 from hounsfield.archive.engine.deletion import Deleting
@@ -23,13 +24,13 @@ from hounsfield.archive.engine.prepared import PreparedMetadata
 from hounsfield.archive.engine.prepared_build import Blocking
 from hounsfield.archive.engine.prepared_store import PreparedLimits, PreparedStore, open_cache
 from hounsfield.archive.engine.quiet import QuietStudies
-from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
 from hounsfield.archive.engine.search import Search
 from hounsfield.archive.engine.stable import StableStudies
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
+from hounsfield.archive.engine.undisturbed import UndisturbedRecords
 from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
 from hounsfield.archive.index.correcting import Corrections
 from hounsfield.archive.index.deletion import Deletions
@@ -63,6 +64,7 @@ class EngineOptions:
     blobs: LocalBlobLimits = field(default_factory=LocalBlobLimits)
     direct_writes: bool = True
     index: LmdbLimits = field(default_factory=LmdbLimits)
+    compaction: CompactionLimits = field(default_factory=CompactionLimits)
     duplicates: str = "keep-first"  # or "newest-current"
     compression: str = ""  # of native frames: "zstd", "jpegxl", "htj2k", or "" for none
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
@@ -152,7 +154,7 @@ class Engine:
         self.stores = stores
         self._gate = Gate()
         self._search = Search(stores.planner, self._gate)
-        self.records = Records(stores.indexer)
+        self.records = UndisturbedRecords(stores.indexer)
         self.isolation = Isolation(options.isolation)
         self.compressing = Compressing(Encoding(options.compression) if options.compression else None)
         self.comparing = Comparing(self.records, self.isolation)
@@ -203,6 +205,7 @@ class Engine:
             on_commit=on_commit,
         )
         self.delete = self.deleting.delete
+        self.compaction = Compaction(stores, options.compaction, owner=owner)
         self.correcting = Correcting(stores, self._gate, on_commit)
         self.search = self._search.search
         self.frame_nowait = self._retrieve.frame_nowait
@@ -250,6 +253,7 @@ class Engine:
             await nursery.start(self.metadata.run)
             nursery.start_soon(self._quiet.run)
             nursery.start_soon(self._stable.run)
+            nursery.start_soon(self.compaction.run)
             nursery.start_soon(self._gram_merging.run)
             nursery.start_soon(self.scrub.run)
             await nursery.start(self._ingest.large.run)

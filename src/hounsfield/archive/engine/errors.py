@@ -37,6 +37,12 @@ class RefusedError(EngineError):
     """What is asked for cannot be done as it is asked; the text says what to change."""
 
 
+class BusyError(EngineError):
+    """Another process does this at the moment: try again later."""
+
+    retry = True
+
+
 class DamagedError(EngineError):
     """Stored bytes do not open any more: the record is damaged; nothing else is affected."""
 

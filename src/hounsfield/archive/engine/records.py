@@ -22,11 +22,17 @@ from hounsfield.codecs import at_rest
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.frames import FrameShape
 from hounsfield.storage_backends.api import Buffer
-from hounsfield.storage_backends.errors import BlobNotFoundError, FormatError, SealError, ShortReadError
+from hounsfield.storage_backends.errors import (
+    BlobNotFoundError,
+    FormatError,
+    KeyringError,
+    SealError,
+    ShortReadError,
+)
 from hounsfield.storage_backends.segments import PartRef
 
 #: What reading a damaged or missing record raises.
-UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, FormatError, CodecError)
+UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, KeyringError, FormatError, CodecError)
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
 
 

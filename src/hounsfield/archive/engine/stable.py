@@ -19,6 +19,7 @@ from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.rows import Event
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.storage_backends.api import Batch, KeyValueStore
+from hounsfield.storage_backends.errors import StoreFullError
 
 EVENT_STABLE = "study-stable"
 CONSUMER = "study-stable"
@@ -101,6 +102,11 @@ class StableStudies:
         batch = Batch()
         for uid in quiet:
             self._journal.append(batch, Event(EVENT_STABLE, time.time_ns(), {"study": uid}))
-        done = min((study.first_sequence for study in self._open.values()), default=self._read_to + 1) - 1
-        self._journal.move_cursor(batch, CONSUMER, done)
-        self._store.commit(batch)
+        still_open = [study.first_sequence for uid, study in self._open.items() if uid not in quiet]
+        self._journal.move_cursor(batch, CONSUMER, min(still_open, default=self._read_to + 1) - 1)
+        try:
+            self._store.commit(batch)
+        except StoreFullError:
+            return  # announced when there is room again
+        for uid in quiet:
+            del self._open[uid]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hounsfield.archive.engine.errors import (
+    BusyError,
     ClosedError,
     DamagedError,
     EngineError,
@@ -60,6 +61,7 @@ BY_ERROR: dict[type[EngineError], StoreAnswer] = {
         Status.RESOURCE_LIMITATION, "the object is larger than this archive takes"
     ),
     # not raised by ingest; here so that the table is whole
+    BusyError: StoreAnswer(Status.OUT_OF_RESOURCES, "busy at the moment, try again later"),
     HeldError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     RefusedError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     NotFoundError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),

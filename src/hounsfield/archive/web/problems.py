@@ -15,6 +15,7 @@ import msgspec
 from hounsfield.archive.dicom.part10 import Part10Error
 from hounsfield.archive.dicom.query import QueryError
 from hounsfield.archive.engine.errors import (
+    BusyError,
     ClosedError,
     DamagedError,
     EngineError,
@@ -64,6 +65,7 @@ TABLE: Final[dict[type[Exception], Row]] = {
     OutOfResourcesError: Row(503, _OUT_OF_RESOURCES),
     ObjectTooLargeError: Row(413, _OUT_OF_RESOURCES),
     StorageFailedError: Row(503, _PROCESSING_FAILURE),
+    BusyError: Row(503, _PROCESSING_FAILURE),
     HeldError: Row(409, _PROCESSING_FAILURE),
     RefusedError: Row(400, _PROCESSING_FAILURE),
     NotFoundError: Row(404, _PROCESSING_FAILURE),
