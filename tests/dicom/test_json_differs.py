@@ -338,6 +338,32 @@ def test_objects_that_are_like_others_but_for_some_bytes(samples: list[Any]) -> 
     assert liked > 50
 
 
+def test_what_is_read_by_what_comes_before_it_is_read_anew() -> None:
+    """Character set, sign and private creator change while the bytes that they decide about do not."""
+    name = explicit((0x00081050, b"PN", "Ää".encode("latin-1")))
+    terms = [explicit((0x00080005, b"CS", term)) + name for term in (b"ISO_IR 100", b"ISO_IR 144")]
+    value = struct.pack("<HHLH", 0x28, 0x106, 2, 0xFFFE)
+    signs = [struct.pack("<HHLH", 0x28, 0x103, 2, sign) + value for sign in (0, 1)]
+    private = struct.pack("<HHL", 0x7053, 0x1000, 4) + b"1.5 "
+    creators = [
+        struct.pack("<HHL", 0x7053, 0x0010, 28) + creator + private
+        for creator in (b"Philips PET Private Group \0\0", b"Somebody else's private    \0")
+    ]
+    for objects, syntax in (
+        (terms, EXPLICIT_VR_LITTLE_ENDIAN),
+        (signs, IMPLICIT_VR_LITTLE_ENDIAN),
+        (creators, IMPLICIT_VR_LITTLE_ENDIAN),
+    ):
+        expected = [to_json(one, b"", syntax) for one in objects]
+        assert expected[0] != expected[1]
+        pixels = explicit((0x7FE00010, b"OW", b"")), struct.pack("<HHL", 0x7FE0, 0x10, 0)
+        for end in (b"", pixels[syntax.implicit_vr]):
+            writer = JsonWriter()
+            for which in (0, 0, 0, 1, 1, 1, 0, 1, 0, 0, 1):
+                got = writer.write(objects[which] + end, b"", syntax)
+                assert got == to_json(objects[which] + end, b"", syntax)
+
+
 def test_links_in_equal_items_are_their_own() -> None:
     one_item = item(explicit((0x00091010, b"OB", bytes(INLINE_BYTES_MAX + 2))))
     raw = explicit((0x00081140, b"SQ", one_item * 3), (0x00082112, b"SQ", one_item))

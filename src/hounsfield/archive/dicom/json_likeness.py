@@ -123,7 +123,7 @@ class Likeness:
             return
         for i, one in enumerate(met):
             if i in self._differ or i in linked:
-                if one.is_un and i != len(met) - 1:
+                if one.is_un:
                     self._stretches = []  # what it is depends on the private creators before it
                     self._unlike += 1
                     return
