@@ -93,12 +93,10 @@ class StableStudies:
         return len(events) == EVENTS_PER_READ
 
     def _announce(self, now: float) -> None:
-        quiet = [uid for uid, study in self._open.items() if now - study.quiet_since >= self._quiet_s]
+        quiet = {uid for uid, study in self._open.items() if now - study.quiet_since >= self._quiet_s}
         if not quiet:
             return
         self._sealer.prepare(len(quiet))
-        for uid in quiet:
-            del self._open[uid]
         batch = Batch()
         for uid in quiet:
             self._journal.append(batch, Event(EVENT_STABLE, time.time_ns(), {"study": uid}))
