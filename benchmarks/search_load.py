@@ -133,7 +133,7 @@ def load(
     stores: Stores, people: People, studies: range, total: int, instances: int, say: Callable[[str], None]
 ) -> dict[str, float]:
     """Write these studies of ``total``, oldest first as they would have come in, and merge them."""
-    limits = MergeLimits(studies_per_round=STUDIES_PER_MERGE, blocks_per_commit=4096)
+    limits = MergeLimits(studies_per_round=STUDIES_PER_MERGE, changes_per_commit=4096)
     merger = Merger(stores.store, stores.sealer, stores.hashes, limits)
     loading = merging = 0.0
     began = time.perf_counter()

@@ -125,6 +125,14 @@ class Study:
     series: dict[str, Series] = field(default_factory=dict)
 
 
+class CrowdedCatalog(Catalog):
+    """Study ids begin alike, as some do among many millions."""
+
+    def study_id(self, study_uid: str) -> bytes:
+        whole = super().study_id(study_uid)
+        return bytes([whole[0] % 3, 0, 0, 0]) + whole[4:]
+
+
 class World:
     """A catalog, and the same in plain dictionaries."""
 
@@ -134,14 +142,17 @@ class World:
         self.sealer = RowSealer(store, Keys())
         self.sealer.prepare(1 << 16)
         self.hashes = KeyedHash(Keys())
-        self.catalog = Catalog(self.sealer, self.hashes)
+        self.catalog = source.choice((Catalog, CrowdedCatalog))(self.sealer, self.hashes)
         self.planner = Planner(store, self.catalog, self.hashes)
         self.merger = self.new_merger()
         self.studies: dict[str, Study] = {}
         self.count = 0
 
     def new_merger(self) -> Merger:
-        limits = MergeLimits(studies_per_round=self.source.choice((3, 100)), blocks_per_commit=16)
+        limits = MergeLimits(
+            studies_per_round=self.source.choice((3, 100)),
+            changes_per_commit=self.source.choice((1, 16, 1000)),
+        )
         return Merger(self.store, self.sealer, self.hashes, limits)
 
     # ------------------------------------------------------------ changing
@@ -412,7 +423,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "POSTINGS_PER_READ", 3)
     monkeypatch.setattr(planner, "ANSWERS_PER_SNAPSHOT", 2)
     monkeypatch.setattr(merging, "STUDIES_PER_READ", 5)
-    monkeypatch.setattr(merging, "STUDIES_PER_COMMIT", 4)
+    monkeypatch.setattr(merging, "CHANGES_PER_COMMIT_MIN", 1)
 
 
 @pytest.mark.parametrize("kind", ["lmdb", "memory"])

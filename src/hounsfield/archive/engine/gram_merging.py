@@ -1,8 +1,8 @@
 """Fresh studies are merged into the search index, by one worker at a time, out of everybody's way.
 
 Held by a lease like all leader work. A round is a series of short commits
-(:mod:`hounsfield.archive.index.merging`); after each the merger rests for as long as that took, because it
-competes with those who store for the index's one writer and for the interpreter.
+(:mod:`hounsfield.archive.index.merging`); after each the merger rests for twice as long as that took, because
+it competes with those who store for the index's one writer and for the interpreter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEASE = "gram-merging"
 LEASE_S = 10.0
 RENEW_S = 3.0
 PAUSE_S = 2.0  # between rounds: studies gather meanwhile, and share the blocks that change
-REST_RATIO = 1.0  # rest this many times as long as the step before took
+REST_RATIO = 2.0  # rest this many times as long as the step before took
 REST_S_MAX = 0.2
 _NS = 1_000_000_000
 

@@ -17,6 +17,7 @@ may stand. Every commit requires and moves the *turn*, so that of two who believ
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -30,7 +31,10 @@ from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
 from hounsfield.storage_backends.errors import PreconditionError
 
 STUDIES_PER_READ = 256  # rows opened in one snapshot: some milliseconds
-STUDIES_PER_COMMIT = 128
+#: What one commit should take, so that who stores meanwhile waits no longer: commits shrink and grow to meet
+#: it. In a busy process every write waits for the interpreter, a hundred times as long as it takes.
+COMMIT_S = 0.01
+CHANGES_PER_COMMIT_MIN = 16
 STUDIES_PER_UPGRADE_READ = 1000
 
 _TURN = b"grams/turn"
@@ -43,8 +47,8 @@ class MergeLimits:
 
     #: More share more blocks, and a round holds all their postings in memory: 100 bytes each, 200 a study.
     studies_per_round: int = 4096
-    #: Blocks rewritten in one commit, of 2 KB: a few milliseconds for those who want to commit meanwhile.
-    blocks_per_commit: int = 256
+    #: Rows or blocks (of 2 KB) written in one commit, at most.
+    changes_per_commit: int = 512
 
 
 class TextRow(msgspec.Struct, array_like=True, frozen=True):
@@ -92,6 +96,7 @@ class Merger:
         self._hashes = hashes
         self._limits = limits or MergeLimits()
         self._turn: bytes | None = None
+        self._changes = min(64, self._limits.changes_per_commit)  # in the next commit
 
     def merge_all(self) -> int:
         """Merge until nothing is fresh; how many studies were."""
@@ -152,8 +157,7 @@ class Merger:
     # ------------------------------------------------------------ the stages
 
     def _say_what_will_stand(self, studies: list[_Study]) -> Iterator[int]:
-        for start in range(0, len(studies), STUDIES_PER_COMMIT):
-            group = studies[start : start + STUDIES_PER_COMMIT]
+        for group in self._groups(studies):
             self._sealer.prepare(len(group))
             batch = Batch(uses_reserve=all(study.present is None for study in group))
             with self._store.snapshot() as snapshot:
@@ -191,7 +195,7 @@ class Merger:
         while at < len(order):
             batch = Batch(uses_reserve=not adds)
             with self._store.snapshot() as snapshot:
-                while at < len(order) and len(batch.puts) < self._limits.blocks_per_commit:
+                while at < len(order) and len(batch.puts) + len(batch.deletes) < self._changes:
                     token = order[at]
                     postings.plan_change(
                         snapshot, batch, token, adds.get(token, nothing), removes.get(token, nothing)
@@ -201,26 +205,41 @@ class Merger:
             yield 0
 
     def _finish(self, studies: list[_Study]) -> Iterator[int]:
-        for start in range(0, len(studies), STUDIES_PER_COMMIT):
-            group = studies[start : start + STUDIES_PER_COMMIT]
-            batch = Batch(uses_reserve=True)
+        for group in self._groups(studies):
             self._sealer.prepare(len(group))
+            batch = Batch(uses_reserve=True)
             for study in group:
                 if study.present is None:
                     batch.delete(GRAMS, study.study_id)
                 elif study.stale:
                     self._put(batch, study.study_id, (study.present,))
-            self._take_turn(batch)
-            batches = [batch]
-            for study in group:
-                done = Batch(uses_reserve=True)
-                done.require(FRESH, study.study_id, study.fresh)
-                done.delete(FRESH, study.study_id)
-                batches.append(done)
-            results = self._store.commit_many(batches)
-            if isinstance(results[0], Exception):
-                raise results[0]
-            yield sum(not isinstance(result, Exception) for result in results[1:])
+            if batch.puts or batch.deletes:
+                self._commit(batch)
+            yield self._no_longer_fresh(group)
+
+    def _no_longer_fresh(self, group: list[_Study]) -> int:
+        """Those that did not change meanwhile; how many."""
+        while True:
+            with self._store.snapshot() as snapshot:
+                same = [study for study in group if snapshot.get(FRESH, study.study_id) == study.fresh]
+            batch = Batch(uses_reserve=True)
+            for study in same:
+                batch.require(FRESH, study.study_id, study.fresh)
+                batch.delete(FRESH, study.study_id)
+            try:
+                self._commit(batch)
+            except PreconditionError as error:
+                if error.table != FRESH.name:
+                    raise  # not our turn any more
+            else:
+                return len(same)
+
+    def _groups(self, studies: list[_Study]) -> Iterator[list[_Study]]:
+        start = 0
+        while start < len(studies):
+            end = start + self._changes
+            yield studies[start:end]
+            start = end
 
     # ------------------------------------------------------------ an older tokenizer
 
@@ -262,11 +281,16 @@ class Merger:
         row = _encoder.encode(GramsRow(texts))
         batch.put(GRAMS, study_id, self._sealer.seal(GRAMS, study_id, row))
 
-    def _take_turn(self, batch: Batch) -> None:
-        batch.require(META, _TURN, self._turn)
-        self._turn = os.urandom(8)
-        batch.put(META, _TURN, self._turn)
-
     def _commit(self, batch: Batch) -> None:
-        self._take_turn(batch)
+        """Commit with the turn, and make the next commit larger or smaller by how long this one took."""
+        batch.require(META, _TURN, self._turn)
+        turn = os.urandom(8)
+        batch.put(META, _TURN, turn)
+        began = time.monotonic()
         self._store.commit(batch)
+        took = time.monotonic() - began
+        self._turn = turn
+        if took > COMMIT_S:
+            self._changes = max(CHANGES_PER_COMMIT_MIN, self._changes // 2)
+        elif took < COMMIT_S / 4:
+            self._changes = min(self._limits.changes_per_commit, self._changes * 2)
