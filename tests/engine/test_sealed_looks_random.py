@@ -66,8 +66,8 @@ async def test_segments_ledger_and_rows(tmp_path: Path) -> None:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:
             for number in range(40):
                 pixels = bytes(16 * 16 * 2) * 40  # as far from random as can be
-                data = ct_slice(study_uid=f"2.25.{number % 7 + 1}", series_uid=f"2.25.{number}", number=number,
-                                pixels=pixels)  # fmt: skip
+                uids = {"study_uid": f"2.25.{number % 7 + 1}", "series_uid": f"2.25.{number}"}
+                data = ct_slice(**uids, number=number, pixels=pixels)
                 await store(engine, data, ExplicitVRLittleEndian)
             for number in range(300):
                 await engine.commit_fact(
