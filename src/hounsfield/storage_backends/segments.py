@@ -393,6 +393,14 @@ class SegmentLog:
         if isinstance(self._blobs, MakesDurable):
             self._blobs.make_durable(self._name(segment))
 
+    def is_blank(self, segment: bytes, start: int, stop: int) -> bool:
+        """Whether a stretch of a segment's blob, framing and all, is nothing but zeros."""
+        name = self._name(segment)
+        return not any(
+            any(self._blobs.read(name, at, min(layout.CHUNK_BYTES, stop - at)))
+            for at in range(start, stop, layout.CHUNK_BYTES)
+        )
+
     def scan(self, segment: bytes, *, start: int | None = None) -> Iterator[ScannedRecord | Damage]:
         """Every record of a segment from offset ``start`` on, without any index; pixel parts are not read.
 

@@ -54,6 +54,10 @@ async def _recover(stores: Stores, *, first: bool) -> None:
             segment=report.segments,
             detail={"damage": dict(report.damage)} if report.damage else None,
         )
+    if report.given_up:
+        structlog.get_logger().warning(
+            "removed what was never received whole", count=report.given_up, bytes=report.given_up_bytes
+        )
 
 
 async def _services(resources: Resources, engine: Engine) -> Services:

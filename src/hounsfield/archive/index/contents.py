@@ -8,7 +8,7 @@ from hounsfield.archive.index.rows import RECORD_KIND_PIECE, Location
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.segment_stream import PieceReader
-from hounsfield.storage_backends.segments import Damage, SegmentLog
+from hounsfield.storage_backends.segments import Damage, DamageReason, SegmentLog
 
 #: Parts of a large object's record: row, header, piece table, frame table.
 HEADER_PART, PIECES_PART, FRAMES_PART = 1, 2, 3
@@ -54,18 +54,24 @@ def _next(buffers: Iterable[Buffer]) -> memoryview:
 def given_up_bytes(log: SegmentLog, segment: bytes) -> int:
     """How long a segment is that holds pieces of an object that was never finished; 0 when it is another.
 
-    Only for a segment that nobody writes any more. Damage that something readable follows is not what a
-    crash leaves: such a segment is kept. Reads one record of most segments.
+    Only for a segment that nobody writes any more. Behind the pieces there may be what a crash leaves of an
+    append: a torn tail, or zeros. Anything else may be the damaged record of an object that was finished:
+    such a segment is kept, for people to look at. Reads one record of most segments.
     """
     pieces = 0
-    end = 0
+    size = log.size(segment)
     for record in log.scan(segment):
         if isinstance(record, Damage):
-            if record.offset >= layout.HEADER_BYTES:
-                end = record.offset + record.length
-            continue
-        if record.kind != RECORD_KIND_PIECE or end:
+            if record.offset < layout.HEADER_BYTES and record.offset + record.length <= layout.HEADER_BYTES:
+                continue  # a copy of the header: the records are not touched by it
+            end = record.offset + record.length
+            torn = record.reason is DamageReason.TORN_TAIL or (
+                record.reason is DamageReason.FRAMING and log.is_blank(segment, record.offset, end)
+            )
+            if not torn or end < size:
+                return 0
+        elif record.kind != RECORD_KIND_PIECE:
             return 0
-        pieces += 1
-    size = log.size(segment)
-    return size if pieces and end in {0, size} else 0
+        else:
+            pieces += 1
+    return size if pieces else 0

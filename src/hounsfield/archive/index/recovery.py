@@ -127,6 +127,8 @@ def reindex(indexer: Indexer, journal: Journal, progress: Callable[[int, int], N
         report.segments += 1
         try:
             indexer.log.make_durable(segment)
+            if given_up_bytes(indexer.log, segment):
+                continue  # not marked as known: the next start removes it
             end = _index_segment(indexer, segment, None, report, verify=False)
         except (KeyringError, PoisonedError):
             report.unreadable_segments += 1
