@@ -20,6 +20,20 @@ from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.errors import NoServerError
 
+SHOW_SECONDS = 0.5  # between two looks at how far a long operation is
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Raise what a nursery wrapped, when it is one error: as a server's answer would."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
 
 @contextlib.contextmanager
 def open_stores(config: Config, before: Callable[[], None] = lambda: None) -> Iterator[Stores]:
@@ -57,7 +71,33 @@ class Archive:
         """Do one operation; its result. Blocking. Raises HounsfieldError, EngineError or StorageError."""
         if self._stores is None:
             return ask(control_socket(self._config), op, **args)
-        return trio.run(self._call, self._stores, op, args)
+        with _alone():
+            return trio.run(self._call, self._stores, op, args)
+
+    def scrub(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Do what was asked of the scrub here and now; its status then. Only when no server runs.
+
+        ``progress(bytes_done, bytes_in_all)``.
+        """
+        if self._stores is None:
+            raise ValueError("a server runs: it scrubs by itself")
+        with _alone():
+            return trio.run(self._scrub, self._stores, progress)
+
+    async def _scrub(self, stores: Stores, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        async with open_engine(stores, self._options, owner="command line") as engine:
+
+            async def show() -> None:
+                while True:
+                    status = await engine.scrub.status()
+                    progress(status["pass_bytes"], status["bytes_stored"])
+                    await trio.sleep(SHOW_SECONDS)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(show)
+                await engine.scrub.now()
+                nursery.cancel_scope.cancel()
+            return await engine.scrub.status()
 
     async def _call(self, stores: Stores, op: str, args: dict[str, Any]) -> Any:
         async with open_engine(stores, self._options, owner="command line") as engine:

@@ -13,6 +13,8 @@ from typing import Any
 
 import trio
 
+from hounsfield.archive.app.care import Care
+from hounsfield.archive.app.deleting import Deleting
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.part10 import file_header
 from hounsfield.archive.dicom.query import QueryError, parse_qido
@@ -37,6 +39,8 @@ class Operations:
             "search": self.search,
             "instances": self.instances,
             "export-instance": self.export_instance,
+            **Care(self._engine).table(),
+            **Deleting(self._engine).table(),
         }
 
     async def search(self, level: str, parameters: list[list[str]]) -> dict[str, Any]:

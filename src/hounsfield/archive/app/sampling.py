@@ -47,7 +47,32 @@ class Sampler:
                 "frames_cached_total": now.frames_read_cached,
             }
 
+        def scrub() -> dict[str, int]:
+            now = engine.scrub.figures
+            return {
+                "scrub_records_total": now.records,
+                "scrub_bytes_total": now.bytes,
+                "scrub_damaged_total": now.damaged,
+                "scrub_repaired_total": now.repaired,
+                "damaged_records": now.known_damaged,
+                "scrub_oldest_seconds": now.oldest_s,
+            }
+
+        def deletion_figures() -> dict[str, int]:
+            now = engine.compaction.figures
+            return {
+                "deleted_instances_total": engine.deleting.deleted_instances,
+                "deleted_bytes_total": engine.deleting.deleted_bytes,
+                "compaction_dead_bytes": now.dead_bytes,
+                "compaction_segments_total": now.segments,
+                "compaction_moved_bytes_total": now.moved_bytes,
+                "compaction_reclaimed_bytes_total": now.reclaimed_bytes,
+                "compaction_failures_total": now.failures,
+            }
+
         self.add(figures)
+        self.add(deletion_figures)
+        self.add(scrub)
 
     def sample(self) -> None:
         """Copy every source's figures now."""

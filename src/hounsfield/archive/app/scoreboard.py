@@ -134,7 +134,20 @@ METRICS: tuple[Metric, ...] = (
     Metric("objects_bytes_total", Kind.COUNTER, "Bytes of data sets committed"),
     Metric("commits_total", Kind.COUNTER, "Group commits"),
     Metric("frames_total", Kind.COUNTER, "Frames read"),
+    Metric("scrub_records_total", Kind.COUNTER, "Stored records read and authenticated again"),
+    Metric("scrub_bytes_total", Kind.COUNTER, "Stored bytes read and authenticated again"),
+    Metric("scrub_damaged_total", Kind.COUNTER, "Damaged records that the scrub found"),
+    Metric("scrub_repaired_total", Kind.COUNTER, "Damaged records written anew from another copy"),
+    Metric("damaged_records", Kind.GAUGE, "Damaged records that are known and not repaired"),
+    Metric("scrub_oldest_seconds", Kind.GAUGE, "Age of the oldest verification among verified segments"),
     Metric("frames_cached_total", Kind.COUNTER, "Frames read without a thread, from the page cache"),
+    Metric("deleted_instances_total", Kind.COUNTER, "Instances deleted"),
+    Metric("deleted_bytes_total", Kind.COUNTER, "Stored bytes of what was deleted"),
+    Metric("compaction_dead_bytes", Kind.GAUGE, "Bytes that are deleted and still on the disk"),
+    Metric("compaction_segments_total", Kind.COUNTER, "Segments rewritten or dropped by compaction"),
+    Metric("compaction_moved_bytes_total", Kind.COUNTER, "Bytes that compaction wrote anew"),
+    Metric("compaction_reclaimed_bytes_total", Kind.COUNTER, "Bytes that compaction freed"),
+    Metric("compaction_failures_total", Kind.COUNTER, "Times that compaction was put off by an error"),
 )
 
 

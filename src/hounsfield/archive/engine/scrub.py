@@ -86,6 +86,7 @@ class Scrub:
         self._leading = False
         self._renewed = -RENEW_S
         self._asked = trio.Event()
+        self._working = trio.Lock()
 
     @classmethod
     def of(cls, stores: Stores, gate: Gate, limits: ScrubLimits, *, owner: str) -> Scrub:
@@ -121,8 +122,7 @@ class Scrub:
                     await self._asked.wait()
                 self._asked = trio.Event()
                 try:
-                    if await self._lead():
-                        await self.round()
+                    await self.now()
                 except (StorageError, OSError) as error:
                     _log.warning("the scrub stops for now: %s", type(error).__name__)
         finally:
@@ -154,7 +154,8 @@ class Scrub:
         if (asked or old or walk.under_way) and not await self._walk(rate):
             return
         await self._gate.read(scrubber.repair, time.time_ns())
-        await self._gate.read(scrubber.suspects)  # the number that is known now
+        known = await self._gate.read(scrubber.suspects)
+        self.figures.known_damaged = sum(row.confirmed for _, row in known)
         if request is not None:
             await self._gate.read(scrubber.done_with, request)
         if self._resting is not None:
@@ -194,6 +195,8 @@ class Scrub:
             leases.hold, self._store, LEASE, self._owner, time.time_ns(), int(LEASE_S * _NS)
         )
         self._renewed = trio.current_time()
+        if not self._leading:  # whoever leads says it
+            self.figures.known_damaged = self.figures.oldest_s = 0
         return self._leading
 
     # ------------------------------------------------------------ for people
@@ -204,9 +207,18 @@ class Scrub:
         self._asked.set()
 
     async def now(self) -> None:
-        """Do what is asked for and due in this process, at once: for a command without a server."""
-        if await self._lead():
-            await self.round()
+        """Do what is asked for and due, if this process is the leader or becomes it."""
+        async with self._working:
+            if await self._lead():
+                await self.round()
+
+    def segments(self) -> list[bytes]:
+        """Every segment that can be named to :meth:`start`. Blocking."""
+        return list(self._scrubber.segments())
+
+    def suspects(self) -> list[tuple[bytes, SuspectRow]]:
+        """What does not open, as far as it is known. Blocking."""
+        return self._scrubber.suspects()
 
     async def status(self) -> dict[str, Any]:
         """What is verified, when it was, and what was found: plain values, nothing of a patient."""
@@ -221,6 +233,7 @@ class Scrub:
         walk = scrubber.walk_state()
         request = scrubber.request()
         suspects = scrubber.suspects()
+        asked_ns = 0 if request is None else request.asked_ns
         return {
             "segments": len(segments),
             "verified": len(done),
@@ -229,6 +242,7 @@ class Scrub:
             "records": sum(row.records for row in known),
             "bytes": sum(row.bytes for row in known),
             "bytes_stored": scrubber.stored_bytes(),
+            "pass_bytes": sum(row.bytes for row in known if row.began_ns >= asked_ns),
             "index_looked_at": walk.done_ns / _NS if walk.done_ns else None,
             "index_rows": walk.rows,
             "requested": request is not None,

@@ -432,7 +432,6 @@ class Scrubber:
             for key, sealed in snapshot.scan(SCRUB):
                 if len(key) == 2 * SEGMENT_ID_BYTES:
                     found.append((key, _decode(SuspectRow, self._sealer.open(SCRUB, key, sealed))))
-        self.figures.known_damaged = sum(row.confirmed for _, row in found)
         return found
 
     def _announce(self, batch: Batch, kind: str, key: bytes, row: SuspectRow, *, now_ns: int) -> None:
