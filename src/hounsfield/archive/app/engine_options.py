@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hounsfield.archive.config import Config
+from hounsfield.archive.engine.compaction import CompactionLimits
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.prepared_store import PreparedLimits
@@ -41,6 +42,12 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
         compression="" if ingest.compression == "none" else ingest.compression,
         study_stable_s=storage.study_stable_seconds,
         metadata=PreparedLimits(quiet_s=storage.metadata_quiet_seconds, bytes_max=storage.metadata_bytes_max),
+        compaction=CompactionLimits(
+            dead_fraction=config.compaction.dead_fraction,
+            erase_s=config.compaction.erase_days * 86_400,
+            quiet_s=config.compaction.quiet_seconds,
+            bytes_per_second=config.compaction.bytes_per_second,
+        ),
         scrub=ScrubLimits(
             interval_s=config.scrub.days * 86_400,
             bytes_per_second=config.scrub.bytes_per_second,

@@ -15,6 +15,7 @@ import trio
 
 from hounsfield.archive.app.care import Care
 from hounsfield.archive.app.deleting import Deleting
+from hounsfield.archive.app.fixes import Fixes
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.part10 import file_header
 from hounsfield.archive.dicom.query import QueryError, parse_qido
@@ -40,6 +41,7 @@ class Operations:
             "instances": self.instances,
             "export-instance": self.export_instance,
             **Care(self._engine).table(),
+            **Fixes(self._engine.correcting).table(),
             **Deleting(self._engine).table(),
         }
 

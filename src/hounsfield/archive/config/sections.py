@@ -123,6 +123,13 @@ class Scrub(Section, frozen=True):
     copies: tuple[str, ...] = ()
 
 
+class Compaction(Section, frozen=True):
+    dead_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
+    erase_days: Annotated[float, msgspec.Meta(ge=0, le=3650)] = 30.0
+    quiet_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 600.0
+    bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 64 * MIB  # 0: as fast as it goes
+
+
 class Logs(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
@@ -153,6 +160,7 @@ class Config(Section, frozen=True):
     ingest: Ingest = Ingest()
     storage: Storage = Storage()
     scrub: Scrub = Scrub()
+    compaction: Compaction = Compaction()
     logs: Logs = Logs()
     metrics: Metrics = Metrics()
     aes: tuple[RemoteAE, ...] = ()
