@@ -385,11 +385,7 @@ class StudyDraft:
         new: StudyRow | None = None
         if instances:
             attributes, received, numbers = self._shown()
-            patient_key = (
-                catalog.patient_key(attributes, self.uid)
-                if old is None or attributes is not self.attributes
-                else old.patient_key
-            )
+            patient_key = catalog.patient_key(attributes, self.uid)
             modalities, sop_classes = self._summary(shrunk)
             new = StudyRow(
                 uid=self.uid,
