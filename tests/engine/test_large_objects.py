@@ -78,7 +78,8 @@ async def answers(engine: Engine, one: Instance) -> list[object]:
         except (NotFoundError, NotSeparableError) as error:
             out.append(type(error))
     out.append(b"".join(map(bytes, await engine.bulk(one))))
-    return out
+    header = await engine.header(one)
+    return [*out, bytes(header.head), bytes(header.trailer)]
 
 
 def usable(sample: SampleFile) -> bool:

@@ -250,10 +250,39 @@ def vectors() -> dict[str, object]:
             "record_bytes": len(long_record),
             "record_sha256": hashlib.sha256(long_record).hexdigest(),
         },
+        "write_in_pieces": in_pieces(segment, key),
         "read": [
             {"name": name, "segment": segment.hex(), "key": used, "bytes": packed(data), "expect": expect}
             for name, used, data, expect in cases
         ],
+    }
+
+
+def in_pieces(segment: bytes, key: bytes) -> dict[str, object]:
+    """A large object of 250 bytes in pieces of 100: kind 4 each, then its own record with the two tables."""
+    data = bytes(range(250))
+    ids = [bytes(range(first, first + 16)) for first in (0xA0, 0xB0, 0xC0, 0xD0)]
+    whole = header(segment)
+    table = b""
+    for number, start in enumerate(range(0, len(data), 100)):
+        table += ids[number] + len(whole).to_bytes(8, "little")
+        content: Record = (ids[number], 4, [number.to_bytes(8, "little"), data[start : start + 100]])
+        whole += record(segment, key, content)
+    places = (20, 120, 200, 240)  # three frames that are not equally long; ten bytes follow them
+    frames = b"".join(place.to_bytes(8, "little") for place in places)
+    parts = [b"row", data[:20], table, frames]
+    offset = len(whole)
+    whole += record(segment, key, (ids[3], 1, parts))
+    return {
+        "segment": segment.hex(),
+        "key": key.hex(),
+        "piece_bytes": 100,
+        "data": data.hex(),
+        "record_ids": [one.hex() for one in ids],
+        "object": {"kind": 1, "offset": offset, "row": parts[0].hex(), "header": parts[1].hex()},
+        "frame_table": frames.hex(),
+        "piece_table": table.hex(),
+        "bytes": packed(whole),
     }
 
 

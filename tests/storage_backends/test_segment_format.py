@@ -12,10 +12,12 @@ import reference_segment
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hounsfield.archive.index.rows import RECORD_KIND_PIECE
 from hounsfield.storage_backends import segment_format, segments
 from hounsfield.storage_backends.errors import FormatError, SealError
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
+from hounsfield.storage_backends.segment_stream import SegmentStream
 from hounsfield.storage_backends.segments import Damage, RecordIn, SegmentLog
 
 VECTORS = json.loads(reference_segment.VECTORS.read_text())
@@ -78,6 +80,25 @@ def test_what_is_written_past_a_chunk_is_the_vector(monkeypatch: pytest.MonkeyPa
     record = data[segment_format.HEADER_BYTES :]
     assert len(record) == vector["record_bytes"]
     assert hashlib.sha256(record).hexdigest() == vector["record_sha256"]
+
+
+def test_a_large_object_in_pieces_is_the_vector(monkeypatch: pytest.MonkeyPatch) -> None:
+    vector = VECTORS["write_in_pieces"]
+    blobs = MemoryBlobs()
+    log = SegmentLog(blobs, OneKey(bytes.fromhex(vector["key"])))  # type: ignore[arg-type]
+    random = iter([bytes.fromhex(one) for one in (vector["segment"], *vector["record_ids"])])
+    monkeypatch.setattr(segments.os, "urandom", lambda _: next(random))
+    data, piece_bytes = bytes.fromhex(vector["data"]), vector["piece_bytes"]
+    stream = SegmentStream(log, kind=RECORD_KIND_PIECE, piece_bytes=piece_bytes)
+    for start in range(0, len(data), piece_bytes):
+        stream.append(data[start : start + piece_bytes])
+    assert stream.table.hex() == vector["piece_table"]
+    of_object = vector["object"]
+    parts = [of_object["row"], of_object["header"], vector["piece_table"], vector["frame_table"]]
+    ref = stream.finish(RecordIn(of_object["kind"], [bytes.fromhex(part) for part in parts]))
+    assert ref.offset == of_object["offset"]
+    name = "segments/" + vector["segment"]
+    assert blobs.read(name, 0, blobs.size(name)) == reference_segment.unpacked(vector["bytes"])
 
 
 @pytest.mark.parametrize("vector", VECTORS["read"], ids=lambda vector: vector["name"])

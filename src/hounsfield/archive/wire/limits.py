@@ -62,9 +62,9 @@ class WireLimits:
     command_bytes_max: int = 16 * _KIB
     """A command set, held whole. Real ones are 100–300; an N-GET can list 4,000 attributes within this."""
 
-    dataset_bytes_max: int = 64 * 1024 * 1024 * _KIB
-    """One data set, streamed, never held here: 64 GiB, over the largest whole-slide image. Memory and
-    disk budgets are the receiver's; this ends a data set that never ends."""
+    dataset_bytes_max: int = 2 * 1024 * 1024 * 1024 * _KIB
+    """One data set, streamed, never held here: 2 TiB, more than any receiver takes, so that it is the receiver
+    who says no. Memory and disk budgets are its; this ends a data set that never ends."""
 
     def __post_init__(self) -> None:
         if self.receive_buffer_bytes < 1024:
