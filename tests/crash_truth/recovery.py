@@ -25,7 +25,7 @@ from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
 from hounsfield.archive.engine.engine import Stores
 from hounsfield.archive.engine.group_commit import GroupCommit, Received
-from hounsfield.archive.engine.ingest import _scanned
+from hounsfield.archive.engine.receiving import scanned
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.types import Outcome, Source, StoreResult
 from hounsfield.archive.index.planner import FoundRow
@@ -190,7 +190,7 @@ def check_facts(stores: Stores, promises: Promises) -> None:
 
 
 def received(data: bytes) -> Received:
-    return _scanned(memoryview(data), str(ExplicitVRLittleEndian), str(CTImageStorage), "", Source("import"))
+    return scanned(memoryview(data), str(ExplicitVRLittleEndian), str(CTImageStorage), "", Source("import"))
 
 
 def store_one(stores: Stores, data: bytes) -> StoreResult:

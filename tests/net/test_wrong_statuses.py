@@ -6,7 +6,7 @@ import pytest
 
 from hounsfield.archive.engine import errors
 from hounsfield.archive.engine.errors import EngineError
-from hounsfield.archive.engine.ingest import PROBLEM_SOP_MISMATCH
+from hounsfield.archive.engine.receiving import PROBLEM_SOP_MISMATCH
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.net.statuses import BY_ERROR, BY_OUTCOME, MISMATCH, answer_of, answer_to_error
 from hounsfield.archive.wire import Category, Service, Status, describe_status

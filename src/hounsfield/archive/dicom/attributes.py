@@ -63,12 +63,12 @@ SOP_CLASS_UID: Final = 0x00080016
 SOP_INSTANCE_UID: Final = 0x00080018
 STUDY_INSTANCE_UID: Final = 0x0020000D
 SERIES_INSTANCE_UID: Final = 0x0020000E
-_REQUEST_ATTRIBUTES_SEQUENCE: Final = 0x00400275
+REQUEST_ATTRIBUTES_SEQUENCE: Final = 0x00400275
 #: Taken from the items of Request Attributes Sequence, where general equipment writes them (PS3.3 10.6).
 _REQUEST_ATTRIBUTES: Final = {0x00400009: "SH", 0x00401001: "SH"}
 #: Every top-level element that :func:`extract` looks at.
 INDEXED_TAGS: Final = frozenset(
-    {*STUDY_LEVEL, *SERIES_LEVEL, *INSTANCE_LEVEL, SPECIFIC_CHARACTER_SET, _REQUEST_ATTRIBUTES_SEQUENCE}
+    {*STUDY_LEVEL, *SERIES_LEVEL, *INSTANCE_LEVEL, SPECIFIC_CHARACTER_SET, REQUEST_ATTRIBUTES_SEQUENCE}
 )
 
 #: One attribute's value in an index row. The longest that these tables allow is LT, 10,240 characters; what
@@ -130,6 +130,9 @@ def _rows() -> tuple[tuple[int, str, int], ...]:
 
 
 _TABLE: Final = _rows()
+#: Every extracted attribute: its level (0 study, 1 series, 2 instance) and VR.
+LEVEL_OF: Final = {tag: (level, vr) for tag, vr, level in _TABLE}
+UID_TAGS: Final = frozenset({SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID})
 _STRIPPED: Final = " \0"
 #: VRs whose padding is not simply spaces and nulls at both ends.
 _OWN_TRIM: Final = PROSE_VRS | {"PN"}
@@ -158,29 +161,39 @@ def extract(scanned: Scanned, data: Buffer) -> Extracted:
         if not charset.known:
             problems[Problem.BAD_CHARACTER_SET] = None
     get = table.get
-    unpack_us = _US[little].unpack_from
     for tag, expected, level in _TABLE:
         found = get(tag)
-        if found is None:
-            continue
-        vr, offset, length = found
-        if vr == "US" and length == 2:
-            levels[level][tag] = str(unpack_us(body, offset)[0])
-            continue
-        if length > VALUE_BYTES_MAX:
-            length = VALUE_BYTES_MAX
-            problems[Problem.VALUE_TOO_LONG] = None
-        raw = bytes(body[offset : offset + length])
-        if raw.isascii() and expected not in _NUMBERS and b"\\" not in raw and b"\x1b" not in raw:
-            # The fast path: one ASCII value.
-            text = raw.decode("ascii")
-            levels[level][tag] = trim(text, expected) if expected in _OWN_TRIM else text.strip(_STRIPPED)
-            continue
-        levels[level][tag] = to_text(raw, vr, expected, charset, little, problems)
-    if _REQUEST_ATTRIBUTES_SEQUENCE in table:
+        if found is not None:
+            vr, offset, length = found
+            levels[level][tag] = value_text(body, vr, offset, length, expected, charset, little, problems)
+    if REQUEST_ATTRIBUTES_SEQUENCE in table:
         _request_attributes(scanned, body, charset, series, problems)
     _check_uids(study, series, instance, problems)
     return Extracted(study, series, instance, tuple(problems))
+
+
+def value_text(  # noqa: PLR0917
+    body: Buffer,
+    vr: str,
+    offset: int,
+    length: int,
+    expected: str,
+    charset: CharacterSet,
+    little_endian: bool,
+    problems: dict[Problem, None],
+) -> str:
+    """The text of one value in a data set, as :func:`to_text`; cut at ``VALUE_BYTES_MAX``, and flagged."""
+    if vr == "US" and length == 2:
+        return str(_US[little_endian].unpack_from(body, offset)[0])
+    if length > VALUE_BYTES_MAX:
+        length = VALUE_BYTES_MAX
+        problems[Problem.VALUE_TOO_LONG] = None
+    raw = bytes(body[offset : offset + length])
+    if raw.isascii() and expected not in _NUMBERS and b"\\" not in raw and b"\x1b" not in raw:
+        # The fast path: one ASCII value.
+        text = raw.decode("ascii")
+        return trim(text, expected) if expected in _OWN_TRIM else text.strip(_STRIPPED)
+    return to_text(raw, vr, expected, charset, little_endian, problems)
 
 
 def to_text(  # noqa: PLR0917
@@ -223,7 +236,7 @@ def _request_attributes(
     problems: dict[Problem, None],
 ) -> None:
     """ScheduledProcedureStepID and RequestedProcedureID of every item, flattened to the series' values."""
-    _, offset, length = scanned.elements[_REQUEST_ATTRIBUTES_SEQUENCE]
+    _, offset, length = scanned.elements[REQUEST_ATTRIBUTES_SEQUENCE]
     little = scanned.little_endian
     gathered: dict[int, list[str]] = {}
     for count, (start, end, implicit) in enumerate(

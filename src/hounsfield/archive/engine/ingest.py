@@ -9,25 +9,14 @@ next one gathers: many associations share a commit, and one alone waits for no t
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import trio
 
-from hounsfield.archive.dicom.attributes import (
-    SERIES_INSTANCE_UID,
-    SOP_CLASS_UID,
-    SOP_INSTANCE_UID,
-    STUDY_INSTANCE_UID,
-    extract,
-    uid_is_usable,
-)
-from hounsfield.archive.dicom.cuts import Layout
+from hounsfield.archive.dicom.attributes import extract
 from hounsfield.archive.dicom.incremental import StreamScanned
-from hounsfield.archive.dicom.scan import Scanned, scan
 from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.buffers import BufferPool, Gathering
 from hounsfield.archive.engine.compressing import Compressing
@@ -35,9 +24,10 @@ from hounsfield.archive.engine.errors import ClosedError, EngineError, ObjectToo
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.group_commit import Fate, GroupCommit, Received, Undecided, result_of
 from hounsfield.archive.engine.large_objects import LargeLimits, LargeObject, LargeObjects
+from hounsfield.archive.engine.receiving import Shapes, object_row, scanned
 from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.types import Outcome, Source, StoreResult
-from hounsfield.archive.index.rows import ROW_VERSION, ObjectRow, SourceRow
+from hounsfield.archive.index.rows import ObjectRow
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
@@ -45,8 +35,6 @@ SCAN_INLINE_BYTES = (
     1 << 20
 )  # a larger object, or a deflated one, is scanned on a thread: it may take a second
 RECEIVING_S = 0.01  # a sender that was silent for so long is not about to complete its object
-
-PROBLEM_SOP_MISMATCH = "sop-differs-from-command"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +157,9 @@ class IngestSession:
             raise
 
     def _row_of_stream(self, found: StreamScanned) -> ObjectRow:
-        return _object_row(
-            found.scanned, found.rest, self._transfer_syntax_uid, self._sop_class_uid, self._sop_uid,
-            self._source,
+        return object_row(
+            extract(found.scanned, found.rest), found.scanned.layout,
+            self._transfer_syntax_uid, self._sop_class_uid, self._sop_uid, self._source,
         )  # fmt: skip
 
     async def commit(self) -> StoreResult:
@@ -186,18 +174,11 @@ class IngestSession:
         if gathering is None:
             raise ClosedError("this object was abandoned or committed already")
         try:
-            scan_all = partial(
-                _scanned,
-                gathering.contents(),
-                self._transfer_syntax_uid,
-                self._sop_class_uid,
-                self._sop_uid,
-                self._source,
-            )
+            announced = (self._transfer_syntax_uid, self._sop_class_uid, self._sop_uid, self._source)
             if gathering.length > SCAN_INLINE_BYTES or lookup(self._transfer_syntax_uid).deflated:
-                received = await self._ingest.gate.heavy(scan_all)
+                received = await self._ingest.gate.heavy(scanned, gathering.contents(), *announced)
             else:
-                received = scan_all()
+                received = scanned(gathering.contents(), *announced, self._ingest.shapes)
             self._ingest.expected_bytes = gathering.length
             received = await self._ingest.compressing.compress(received, self._take_nowait)
             return await self._ingest.submit(_Pending(received, gathering.length))
@@ -255,6 +236,7 @@ class Ingest:
         self.budget = ByteBudget(limits.bytes_in_flight_max, limits.budget_wait_s_max)
         self.expected_bytes = 0  # the last object's size: the next is likely the same
         self.sessions: set[IngestSession] = set()
+        self.shapes = Shapes()
         self.outcomes = dict.fromkeys(Outcome, 0)
         self.failed = 0
         self.bytes_stored = 0
@@ -390,63 +372,7 @@ class Ingest:
             trio.lowlevel.reschedule(pending.task)
 
 
-def _scanned(
-    data: memoryview, transfer_syntax_uid: str, sop_class_uid: str, sop_uid: str, source: Source
-) -> Received:
-    """Scan an object's bytes into what is stored: its row and its slices."""
-    scanned = scan(data, lookup(transfer_syntax_uid))
-    row = _object_row(scanned, data, transfer_syntax_uid, sop_class_uid, sop_uid, source)
-    slices: list[Buffer] = list(scanned.slices(data))
-    if scanned.layout is Layout.HEADER_ONLY:
-        slices.append(b"")
-    return Received(row, slices)
-
-
-def _object_row(  # noqa: PLR0917
-    scanned: Scanned,
-    data: Buffer,
-    transfer_syntax_uid: str,
-    sop_class_uid: str,
-    sop_uid: str,
-    source: Source,
-) -> ObjectRow:
-    """What is said of an object whose scanned bytes are ``data``."""
-    found = extract(scanned, data)
-    problems: dict[str, None] = dict.fromkeys((*scanned.problems, *found.problems))
-    own_sop, own_class = found.instance.get(SOP_INSTANCE_UID, ""), found.instance.get(SOP_CLASS_UID, "")
-    if (sop_uid and sop_uid != own_sop) or (sop_class_uid and sop_class_uid != own_class):
-        problems[PROBLEM_SOP_MISMATCH] = None
-    return ObjectRow(
-        version=ROW_VERSION,
-        study_uid=found.study.get(STUDY_INSTANCE_UID, ""),
-        series_uid=found.series.get(SERIES_INSTANCE_UID, ""),
-        sop_uid=own_sop,
-        sop_class_uid=own_class or sop_class_uid,
-        transfer_syntax_uid=transfer_syntax_uid,
-        study=found.study,
-        series=found.series,
-        instance=found.instance,
-        layout=int(scanned.layout),
-        received_ns=time.time_ns(),
-        source=SourceRow(source.protocol, source.calling_ae, source.called_ae, source.address),
-        problems=tuple(str(problem) for problem in problems),
-        quarantine=_unusable(
-            found.study.get(STUDY_INSTANCE_UID, ""), found.series.get(SERIES_INSTANCE_UID, ""), own_sop
-        ),
-    )
-
-
 def _too_large(limits: IngestLimits) -> ObjectTooLargeError:
     return ObjectTooLargeError(
         f"an object of more than {limits.object_bytes_max} bytes is not taken; raise ingest.object_bytes_max"
     )
-
-
-def _unusable(study_uid: str, series_uid: str, sop_uid: str) -> str:
-    """Why an object cannot be filed, or "". Sloppy UIDs (leading zeros) are filed; empty ones are not."""
-    for name, uid in (("study", study_uid), ("series", series_uid), ("sop", sop_uid)):
-        if not uid:
-            return f"missing-{name}-instance-uid"
-        if not uid_is_usable(uid):
-            return f"invalid-{name}-instance-uid"
-    return ""

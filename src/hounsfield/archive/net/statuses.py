@@ -22,7 +22,7 @@ from hounsfield.archive.engine.errors import (
     RefusedError,
     StorageFailedError,
 )
-from hounsfield.archive.engine.ingest import PROBLEM_SOP_MISMATCH
+from hounsfield.archive.engine.receiving import PROBLEM_SOP_MISMATCH
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.wire import Status
 
