@@ -15,17 +15,12 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class Gate:
-    """Runs blocking calls on threads: a lane for commits, one for heavy work, a few for reads and large objects."""
+    """Runs blocking calls on threads: a lane for heavy work, a few for reads and large objects."""
 
     def __init__(self, readers_max: int = READERS_MAX) -> None:
-        self._commits = trio.CapacityLimiter(1)
         self._reads = trio.CapacityLimiter(readers_max)
         self._heavy = trio.CapacityLimiter(1)
         self._streams = trio.CapacityLimiter(STREAMS_MAX)
-
-    async def commit(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
-        """Run ``function`` in the commit lane: one at a time, in order, never abandoned."""
-        return await trio.to_thread.run_sync(function, *arguments, limiter=self._commits)
 
     async def heavy(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run ``function``, which may take a second or hundreds of megabytes, one such call at a time."""

@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import outcome
 import trio
 
 from hounsfield.archive.dicom.attributes import extract
 from hounsfield.archive.dicom.incremental import StreamScanned
 from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.buffers import BufferPool, Gathering
+from hounsfield.archive.engine.commit_thread import CommitThread
 from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.errors import ClosedError, EngineError, ObjectTooLargeError, StorageFailedError
 from hounsfield.archive.engine.gate import Gate
@@ -247,6 +249,8 @@ class Ingest:
         self._ended = False
         self._on_commit = on_commit
         self._waiting: deque[_Pending] = deque()
+        self._committing: list[_Pending] = []
+        self._thread: CommitThread[list[Received], list[Fate]] | None = None
         self._work = trio.Event()
         self._closing = False
 
@@ -283,11 +287,11 @@ class Ingest:
 
     async def _queued(self, pending: _Pending) -> Fate:
         """What the next commit makes of an object."""
-        if self._ended:
+        if self._ended or self._thread is None:
             raise ClosedError("the archive has stopped committing; send again when it is back")
         pending.task = trio.lowlevel.current_task()
         self._waiting.append(pending)
-        self._work.set()
+        self._go_on()
 
         def abort(_raise_cancel: trio.lowlevel.RaiseCancelT) -> trio.lowlevel.Abort:
             return trio.lowlevel.Abort.FAILED  # its buffer is being read by the committer
@@ -299,18 +303,19 @@ class Ingest:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit groups until closed. Shielded: what was submitted is answered before this ends."""
+        self._thread = CommitThread(self._commit.store, "hounsfield-commit")
         task_status.started()
-        with trio.CancelScope(shield=True):
-            while True:
-                if not self._waiting:
-                    if self._closing:
-                        self._ended = True
-                        return
+        try:
+            with trio.CancelScope(shield=True):
+                while not (self._closing and not self._waiting and not self._committing):
                     self._work = trio.Event()
-                    await self._work.wait()
-                    continue
-                await self._gather()
-                await self._commit_group(self._next_group())
+                    if self._waiting and not self._committing:
+                        await self._gather()
+                    else:
+                        await self._work.wait()
+            self._ended = True
+        finally:
+            self._thread.stop()
 
     def close(self) -> None:
         """Take no new objects; ``run`` returns when those submitted are committed."""
@@ -318,13 +323,19 @@ class Ingest:
         self._work.set()
 
     async def _gather(self) -> None:
-        """Wait a moment for the objects that are being received beside the first one of a group."""
-        if not self.limits.group_wait_s_max:
-            return
+        """Start a group when what is being received beside its first object is here, or after a moment."""
         with trio.move_on_after(self.limits.group_wait_s_max):
-            while self._is_receiving():
-                self._work = trio.Event()
+            while not self._committing and self._is_receiving():
                 await self._work.wait()
+                self._work = trio.Event()
+        if self._waiting and not self._committing:
+            self._start_group()
+
+    def _go_on(self) -> None:
+        """Start the next group now when nothing speaks against it, else leave it to :meth:`run`."""
+        if self._waiting and not self._committing and not self._is_receiving():
+            self._start_group()
+        self._work.set()
 
     def _is_receiving(self) -> bool:
         """Whether an object that is not complete got bytes just now: an idle sender keeps nobody waiting."""
@@ -353,23 +364,29 @@ class Ingest:
         self._waiting.extendleft(reversed(postponed))
         return group
 
-    async def _commit_group(self, group: list[_Pending]) -> None:
-        objects = [pending.received for pending in group]
-        fates: list[Fate]
+    def _start_group(self) -> None:
+        group = self._next_group()
+        self._committing = group
+        assert self._thread is not None
+        self._thread.submit([pending.received for pending in group], self._finish_group)
+
+    def _finish_group(self, result: outcome.Outcome[list[Fate]]) -> None:
+        group, self._committing = self._committing, []
         try:
-            fates = await self.gate.commit(self._commit.store, objects)
+            fates = result.unwrap()
         except Exception as error:  # noqa: BLE001  an unforeseen defect must answer its senders, not end ingest
             failure = StorageFailedError(
                 f"storing failed ({type(error).__name__}); not acknowledged, send again"
             )
             failure.__cause__ = error
             fates = [failure] * len(group)
-        self.groups += 1
-        self._on_commit()
         for pending, fate in zip(group, fates, strict=True):
             pending.fate = fate
             assert pending.task is not None
             trio.lowlevel.reschedule(pending.task)
+        self.groups += 1
+        self._on_commit()
+        self._go_on()
 
 
 def _too_large(limits: IngestLimits) -> ObjectTooLargeError:
