@@ -116,7 +116,9 @@ async def test_a_commit_after_the_end_is_refused(tmp_path: Path) -> None:
             await session.commit()
 
 
-async def test_objects_that_are_complete_together_share_a_commit(tmp_path: Path) -> None:
+async def test_objects_that_are_complete_together_share_a_commit(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
     options = EngineOptions(ingest=IngestLimits(group_wait_s_max=60.0))
     with stores_in(tmp_path / "data", options) as stores:
         async with open_engine(stores, options, owner="test") as engine:

@@ -53,28 +53,16 @@ def started(path: Path, job: str) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_commit_flushes_once_and_sync_and_close_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = LmdbStore(tmp_path / "index", [PLAIN], limits=NO_RESERVE)
-    environment = store._environment
-    assert environment.flags()["metasync"] is False
-    assert environment.flags()["sync"] is True
-    forced: list[bool] = []
-
-    class Watched:
-        def sync(self, force: bool) -> None:
-            forced.append(force)
-            environment.sync(force)
-
-        def close(self) -> None:
-            environment.close()
-
-    monkeypatch.setattr(store, "_environment", Watched())
-    store.sync()
-    assert forced == [True]
-    store.close()
-    assert forced == [True, True]
+def test_sync_and_close_take_a_checkpoint_of_everything(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    environment, checkpoints = store._environment, store._checkpoints
+    assert environment.flags()["sync"] is False
+    assert checkpoints is not None
+    for end in (store.sync, store.close):
+        store.commit(put(b"k", end.__name__.encode()))
+        last = environment.info()["last_txnid"]
+        end()
+        assert checkpoints._taken == last
     store.close()  # a second time does no harm
 
 
@@ -98,20 +86,22 @@ def test_the_reader_of_a_dead_process_is_cleared(tmp_path: Path) -> None:
     process = started(tmp_path, "die in a snapshot")
     process.communicate("go\n")
     assert process.returncode == -9
-    assert store.check_readers() == 1
+    cleared = store.check_readers()  # its snapshot, and its checkpoint while it had one
+    assert cleared in {1, 2}
     assert store.check_readers() == 0
-    assert store.statistics()["stale_readers_cleared"] == 1
+    assert store.statistics()["stale_readers_cleared"] == cleared
 
 
 def test_dead_readers_are_looked_for_at_open_and_every_so_often(tmp_path: Path) -> None:
     living = started(tmp_path, "increment")  # alone, LMDB itself would start with an empty reader table
     started(tmp_path, "die in a snapshot").communicate("go\n")
     store = opened(tmp_path, LmdbLimits(reserve_bytes=0, reader_check_commits=3))
-    assert store.statistics()["stale_readers_cleared"] == 1
+    cleared = store.statistics()["stale_readers_cleared"]
+    assert cleared in {1, 2}
     started(tmp_path, "die in a snapshot").communicate("go\n")
     for number in range(3):
         store.commit(put(b"k", b"%d" % number))
-    assert store.statistics()["stale_readers_cleared"] == 2
+    assert store.statistics()["stale_readers_cleared"] > cleared
     living.communicate("go\n")
 
 
@@ -166,6 +156,8 @@ def test_short_snapshots_do_not_make_the_file_grow(tmp_path: Path) -> None:
         for number in range(100):
             batch.put(PLAIN, b"k%d" % number, bytes([round_number]) * 200)
         store.commit(batch)
+        if round_number % 10 == 9:
+            store.sync()  # pages that only an older checkpoint had are free from here on
     assert store.statistics()["file_bytes"] < 1 << 20
 
 

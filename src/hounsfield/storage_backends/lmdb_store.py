@@ -5,10 +5,10 @@ Rules that this module keeps (docs/decisions/0006-lmdb-for-the-embedded-index.md
 * one huge map from the start: growing a map invalidates live reads, so it never grows;
 * read transactions live as long as a ``with`` block; dead processes' readers are cleared;
 * several batches share one write transaction, each in a child transaction of its own;
-* one flush a commit, not two (``metasync=False``): a power cut may undo the last commit, never more
-  of it than that whole commit, and never corrupts. That is allowed because the index is a view: what a
-  commit says is durable before it in a segment or the ledger, and the engine's recovery replays their
-  tails. :meth:`LmdbStore.sync` is for the caller that must know;
+* no flush a commit, but a checkpoint twice a second (:mod:`.lmdb_checkpoints`): a power cut may undo the
+  last commits, whole ones and in order, and never corrupts. That is allowed because the index is a view:
+  what a commit says is durable before it in a segment or the ledger, and the engine's recovery replays
+  their tails. :meth:`LmdbStore.sync` is for the caller that must know;
 * puts stop while a reserve is left, so that deletion always has room to work;
 * never on a network file system.
 """
@@ -16,6 +16,7 @@ Rules that this module keeps (docs/decisions/0006-lmdb-for-the-embedded-index.md
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import threading
@@ -35,14 +36,19 @@ from hounsfield.storage_backends.file_systems import (
     refuse_network_file_system,
     sync_directory,
 )
+from hounsfield.storage_backends.lmdb_checkpoints import (
+    DATA_FILE,
+    Checkpoints,
+    can_take,
+    nobody_has_it_open,
+    recover,
+)
 from hounsfield.storage_backends.lmdb_snapshot import LmdbSnapshot
-from hounsfield.storage_backends.lmdb_upkeep import Visitors, rewrite_meta_pages
-from hounsfield.storage_backends.local_writer import translated
+from hounsfield.storage_backends.lmdb_upkeep import Visitors
 from hounsfield.storage_backends.tables import check_batch, check_tables, sequence_key
 
 __all__ = ["LmdbLimits", "LmdbStore"]
 
-_DATA_FILE = "data.mdb"
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -63,6 +69,10 @@ class LmdbLimits:
 
     snapshot_seconds: float = 1.0
     """A snapshot held longer pins every page freed since: one grew a 0.5 MB database to 58 MB."""
+
+    checkpoint_seconds: float = 0.5
+    """How often what was committed is flushed: a power cut takes at most so much from the index (the
+    segments give it back), and so long no page is used again."""
 
     reader_check_commits: int = 1024
     """Stale readers are looked for at open and every so many commits."""
@@ -90,14 +100,26 @@ class LmdbStore:
         make_private_directory(self._path)
         refuse_network_file_system(self._path)
         self._visitors = Visitors()
-        self._writing = threading.Lock()  # LMDB has one writer anyway; held over what a failed flush leaves
-        self._unsure = False  # whether the last meta page may be in memory only, and never be written
+        self._writing = threading.Lock()  # LMDB has one writer anyway
+        self.restored = False
+        """Whether a checkpoint was put back when this was opened: the machine had gone down."""
+        if not can_take():
+            raise StorageError(
+                f"this release of LMDB ({lmdb.version()}) writes another format; 0.9 is needed"
+            )
         try:
-            if not (self._path / _DATA_FILE).exists():
-                self._create()
-            self._environment = self._open(self._path)
-            self._handles = {table.name: self._open_table(table) for table in tables}
-            self._environment.sync(True)  # the tables, and what a process that was killed committed last
+            with _opening(self._path):
+                if nobody_has_it_open(self._path):
+                    self.restored = recover(self._path)
+                if not (self._path / DATA_FILE).exists():
+                    self._create()
+                self._environment = self._open(self._path)
+                self._checkpoints = Checkpoints(
+                    self._environment, self._path, interval_seconds=self._limits.checkpoint_seconds
+                )
+                with self._checkpoints.committing():
+                    self._handles = {table.name: self._open_table(table) for table in tables}
+                self._checkpoints.take()  # the tables, and what a process that was killed committed last
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"cannot open the index in {self._path}: {error}") from error
         for folder in (self._path, self._path.parent):
@@ -123,8 +145,8 @@ class LmdbStore:
             max_dbs=max(len(self._tables), 1),
             max_readers=self._limits.readers,
             mode=0o600,
-            metasync=False,  # the meta page is flushed by the next commit's flush, or by sync()
-            sync=True,
+            metasync=False,
+            sync=False,  # checkpoints flush
             readahead=False,  # random access: reading ahead would evict what is in use
             max_spare_txns=16,
         )
@@ -138,7 +160,7 @@ class LmdbStore:
             environment.sync(True)
             environment.close()
             with suppress(FileExistsError):  # another process was faster
-                (self._path / _DATA_FILE).hardlink_to(draft / _DATA_FILE)
+                (self._path / DATA_FILE).hardlink_to(draft / DATA_FILE)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         sync_directory(self._path)
@@ -207,12 +229,24 @@ class LmdbStore:
     ) -> list[CommitResult | Exception]:
         if not batches:
             return []
-        with self._writing:
+        with self._committing():
             return self._commit(lambda _: batches, before_commit)
 
     def commit_planned(self, plan: Callable[[Snapshot], Sequence[Batch]]) -> list[CommitResult | Exception]:
-        with self._writing:
+        with self._committing():
             return self._commit(plan, None)
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        with self._writing:
+            try:
+                self._checkpoints.make_ready()
+            except lmdb.PanicError:
+                self._open_again()
+            except lmdb.Error as error:
+                raise _translated(error) from error
+            with self._checkpoints.committing():
+                yield
 
     def _commit(
         self,
@@ -246,7 +280,7 @@ class LmdbStore:
             if not all(isinstance(result, Exception) for result in results):
                 if before_commit is not None:
                     before_commit(results)
-                self._flush(transaction)
+                transaction.commit()
                 self._note_commit(results)
         except lmdb.Error as error:
             raise _translated(error) from error
@@ -254,40 +288,26 @@ class LmdbStore:
             transaction.abort()  # nothing to do when it is committed
         return results
 
-    def _flush(self, transaction: Any) -> None:
-        self._unsure = True  # until the flush has succeeded
-        transaction.commit()
-        self._unsure = False
-
     def _begin_writing(self) -> Any:
-        """A write transaction on pages that are, or will be, on the disk. The caller holds the writers' lock.
+        """A write transaction. The caller holds the writers' lock.
 
-        After a failed flush nothing may be written before the last meta page is on the disk: the kernel may
-        have given it up, later flushes that succeed say nothing of it, and commits would soon overwrite what
-        the older one still names. After a failed write of a meta page LMDB stops until it is opened again.
+        After a failed write of a meta page LMDB stops until it is opened again.
         """
         try:
-            transaction = self._environment.begin(write=True)
+            return self._environment.begin(write=True)
         except lmdb.PanicError:
             self._open_again()
-            transaction = self._environment.begin(write=True)
-        if self._unsure:
-            try:
-                rewrite_meta_pages(self._path / _DATA_FILE, self._environment.stat()["psize"])
-            except OSError as error:
-                transaction.abort()
-                raise translated(error, "the index takes nothing until its disk does") from error
-            self._unsure = False
-        return transaction
+            return self._environment.begin(write=True)
 
     def _open_again(self) -> None:
         with self._visitors.alone() as alone:
             if not alone:
                 raise StorageError("the index has to be opened again and is being read; try again")
+            self._checkpoints.let_go()
             self._environment.close()
             self._environment = self._open(self._path)
             self._handles = {name: self._open_table(table) for name, table in self._tables.items()}
-            self._unsure = True
+            self._checkpoints.begin_anew(self._environment)
 
     def _apply_alone(self, parent: Any, batch: Batch) -> CommitResult:
         self._check_preconditions(parent, batch)
@@ -410,17 +430,15 @@ class LmdbStore:
         sync_directory(directory)
 
     def sync(self) -> None:
-        with self._writing:
+        with self._visitors.visit():
             try:
-                self._environment.sync(True)
+                self._checkpoints.take()
             except lmdb.Error as error:
-                self._unsure = True
                 raise _translated(error) from error
 
     def close(self) -> None:
-        """Also makes the last commit durable; an error of that is the disk's, and the next open says so."""
-        with suppress(lmdb.Error):
-            self._environment.sync(True)
+        """Also makes the last commits durable; an error of that is the disk's, and the next open says so."""
+        self._checkpoints.close()
         self._environment.close()
 
     def _open_table(self, table: Table) -> Any:
@@ -428,6 +446,17 @@ class LmdbStore:
         return self._environment.open_db(
             table.name.encode(), create=True, dupsort=postings, dupfixed=postings
         )
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """One process at a time opens the store in ``path``."""
+    descriptor = os.open(path / "open.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _may_use_reserve(batch: Batch) -> bool:
