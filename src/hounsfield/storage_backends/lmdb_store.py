@@ -100,6 +100,7 @@ class LmdbStore:
         make_private_directory(self._path)
         refuse_network_file_system(self._path)
         self._visitors = Visitors()
+        self._shut = False
         self._writing = threading.Lock()  # LMDB has one writer anyway
         self.restored = False
         """Whether a checkpoint was put back when this was opened: the machine had gone down."""
@@ -189,14 +190,16 @@ class LmdbStore:
         """A read transaction of a visitor, who must leave."""
         self._visitors.enter()
         try:
-            return self._environment.begin()
+            if not self._shut:
+                return self._environment.begin()
         except lmdb.PanicError:
-            self._visitors.leave()
+            pass
         except BaseException:
             self._visitors.leave()
             raise
+        self._visitors.leave()
         with self._writing:
-            self._begin_writing().abort()  # opens the environment again
+            self._begin_writing().abort()
         self._visitors.enter()
         try:
             return self._environment.begin()
@@ -240,6 +243,8 @@ class LmdbStore:
     def _committing(self) -> Iterator[None]:
         with self._writing:
             try:
+                if self._shut:
+                    self._open_again()
                 self._checkpoints.make_ready()
             except lmdb.PanicError:
                 self._open_again()
@@ -294,19 +299,23 @@ class LmdbStore:
         After a failed write of a meta page LMDB stops until it is opened again.
         """
         try:
-            return self._environment.begin(write=True)
+            if not self._shut:
+                return self._environment.begin(write=True)
         except lmdb.PanicError:
-            self._open_again()
-            return self._environment.begin(write=True)
+            pass
+        self._open_again()
+        return self._environment.begin(write=True)
 
     def _open_again(self) -> None:
         with self._visitors.alone() as alone:
             if not alone:
                 raise StorageError("the index has to be opened again and is being read; try again")
+            self._shut = True  # until it is open: should that fail, whoever comes next tries
             self._checkpoints.let_go()
             self._environment.close()
             self._environment = self._open(self._path)
             self._handles = {name: self._open_table(table) for name, table in self._tables.items()}
+            self._shut = False
             self._checkpoints.begin_anew(self._environment)
 
     def _apply_alone(self, parent: Any, batch: Batch) -> CommitResult:
