@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from hounsfield.archive.engine.corrections import Correcting, CorrectionError, Request
 from hounsfield.archive.errors import HounsfieldError
 from hounsfield.archive.index.corrections import KINDS
 
 __all__ = ["FixError", "Fixes"]
+
+
+Answer = TypeVar("Answer")
 
 
 class FixError(HounsfieldError):
@@ -63,7 +66,7 @@ class Fixes:
         return await _or_error(self._correcting.merge_of(tuple(patient)))
 
 
-async def _or_error(answer: Awaitable[Any]) -> Any:
+async def _or_error(answer: Awaitable[Answer]) -> Answer:
     try:
         return await answer
     except CorrectionError as error:

@@ -82,16 +82,18 @@ class Operations:
             for found in await self._engine.instances(study, series, instance)
         ]
 
-    async def export_instance(self, study: str, series: str, instance: str, path: str) -> int:
+    async def export_instance(
+        self, study: str, series: str, instance: str, path: str, as_received: bool = False
+    ) -> int:
         """Write one instance as a DICOM file (PS3.10) to ``path``, whole or not at all; the bytes written.
 
-        The data set is written exactly as it was received. An existing file is replaced.
+        With the corrections that are in force; ``as_received`` exactly as it came. An existing file is replaced.
         """
         (found,) = await self._engine.instances(study, series, instance)
-        return await write_part10(self._engine, found, Path(path))
+        return await write_part10(self._engine, found, Path(path), as_received=as_received)
 
 
-async def write_part10(engine: Engine, instance: Instance, path: Path) -> int:
+async def write_part10(engine: Engine, instance: Instance, path: Path, *, as_received: bool = False) -> int:
     """As :meth:`Operations.export_instance`, for an instance already found."""
     row = instance.row
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -99,7 +101,7 @@ async def write_part10(engine: Engine, instance: Instance, path: Path) -> int:
     try:
         async with await trio.open_file(temporary, "wb") as file:
             written += await file.write(file_header(row.transfer_syntax_uid, row.sop_class_uid, row.sop_uid))
-            async for piece in engine.dataset(instance):
+            async for piece in engine.dataset(instance, as_received=as_received):
                 written += await file.write(piece)
         temporary.replace(path)
     except OSError as error:

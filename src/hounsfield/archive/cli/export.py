@@ -29,6 +29,7 @@ Files are OUT/STUDY/SERIES/INSTANCE.dcm. A running server writes them itself, as
     type=click.Path(path_type=Path, file_okay=False),
     help="The directory to write in.",
 )
+@click.option("--as-received", is_flag=True, help="Without corrections: exactly the data sets that came.")
 @click.option("--overwrite", is_flag=True, help="Write files that exist already again.")
 @config_options
 @json_option
@@ -37,12 +38,13 @@ def command(
     uids: tuple[str, ...],
     target: Path,
     overwrite: bool,
+    as_received: bool,
     config_file: Path | None,
     overrides: tuple[str, ...],
     data: str | None,
     as_json: bool,
 ) -> int:
-    """Write studies out as DICOM files (PS3.10), each data set exactly as it was received.
+    """Write studies out as DICOM files (PS3.10), with the corrections that are in force.
 
     Exit code 4 when some could be written and some not.
     """
@@ -77,6 +79,7 @@ def command(
                         series=each["series"],
                         instance=each["instance"],
                         path=str(file),
+                        as_received=as_received,
                     )
                     written += 1
                 except Exception as error:

@@ -11,11 +11,12 @@ import datetime
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from hounsfield.archive.dicom.rewrite import Change, rewrite
+from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.types import Header, Overlay
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.corrections import MERGE, Step, View
@@ -78,50 +79,66 @@ def _date_time(at_ns: int) -> str:
     return f"{moment:%Y%m%d%H%M%S}.{rest // 1000:06d}+0000"
 
 
-class Rewritten:
-    """Headers written anew, the last ones remembered. Any number of threads at once."""
+class Ends(NamedTuple):
+    """What is before and behind the pixels of an object; where, as it was received, the former ends and the
+    latter begins."""
 
-    def __init__(self) -> None:
+    header: Header
+    head_bytes: int
+    trailer_at: int
+
+
+class Corrected:
+    """Headers written anew, the last ones remembered. Blocking; any number of threads at once."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
         self._lock = threading.Lock()
-        self._last: OrderedDict[tuple[bytes, str], Header] = OrderedDict()
+        self._last: OrderedDict[tuple[bytes, str], Ends] = OrderedDict()
 
-    def known(self, row: InstanceRow, overlay: Overlay) -> Header | None:
-        """The header as it was made a moment ago."""
+    def header(self, row: InstanceRow, overlay: Overlay) -> Header:
+        """The data set without its pixel data's value, for metadata. RewriteError when it cannot be made."""
+        if row.location.stream is None:
+            return self.ends(row, overlay).header
+        return self._rewritten(row, overlay, self._records.header(row))
+
+    def ends(self, row: InstanceRow, overlay: Overlay) -> Ends:
+        """All bytes before and behind the pixels, corrected. RewriteError when they cannot be made."""
+        key = (row.location.record_id, overlay.stamp)
         with self._lock:
-            return self._last.get((row.location.record_id, overlay.stamp))
-
-    def header(self, row: InstanceRow, overlay: Overlay, header: Header, source: str) -> Header:
-        """``header`` with the overlay. ``source``: the AE that sent the object, for the record.
-
-        RewriteError when it cannot be written anew.
-        """
-        changes = [replace(change, source=source) for change in overlay.changes]
-        head, trailer = rewrite(header.head, header.trailer, lookup(header.transfer_syntax_uid), changes)
-        made = Header(head, trailer, header.transfer_syntax_uid)
-        if len(head) + len(trailer) <= REMEMBERED_BYTES_MAX:
+            known = self._last.get(key)
+        if known is not None:
+            return known
+        received, head_bytes, trailer_at = self._records.ends(row)
+        header = self._rewritten(row, overlay, received)
+        made = Ends(header, head_bytes, trailer_at)
+        if len(header.head) + len(header.trailer) <= REMEMBERED_BYTES_MAX:
             with self._lock:
-                self._last[row.location.record_id, overlay.stamp] = made
+                self._last[key] = made
                 while len(self._last) > REMEMBERED_MAX:
                     self._last.popitem(last=False)
         return made
 
+    def _rewritten(self, row: InstanceRow, overlay: Overlay, header: Header) -> Header:
+        source = self._records.source_ae(row)
+        changes = [replace(change, source=source) for change in overlay.changes]
+        head, trailer = rewrite(header.head, header.trailer, lookup(header.transfer_syntax_uid), changes)
+        return Header(head, trailer, header.transfer_syntax_uid)
 
-def spliced(
-    pieces: Iterable[list[Buffer]], head: Buffer, head_bytes: int, trailer: Buffer, trailer_at: int
-) -> Iterable[list[Buffer]]:
-    """A data set in pieces with another header and trailer: its first ``head_bytes`` and what begins at
-    ``trailer_at`` are left out. Nothing is copied."""
-    yield [head]
+
+def spliced(pieces: Iterable[list[Buffer]], ends: Ends) -> Iterator[list[Buffer]]:
+    """A data set in pieces with other ends than it was received with. Nothing is copied."""
+    yield [ends.header.head]
     at = 0
     for piece in pieces:
         kept: list[Buffer] = []
         for buffer in piece:
             view = memoryview(buffer)
-            start, stop = max(head_bytes - at, 0), min(trailer_at - at, len(view))
+            start, stop = max(ends.head_bytes - at, 0), min(ends.trailer_at - at, len(view))
             at += len(view)
             if start < stop:
                 kept.append(view[start:stop])
         if kept:
             yield kept
-    if len(trailer):
-        yield [trailer]
+    if len(ends.header.trailer):
+        yield [ends.header.trailer]

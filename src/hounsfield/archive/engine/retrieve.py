@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 from hounsfield.archive.dicom.rewrite import RewriteError
-from hounsfield.archive.engine.delivery import Overlays, Rewritten, spliced
+from hounsfield.archive.engine.delivery import Corrected, Ends, Overlays, spliced
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.records import Records, number_of
@@ -30,7 +30,7 @@ class Retrieve:
         self._store: KeyValueStore = indexer.store
         self._records = records
         self._gate = gate
-        self._rewritten = Rewritten()
+        self._corrected = Corrected(records)
 
     # ------------------------------------------------------------ frames
 
@@ -112,24 +112,11 @@ class Retrieve:
 
     def header_blocking(self, instance: Instance) -> Header:
         """As :meth:`header`, on a thread of the caller's."""
-        header = self._records.header(instance.row)
         overlay = self._overlay(instance)
         if overlay is None:
-            return header
-        if instance.row.location.stream is None:
-            return self._corrected(instance, overlay, header)
-        with _refused():  # of a large object this is not all there is, and must not be taken for it
-            return Rewritten().header(instance.row, overlay, header, self._records.source_ae(instance.row))
-
-    def _corrected(self, instance: Instance, overlay: Overlay, header: Header | None = None) -> Header:
-        """All bytes before and behind the pixels, with the corrections."""
-        known = self._rewritten.known(instance.row, overlay)
-        if known is not None:
-            return known
+            return self._records.header(instance.row)
         with _refused():
-            header = header or self._records.ends(instance.row)[0]
-            source = self._records.source_ae(instance.row)
-            return self._rewritten.header(instance.row, overlay, header, source)
+            return self._corrected.header(instance.row, overlay)
 
     async def dataset(self, instance: Instance, *, as_received: bool = False) -> AsyncIterator[Buffer]:
         """The data set's bytes as it is delivered, in pieces of a few megabytes (or of one large frame)."""
@@ -146,15 +133,11 @@ class Retrieve:
     def _pieces(self, instance: Instance) -> Iterator[list[Buffer]]:
         overlay = self._overlay(instance)
         pieces = self._records.pieces(instance.row)
-        if overlay is None:
-            return pieces
-        made = self._corrected(instance, overlay)
-        _, head_bytes, trailer_at = self._ends(instance)
-        return iter(spliced(pieces, made.head, head_bytes, made.trailer, trailer_at))
+        return pieces if overlay is None else spliced(pieces, self._ends(instance, overlay))
 
-    def _ends(self, instance: Instance) -> tuple[Header, int, int]:
+    def _ends(self, instance: Instance, overlay: Overlay) -> Ends:
         with _refused():
-            return self._records.ends(instance.row)
+            return self._corrected.ends(instance.row, overlay)
 
     async def dataset_bytes(self, instance: Instance, *, as_received: bool = False) -> int:
         """The length in bytes of what :meth:`dataset` gives, without reading when the index knows."""
@@ -166,13 +149,11 @@ class Retrieve:
 
     def dataset_bytes_blocking(self, instance: Instance) -> int:
         """As :meth:`dataset_bytes`, on a thread, or anywhere: the index knows and nothing is corrected."""
-        size = self._records.data_set_bytes(instance.row)
         overlay = self._overlay(instance)
         if overlay is None:
-            return size
-        _, head_bytes, trailer_at = self._ends(instance)
-        made = self._corrected(instance, overlay)
-        return len(made.head) + (trailer_at - head_bytes) + len(made.trailer)
+            return self._records.data_set_bytes(instance.row)
+        header, head_bytes, trailer_at = self._ends(instance, overlay)
+        return len(header.head) + (trailer_at - head_bytes) + len(header.trailer)
 
     async def bulk(self, instance: Instance) -> list[Buffer]:
         """The whole pixel data: of encapsulated data the fragments, else the frames."""

@@ -309,9 +309,11 @@ class StudyDraft:
     def regroup(self) -> None:
         """Tell anew in which ways the objects came that will be there; ``remerge`` must follow.
 
-        For when corrections changed, and with them the ways.
+        For when corrections changed, and with them the ways, or which of several versions is the first.
         """
-        before = self._groups or {}
+        if self._groups is None:
+            return
+        before = self._groups
         said = {group[0]: one.attributes for group, one in before.items()}
         found: dict[Group, int] = {}
         for uid, row in self.remaining():

@@ -88,7 +88,6 @@ class Refiling:
         made: list[Batch] = []
         for uid, draft in drafts.items():
             if draft.is_changed():
-                draft.regroup()
                 self._carried.settle(draft, always=True)
                 made.append(draft.finish(max(at_ns, draft.old.changed_ns + 1 if draft.old else 0)))
                 changes.append(StudyChange(uid, draft.old, draft.new))

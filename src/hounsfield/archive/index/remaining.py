@@ -72,6 +72,7 @@ class Carried:
         if always or draft.disagrees(FLAG_DEMOGRAPHICS) or not self._is_witnessed(draft):
             rows = [(uid, row, self.row(row.location)) for uid, row in draft.remaining()]
             rows.sort(key=lambda entry: entry[1].received_ns)
+            draft.regroup()
             draft.remerge((uid, row, carried) for uid, row, carried in rows if carried is not None)
 
     def _is_witnessed(self, draft: StudyDraft) -> bool:

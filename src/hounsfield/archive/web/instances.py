@@ -51,14 +51,16 @@ class Instances:
                 "these instances are stored in several transfer syntaxes and are not transcoded; ask for "
                 'multipart/related; type="application/dicom"; transfer-syntax=*',
             )
-        known = all(one.row.location.has_table for one in found)
+        known = all(self._is_known(one) for one in found)
         if not delivery.multipart:
             one = found[0]
             head = _file_header(one)
             return StreamResponse(
                 [(b"content-type", _part_type(one))],
                 self._file(one, head),
-                length=len(head) + await self._engine.dataset_bytes(one) if known else None,
+                length=len(head) + await self._engine.dataset_bytes(one)
+                if known or self._engine.is_corrected(one)
+                else None,
             )
         boundary = new_boundary()
         base = base_url(scope, self._settings.base_url)
@@ -76,6 +78,10 @@ class Instances:
             ahead=PIECES_AHEAD,
         )
 
+    def _is_known(self, one: Instance) -> bool:
+        """Whether an object's length is known without reading: a corrected header must be made first."""
+        return one.row.location.has_table and not self._engine.is_corrected(one)
+
     def _part(self, one: Instance, boundary: bytes, base: str, first: bool) -> tuple[bytes, int]:
         """What precedes one object's data set on the wire, and the data set's length."""
         header = _file_header(one)
@@ -90,7 +96,7 @@ class Instances:
         self, found: Sequence[Instance], boundary: bytes, base: str
     ) -> AsyncIterator[Sequence[Buffer]]:
         for n, one in enumerate(found):
-            if one.row.location.has_table:
+            if self._is_known(one):
                 head, _ = self._part(one, boundary, base, n == 0)
             else:
                 head, _ = await self._engine.read(self._part, one, boundary, base, n == 0)
@@ -101,7 +107,7 @@ class Instances:
 
     async def _file(self, one: Instance, head: bytes) -> AsyncGenerator[Sequence[Buffer], None]:
         """``head`` and the data set; no empty read follows the last when the length is known."""
-        left = await self._engine.dataset_bytes(one) if one.row.location.has_table else -1
+        left = await self._engine.dataset_bytes(one) if self._is_known(one) else -1
         before: tuple[bytes, ...] = (head,)
         async with aclosing(self._engine.dataset(one)) as buffers:  # type: ignore[type-var]
             async for buffer in buffers:
