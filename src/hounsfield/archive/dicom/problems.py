@@ -38,6 +38,7 @@ class Problem(StrEnum):
     FRAMES_NOT_SEPARABLE = "frames-not-separable"
     FRAME_COUNT_DIFFERS = "frame-count-differs"
     NOT_ENCAPSULATED = "not-encapsulated"
+    UNEXPECTEDLY_ENCAPSULATED = "unexpectedly-encapsulated"
     # its attributes
     BAD_CHARACTER_SET = "bad-character-set"
     BAD_TEXT = "bad-text"

@@ -6,7 +6,7 @@ nothing would be lost. What legitimately differs with the syntax is not a differ
 6.1.2, A.1, A.2):
 
 * implicit and explicit VR, byte order, defined and undefined lengths of sequences and items;
-* group lengths, Data Set Trailing Padding, the extended offset table;
+* group lengths, Data Set Trailing Padding of zeros, the extended offset table;
 * padding at the end of a value, and the character set when the text is the same.
 """
 
@@ -258,7 +258,9 @@ def _compared(elements: Elements, ignoring: frozenset[int]) -> set[int]:
     return {
         tag
         for tag in elements.by_tag
-        if tag & 0xFFFF and tag not in (_TRAILING_PADDING, SPECIFIC_CHARACTER_SET) and tag not in left_out
+        if tag & 0xFFFF and tag != SPECIFIC_CHARACTER_SET and tag not in left_out
+        # Padding says nothing (PS3.10 7.2), unless somebody has hidden something in it.
+        if tag != _TRAILING_PADDING or any(elements.by_tag[tag].value)
     }
 
 

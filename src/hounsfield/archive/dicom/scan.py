@@ -232,13 +232,14 @@ class Walk:
     """The state of one walk: kept in attributes because sequences recurse. This package's only."""
 
     __slots__ = (
-        "budget", "elements", "fragments", "implicit", "limits", "little", "pixels", "problems",
-        "undefined", "video",
+        "budget", "elements", "encapsulated", "fragments", "implicit", "limits", "little", "pixels",
+        "problems", "undefined", "video",
     )  # fmt: skip
 
     def __init__(self, syntax: TransferSyntax, limits: ScanLimits) -> None:
         self.limits = limits
         self.video = syntax.is_video
+        self.encapsulated = syntax.encapsulated if syntax.known else None
         self.implicit = syntax.implicit_vr
         self.little = syntax.little_endian
         self.elements: dict[int, Element] = {}
@@ -437,10 +438,18 @@ class Walk:
                         self.pixels = PixelData(tag, vr, offset, length, offset + length)
         pixels = self.pixels
         if pixels is None:
+            if self.elements.get(PIXEL_DATA, ("", 0, 1))[2] == 0:
+                self.problems[Problem.PIXELS_TOO_SHORT] = None
             return Layout.HEADER_ONLY, [0, size], 0, None
+        inside = self.fragments is not None or sighted is not None
+        if pixels.tag == PIXEL_DATA and self.encapsulated is not None and inside is not self.encapsulated:
+            # Another transfer syntax than announced, most likely.
+            self.problems[Problem.UNEXPECTEDLY_ENCAPSULATED if inside else Problem.NOT_ENCAPSULATED] = None
         shape = self._shape(data)
         declared = self._integer_text(data, 0x00280008)
         frames = max(declared or 1, 1)
+        if (declared is None or declared < 1) and self.elements.get(0x00280008, ("", 0, 0))[2]:
+            self.problems[Problem.BAD_NUMBER] = None
         if frames > self.limits.frames_max:
             self.problems[Problem.TOO_MANY_FRAMES] = None
             frames = 1

@@ -64,8 +64,8 @@ class Compressing:
     def wants(self, received: Received) -> bool:
         """Whether the object has frames that can be stored smaller."""
         row = received.row
-        if self.encoding is None or Layout(row.layout) not in _NATIVE:
-            return False
+        if self.encoding is None or Layout(row.layout) not in _NATIVE or row.quarantine:
+            return False  # what is in quarantine is looked at as it came
         frames = received.slices[1:-1]
         return bool(frames) and len(frames[0]) >= self.limits.frame_bytes_min
 

@@ -240,7 +240,7 @@ class Catalog:
         batch = Batch()
         self.put_row(batch, QUARANTINE, stored.location.record_id, QuarantineRow(
             row.quarantine, stored.location, row.sop_class_uid, row.transfer_syntax_uid,
-            row.received_ns, row.source,
+            row.received_ns, row.source, row.problems,
         ))  # fmt: skip
         return batch
 

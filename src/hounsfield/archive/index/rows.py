@@ -232,6 +232,7 @@ class QuarantineRow(msgspec.Struct, array_like=True, frozen=True):
     transfer_syntax_uid: str
     received_ns: int
     source: SourceRow
+    problems: tuple[str, ...] = ()
 
 
 class SegmentRow(msgspec.Struct, array_like=True, frozen=True):
