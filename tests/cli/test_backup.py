@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import trio
-from tests.support.archives import ct_slice, open_stores, store
 
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from support.archives import ct_slice, open_stores, store
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 

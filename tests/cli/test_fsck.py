@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import trio
 from msgspec import structs
-from tests.support.archives import ct_slice, open_stores, store
 
 from hounsfield.archive.app.data_directory import open_data_directory
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
@@ -35,6 +34,7 @@ from hounsfield.archive.index.tables import (
 )
 from hounsfield.storage_backends.api import Batch, Table
 from hounsfield.storage_backends.master_key import create_master_key_file
+from support.archives import ct_slice, open_stores, store
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 OPTIONS = EngineOptions(direct_writes=False)
@@ -444,8 +444,9 @@ def test_nothing_is_changed_and_no_name_is_shown(cli: Any, filled: Path) -> None
     def contents() -> dict[str, bytes]:
         return {
             str(p.relative_to(filled)): p.read_bytes()
-            for p in filled.rglob("*")
-            if p.is_file() and p.name not in {"lock", "lock.mdb", "data.mdb"}
+            for folder in ("segments", "ledger", "keys")
+            for p in (filled / folder).rglob("*")
+            if p.is_file()
         }
 
     before = contents()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.archives import ct_slice, open_stores, store
+import trio
 
 from hounsfield.archive.cli.main import COMMANDS
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from support.archives import ct_slice, open_stores, store
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 
@@ -151,9 +153,14 @@ OPENERS: dict[str, tuple[object, ...]] = {
     "quarantine export": ("quarantine", "export", "00", "--to", "out"),
     "scrub status": ("scrub", "status"),
     "scrub start": ("scrub", "start"),
+    "delete": ("delete", "1.2.3", "--reason", "a test", "--yes"),
+    "hold": ("hold", "list"),
+    "compact": ("compact", "status"),
+    "fix": ("fix", "list"),
     "keys list": ("keys", "list"),
     "keys check": ("keys", "check"),
     "keys backup": ("keys", "backup"),
+    "keys rekey": ("keys", "rekey"),
     "keys recovery new": ("keys", "recovery", "new"),
     "keys recovery remove": ("keys", "recovery", "remove", "--yes"),
     "serve": ("serve", "--dicom", "127.0.0.1:0", "--http", "127.0.0.1:0"),
@@ -187,3 +194,28 @@ def test_a_wrong_or_missing_master_key_is_one_clear_error(
     assert len(errors) == 1, result.err
     assert "Traceback" not in result.err
     assert "key" in errors[0]
+
+
+def _fill_now(tmp_path: Path, key: str) -> None:
+    trio.run(_fill, tmp_path, key)
+
+
+def test_segments_get_new_keys(call: Any, key: str, recovery: str, tmp_path: Path) -> None:
+    _fill_now(tmp_path, key)
+    before = call("ls", "instances", "--json", "-l").json()
+    old = {path.name for path in (tmp_path / "a/keys/segment").iterdir()}
+    early = call("keys", "rekey", "--before", "2001-01-01", "--json").json()
+    assert early["rekeyed"] == 0
+    done = call("keys", "rekey", "--json")
+    assert (done.code, done.json()["rekeyed"]) == (0, 1)
+    new = {path.name for path in (tmp_path / "a/keys/segment").iterdir()}
+    assert len(new) == 1
+    assert not old & new
+    assert call("ls", "instances", "--json", "-l").json() == before
+    assert call("fsck", "--json").json()["findings"] == []
+    again = call("keys", "rekey", "--before", _ago(done.json()["before"]), "--json").json()
+    assert again["rekeyed"] == 0
+
+
+def _ago(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment - 1))

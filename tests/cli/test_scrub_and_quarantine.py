@@ -10,13 +10,13 @@ from typing import Any
 import pydicom
 import pytest
 import trio
-from tests.support.archives import ct_slice, open_stores, store
 
 from hounsfield.archive.app.data_directory import open_data_directory
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.storage_backends.master_key import create_master_key_file
+from support.archives import ct_slice, open_stores, store
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 OPTIONS = EngineOptions(direct_writes=False)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.support.archives import ct_slice, open_stores, store, stored_bytes, write_master_key
 
 from hounsfield.archive.engine.backup import Backup, BackupError, read_manifest, snapshots_in
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
@@ -21,6 +20,7 @@ from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey, load_master_key
 from hounsfield.storage_backends.segments import RecordIn, ScannedRecord, SegmentLimits, SegmentLog
+from support.archives import ct_slice, open_stores, store, stored_bytes, write_master_key
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 SMALL = EngineOptions(segments=SegmentLimits(segment_bytes=64 << 10))

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import trio
-from tests.support.archives import ct_slice, open_stores, store, stored_bytes, write_master_key
 
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.errors import DamagedError
@@ -20,6 +19,7 @@ from hounsfield.archive.index import locations, scrubbing
 from hounsfield.archive.index.rows import InstanceRow, Location
 from hounsfield.storage_backends.segment_format import HEADER_BYTES
 from hounsfield.storage_backends.segments import RecordIn, SegmentLimits
+from support.archives import ct_slice, open_stores, store, stored_bytes, write_master_key
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 DAY = 86_400 * 1_000_000_000

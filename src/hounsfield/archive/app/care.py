@@ -15,6 +15,7 @@ from hounsfield.archive.errors import HounsfieldError
 from hounsfield.archive.index import questionable
 from hounsfield.archive.index.questionable import Kind, Questionable
 from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.storage_backends.errors import StorageError
 
 PAGE = 1000  # rows looked at in one question: milliseconds of a thread
 
@@ -35,6 +36,7 @@ class Care:
         return {
             "scrub-status": self._engine.scrub.status,
             "scrub-start": self.scrub_start,
+            "rekey-due": self.rekey_due,
             "quarantine-page": self.quarantine_page,
             "quarantine-show": self.quarantine_show,
             "quarantine-export": self.quarantine_export,
@@ -48,6 +50,27 @@ class Care:
             raise CareError(f"no segment {unknown[0]}: `hounsfield keys list --all` shows them")
         await self._engine.scrub.start(tuple(bytes.fromhex(name) for name in segments), full_speed=full_speed)
         return {"segments": len(segments) or len(known)}
+
+    async def rekey_due(self, before: float, segments: list[str]) -> list[dict[str, Any]]:
+        """Segments (of those named, or of all) whose key was made before a time, the oldest first."""
+
+        def look() -> list[dict[str, Any]]:
+            log, keyring = self._stores.log, self._stores.keyring
+            found = []
+            for segment in log.segment_ids():
+                name = segment.hex()
+                if segments and name not in segments:
+                    continue
+                try:
+                    made = keyring.made_at("segment", name)
+                    size, is_open = log.size(segment), log.is_being_written(segment)
+                except StorageError:
+                    continue  # compaction removed it in this moment; fsck names a key that is missing
+                if made < before:
+                    found.append({"segment": name, "made": made, "bytes": size, "open": is_open})
+            return sorted(found, key=lambda one: float(one["made"]))
+
+        return await self._engine.read(look)
 
     async def quarantine_page(self, kind: str, after: str, identify: bool) -> dict[str, Any]:
         """Some objects of one kind, and where to go on; with their UIDs only when asked for."""

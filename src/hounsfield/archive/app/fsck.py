@@ -18,6 +18,7 @@ from hounsfield.archive.index.checking_logs import CHECKS
 from hounsfield.storage_backends.api import Snapshot
 
 _SEGMENT = re.compile(r"[0-9a-f]{32}")
+_INDEX = re.compile(r"data\.mdb|lock\.mdb|open\.lock|unflushed|checkpoint-[0-9]{4}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.key")
 _KNOWN = {*SUBDIRECTORIES, DERIVED, MARKER, LOCK, CONTROL_SOCKET, "lost+found"}
 
@@ -100,5 +101,5 @@ def strays(data: Path) -> Iterator[Path]:
             if not known:
                 yield path.relative_to(data)
     for path in sorted((data / "index").iterdir()):
-        if path.name not in {"data.mdb", "lock.mdb"}:
+        if not _INDEX.fullmatch(path.name):
             yield path.relative_to(data)

@@ -1,10 +1,11 @@
-"""``hounsfield keys list|check|backup|rotate-master|recovery``."""
+"""``hounsfield keys list|check|backup|rotate-master|rekey|recovery``."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +218,76 @@ def rotate_master(
     remark(f"before the next start set in config.toml, section [keys]: master_key = the source of {source}")
     remark("save the new key elsewhere, then destroy the old one")
     return 0
+
+
+@command.command(
+    "rekey",
+    epilog="""\b
+Examples:
+  hounsfield keys rekey
+  hounsfield keys rekey --before 2026-03-01
+  hounsfield keys rekey --segment 0f3a9c2e5b7d41c8a6e0d9b2f1c4735e --full-speed""",
+)
+@click.option(
+    "--before",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    help="Only segments whose key was made before this time.  [default: now]",
+)
+@click.option("--segment", "segments", multiple=True, metavar="ID", help="Only this one. Repeatable.")
+@click.option("--full-speed", is_flag=True, help="As fast as it goes, also beside a running server.")
+@config_options
+@json_option
+def rekey(
+    *,
+    before: datetime | None,
+    segments: tuple[str, ...],
+    full_speed: bool,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    data: str | None,
+    as_json: bool,
+) -> int:
+    """Write segments anew under new keys, and destroy the old ones: after a master key leaked.
+
+    Needs space for one segment at a time. Interrupt it whenever you like: with the same --before it goes on.
+    Objects get new keys; ledger and index keep theirs, under the same root key: see docs/threat-model.md.
+    Exit code 4 when segments keep their keys: those being written to, or damaged.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.cli.output import EXIT_PARTIAL, err
+
+    limit = time.time() if before is None else before.timestamp()
+    columns = (TextColumn("segments"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        open_archive(effective_config(config_file, overrides, data)) as archive,
+        Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar,
+    ):
+        due = archive.call("rekey-due", before=limit, segments=list(segments))
+        todo = [one["segment"] for one in due if not one["open"]]
+        throttled = archive.running and not full_speed
+        reports = [
+            archive.call("compact-segment", segment=segment, throttled=throttled)
+            for segment in bar.track(todo)
+        ]
+        removed = archive.call("compact-finish")
+    stayed = [report for report in reports if report["kept_because"]]
+    written = [one["segment"] for one in due if one["open"]]
+    if as_json:
+        print_json(
+            {"before": limit, "rekeyed": len(reports) - len(stayed), "stayed": stayed, "open": written}
+        )
+        return EXIT_PARTIAL if stayed or written else 0
+    remark(f"{len(reports) - len(stayed)} segments have new keys; {removed} old keys are destroyed")
+    for report in stayed:
+        remark(f"segment {report['segment']} keeps its key: {report['kept_because']}")
+    if written:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(limit))
+        remark(
+            f"{len(written)} are being written to: restart the server, then `keys rekey --before {moment}`"
+        )
+    return EXIT_PARTIAL if stayed or written else 0
 
 
 @command.group("recovery")

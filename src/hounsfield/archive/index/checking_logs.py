@@ -29,6 +29,7 @@ from hounsfield.archive.index.checking import (
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, SegmentRow
 from hounsfield.archive.index.sealed import EPOCH_KEY, last_epoch
 from hounsfield.archive.index.tables import META, SEGMENT, SPARE, TOMBSTONE
+from hounsfield.archive.index.use import uses
 from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError, SealError, ShortReadError
 from hounsfield.storage_backends.segments import Damage, DamageReason, ScannedRecord, SegmentLog
@@ -85,8 +86,12 @@ def check_segments(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
             known.locations += 1
             known.index += _hash(location.record_id, location.offset)
     spares = {(key[16:32], key[32:48]) for key, _ in snapshot.scan(SPARE)}
+    emptied = {segment for segment, use in uses(snapshot) if use.emptied}
     for number, segment in enumerate(have):
         archive.progress("segments", number, len(have))
+        if segment in emptied:
+            yield Wrong(Severity.NOTE, "a segment was compacted and is to be removed", segment.hex(), START)
+            continue
         yield from _scan(archive, snapshot, segment, state[segment], spares)
     wrong = {
         segment

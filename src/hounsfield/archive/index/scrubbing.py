@@ -30,9 +30,9 @@ from msgspec import structs
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.journal import Journal
-from hounsfield.archive.index.rows import Event, InstanceRow, Location, SegmentRow, decode
+from hounsfield.archive.index.rows import Event, InstanceRow, Location, SegmentRow, SpareRow, decode, encode
 from hounsfield.archive.index.sealed import RowSealer
-from hounsfield.archive.index.tables import SCRUB, SEGMENT, TOMBSTONE
+from hounsfield.archive.index.tables import SCRUB, SEGMENT, SPARE, TOMBSTONE
 from hounsfield.archive.index.use import DeadRecords
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import Batch, BlobStore, Buffer, KeyValueStore
@@ -641,7 +641,10 @@ class Scrubber:
         self._announce(batch, EVENT_REPAIRED, key, row, now_ns=now_ns)
         dead = DeadRecords()
         if not row.ledger:
-            dead.add(key[:SEGMENT_ID_BYTES], row.length or ref.length)
+            # The damaged record stays where it is: a further copy, deleted with the object.
+            segment = key[:SEGMENT_ID_BYTES]
+            dead.add(segment, ref.length)
+            batch.put(SPARE, ref.record_id * 2 + segment, encode(SpareRow(ref.length)))
         with self._store.snapshot() as snapshot:
             dead.plan(snapshot, batch, now_ns)
         try:
