@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hounsfield.archive.dicom.attributes import extract
-from hounsfield.archive.dicom.incremental import IncrementalLimits, IncrementalScan, StreamScanned
+from hounsfield.archive.dicom.incremental import IncrementalLimits, StreamScanned
+from hounsfield.archive.dicom.incremental_deflated import open_scan
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.scan import ScanLimits, scan
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax, lookup
@@ -24,7 +25,7 @@ DEFLATED = lookup("1.2.840.10008.1.2.1.99")
 def passed(
     data: bytes, syntax: TransferSyntax, cuts: list[int], limits: IncrementalLimits = TINY
 ) -> StreamScanned:
-    walk = IncrementalScan(syntax, limits)
+    walk = open_scan(syntax, limits)
     for start, end in pairwise([0, *sorted(cuts), len(data)]):
         walk.feed(memoryview(data)[start:end])
     return walk.finish()

@@ -24,16 +24,16 @@ from hounsfield.archive.engine.errors import (
     StorageFailedError,
 )
 from hounsfield.archive.engine.ingest import IngestLimits
-from hounsfield.archive.engine.large_objects import LargeLimits, LargeObject
+from hounsfield.archive.engine.large_storing import LargeLimits, LargeStoring
 from hounsfield.archive.engine.types import Instance, Outcome
 from hounsfield.archive.index.contents import given_up_bytes
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, RECORD_KIND_PIECE
-from hounsfield.storage_backends.errors import PoisonedError, StoreFullError
+from hounsfield.storage_backends.errors import BlobNotFoundError, PoisonedError, StoreFullError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobs
 from hounsfield.storage_backends.local_writer import LocalBlobWriter
 from hounsfield.storage_backends.master_key import MasterKey
-from hounsfield.storage_backends.segment_stream import SegmentStream
+from hounsfield.storage_backends.segment_stream import PieceReader, SegmentStream
 from hounsfield.storage_backends.segments import RecordIn, ScannedRecord, SegmentLog
 from support.archives import TEST_SOURCE, SampleFile, ct_slice, sample_files, store, stored_bytes, stores_in
 from support.crash_disk import CrashDisk
@@ -157,6 +157,54 @@ async def test_a_duplicate_is_held_already_and_leaves_nothing(tmp_path: Path, op
                 assert await stored_bytes(engine, first) == data
         assert segments(stores) == before
         assert len(stores.keyring.key_ids("segment")) == len(before)
+
+
+async def test_a_duplicate_is_known_without_reading_it_all_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = large_slice()
+    whole: list[object] = []
+    with stores_in(tmp_path / "data", STREAMS) as stores:
+        async with open_engine(stores, STREAMS, owner="test") as engine:
+            await store(engine, data, ExplicitVRLittleEndian)
+            monkeypatch.setattr(stores.indexer, "data_set", whole.append)
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
+            other = data[:-1] + bytes([data[-1] ^ 1])
+            assert (await store(engine, other, ExplicitVRLittleEndian)).outcome is Outcome.CONFLICT
+            longer = data + bytes(600)
+            assert (await store(engine, longer, ExplicitVRLittleEndian)).outcome is Outcome.CONFLICT
+            assert (await store(engine, longer, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
+    assert not whole
+
+
+async def test_one_that_was_moved_meanwhile_is_still_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = large_slice()
+    with stores_in(tmp_path / "data", STREAMS) as stores:
+        async with open_engine(stores, STREAMS, owner="test") as engine:
+            await store(engine, data, ExplicitVRLittleEndian)
+            read = PieceReader.read
+            reads = iter(range(1 << 30))
+
+            def moved(reader: PieceReader, start: int, length: int) -> memoryview:
+                if next(reads) == 3:
+                    raise BlobNotFoundError("its segment was compacted")
+                return read(reader, start, length)
+
+            monkeypatch.setattr(PieceReader, "read", moved)
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
+
+
+async def test_one_without_usable_uids_is_kept_in_quarantine(tmp_path: Path) -> None:
+    data = large_slice(sop_uid="not a UID")
+    with stores_in(tmp_path / "data", STREAMS) as stores:
+        async with open_engine(stores, STREAMS, owner="test") as engine:
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.QUARANTINED
+        with stores.store.snapshot() as snapshot:
+            (kept,) = stores.catalog.quarantined(snapshot)
+        assert b"".join(stores.indexer.data_set(kept.location)) == data
 
 
 async def test_other_content_under_the_same_uids_is_kept_beside(tmp_path: Path) -> None:
@@ -411,7 +459,7 @@ async def test_what_a_crash_leaves_is_removed_or_indexed_at_the_next_start(
     with stores_in(tmp_path / "data", STREAMS) as stores:
         async with open_engine(stores, STREAMS, owner="test") as engine:
             with monkeypatch.context() as patch:
-                patch.setattr(LargeObject, "_give_up", lambda large: large._stream.close())
+                patch.setattr(LargeStoring, "give_up", lambda storing: storing._stream.close())
                 session = engine.begin(transfer_syntax_uid=ExplicitVRLittleEndian, source=TEST_SOURCE)
                 await session.write(data if finished else data[:-2000])
                 if finished:

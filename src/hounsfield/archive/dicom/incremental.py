@@ -19,7 +19,6 @@ first one counts.
 from __future__ import annotations
 
 import dataclasses
-import zlib
 from array import array
 from dataclasses import dataclass
 from enum import Enum
@@ -27,7 +26,7 @@ from struct import Struct
 from typing import Final
 
 from hounsfield.archive.dicom.attributes import INDEXED_TAGS
-from hounsfield.archive.dicom.cuts import Fragments, Layout, Sighted, looks_like_image
+from hounsfield.archive.dicom.cuts import Fragments, Sighted, looks_like_image
 from hounsfield.archive.dicom.dictionary import (
     ITEM,
     ITEM_END,
@@ -63,7 +62,6 @@ _SNIFFED_BYTES: Final = 12  # of a fragment's beginning tell whether a compresse
 _NEVER: Final = 1 << 62
 _FRAGMENT_BYTES: Final = 100  # a place in an array, then in lists while the cuts are made
 _STEP_BYTES: Final = 64 * 1024  # of header gathered before it is looked at again
-_INFLATE_STEP_BYTES: Final = 512  # what damage costs of the output before it; ``scan.inflate`` has the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +101,14 @@ class _State(Enum):
 
 
 class IncrementalScan:
-    """One pass over one data set. ``feed`` it all of its bytes in order, then ``finish``. Never raises."""
+    """One pass over one data set that is not deflated: ``feed`` it all of its bytes, then ``finish``.
+
+    Never raises. For a data set of whatever syntax: :func:`.incremental_deflated.open_scan`.
+    """
 
     def __init__(self, syntax: TransferSyntax, limits: IncrementalLimits | None = None) -> None:
         self._syntax = syntax
         self._limits = limits or IncrementalLimits()
-        self._inflating = (
-            _Inflating(dataclasses.replace(syntax, deflated=False), self._limits) if syntax.deflated else None
-        )
         self._little = syntax.little_endian
         self._implicit = syntax.implicit_vr
         self._state = _State.HEAD
@@ -142,10 +140,6 @@ class IncrementalScan:
     def feed(self, data: Buffer) -> None:
         """Take the next bytes; the buffer is free again on return."""
         view = memoryview(data).cast("B")
-        if self._inflating is not None:
-            self._received += len(view)
-            self._inflating.feed(view)
-            return
         self._run(view)
 
     def _run(self, view: memoryview) -> None:
@@ -196,8 +190,6 @@ class IncrementalScan:
     @property
     def held_bytes(self) -> int:
         """Bytes of memory that this scan holds, and will hold at its end, about."""
-        if self._inflating is not None:
-            return self._inflating.held_bytes
         kept = len(self._head) + len(self._tail) + len(self._table)
         return 3 * kept + _FRAGMENT_BYTES * len(self._starts)
 
@@ -401,10 +393,16 @@ class IncrementalScan:
 
     # ------------------------------------------------------------ the end
 
+    def so_far(self) -> StreamScanned | None:
+        """What the header says, as if nothing followed it; None as long as it is not there whole."""
+        if self._state in (_State.HEAD, _State.ASIDE):
+            return None
+        header = IncrementalScan(self._syntax, self._limits)
+        header.feed(self._head)
+        return header.finish()
+
     def finish(self) -> StreamScanned:
         """What the data set was. Call it once; feed nothing more."""
-        if self._inflating is not None:
-            return self._inflating.result(self._syntax, self._received)
         if not self._syntax.known:
             self._problems = {Problem.UNKNOWN_TRANSFER_SYNTAX: None, **self._problems}
         if not self._received:
@@ -505,83 +503,3 @@ class IncrementalScan:
         if sighted is not None and self._table_whole and walk.pixels is not None:
             header += self._table[: max(0, cuts[1] - walk.pixels.offset)]
         return StreamScanned(scanned, rest, header, size)
-
-
-class _Inflating:
-    """A deflated data set (PS3.5 A.5): stored as it is, inflated in passing for what is in it."""
-
-    def __init__(self, syntax: TransferSyntax, limits: IncrementalLimits) -> None:
-        self._scan = IncrementalScan(syntax, limits)
-        self._inflated_max = limits.scan.inflated_bytes_max
-        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._carry = bytearray()
-        self._begun = bytearray()  # all input so far, until there is output: for a second try
-        self._inflated = 0
-        self._problems: dict[Problem, None] = {}
-        self._done = False
-
-    @property
-    def held_bytes(self) -> int:
-        return self._scan.held_bytes + len(self._begun)
-
-    def feed(self, view: memoryview) -> None:
-        """Inflate in steps of a fixed size, so that damage costs the same however the bytes came."""
-        while view and not self._done:
-            taken = _INFLATE_STEP_BYTES - len(self._carry)
-            self._carry += view[:taken]
-            view = view[taken:]
-            if len(self._carry) == _INFLATE_STEP_BYTES:
-                step = bytes(self._carry)
-                self._carry.clear()
-                self._step(step)
-
-    def _step(self, step: bytes) -> None:
-        if not self._inflated:
-            self._begun += step
-        try:
-            self._inflate(step)
-        except zlib.error:
-            again = bytes(self._begun)
-            first = Problem.BAD_DEFLATE not in self._problems
-            self._problems[Problem.BAD_DEFLATE] = None
-            if self._inflated or not first:
-                self._done = True
-                return
-            # Some writers add a zlib header.
-            self._inflater = zlib.decompressobj(zlib.MAX_WBITS)
-            self._begun.clear()
-            for start in range(0, len(again), _INFLATE_STEP_BYTES):
-                if not self._done:
-                    self._step(again[start : start + _INFLATE_STEP_BYTES])
-
-    def _inflate(self, step: bytes) -> None:
-        out: list[bytes] = []
-        size = self._inflated
-        while step and not self._inflater.eof:
-            if size >= self._inflated_max:
-                self._problems[Problem.INFLATES_TOO_FAR] = None
-                self._done = True
-                break
-            plain = self._inflater.decompress(step, self._inflated_max - size)
-            step = self._inflater.unconsumed_tail
-            out.append(plain)
-            size += len(plain)
-        for plain in out:
-            self._scan.feed(plain)
-        self._inflated = size
-        self._done = self._done or self._inflater.eof
-
-    def result(self, syntax: TransferSyntax, received: int) -> StreamScanned:
-        if self._carry and not self._done:
-            step = bytes(self._carry)
-            self._carry.clear()
-            self._step(step)
-        if Problem.INFLATES_TOO_FAR not in self._problems and not self._inflater.eof:
-            self._problems[Problem.TRUNCATED] = None
-        found = self._scan.finish()
-        inner = found.scanned
-        # Elements lie in what was inflated and kept.
-        inner.syntax = syntax
-        inner.layout, inner.cuts, inner.inflated = Layout.HEADER_ONLY, [0, received], found.rest
-        inner.problems = tuple(dict.fromkeys((*self._problems, *inner.problems)))
-        return StreamScanned(inner, found.rest, b"", received)

@@ -13,69 +13,25 @@ record is durable and the index knows it. What a crash leaves before that, the n
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
-import msgspec
 import structlog
 import trio
 
-from hounsfield.archive.dicom.cuts import Layout
-from hounsfield.archive.dicom.incremental import IncrementalLimits, IncrementalScan, StreamScanned
 from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.buffers import Block, BufferPool, Gathering
 from hounsfield.archive.engine.errors import ClosedError, EngineError, OutOfResourcesError, StorageFailedError
 from hounsfield.archive.engine.gate import Gate
-from hounsfield.archive.engine.group_commit import result_of
-from hounsfield.archive.engine.types import Outcome, StoreResult
-from hounsfield.archive.index.catalog import Stored
-from hounsfield.archive.index.contents import same_stretches
-from hounsfield.archive.index.indexing import IndexContentionError, Indexer, progress_batch
-from hounsfield.archive.index.rows import (
-    RECORD_KIND_OBJECT,
-    RECORD_KIND_PIECE,
-    InstanceRow,
-    Location,
-    ObjectRow,
-    StreamRow,
-    encode,
-)
-from hounsfield.archive.index.tables import SPARE
-from hounsfield.archive.index.use import forget_segment
-from hounsfield.codecs.errors import CodecError
-from hounsfield.codecs.registry import lookup
-from hounsfield.storage_backends.api import Batch, Buffer
+from hounsfield.archive.engine.large_storing import LargeLimits, LargeStoring, RowMaker
+from hounsfield.archive.engine.types import StoreResult
+from hounsfield.archive.index.indexing import IndexContentionError, Indexer
+from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
-from hounsfield.storage_backends.segment_stream import SegmentStream
-from hounsfield.storage_backends.segments import RecordIn
 
-__all__ = ["LargeLimits", "LargeObject", "LargeObjects", "stream_row"]
+__all__ = ["LargeLimits", "LargeObject", "LargeObjects"]
 
 #: What a header may hold for a while beyond the budget; usual ones are some kilobytes.
 UNPAID_BYTES_MAX = 1 << 20
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LargeLimits:
-    """What one large object takes while it comes in.
-
-    ``piece_bytes``: written and synced at once. 4 MiB keeps a disk busy, and three of them (one that fills,
-    one that waits, one sealed) are what an object holds. It is recorded with each object.
-    """
-
-    piece_bytes: int = 4 << 20
-    scan: IncrementalLimits = field(default_factory=IncrementalLimits)
-
-    @property
-    def memory_bytes(self) -> int:
-        """What is taken from the budget for one object, beside what its header needs."""
-        return 3 * self.piece_bytes
-
-
-RowMaker = Callable[[StreamScanned], ObjectRow]
 
 
 class LargeObjects:
@@ -128,14 +84,9 @@ class LargeObject:
         self, owner: LargeObjects, transfer_syntax_uid: str, make_row: RowMaker, memory: int
     ) -> None:
         self._owner = owner
-        self._transfer_syntax_uid = transfer_syntax_uid
-        self._make_row = make_row
         self._memory = memory  # taken from the budget
         self._piece_bytes = owner.limits.piece_bytes
-        self._scan = IncrementalScan(lookup(transfer_syntax_uid), owner.limits.scan)
-        self._stream = SegmentStream(
-            owner.indexer.log, kind=RECORD_KIND_PIECE, piece_bytes=owner.limits.piece_bytes
-        )
+        self._storing = LargeStoring(owner.indexer, owner.limits, transfer_syntax_uid, make_row)
         self._block: Block | None = None  # being filled
         self._view = memoryview(b"")
         self._filled = 0
@@ -146,7 +97,6 @@ class LargeObject:
         self._busy = False
         self._finishing = False
         self._abandoned = False
-        self._keep = False
         self._ended = False
         self._failure: EngineError | None = None
         self._result: StoreResult | None = None
@@ -236,7 +186,7 @@ class LargeObject:
             self._release_blocks()
             try:
                 if self._result is None:
-                    await self._owner.gate.stream(self._give_up)
+                    await self._owner.gate.stream(self._storing.give_up)
             except Exception as error:  # noqa: BLE001  the next start removes it
                 log.warning("a large object was not removed", error_type=type(error).__name__)
             finally:
@@ -254,7 +204,7 @@ class LargeObject:
                 self._busy = True
                 self._changed.unpark_all()
                 try:
-                    await gate.stream(self._store, piece)
+                    await gate.stream(self._storing.store, piece)
                 finally:
                     self._busy = False
                     piece.release()
@@ -263,7 +213,7 @@ class LargeObject:
                     self._changed.unpark_all()
                 await self._pay_for_header()
             elif self._finishing:
-                self._result = await gate.stream(self._finish)
+                self._result = await gate.stream(self._storing.finish)
                 return
             else:
                 await self._changed.park()
@@ -272,7 +222,7 @@ class LargeObject:
         """Take from the budget what the scan has come to hold. It waits only for much, and never for memory
         that this very object gives back when it gets on."""
         budget = self._owner.budget
-        more = self._owner.limits.memory_bytes + self._scan.held_bytes - self._memory
+        more = self._owner.limits.memory_bytes + self._storing.held_bytes - self._memory
         if more <= 0:
             return
         if not budget.take_nowait(more):
@@ -297,109 +247,6 @@ class LargeObject:
         if gathered is not None:
             gathered.release()
             self._owner.budget.give_back(self._gathered_memory)
-
-    # ------------------------------------------------------------ on a thread
-
-    def _store(self, piece: memoryview) -> None:
-        self._scan.feed(piece)
-        self._stream.append(piece)
-
-    def _give_up(self) -> None:
-        if self._keep:
-            self._stream.close()
-        else:
-            self._stream.discard()
-
-    def _finish(self) -> StoreResult:
-        """Write the object's record and index it; of one that is held already, remove all."""
-        indexer = self._owner.indexer
-        found = self._scan.finish()
-        row = self._make_row(found)
-        row = msgspec.structs.replace(row, stream=stream_row(found, self._piece_bytes))
-        unlike: set[bytes] = set()
-        with indexer.store.snapshot() as snapshot:
-            held = indexer.held(snapshot, row)
-        for one in held:  # outside of the snapshot: comparing gigabytes takes seconds
-            if self._is(one):
-                self._stream.discard()
-                return result_of(row, Outcome.DUPLICATE)
-            unlike.add(one.location.record_id)
-        parts = (encode(row), found.header, self._stream.table, _frame_table(found, row.stream))
-        ref = self._stream.finish(RecordIn(RECORD_KIND_OBJECT, parts))
-        stored = Stored(row, Location.of(ref, row.stream), frozenset(unlike))
-        try:
-            (outcome,) = indexer.add([stored])
-        except Exception:
-            self._keep = self._is_indexed(stored)  # the index may have come further than its answer
-            raise
-        if outcome is Outcome.DUPLICATE:  # another sender of the same was first, just now
-            self._stream.discard()
-            self._forget(stored)
-            return result_of(row, outcome)
-        try:
-            end = {ref.segment: ref.offset + ref.length}
-            indexer.store.commit(progress_batch(end, closed=True))
-        except StorageError as error:  # the next start looks at the segment once more
-            log.info("a finished segment was not marked as such", error_type=type(error).__name__)
-        self._stream.close()
-        return result_of(row, outcome)
-
-    def _forget(self, stored: Stored) -> None:
-        """Take out of the index that there was a further record of an object."""
-        indexer, place = self._owner.indexer, stored.location
-        batch = Batch(uses_reserve=True)
-        forget_segment(batch, place.segment)
-        with indexer.store.snapshot() as snapshot:
-            for one in indexer.held(snapshot, stored.row):
-                batch.delete(SPARE, one.location.record_id + place.record_id + place.segment)
-        try:
-            indexer.store.commit(batch)
-        except StorageError as error:  # it says of nothing that it is dead
-            log.info("a removed segment was not forgotten", error_type=type(error).__name__)
-
-    def _is(self, held: InstanceRow) -> bool:
-        """Whether ``held`` has the bytes that were received. A damaged one has not: both are kept."""
-        indexer = self._owner.indexer
-        if held.transfer_syntax_uid != self._transfer_syntax_uid:
-            return False
-        try:
-            if indexer.data_set_bytes(held.location, held.stored_as) != self._stream.data_bytes:
-                return False
-            return same_stretches(
-                indexer.data_set(held.location, held.stored_as), self._stream.reader().stretches()
-            )
-        except (StorageError, CodecError):
-            return False
-
-    def _is_indexed(self, stored: Stored) -> bool:
-        """Whether the index knows the record, or cannot say that it does not."""
-        indexer = self._owner.indexer
-        try:
-            with indexer.store.snapshot() as snapshot:
-                held = indexer.held(snapshot, stored.row)
-        except Exception:  # noqa: BLE001
-            return True
-        return any(one.location.record_id == stored.location.record_id for one in held)
-
-
-def stream_row(found: StreamScanned, piece_bytes: int) -> StreamRow:
-    """What the object's row says of its stream."""
-    scanned, size = found.scanned, found.data_bytes
-    if scanned.layout is Layout.HEADER_ONLY:
-        return StreamRow(size, piece_bytes, size, size, 0)
-    cuts = scanned.cuts
-    frames = len(cuts) - 3
-    first = cuts[2] - cuts[1]
-    equal = cuts[1:-1] == list(range(cuts[1], cuts[1] + first * frames + 1, first)) if first else frames == 1
-    return StreamRow(size, piece_bytes, cuts[1], cuts[-2], frames, first if equal else -1)
-
-
-def _frame_table(found: StreamScanned, stream: StreamRow | None) -> bytes:
-    """Where each frame begins, and where the last one ends: 8 bytes each. Nothing when arithmetic tells."""
-    if stream is None or stream.frame_bytes >= 0 or not stream.frames:
-        return b""
-    places = found.scanned.cuts[1:-1]
-    return struct.pack(f"<{len(places)}Q", *places)
 
 
 def _failure_of(error: Exception) -> EngineError:

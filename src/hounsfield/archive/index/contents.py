@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hounsfield.archive.index.rows import RECORD_KIND_PIECE, Location
+from hounsfield.codecs.pixels import same_bytes
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.segment_stream import PieceReader
@@ -38,7 +39,7 @@ def same_stretches(one: Iterable[Buffer], other: Iterable[Buffer]) -> bool:
         if not left or not right:
             return not left and not right
         length = min(len(left), len(right))
-        if left[:length] != right[:length]:
+        if not same_bytes(left[:length], right[:length]):
             return False
         left, right = left[length:], right[length:]
 
