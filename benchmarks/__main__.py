@@ -1,4 +1,7 @@
-"""Measures ours beside the peers in one run: `python -m benchmarks [ingest|frames|all] [--quick]`."""
+"""Measures ours beside the peers in one run: `python -m benchmarks [ingest|frames|all] [--quick]`.
+
+`python -m benchmarks engine` measures the bars that are ours alone; see `--help` there.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import frames, ingest, machine, report, results
+from benchmarks import engine, frames, ingest, machine, report, results
 from benchmarks.peers.base import Peer
 from benchmarks.peers.install import ensure
 from benchmarks.peers.ours import Hounsfield
@@ -24,6 +27,9 @@ console = Console(stderr=True)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line says. Exit status 1 when any of ours failed or lost an object."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["engine"]:
+        return engine.main(given[1:])
     options = _parser().parse_args(arguments)
     if options.rounds is None:
         options.rounds = 2 if options.quick else 5

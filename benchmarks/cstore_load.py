@@ -62,6 +62,7 @@ class Load:
     associations: int = 1
     seconds: float = 5.0
     count: int = 1_000_000
+    first: int = 0  # where to go on in a run that was begun before
     kind: str = "ct"
     variants: int = 4
     study_per_object: bool = False
@@ -271,7 +272,7 @@ def worker() -> None:
     stop_ns = began_ns + int(load.seconds * 1e9)
     try:
         for index in range(load.count if association else 0):
-            identity = identity_of(Identity, load, run, number, index)
+            identity = identity_of(Identity, load, run, number, load.first + index)
             message_id = index % 65535 + 1
             chosen = prepared[index % len(prepared)]
             chosen.patch(identity.values(), message_id)
