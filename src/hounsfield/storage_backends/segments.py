@@ -211,10 +211,12 @@ class SegmentLog:
         return refs
 
     def _checked_lengths(self, record: RecordIn) -> tuple[int, ...]:
+        parts = record.parts
+        # The type of nearly every record is asked first: isinstance with a protocol takes 20 µs.
         lengths: tuple[int, ...] = (
-            record.parts.lengths
-            if isinstance(record.parts, KnowsLengths)
-            else tuple(len(part) if type(part) is bytes else memoryview(part).nbytes for part in record.parts)
+            tuple(len(part) if type(part) is bytes else memoryview(part).nbytes for part in parts)
+            if type(parts) is tuple or not isinstance(parts, KnowsLengths)
+            else parts.lengths
         )
         limits = self._limits
         if not 1 <= len(lengths) <= limits.parts:
