@@ -1,9 +1,9 @@
 """Grams: the short pieces of a text by which a wildcard finds it.
 
 A text is cut into windows of three characters, the last one with :data:`END` behind the text, and into the
-beginnings of its words, one and two characters after :data:`START`; each single character counts
-too. Where a window holds an ideograph, kana or Hangul it is two characters wide: those say as much as
-three Latin ones, and names are that short.
+beginnings of its words, one and two characters after :data:`START`; each single character counts too, and
+in names each pair. Where a window holds an ideograph, kana or Hangul it is two characters wide: those say
+as much as three Latin ones, and names are that short.
 
 What must hold, and the tests try to break: every gram of a pattern is a gram of every text that the pattern
 matches (PS3.4 C.2.2.2.4), so that looking for grams never misses. Both sides must be folded in the same
@@ -27,9 +27,11 @@ _DENSE = re.compile(
 )
 
 
-def of_text(text: str) -> set[str]:
-    """Every gram of one folded text."""
+def of_text(text: str, *, name: bool = False) -> set[str]:
+    """Every gram of one folded text; ``name``: which is one group of a person name."""
     found = {character for character in text if not _SEPARATOR.match(character)}
+    if name:
+        found.update(text[i : i + 2] for i in range(len(text) - 1))
     found.update(_windows(text + END))
     for start in _WORD_START.finditer(text):
         found.update(_word_start(text, start.start()))
@@ -46,16 +48,32 @@ def of_pattern(pattern: str, *, name: bool = False) -> set[str]:
     runs = _WILD.split(pattern)
     for i, run in enumerate(runs):
         ends = i == len(runs) - 1
-        found |= _of_run(run.rstrip("^") if name and not ends else run, begins=i == 0, ends=ends)
+        found |= _of_run(run.rstrip("^") if name and not ends else run, begins=i == 0, ends=ends, name=name)
     return found
 
 
 def of_word_beginning(pattern: str) -> set[str]:
     """Grams that a name has when one of its words begins with ``pattern`` (fuzzy matching)."""
-    return of_pattern(pattern + "*")
+    return of_pattern(pattern + "*", name=True)
 
 
-def _of_run(run: str, *, begins: bool, ends: bool) -> set[str]:
+def of_component_ends(pattern: str) -> list[tuple[str, str]]:
+    """Pairs of grams of which every name has one that matches a pattern with carets before a wildcard.
+
+    ``DOE^*`` matches what goes on after the caret, and what ends before it.
+    """
+    found = []
+    for run in _WILD.split(pattern)[:-1]:
+        component = run.rstrip("^")
+        if len(component) < 2 or component == run:
+            continue
+        goes_on, ends = (_windows(component[-2:] + last)[-1:] for last in ("^", END))
+        if goes_on and goes_on[0].endswith("^"):
+            found.append((goes_on[0], ends[0]))
+    return found
+
+
+def _of_run(run: str, *, begins: bool, ends: bool, name: bool) -> set[str]:
     """Grams of literal characters that stand together; at the text's beginning, or its end."""
     if not run:
         return set()
@@ -63,7 +81,9 @@ def _of_run(run: str, *, begins: bool, ends: bool) -> set[str]:
     for start in _WORD_START.finditer(run):
         if begins or start.start() > 0:
             found.update(_word_start(run, start.start()))
-    # The single characters say less than any window; they are asked for when there is none.
+    # Pairs and single characters say less than any window; they are asked for when there is none.
+    if not found and name and len(run) == 2:
+        return {run}
     return found or {character for character in run if not _SEPARATOR.match(character)}
 
 

@@ -280,14 +280,16 @@ def _exact_terms(snapshot: Snapshot, keys: Iterable[tuple[Alternative, ...]]) ->
 
 
 def _merged_terms(snapshot: Snapshot, keys: Iterable[tuple[Alternative, ...]]) -> list[Term]:
+    def length(term: Term) -> int:
+        return sum(postings.count(snapshot, token) for token in term)
+
     terms: list[Term] = []
     for alternatives in keys:
         if len(alternatives) == 1:
-            terms += [(one,) for one in alternatives[0].merged]
+            terms += alternatives[0].merged
         elif all(one.merged for one in alternatives):
-            terms.append(tuple(dict.fromkeys(
-                min(one.merged, key=lambda token: postings.count(snapshot, token)) for one in alternatives
-            )))  # fmt: skip
+            best = (min(one.merged, key=length) for one in alternatives)
+            terms.append(tuple(dict.fromkeys(token for term in best for token in term)))
     return terms
 
 

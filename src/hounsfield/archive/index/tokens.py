@@ -158,7 +158,7 @@ def _merged_tokens_2(hashes: KeyedHash, attributes: Attributes) -> set[bytes]:
         if text:
             pieces: set[str] = set()
             for value in folded(tag, text):
-                pieces |= grams.of_text(value)
+                pieces |= grams.of_text(value, name=tag in NAME_FIELDS)
             found.update([remembered(field, piece) for piece in pieces])
     return found
 

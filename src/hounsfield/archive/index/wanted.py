@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hounsfield.archive.dicom.levels import MODALITIES_IN_STUDY
 from hounsfield.archive.dicom.matching import date_range, is_universal, name_groups, name_words
 from hounsfield.archive.index import grams
+from hounsfield.archive.index.postings import Term
 from hounsfield.archive.index.sealed import KeyedHash
 from hounsfield.archive.index.tables import DAY_BYTES, STUDY_ID_BYTES
 from hounsfield.archive.index.tokens import (
@@ -37,13 +38,13 @@ _BEHIND_ALL = b"\xff" * STUDY_ID_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """One way to satisfy a key: all of ``exact`` (in ``token``), or all of ``merged`` (in ``gram``).
+    """One way to satisfy a key: all of ``exact`` (in ``token``), or one of each of ``merged`` (in ``gram``).
 
     Either may be empty: it narrows nothing.
     """
 
     exact: tuple[bytes, ...] = ()
-    merged: tuple[bytes, ...] = ()
+    merged: tuple[Term, ...] = ()
 
 
 ANYTHING = Alternative()
@@ -108,13 +109,13 @@ def _text(hashes: KeyedHash, tag: int, key: str) -> Alternative:
         return Alternative(merged=_grams(hashes, tag, grams.of_pattern(key.casefold())))
     exact = (token(hashes, EXACT_FIELDS[tag], key),) if tag in EXACT_FIELDS else ()
     if tag in MERGED_FIELDS:
-        return Alternative(exact, (token(hashes, MERGED_FIELDS[tag], key),))
+        return Alternative(exact, ((token(hashes, MERGED_FIELDS[tag], key),),))
     return Alternative(exact, _grams(hashes, tag, grams.of_pattern(key.casefold())))
 
 
 def _name(hashes: KeyedHash, tag: int, key: str) -> Alternative:
     exact: list[bytes] = []
-    merged: list[bytes] = []
+    merged: list[Term] = []
     groups = name_groups(key)
     for group in groups:
         if len(groups) > 1 and not group.strip("*"):
@@ -123,8 +124,12 @@ def _name(hashes: KeyedHash, tag: int, key: str) -> Alternative:
             if tag in EXACT_FIELDS:
                 exact.append(token(hashes, EXACT_FIELDS[tag], group))
             else:
-                merged.append(token(hashes, MERGED_FIELDS[tag], group))
+                merged.append((token(hashes, MERGED_FIELDS[tag], group),))
         merged += _grams(hashes, tag, grams.of_pattern(group, name=True))
+        merged += [
+            tuple(token(hashes, GRAM_FIELDS[tag], piece) for piece in pieces)
+            for pieces in grams.of_component_ends(group)
+        ]
     return Alternative(tuple(exact), tuple(merged))
 
 
@@ -135,9 +140,9 @@ def _words(hashes: KeyedHash, tag: int, key: str) -> Alternative:
     return Alternative(merged=_grams(hashes, tag, pieces))
 
 
-def _grams(hashes: KeyedHash, tag: int, pieces: set[str]) -> tuple[bytes, ...]:
+def _grams(hashes: KeyedHash, tag: int, pieces: set[str]) -> tuple[Term, ...]:
     field = GRAM_FIELDS.get(tag)
-    return () if field is None else tuple(token(hashes, field, piece) for piece in sorted(pieces))
+    return () if field is None else tuple((token(hashes, field, piece),) for piece in sorted(pieces))
 
 
 def _dates(hashes: KeyedHash, key: str) -> list[Alternative]:
@@ -149,7 +154,8 @@ def _dates(hashes: KeyedHash, key: str) -> list[Alternative]:
     prefixes = _cover("", low, high)
     if len(prefixes) > DATE_TOKENS_MAX:
         return [ANYTHING]
-    return [Alternative(merged=(token(hashes, MERGED_FIELDS[BIRTH_DATE], prefix),)) for prefix in prefixes]
+    field = MERGED_FIELDS[BIRTH_DATE]
+    return [Alternative(merged=((token(hashes, field, prefix),),)) for prefix in prefixes]
 
 
 def _cover(prefix: str, low: str, high: str) -> list[str]:
