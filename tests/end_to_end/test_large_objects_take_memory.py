@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,4 +109,47 @@ def test_killed_in_the_middle_of_one(tmp_path: Path) -> None:
         assert send_dimse(lost, server.dicom_port) == 0
         assert files(server) == (2, 2)
     finally:
+        assert server.terminate() == 0
+
+
+def test_too_many_at_once_are_told_to_come_back_and_the_others_go_on(tmp_path: Path) -> None:
+    """A budget of 52 MiB is four large objects; one more gets A700 or 503, and nobody runs out of memory."""
+    go_on = threading.Event()
+
+    class Halting(LargeObject):
+        def frame(self, number: int) -> bytes:
+            if number == 19:
+                go_on.wait(PATIENCE_S)
+            return super().frame(number)
+
+    def halting() -> LargeObject:
+        one = LargeObject.of(20)
+        return Halting(one.frames, one.study_uid, one.series_uid, one.sop_uid)
+
+    settings = (
+        "ingest.stream_bytes_min=1048576",
+        "ingest.memory_bytes_max=8388608",
+        "ingest.memory_wait_seconds=0.5",
+    )
+    server = ArchiveServer(tmp_path, workers=1, settings=settings).start()
+    http = server.address("http")[1]
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(send_dimse(halting(), server.dicom_port)))
+        for _ in range(4)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
+        until(lambda: files(server)[0] == 4)
+        assert send_dimse(LargeObject.of(20), server.dicom_port) == 0xA700
+        assert send_stow(LargeObject.of(20), http) == 503
+        go_on.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert statuses == [0] * 4
+        assert send_dimse(LargeObject.of(20), server.dicom_port) == 0
+        until(lambda: files(server) == (5, 5))
+    finally:
+        go_on.set()
         assert server.terminate() == 0

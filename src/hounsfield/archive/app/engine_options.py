@@ -6,6 +6,7 @@ from hounsfield.archive.config import Config
 from hounsfield.archive.engine.compaction import CompactionLimits
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.large_objects import LargeLimits
 from hounsfield.archive.engine.prepared_store import PreparedLimits
 from hounsfield.archive.engine.scrub import ScrubLimits
 from hounsfield.storage_backends.lmdb_store import LmdbLimits
@@ -19,10 +20,11 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
     """The options of one worker's engine out of ``workers``.
 
     The memory for objects in flight is the archive's, so each worker has its share; but never less than a few
-    objects of the longest that are gathered take, or such an object could never be received.
+    objects take that are just about to be too long to be gathered, or such an object could never be received.
     """
     ingest, storage = config.ingest, config.storage
-    share = max(ingest.memory_bytes_max // workers, OBJECTS_AT_LEAST * ingest.stream_bytes_min)
+    of_one = ingest.stream_bytes_min + LargeLimits().memory_bytes
+    share = max(ingest.memory_bytes_max // workers, OBJECTS_AT_LEAST * of_one)
     return EngineOptions(
         ingest=IngestLimits(
             bytes_in_flight_max=share,
