@@ -6,7 +6,7 @@ nothing would be lost. What legitimately differs with the syntax is not a differ
 6.1.2, A.1, A.2):
 
 * implicit and explicit VR, byte order, defined and undefined lengths of sequences and items;
-* group lengths, Data Set Trailing Padding of zeros, the extended offset table;
+* group lengths, the extended offset table, Data Set Trailing Padding that is left out;
 * padding at the end of a value, and the character set when the text is the same.
 """
 
@@ -248,8 +248,10 @@ def _same(
 ) -> bool:
     charset, its = _character_set(one, charset), _character_set(other, its)
     mine, theirs = _compared(one, ignoring), _compared(other, ignoring)
-    if mine != theirs:
+    # Padding has no significance (PS3.10 7.2): it may be left out, but not be another.
+    if mine - {_TRAILING_PADDING} != theirs - {_TRAILING_PADDING}:
         return False
+    mine &= theirs
     return all(_same_value(one, other, tag, charset, its) for tag in mine)
 
 
@@ -259,8 +261,6 @@ def _compared(elements: Elements, ignoring: frozenset[int]) -> set[int]:
         tag
         for tag in elements.by_tag
         if tag & 0xFFFF and tag != SPECIFIC_CHARACTER_SET and tag not in left_out
-        # Padding says nothing (PS3.10 7.2), unless somebody has hidden something in it.
-        if tag != _TRAILING_PADDING or any(elements.by_tag[tag].value)
     }
 
 
