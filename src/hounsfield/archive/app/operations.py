@@ -87,7 +87,7 @@ class Operations:
     ) -> int:
         """Write one instance as a DICOM file (PS3.10) to ``path``, whole or not at all; the bytes written.
 
-        With the corrections that are in force; ``as_received`` exactly as it came. An existing file is replaced.
+        With the corrections in force; ``as_received`` exactly as it came. An existing file is replaced.
         """
         (found,) = await self._engine.instances(study, series, instance)
         return await write_part10(self._engine, found, Path(path), as_received=as_received)

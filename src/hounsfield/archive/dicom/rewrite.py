@@ -358,6 +358,8 @@ def _with_escapes(text: str, declared: bytes) -> bytes | None:
     terms = [term.strip(b" \0").decode("latin-1") for term in declared.split(b"\\")]
     try:
         encodings = pydicom.charset.convert_encodings(terms)
+        if not all(any(_holds(codec, character) for codec in encodings) for character in set(text)):
+            return None
         out = b""
         run = ""
         for character in text:
@@ -370,6 +372,14 @@ def _with_escapes(text: str, declared: bytes) -> bytes | None:
         return out + (pydicom.charset.encode_string(run, encodings) if run else b"")
     except (UnicodeError, ValueError, LookupError):
         return None
+
+
+def _holds(codec: str, character: str) -> bool:
+    try:
+        character.encode("gb2312" if codec == "iso_ir_58" else codec)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _deflated(body: bytes) -> bytes:

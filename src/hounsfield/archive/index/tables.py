@@ -24,7 +24,7 @@ gram       plain    field token (16) | last of the block (8)             block o
 tombstone  plain    record id (16)                                       segments: deleted records
 spare      plain    record id (16) | other record (16) | segment (16)    SpareRow: a record of the same
 use        plain    segment id (16)                                      UseRow: dead bytes and records
-correction plain    P, patient id hash (12); or S, study id (12)         CorrectionsRow: what is in force for it
+correction plain    P, patient id hash (12); or S, study id (12)         CorrectionsRow: those in force for it
 corrected  postings a correction's number (8)                            ids of studies it has a part in (12)
 scrub      plain    segment id (16)                                      when verified, and what was found
 ========== ======== ==================================================== ===========================
