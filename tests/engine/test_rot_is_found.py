@@ -337,6 +337,25 @@ async def test_damage_is_repaired_from_a_copy(archive: Archive, tmp_path: Path, 
     stores.close()
 
 
+async def test_a_segment_that_was_put_back_is_no_damage(archive: Archive) -> None:
+    stores = archive.open()
+    places = _places(stores)
+    victim = sorted(places)[5]
+    at = places[victim].ref().length - 40
+    _flip(archive, places[victim], at)
+    scrub = _scrub(stores)
+    await scrub.start()
+    await scrub.now()
+    assert len((await scrub.status())["damaged"]) == 1
+    _flip(archive, places[victim], at)
+    await scrub.start()
+    await scrub.now()
+    assert (await scrub.status())["damaged"] == []
+    _, rows = next(locations.walk(stores.store, stores.catalog))
+    assert not [one for one in rows if one.row is not None and scrubbing.FLAG_DAMAGED in one.row.flags]  # type: ignore[union-attr]
+    stores.close()
+
+
 async def test_without_a_good_copy_nothing_is_changed(archive: Archive, tmp_path: Path) -> None:
     stores = archive.open()
     places = _places(stores)

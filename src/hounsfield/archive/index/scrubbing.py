@@ -170,7 +170,9 @@ class _Under:
     segment: bytes
     row: ScrubRow
     persisted: int
+    whole: bool  # this process saw the pass from its beginning
     found: dict[bytes, SuspectRow] = field(default_factory=dict)
+    seen: set[bytes] = field(default_factory=set)  # suspects of this pass
 
 
 class Scrubber:
@@ -351,6 +353,8 @@ class Scrubber:
             self._persist(under)
         if end:
             self._under = None
+            if under.whole:
+                self._heal(under, now_ns)
         return Step(total, more=not end)
 
     def _begin(self, segment: bytes, now_ns: int) -> _Under:
@@ -359,7 +363,7 @@ class Scrubber:
             row = self.rows().get(segment, ScrubRow())
             if not row.under_way:
                 row = ScrubRow(began_ns=now_ns, done_ns=row.done_ns, under_way=True)
-            under = self._under = _Under(segment, row, row.bytes)
+            under = self._under = _Under(segment, row, row.bytes, not row.position)
         return under
 
     def _log_ids(self) -> set[bytes]:
@@ -420,8 +424,24 @@ class Scrubber:
                     self._announce(batch, EVENT_DAMAGED, key, row, now_ns=row.found_ns)
                     self.figures.damaged += 1
         self._store.commit(batch)
+        under.seen.update(under.found)
         under.found.clear()
         under.persisted = under.row.bytes
+
+    def _heal(self, under: _Under, now_ns: int) -> None:
+        """What did not open once and does now is no damage any more: somebody put the file back."""
+        for key, row in self.suspects():
+            if key.startswith(under.segment) and key not in under.seen and row.confirmed:
+                self._sealer.prepare(len(row.keys) + 4)
+                batch = Batch(uses_reserve=True)
+                for one in self._pointing(key, row):
+                    if isinstance(one.row, InstanceRow) and FLAG_DAMAGED in one.row.flags:
+                        flags = tuple(flag for flag in one.row.flags if flag != FLAG_DAMAGED)
+                        locations.point_elsewhere(batch, self._sealer, one, one.row.location, flags)
+                batch.delete(SCRUB, key)
+                self._announce(batch, EVENT_REPAIRED, key, row, now_ns=now_ns)
+                with suppress(PreconditionError):  # changed in this moment: the next pass does it
+                    self._store.commit(batch)
 
     # ------------------------------------------------------------ suspects
 
