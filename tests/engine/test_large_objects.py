@@ -25,8 +25,9 @@ from hounsfield.archive.engine.errors import (
 )
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits, LargeStoring
-from hounsfield.archive.engine.types import Instance, Outcome
+from hounsfield.archive.engine.types import Instance, Outcome, StoreResult
 from hounsfield.archive.index.contents import given_up_bytes
+from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, RECORD_KIND_PIECE
 from hounsfield.storage_backends.errors import BlobNotFoundError, PoisonedError, StoreFullError
 from hounsfield.storage_backends.keyring import Keyring
@@ -548,3 +549,48 @@ def test_zeros_behind_the_pieces_are_what_a_power_cut_leaves(tmp_path: Path) -> 
     assert given_up_bytes(log, segment) == len(live)
     live[-1] = 1
     assert given_up_bytes(log, segment) == 0
+
+
+async def frames_of(engine: Engine, result: StoreResult, count: int) -> list[bytes]:
+    names = result.study_uid, result.series_uid, result.sop_instance_uid
+    return [bytes((await engine.frame(*names, number)).data) for number in range(1, count + 1)]
+
+
+async def test_one_that_is_moved_to_another_segment_reads_the_same(tmp_path: Path) -> None:
+    data = large_slice()
+    with stores_in(tmp_path / "data", STREAMS) as stores:
+        async with open_engine(stores, STREAMS, owner="test") as engine:
+            result = await store(engine, data, ExplicitVRLittleEndian)
+            frames = await frames_of(engine, result, 20)
+            (segment,) = stores.log.segment_ids()
+            await engine.compaction.rewrite(segment, throttled=False)
+            await engine.compaction.finish()
+            (moved,) = stores.log.segment_ids()
+            assert moved != segment
+            assert await stored_bytes(engine, result) == data
+            assert await frames_of(engine, result, 20) == frames
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
+        assert stores.keyring.key_ids("segment") == [moved.hex()]
+    for file in (tmp_path / "data" / "index").iterdir():
+        file.unlink()
+    with stores_in(tmp_path / "data", STREAMS) as stores:
+        stores.reindex(lambda done, total: None)
+        async with open_engine(stores, STREAMS, owner="test") as engine:
+            assert await stored_bytes(engine, result) == data
+
+
+async def test_a_deleted_one_gives_all_its_space_back(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data", STREAMS) as stores:
+        async with open_engine(stores, STREAMS, owner="test") as engine:
+            result = await store(engine, large_slice(), ExplicitVRLittleEndian)
+            (segment,) = stores.log.segment_ids()
+            size = stores.log.size(segment)
+            report = await engine.delete(Target(result.study_uid), reason="test", actor="test")
+            assert (
+                0 <= size - report.stored_bytes <= 8192 + 22 * 4096
+            )  # all but the header and padding is dead
+            assert segment in await engine.compaction.due(everything=True)
+            await engine.compaction.rewrite(segment, throttled=False)
+            await engine.compaction.finish()
+        assert segments(stores) == []
+        assert segment.hex() not in stores.keyring.key_ids("segment")  # the ledger's is there
