@@ -102,7 +102,7 @@ class Compaction:
         self._owner = owner
         self._clock = clock
         self._wait = wait
-        self._rewriter = Rewriter(stores.indexer)
+        self._rewriter = Rewriter(stores.indexer, clock=self._now)
         self._work = trio.CapacityLimiter(1)
         self._house = trio.CapacityLimiter(1)
         self._asked_ns = 0  # the last request to give up segments that was heard
@@ -145,6 +145,9 @@ class Compaction:
                 leases.give_up(self._store, LEASE, self._owner)
 
         return await trio.to_thread.run_sync(led, limiter=self._work)
+
+    def _now(self) -> int:
+        return self._clock()
 
     def _hold(self) -> bool:
         return leases.hold(self._store, LEASE, self._owner, self._clock(), int(LEASE_S * _NS))

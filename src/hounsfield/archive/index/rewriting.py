@@ -139,8 +139,15 @@ class _Walk:
 class Rewriter:
     """Rewrites segments that nobody writes to. Blocking; one thread at a time, under a lease."""
 
-    def __init__(self, indexer: Indexer, limits: RewriteLimits | None = None) -> None:
+    def __init__(
+        self,
+        indexer: Indexer,
+        limits: RewriteLimits | None = None,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._indexer = indexer
+        self._clock = clock
         self._log: SegmentLog = indexer.log
         self._limits = limits or RewriteLimits()
         self._switching = False
@@ -321,7 +328,7 @@ class Rewriter:
             use = UseRow() if held is None else decode(UseRow, held)
             batch.require(USE, segment, held)
             batch.put(USE, segment, encode(structs.replace(
-                use, emptied=is_emptied, damaged=walk.damaged + walk.unreadable, changed_ns=time.time_ns()
+                use, emptied=is_emptied, damaged=walk.damaged + walk.unreadable, changed_ns=self._clock()
             )))  # fmt: skip
             if is_emptied:
                 for key, _ in snapshot.scan(SPARE):
@@ -351,7 +358,7 @@ class Rewriter:
                 if named == held:
                     continue
             dead.add(location.segment, one.length)
-        dead.plan(snapshot, batch, time.time_ns())
+        dead.plan(snapshot, batch, self._clock())
         return batch
 
     def _commit(self, plan: Callable[[Snapshot], Batch]) -> None:
@@ -440,10 +447,12 @@ class _Copy:
 
     def give_up(self, *, remove: bool) -> None:
         """Write nothing more; ``remove`` what was written, as long as no row can point at it."""
-        if remove:
-            for segment in self.segments:  # while it is locked nobody takes it for a dead process's
-                self._log.remove(segment)
-        self.close()
+        try:
+            if remove:
+                for segment in self.segments:  # while it is locked nobody takes it for a dead process's
+                    self._log.remove(segment)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Write nothing more. Until now nobody else took the new segments for a dead process's."""
