@@ -24,6 +24,7 @@ from hounsfield.archive.engine.errors import (
     StorageFailedError,
 )
 from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.large_storing import LargeLimits, LargeStoring
 from hounsfield.archive.engine.types import Instance, Outcome, StoreResult
 from hounsfield.archive.index.contents import given_up_bytes
@@ -128,6 +129,49 @@ async def test_frames_and_headers_in_tiny_pieces(tmp_path: Path) -> None:
             header = await engine.header(found)
             assert header.head == data[:at]
             assert header.trailer == b""
+
+
+async def test_a_frame_costs_the_chunks_that_hold_it_and_the_tables_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(data: Dataset) -> None:
+        data.Rows = data.Columns = 512
+        data.NumberOfFrames = 24
+
+    data = ct_slice(change=change, pixels=random.Random(6).randbytes(24 << 19))
+    options = EngineOptions(ingest=IngestLimits(stream_bytes_min=1 << 20))
+    costs: list[int] = []
+    read_into = LocalBlobs.read_into
+
+    def counting(blobs: LocalBlobs, name: str, offset: int, buffer: memoryview) -> None:
+        costs.append(len(buffer))
+        read_into(blobs, name, offset, buffer)
+
+    with stores_in(tmp_path / "data", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+            result = await store(engine, data, ExplicitVRLittleEndian)
+            names = result.study_uid, result.series_uid, result.sop_instance_uid
+            monkeypatch.setattr(LocalBlobs, "read_into", counting)
+            start = len(data) - (24 << 19)
+            for number in (20, 3, 11):
+                costs.clear()
+                frame = await engine.frame(*names, number)
+                assert frame.data == data[start + (number - 1 << 19) : start + (number << 19)]
+                assert sum(costs) <= 2 * ((1 << 20) + 16) + (200 if number == 20 else 0)
+
+
+async def test_tables_in_memory_are_bounded(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data", STREAMS) as stores:
+        async with open_engine(stores, STREAMS, owner="test") as engine:
+            found = []
+            for _ in range(5):
+                result = await store(engine, large_slice(), ExplicitVRLittleEndian)
+                (one,) = await engine.instances(result.study_uid)
+                found.append(one.row)
+            reading = LargeReading(stores.log, tables_bytes_max=2000)
+            for row in found * 2:
+                assert len(reading.frame(row, 3)) == 512
+                assert 0 < reading.held_bytes <= 2000
 
 
 async def test_a_reindex_finds_it_again(tmp_path: Path) -> None:
