@@ -58,6 +58,12 @@ class MasterKeyError(KeyringError):
     """The master key is missing or is not the one that wrapped this archive's keys."""
 
 
+class UnreadableError(SealError):
+    """The disk does not give stored bytes back: other records are not touched; another copy may help."""
+
+    retry = True
+
+
 class FormatError(StorageError):
     """Bytes that are not what the format document says, or of a version this release does not know."""
 

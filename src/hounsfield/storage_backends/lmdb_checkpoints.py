@@ -148,7 +148,7 @@ def recover(path: Path) -> bool:
         if session == session_of(path) and not (path / UNFLUSHED_FILE).exists():
             return False
         # Both places: the other one must not look newer, nor hold half of what came later.
-        for number, shown in ((transaction & 1, transaction), (~transaction & 1, transaction - 1)):
+        for number, shown in ((transaction & 1, transaction), (~transaction & 1, max(transaction - 1, 0))):
             page = bytearray(meta)
             page[0:8] = _PGNO.pack(number)
             page[_TRANSACTION_AT : _TRANSACTION_AT + 8] = _PGNO.pack(shown)

@@ -23,6 +23,7 @@ from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
     ShortReadError,
     StoreFullError,
+    UnreadableError,
 )
 from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
 from hounsfield.storage_backends.local_background import BackgroundBlobs
@@ -141,7 +142,10 @@ class LocalBlobs:
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         with self._files.borrow(name, self._path) as descriptor:
-            data = os.pread(descriptor, length, offset)
+            try:
+                data = os.pread(descriptor, length, offset)
+            except OSError as error:
+                raise _unreadable(name, error) from error
             if len(data) == length:
                 return data
             buffer = bytearray(length)
@@ -159,7 +163,7 @@ class LocalBlobs:
             except OSError as error:  # EAGAIN: not cached; EOPNOTSUPP: this file system cannot tell
                 if error.errno in {errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}:
                     return False
-                raise
+                raise _unreadable(name, error) from error
             return got == len(buffer)  # a short answer means that the rest is not cached
 
     def size(self, name: str) -> int:
@@ -303,9 +307,19 @@ class _Loan:
 # ---------------------------------------------------------------- calls
 
 
+def _unreadable(name: str, error: OSError) -> UnreadableError:
+    return UnreadableError(
+        f"the disk does not give back a part of blob {name!r} ({error.strerror}): look after the disk, and "
+        "restore the blob from another copy"
+    )
+
+
 def _fill(descriptor: int, offset: int, view: memoryview, name: str) -> None:
     while len(view):
-        got = os.preadv(descriptor, (view,), offset)
+        try:
+            got = os.preadv(descriptor, (view,), offset)
+        except OSError as error:
+            raise _unreadable(name, error) from error
         if not got:
             raise ShortReadError(f"blob {name!r} ends {len(view)} bytes before the range does")
         offset += got

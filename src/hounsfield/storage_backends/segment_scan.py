@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import BlobStore
-from hounsfield.storage_backends.errors import SealError
+from hounsfield.storage_backends.errors import SealError, UnreadableError
 from hounsfield.storage_backends.sealing import RecordSeal
 from hounsfield.storage_backends.segment_format import RecordHead, RecordRef
 
@@ -66,7 +66,7 @@ class SegmentScan:
                 if self._size:
                     yield Damage(0, self._size, DamageReason.TORN_TAIL)
                 return
-            yield from _header_damage(self._blobs.read(self._name, 0, start), self._segment)
+            yield from _header_damage(self._read(0, start), self._segment)
         offset = start
         while offset < self._size:
             found = self._at(offset)
@@ -79,7 +79,7 @@ class SegmentScan:
     def _at(self, offset: int) -> ScannedRecord | Damage | int:
         """What begins at ``offset``; of padding only its length."""
         rest = self._size - offset
-        glance = self._blobs.read(self._name, offset, min(_GLANCE_BYTES, rest))
+        glance = self._read(offset, min(_GLANCE_BYTES, rest))
         head = layout.parse_head(glance)
         if head is not None and head.length <= rest:
             return self._record(offset, head, glance)
@@ -99,7 +99,7 @@ class SegmentScan:
         def stored(start: int, length: int) -> bytes:
             if start + length <= len(glance):
                 return glance[start : start + length]
-            return self._blobs.read(self._name, offset + start, length)
+            return self._read(offset + start, length)
 
         lengths = layout.parse_table(head, stored(layout.HEAD_BYTES, head.table_bytes))
         if lengths is None:
@@ -119,9 +119,25 @@ class SegmentScan:
         ref = RecordRef(self._segment, head.record_id, offset, lengths, head.kind)
         return ScannedRecord(ref, head.kind, bytes(row))
 
+    def _read(self, offset: int, length: int) -> bytes:
+        """Stored bytes; zeros for blocks that the disk does not give back, so that only these are damage."""
+        try:
+            return self._blobs.read(self._name, offset, length)
+        except UnreadableError:
+            pass
+        found = bytearray()
+        while len(found) < length:
+            at = offset + len(found)
+            piece = min(layout.PADDING_BYTES - at % layout.PADDING_BYTES, length - len(found))
+            try:
+                found += self._blobs.read(self._name, at, piece)
+            except UnreadableError:
+                found += bytes(piece)
+        return bytes(found)
+
     def _find_marker(self, offset: int) -> int | None:
         while offset < self._size:
-            window = self._blobs.read(self._name, offset, min(_SEARCH_BYTES, self._size - offset))
+            window = self._read(offset, min(_SEARCH_BYTES, self._size - offset))
             found = window.find(layout.MARKER)
             if found >= 0:
                 return offset + found
