@@ -7,6 +7,7 @@
 #   make check    the same without the tests
 #   make bench    measure ours and its peers in one run       make fuzz   feed the DICOM parser nonsense
 #   make large    send one object of 4 GB: memory, speed, and what one of its frames costs
+#   make crash    cut the power everywhere  make kills  kill -9, 500 times under a load
 #   make setup    the virtual environment alone               make clean  remove what these made
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run demo test check peers bench large fuzz setup clean help
+.PHONY: run demo test check peers bench large fuzz crash kills setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -77,6 +78,17 @@ large: setup
 
 fuzz: setup
 	$(BIN)/python tests/wire/fuzz_wire.py $(FUZZ)
+
+CRASH_DIRECTORY := .cache/crash-truth/recorded
+
+# A recorded server and what power cuts may leave of it, all of it (hours) or CRASH="--states 20000 --seed 2".
+crash: setup peers
+	rm -rf $(CRASH_DIRECTORY)
+	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.explore record $(CRASH_DIRECTORY)
+	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.explore check $(CRASH_DIRECTORY) $(CRASH)
+
+kills: setup
+	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.kills $(KILLS)
 
 clean:
 	rm -rf $(VENV) .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -6,7 +6,10 @@ The model is what POSIX promises and no more, with sectors that are written whol
   write had returned* has returned without an error. Until then each sector of each write is on the disk or
   is not, whatever became of the others; of several writes to one sector it holds any one's result. So with
   ``O_DIRECT``. With ``O_DSYNC`` a write is durable when it returns.
-- After a failed sync no later one makes the writes durable that it was for: the kernel has given them up.
+- After a failed sync no later one makes the writes durable that it was for: the kernel has given them up, and
+  tells everyone who has the file open once. What is then read from memory may not be on the disk. When the
+  file is dropped from memory after a sync that succeeded, what is read is what the disk has; and the log's
+  server read what had been written.
 - A file's length grows with the sectors that were kept, or to where it was, the gap being zeros.
 - A name (made, linked, renamed, removed) is durable after an fsync of its directory. A directory whose own
   name is lost is lost with all that is in it. A rename is atomic.
@@ -54,8 +57,8 @@ class File:
     live: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
     pending: list[PendingWrite] = field(default_factory=list)
-    version: int = 0
-    """Changes with the durable bytes."""
+    synced: int = 0
+    """What came before this entry is in the last sync that succeeded."""
 
     def write(self, number: int, offset: int, data: bytes, *, durable: bool) -> None:
         end = offset + len(data)
@@ -74,8 +77,15 @@ class File:
         if failed:
             for one in covered:
                 one.doomed = True
-        elif covered:
-            self._settle(covered)
+        else:
+            self.synced = number
+            if covered:
+                self._settle(covered)
+
+    def drop(self) -> None:
+        doomed = [one for one in self.pending if one.doomed and one.number < self.synced]
+        if doomed:
+            self._settle(doomed)
 
     def truncate(self, number: int, length: int) -> None:
         if length < len(self.live) or length < len(self.durable):
@@ -93,7 +103,6 @@ class File:
         self.pending = [
             piece for one in self.pending if id(one) not in gone for piece in _not_under(one, kept)
         ]
-        self.version += 1
 
 
 def _not_under(one: PendingWrite, settled: Iterable[PendingWrite]) -> Iterator[PendingWrite]:
@@ -191,6 +200,8 @@ class Disk:
                 self._begun[entry.token] = entry.number
             case Kind.SYNC_END:
                 self._synced(entry)
+            case Kind.DROP:
+                self._file(entry).drop()
             case Kind.RENAME:
                 self._rename(entry)
             case Kind.LINK:

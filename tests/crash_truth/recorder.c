@@ -29,7 +29,7 @@
 
 enum {
     CREATE = 1, WRITE, SYNC_BEGIN, SYNC_END, TRUNCATE, ALLOCATE, RENAME, LINK, UNLINK, MKDIR, RMDIR,
-    MAPPED, NOTE, UNSUPPORTED, FAULT
+    MAPPED, NOTE, UNSUPPORTED, FAULT, DROP
 };
 enum { DURABLE = 1, DIRECT = 2, IS_DIRECTORY = 4 };                        /* flags of an entry */
 enum { ON_WRITE = 1, ON_SYNC = 2, ON_READ = 4, ON_NAME = 8 };              /* operations of a fault */
@@ -39,6 +39,7 @@ enum { FAIL = 0, SHORT = 1, DIE = 2 };                                     /* wh
 #define ALIGNMENT 64
 #define ROOM(n) (((n) + ALIGNMENT - 1) & ~(uint64_t)(ALIGNMENT - 1))
 #define FAULTS 8
+#define ERRORS 32
 #define PATH_BYTES 4200
 
 typedef struct {
@@ -63,6 +64,10 @@ typedef struct {
     char pad[256 - 40 - sizeof(pthread_mutex_t)];
     char root[PATH_MAX];
     fault faults[FAULTS];
+    struct {
+        _Atomic uint64_t inode;
+        _Atomic uint64_t number;
+    } errors[ERRORS];       /* files of which a sync failed: every process that has one open hears of it */
 } head;
 
 typedef struct {
@@ -82,6 +87,7 @@ typedef struct {
 
 static head *shared;
 static size_t root_bytes;
+static uint64_t heard[ERRORS];
 
 #define REAL(name) static __typeof__(name) *real_##name
 REAL(open); REAL(openat); REAL(write); REAL(pwrite); REAL(writev); REAL(pwritev); REAL(pwritev2);
@@ -89,7 +95,7 @@ REAL(read); REAL(pread); REAL(readv); REAL(preadv); REAL(preadv2);
 REAL(fsync); REAL(fdatasync); REAL(ftruncate); REAL(truncate); REAL(fallocate); REAL(posix_fallocate);
 REAL(rename); REAL(renameat); REAL(renameat2); REAL(link); REAL(linkat); REAL(unlink); REAL(unlinkat);
 REAL(mkdir); REAL(mkdirat); REAL(rmdir); REAL(symlink); REAL(symlinkat); REAL(mmap);
-REAL(copy_file_range); REAL(sync_file_range);
+REAL(copy_file_range); REAL(sync_file_range); REAL(posix_fadvise);
 
 /* ---------------------------------------------------------------- the log */
 
@@ -105,6 +111,8 @@ void crash_truth_open(const char *path)
         return;
     shared = map;
     root_bytes = strlen(shared->root);
+    for (int i = 0; i < ERRORS; i++)
+        heard[i] = atomic_load(&shared->errors[i].number);
 }
 
 /* Once, by whoever makes the log. */
@@ -280,7 +288,7 @@ __attribute__((constructor)) static void start(void)
     FIND(fsync); FIND(fdatasync); FIND(ftruncate); FIND(truncate); FIND(fallocate); FIND(posix_fallocate);
     FIND(rename); FIND(renameat); FIND(renameat2); FIND(link); FIND(linkat); FIND(unlink); FIND(unlinkat);
     FIND(mkdir); FIND(mkdirat); FIND(rmdir); FIND(symlink); FIND(symlinkat); FIND(mmap);
-    FIND(copy_file_range); FIND(sync_file_range);
+    FIND(copy_file_range); FIND(sync_file_range); FIND(posix_fadvise);
     const char *log = getenv("CRASH_TRUTH_LOG");
     if (log)
         crash_truth_open(log);
@@ -522,6 +530,32 @@ ssize_t preadv64v2(int f, const struct iovec *d, int n, off_t o, int w) __attrib
 
 /* ---------------------------------------------------------------- syncing */
 
+/* As Linux does it: a failed sync is told once to each who has the file open (here: to each process). */
+static int failed_before(uint64_t inode)
+{
+    for (int i = 0; i < ERRORS; i++) {
+        uint64_t number = atomic_load(&shared->errors[i].number);
+        if (atomic_load(&shared->errors[i].inode) == inode && heard[i] != number) {
+            heard[i] = number;
+            errno = EIO;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void fails_now(uint64_t inode)
+{
+    for (int i = 0; i < ERRORS; i++) {
+        uint64_t none = 0;
+        if (atomic_load(&shared->errors[i].inode) != inode
+            && !atomic_compare_exchange_strong(&shared->errors[i].inode, &none, inode))
+            continue;
+        heard[i] = atomic_fetch_add(&shared->errors[i].number, 1) + 1;
+        return;
+    }
+}
+
 static int synced(int fd, int (*real)(int))
 {
     char path[PATH_BYTES];
@@ -531,7 +565,17 @@ static int synced(int fd, int (*real)(int))
         return real(fd);
     uint64_t token = atomic_fetch_add(&shared->tokens, 1) + 1;
     append(SYNC_BEGIN, inode, 0, token, 0, directory ? IS_DIRECTORY : 0, path, NULL, NULL, 0, 0);
-    int result = refused(ON_SYNC, path) ? -1 : real(fd);
+    int result;
+    if (failed_before(inode)) {
+        result = -1;
+    } else if (refused(ON_SYNC, path)) {
+        int error = errno;
+        result = -1;
+        fails_now(inode);
+        errno = error;
+    } else {
+        result = real(fd);
+    }
     int error = errno;
     append(SYNC_END, inode, 0, token, result, directory ? IS_DIRECTORY : 0, path, NULL, NULL, 0, 0);
     errno = error;
@@ -543,6 +587,17 @@ int sync_file_range(int fd, off_t offset, off_t length, unsigned flags)
 {
     return real_sync_file_range(fd, offset, length, flags);                /* makes nothing durable */
 }
+
+int posix_fadvise(int fd, off_t offset, off_t length, int advice)
+{
+    char path[PATH_BYTES];
+    uint64_t inode;
+    int result = real_posix_fadvise(fd, offset, length, advice);
+    if (!result && advice == POSIX_FADV_DONTNEED && !offset && !length && tracked(fd, &inode, path, NULL))
+        append(DROP, inode, 0, 0, 0, 0, path, NULL, NULL, 0, 0);
+    return result;
+}
+int posix_fadvise64(int f, off_t o, off_t n, int a) __attribute__((alias("posix_fadvise")));
 
 /* ---------------------------------------------------------------- names */
 

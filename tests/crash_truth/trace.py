@@ -36,6 +36,7 @@ class Kind(IntEnum):
     NOTE = 13
     UNSUPPORTED = 14
     FAULT = 15
+    DROP = 16
 
 
 DURABLE, DIRECT, IS_DIRECTORY = 1, 2, 4

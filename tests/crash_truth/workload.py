@@ -10,6 +10,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from crash_truth.library import Do, On, Recorder
 from hounsfield.archive.app.control import ask
 from hounsfield.archive.dicom.part10 import file_header
+from hounsfield.archive.errors import ControlError
 from support.archives import ct_slice
 from support.load import framed
 from support.server import ArchiveServer, until, value
@@ -256,6 +258,22 @@ def kill_a_worker_before_a_sync(client: Client) -> None:
     client.store(objects, associations=2)
 
 
+def syncs_fail(client: Client) -> None:
+    """Syncs of segments, ledger and index fail now and then; what is refused for it is sent again."""
+    recorder = client.server.recorder
+    assert recorder is not None
+    for number, path in enumerate(("/segments/", "/index/", "/index/", "/ledger/", "/index/")):
+        recorder.arm(On.SYNC, path, skip=number % 2, times=1)
+        objects = client.objects(4, sizes=(9_000,))
+        client.store(objects, associations=2)
+        with suppress(ControlError):
+            client.add_ae(f"FAILED{number}")
+        recorder.disarm()
+        for _ in range(3):  # a failed sync is told to each process that has the file open
+            client.refused.clear()
+            client.store(objects, associations=2)
+
+
 def kill_all_in_a_load(client: Client) -> None:
     loading = threading.Thread(target=client.store, args=(client.objects(40), 8))
     loading.start()
@@ -285,6 +303,8 @@ STEPS: tuple[Step, ...] = (
     kill_all_before_a_sync,
     kill_a_worker_before_a_sync,
     add_to_known_studies,
+    syncs_fail,
+    send_again,
     restart,
     store_in_parallel,
     kill_all_in_a_load,
@@ -300,6 +320,7 @@ SHORT_STEPS: tuple[Step, ...] = (
     kill_all_before_a_sync,
     send_other_content,
     upload,
+    syncs_fail,
     stop,
 )
 """What the tests record: one recovery, so one start fewer."""
