@@ -34,7 +34,8 @@ async def test_every_object_that_others_made_comes_corrected(archive, sample, tm
                 continue
             if result.outcome.value == "quarantined":
                 continue
-            path = f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}/instances/{result.sop_instance_uid}"
+            path = f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+            path += f"/instances/{result.sop_instance_uid}"
             (one,) = await archive.engine.instances(
                 result.study_uid, result.series_uid, result.sop_instance_uid
             )
