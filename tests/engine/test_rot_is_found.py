@@ -15,7 +15,7 @@ from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
 from hounsfield.archive.engine.types import StoreResult
-from hounsfield.archive.index import locations, scrubbing
+from hounsfield.archive.index import locations, suspects
 from hounsfield.archive.index.rows import InstanceRow, Location
 from hounsfield.storage_backends.segment_format import HEADER_BYTES
 from hounsfield.storage_backends.segments import RecordIn, SegmentLimits
@@ -126,9 +126,9 @@ async def test_damage_is_found_flagged_listed_and_announced(archive: Archive, wh
             if isinstance(one.row, InstanceRow)
         }
         events = [event for _, event in stores.journal.read(snapshot, 0, 1000)]
-    flagged = [uid for uid, flag in flags.items() if scrubbing.FLAG_DAMAGED in flag]
+    flagged = [uid for uid, flag in flags.items() if suspects.FLAG_DAMAGED in flag]
     assert flagged == ([victim] if where == "pixels" else [])
-    announced = [event for event in events if event.kind == scrubbing.EVENT_DAMAGED]
+    announced = [event for event in events if event.kind == suspects.EVENT_DAMAGED]
     assert len(announced) == 1
     assert announced[0].body["segment"] == places[victim].segment
     # Again: the same damage is not found a second time.
@@ -352,7 +352,7 @@ async def test_a_segment_that_was_put_back_is_no_damage(archive: Archive) -> Non
     await scrub.now()
     assert (await scrub.status())["damaged"] == []
     _, rows = next(locations.walk(stores.store, stores.catalog))
-    assert not [one for one in rows if one.row is not None and scrubbing.FLAG_DAMAGED in one.row.flags]  # type: ignore[union-attr]
+    assert not [one for one in rows if one.row is not None and suspects.FLAG_DAMAGED in one.row.flags]  # type: ignore[union-attr]
     stores.close()
 
 

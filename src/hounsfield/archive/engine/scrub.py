@@ -18,14 +18,9 @@ import trio
 
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.index import leases
-from hounsfield.archive.index.scrubbing import (
-    RequestRow,
-    Scrubber,
-    ScrubFigures,
-    ScrubRow,
-    SegmentCopies,
-    SuspectRow,
-)
+from hounsfield.archive.index.repairing import SegmentCopies
+from hounsfield.archive.index.scrubbing import Scrubber, ScrubFigures
+from hounsfield.archive.index.suspects import RequestRow, ScrubRow, SuspectRow
 from hounsfield.storage_backends.api import BackgroundReads, BlobStore, Buffer, KeyValueStore
 from hounsfield.storage_backends.errors import StorageError
 from hounsfield.storage_backends.keyring import Keyring
@@ -154,7 +149,7 @@ class Scrub:
         if (asked or old or walk.under_way) and not await self._walk(rate):
             return
         await self._gate.read(scrubber.repair, time.time_ns())
-        known = await self._gate.read(scrubber.suspects)
+        known = await self._gate.read(scrubber.suspects.all)
         self.figures.known_damaged = sum(row.confirmed for _, row in known)
         if request is not None:
             await self._gate.read(scrubber.done_with, request)
@@ -163,7 +158,7 @@ class Scrub:
 
     async def _look_for_suspects(self, rate: int) -> bool:
         """Find out whom a suspect belongs to, soon, but not by walking the index all the time."""
-        if all(row.confirmed for _, row in await self._gate.read(self._scrubber.suspects)):
+        if all(row.confirmed for _, row in await self._gate.read(self._scrubber.suspects.all)):
             return True
         walk = await self._gate.read(self._scrubber.walk_state)
         if time.time_ns() - walk.done_ns < WALK_SHARE * walk.took_ns and not walk.under_way:
@@ -218,7 +213,7 @@ class Scrub:
 
     def suspects(self) -> list[tuple[bytes, SuspectRow]]:
         """What does not open, as far as it is known. Blocking."""
-        return self._scrubber.suspects()
+        return self._scrubber.suspects.all()
 
     async def status(self) -> dict[str, Any]:
         """What is verified, when it was, and what was found: plain values, nothing of a patient."""
@@ -232,7 +227,7 @@ class Scrub:
         done = [row.done_ns for row in known if row.done_ns]
         walk = scrubber.walk_state()
         request = scrubber.request()
-        suspects = scrubber.suspects()
+        suspects = scrubber.suspects.all()
         asked_ns = 0 if request is None else request.asked_ns
         return {
             "segments": len(segments),

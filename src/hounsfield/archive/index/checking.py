@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from hounsfield.archive.index import merging, postings, scrubbing, tokens
+from hounsfield.archive.index import merging, postings, suspects, tokens
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.rows import (
@@ -186,8 +186,8 @@ def _plain(kind: type[msgspec.Struct]) -> Opened:
 
 
 def _scrub_row(archive: Archive, table: Table, key: bytes, value: bytes) -> Any:
-    if len(key) == 2 * scrubbing.SEGMENT_ID_BYTES:
-        return _sealed(scrubbing.SuspectRow)(archive, table, key, value)
+    if len(key) == 2 * suspects.SEGMENT_ID_BYTES:
+        return _sealed(suspects.SuspectRow)(archive, table, key, value)
     return None
 
 

@@ -18,7 +18,7 @@ from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.remaining import row_part
 from hounsfield.archive.index.rows import InstanceRow, Location, ObjectRow, QuarantineRow, SeriesRow, StudyRow
 from hounsfield.archive.index.rows import decode as decode_row
-from hounsfield.archive.index.scrubbing import FLAG_DAMAGED, SuspectRow
+from hounsfield.archive.index.suspects import FLAG_DAMAGED, SuspectRow
 from hounsfield.archive.index.tables import (
     INSTANCE,
     QUARANTINE,

@@ -19,23 +19,32 @@ Only the leader scrubs. What it knows is in the index (table ``scrub``), so that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
-import msgspec
 from msgspec import structs
 
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.journal import Journal
-from hounsfield.archive.index.rows import Event, InstanceRow, Location, SegmentRow, SpareRow, decode, encode
+from hounsfield.archive.index.repairing import CopySource, Repairs
+from hounsfield.archive.index.rows import Location, SegmentRow, decode
 from hounsfield.archive.index.sealed import RowSealer
-from hounsfield.archive.index.tables import SCRUB, SEGMENT, SPARE, TOMBSTONE
-from hounsfield.archive.index.use import DeadRecords
+from hounsfield.archive.index.suspects import (
+    SEGMENT_ID_BYTES,
+    RequestRow,
+    ScrubRow,
+    Spots,
+    SuspectRow,
+    Suspects,
+    WalkRow,
+    encode,
+)
+from hounsfield.archive.index.suspects import decode as decode_row
+from hounsfield.archive.index.tables import SCRUB, SEGMENT, TOMBSTONE
 from hounsfield.storage_backends import segment_format as layout
-from hounsfield.storage_backends.api import Batch, BlobStore, Buffer, KeyValueStore
+from hounsfield.storage_backends.api import Batch, BlobStore, KeyValueStore
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
     KeyDestroyedError,
@@ -48,97 +57,15 @@ from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.segments import (
     Damage,
     DamageReason,
-    RecordIn,
     RecordRef,
     ScannedRecord,
     SegmentLog,
 )
 
-FLAG_DAMAGED = "damaged"
-EVENT_DAMAGED = "record-damaged"
-EVENT_REPAIRED = "record-repaired"
-SEGMENT_ID_BYTES = 16
 HEAD_COST_BYTES = 4096  # what looking at one place of the index reads from a disk
 PERSIST_BYTES = 256 << 20  # verified again after a crash, at most: seconds of reading
 _WALK = b"walk"
 _REQUEST = b"request"
-_UNREADABLE = (SealError, ShortReadError, BlobNotFoundError, OSError)
-
-
-class ScrubRow(msgspec.Struct, array_like=True, frozen=True):
-    """One segment: ``done_ns`` is when a pass over all of it ended; ``position`` where the present one is."""
-
-    began_ns: int = 0
-    done_ns: int = 0
-    position: int = 0
-    records: int = 0
-    bytes: int = 0
-    suspects: int = 0
-    under_way: bool = False
-
-
-class SuspectRow(msgspec.Struct, array_like=True, frozen=True):
-    """A stretch that does not open. ``confirmed``: a row of the index points to it, it was acknowledged.
-
-    ``keys``: those rows, as (table, key).
-    """
-
-    offset: int
-    length: int
-    reason: str
-    found_ns: int
-    confirmed: bool = False
-    keys: tuple[tuple[str, bytes], ...] = ()
-    ledger: bool = False
-
-
-class WalkRow(msgspec.Struct, array_like=True, frozen=True):
-    """The walk over the index: when the last whole one began and ended, and how far the present one is."""
-
-    began_ns: int = 0
-    done_ns: int = 0
-    took_ns: int = 0
-    last_began_ns: int = 0
-    table: int = 0
-    after: bytes = b""
-    rows: int = 0
-    under_way: bool = False
-
-
-class RequestRow(msgspec.Struct, array_like=True, frozen=True):
-    """Somebody asked for a scrub: of these segments, or of all. ``full_speed``: no throttle."""
-
-    asked_ns: int
-    segments: tuple[bytes, ...] = ()
-    full_speed: bool = False
-
-
-class CopySource(Protocol):
-    """Another copy of what is stored: a mirror, a backup, later a tier."""
-
-    @property
-    def name(self) -> str: ...
-
-    def parts(self, segment: bytes, record_id: bytes, offset: int) -> tuple[int, list[Buffer]] | None:
-        """Kind and parts of a record, every one opened; None when this copy has it not, or damaged."""
-
-
-class SegmentCopies:
-    """Copies of whole segments in another blob store: a directory that ``backup --segments`` wrote."""
-
-    def __init__(self, name: str, blobs: BlobStore, keyring: Keyring) -> None:
-        self.name = name
-        self._logs = [SegmentLog(blobs, keyring, prefix=prefix) for prefix in ("segments/", "ledger/")]
-
-    def parts(self, segment: bytes, record_id: bytes, offset: int) -> tuple[int, list[Buffer]] | None:
-        for log in self._logs:
-            try:
-                record = next(iter(log.scan(segment, start=offset)), None)
-                if isinstance(record, ScannedRecord) and record.ref.record_id == record_id:
-                    return record.kind, [log.open_part(part) for part in record.ref.parts()]
-            except (*_UNREADABLE, KeyringError):
-                continue
-        return None
 
 
 @dataclass(slots=True)
@@ -201,9 +128,16 @@ class Scrubber:
         self._catalog = catalog
         self._sealer = sealer
         self._journal = journal
-        self._copies = copies
+        self.suspects = Suspects(store, catalog, sealer, journal)
+        self._repairs = Repairs(log, ledger, self.suspects, copies)
         self._under: _Under | None = None
-        self.figures = ScrubFigures()
+        self._figures = ScrubFigures()
+
+    @property
+    def figures(self) -> ScrubFigures:
+        """What this process did, and what it knows."""
+        self._figures.damaged = self.suspects.confirmed
+        return self._figures
 
     # ------------------------------------------------------------ what is due
 
@@ -211,7 +145,7 @@ class Scrubber:
         """What is known of each segment."""
         with self._store.snapshot() as snapshot:
             return {
-                key: _decode(ScrubRow, value)
+                key: decode_row(ScrubRow, value)
                 for key, value in snapshot.scan(SCRUB)
                 if len(key) == SEGMENT_ID_BYTES
             }
@@ -255,7 +189,7 @@ class Scrubber:
                 found.append((0, segment))
         self._forget_gone(rows)
         verified = [row.done_ns for row in rows.values() if row.done_ns]
-        self.figures.oldest_s = (now_ns - min(verified)) // 1_000_000_000 if verified else 0
+        self._figures.oldest_s = (now_ns - min(verified)) // 1_000_000_000 if verified else 0
         return [segment for _, segment in sorted(found)]
 
     def _made_ns(self, segment: bytes) -> int:
@@ -272,7 +206,7 @@ class Scrubber:
             batch = Batch(uses_reserve=True)
             for segment in gone:
                 batch.delete(SCRUB, segment)
-            for key, _ in self.suspects():
+            for key, _ in self.suspects.all():
                 if key[:SEGMENT_ID_BYTES] in gone:
                     batch.delete(SCRUB, key)
             self._store.commit(batch)
@@ -282,18 +216,18 @@ class Scrubber:
     def request(self) -> RequestRow | None:
         with self._store.snapshot() as snapshot:
             held = snapshot.get(SCRUB, _REQUEST)
-        return None if held is None else _decode(RequestRow, held)
+        return None if held is None else decode_row(RequestRow, held)
 
     def ask(self, request: RequestRow) -> None:
         """Have the leader do this next, whichever process it is."""
         batch = Batch()
-        batch.put(SCRUB, _REQUEST, _encode(request))
+        batch.put(SCRUB, _REQUEST, encode(request))
         self._store.commit(batch)
 
     def done_with(self, request: RequestRow) -> None:
         """Forget a request, unless another one came since."""
         batch = Batch(uses_reserve=True)
-        batch.require(SCRUB, _REQUEST, _encode(request))
+        batch.require(SCRUB, _REQUEST, encode(request))
         batch.delete(SCRUB, _REQUEST)
         with suppress(PreconditionError):
             self._store.commit(batch)
@@ -346,15 +280,15 @@ class Scrubber:
         if end:
             row = structs.replace(row, done_ns=now_ns, under_way=False, position=0)
         under.row = row
-        self.figures.records += records
-        self.figures.bytes += total
-        self.figures.suspects += suspects
+        self._figures.records += records
+        self._figures.bytes += total
+        self._figures.suspects += suspects
         if end or under.found or row.bytes - under.persisted >= PERSIST_BYTES:
             self._persist(under)
         if end:
             self._under = None
             if under.whole:
-                self._heal(under, now_ns)
+                self.suspects.heal(segment, under.seen, now_ns)
         return Step(total, more=not end)
 
     def _begin(self, segment: bytes, now_ns: int) -> _Under:
@@ -414,62 +348,22 @@ class Scrubber:
     def _persist(self, under: _Under) -> None:
         self._sealer.prepare(len(under.found))
         batch = Batch(uses_reserve=True)
-        batch.put(SCRUB, under.segment, _encode(under.row))
+        batch.put(SCRUB, under.segment, encode(under.row))
         with self._store.snapshot() as snapshot:
             known = {key for key, _ in snapshot.scan(SCRUB, prefix=under.segment)}
         for key, row in under.found.items():
-            if key not in known:
-                batch.put(SCRUB, key, self._sealer.seal(SCRUB, key, _encode(row)))
-                if row.confirmed:
-                    self._announce(batch, EVENT_DAMAGED, key, row, now_ns=row.found_ns)
-                    self.figures.damaged += 1
+            self.suspects.add(batch, known, key, row)
         self._store.commit(batch)
         under.seen.update(under.found)
         under.found.clear()
         under.persisted = under.row.bytes
-
-    def _heal(self, under: _Under, now_ns: int) -> None:
-        """What did not open once and does now is no damage any more: somebody put the file back."""
-        for key, row in self.suspects():
-            if key.startswith(under.segment) and key not in under.seen and row.confirmed:
-                self._sealer.prepare(len(row.keys) + 4)
-                batch = Batch(uses_reserve=True)
-                for one in self._pointing(key, row):
-                    if isinstance(one.row, InstanceRow) and FLAG_DAMAGED in one.row.flags:
-                        flags = tuple(flag for flag in one.row.flags if flag != FLAG_DAMAGED)
-                        locations.point_elsewhere(batch, self._sealer, one, one.row.location, flags)
-                batch.delete(SCRUB, key)
-                self._announce(batch, EVENT_REPAIRED, key, row, now_ns=now_ns)
-                with suppress(PreconditionError):  # changed in this moment: the next pass does it
-                    self._store.commit(batch)
-
-    # ------------------------------------------------------------ suspects
-
-    def suspects(self) -> list[tuple[bytes, SuspectRow]]:
-        """Everything that does not open, with its key (segment id, record id)."""
-        found = []
-        with self._store.snapshot() as snapshot:
-            for key, sealed in snapshot.scan(SCRUB):
-                if len(key) == 2 * SEGMENT_ID_BYTES:
-                    found.append((key, _decode(SuspectRow, self._sealer.open(SCRUB, key, sealed))))
-        return found
-
-    def _announce(self, batch: Batch, kind: str, key: bytes, row: SuspectRow, *, now_ns: int) -> None:
-        body = {
-            "segment": key[:SEGMENT_ID_BYTES],
-            "record": key[SEGMENT_ID_BYTES:],
-            "offset": row.offset,
-            "reason": row.reason,
-            "ledger": row.ledger,
-        }
-        self._journal.append(batch, Event(kind, now_ns, body))
 
     # ------------------------------------------------------------ the index
 
     def walk_state(self) -> WalkRow:
         with self._store.snapshot() as snapshot:
             held = snapshot.get(SCRUB, _WALK)
-        return WalkRow() if held is None else _decode(WalkRow, held)
+        return WalkRow() if held is None else decode_row(WalkRow, held)
 
     def look(self, now_ns: int, *, rows_max: int = locations.PAGE_ROWS) -> Step:
         """Look at the next places of the index, one page: does each lead to its record, and does it open?"""
@@ -477,8 +371,8 @@ class Scrubber:
         began = time.monotonic_ns()
         if not state.under_way:
             state = WalkRow(now_ns, state.done_ns, 0, state.last_began_ns, under_way=True)
-        suspects = self.suspects()
-        spots = _Spots(suspects)
+        suspects = self.suspects.all()
+        spots = Spots(suspects)
         page = next(
             locations.walk(self._store, self._catalog, (state.table, state.after), page=rows_max), None
         )
@@ -500,21 +394,21 @@ class Scrubber:
                 if hit is not None:
                     wrong.append((one, *hit))
             for one, key, row in wrong:
-                self._confirm(one, key, row, now_ns)
+                self.suspects.confirm(one, key, row, now_ns)
         more = position[0] < len(locations.LOCATED)
         took = state.took_ns + time.monotonic_ns() - began
         state = structs.replace(
             state, table=position[0], after=position[1], rows=state.rows + count, took_ns=took
         )
         if not more:
-            self._forget_unconfirmed(state.began_ns)
+            self.suspects.forget_unconfirmed(state.began_ns)
             state = structs.replace(
                 state, done_ns=now_ns, last_began_ns=state.began_ns, table=0, after=b"", under_way=False
             )
         batch = Batch(uses_reserve=True)
-        batch.put(SCRUB, _WALK, _encode(state))
+        batch.put(SCRUB, _WALK, encode(state))
         self._store.commit(batch)
-        self.figures.places += count
+        self._figures.places += count
         return Step(cost, more)
 
     def _leads_nowhere(
@@ -547,159 +441,13 @@ class Scrubber:
             return f"cannot be read ({type(error).__name__})"
         return ""
 
-    def _confirm(self, one: locations.Located, key: bytes, row: SuspectRow, now_ns: int) -> None:
-        """A row points to what does not open: flag it, list it, say so; in one commit."""
-        current = locations.again(self._store, self._catalog, one)
-        if current is None or current.row is None or current.location != one.location:
-            return
-        mark = (one.table.name, one.key)
-        self._sealer.prepare(4)
-        with self._store.snapshot() as snapshot:
-            held = snapshot.get(SCRUB, key)
-        if held is not None:
-            row = _decode(SuspectRow, self._sealer.open(SCRUB, key, held))
-        batch = Batch(uses_reserve=True)
-        batch.require(SCRUB, key, held)
-        known = row.confirmed and mark in row.keys
-        flagged = not isinstance(current.row, InstanceRow) or FLAG_DAMAGED in current.row.flags
-        if known and flagged:
-            return
-        if isinstance(current.row, InstanceRow) and not flagged:
-            flags = tuple(sorted({*current.row.flags, FLAG_DAMAGED}))
-            locations.point_elsewhere(batch, self._sealer, current, current.row.location, flags)
-        if not known:
-            new = structs.replace(row, confirmed=True, keys=(*row.keys, mark))
-            batch.put(SCRUB, key, self._sealer.seal(SCRUB, key, _encode(new)))
-            self._announce(batch, EVENT_DAMAGED, key, new, now_ns=now_ns)
-            self.figures.damaged += 1
-        with suppress(PreconditionError):  # changed in this moment: the next walk sees it as it is then
-            self._store.commit(batch)
-
-    def _forget_unconfirmed(self, before_ns: int) -> None:
-        """Drop suspects found before a whole walk began that met no row which points to them."""
-        batch = Batch(uses_reserve=True)
-        for key, row in self.suspects():
-            if row.confirmed:
-                gone = not row.ledger and not any(True for _ in self._pointing(key, row))
-            else:
-                gone = row.found_ns < before_ns
-            if gone:
-                batch.delete(SCRUB, key)
-        if batch.deletes:
-            self._store.commit(batch)
-
-    def _pointing(self, key: bytes, row: SuspectRow) -> Iterator[locations.Located]:
-        """The rows that still point to a damage: not deleted, replaced or moved since."""
-        tables = {table.name: table for table, _ in locations.LOCATED}
-        for name, row_key in row.keys:
-            held = locations.again(
-                self._store, self._catalog, locations.Located(tables[name], row_key, b"", None)
-            )
-            location = None if held is None else held.location
-            if held is not None and location is not None and location.segment == key[:SEGMENT_ID_BYTES]:
-                yield held
-
     # ------------------------------------------------------------ repair
 
     def repair(self, now_ns: int) -> int:
-        """Write damaged records anew, from what opens or from a copy, and point the index there; how many.
-
-        The record keeps its id and moves to the present segment under its key. Large objects, whose bytes
-        are a segment of pieces, are not repaired here: restore the segment from the copy.
-        """
-        repaired = 0
-        for key, row in self.suspects():
-            if row.confirmed and self._repair(key, row, now_ns):
-                repaired += 1
-        self.figures.repaired += repaired
+        """Repair what can be; how many. See :class:`~hounsfield.archive.index.repairing.Repairs`."""
+        repaired = self._repairs.repair(now_ns)
+        self._figures.repaired += repaired
         return repaired
-
-    def _repair(self, key: bytes, row: SuspectRow, now_ns: int) -> bool:
-        segment = key[:SEGMENT_ID_BYTES]
-        held = list(self._pointing(key, row))
-        located = [one.location for one in held if one.location is not None]
-        if any(location.stream is not None for location in located):
-            return False
-        record_id = located[0].record_id if located else key[SEGMENT_ID_BYTES:]
-        offset = located[0].offset if located else row.offset
-        if not row.ledger and not located:
-            return False
-        for found in self._good_copies(segment, record_id, offset, located):
-            kind, parts = found
-            log = self._ledger if row.ledger else self._log
-            (ref,) = log.append([RecordIn(kind, parts, record_id)])
-            return self._switch(key, row, held, ref, now_ns)
-        return False
-
-    def _good_copies(
-        self, segment: bytes, record_id: bytes, offset: int, located: list[Location]
-    ) -> Iterator[tuple[int, list[Buffer]]]:
-        """The record's parts, from wherever they open: first from where they are, then from the copies."""
-        for location in located[:1]:
-            if location.has_table:  # of damaged framing the index knows what it said
-                ref = location.ref()
-                try:
-                    yield ref.kind, [self._log.open_part(part) for part in ref.parts()]
-                except (*_UNREADABLE, KeyringError):
-                    pass
-        for copy in self._copies:
-            found = copy.parts(segment, record_id, offset)
-            if found is not None:
-                yield found
-
-    def _switch(
-        self, key: bytes, row: SuspectRow, held: list[locations.Located], ref: RecordRef, now_ns: int
-    ) -> bool:
-        self._sealer.prepare(len(held) + 4)
-        batch = Batch(uses_reserve=True)
-        for one in held:
-            flags = None
-            if isinstance(one.row, InstanceRow):
-                flags = tuple(flag for flag in one.row.flags if flag != FLAG_DAMAGED)
-            locations.point_elsewhere(batch, self._sealer, one, Location.of(ref, None), flags)
-        batch.delete(SCRUB, key)
-        self._announce(batch, EVENT_REPAIRED, key, row, now_ns=now_ns)
-        dead = DeadRecords()
-        if not row.ledger:
-            # The damaged record stays where it is: a further copy, deleted with the object.
-            segment = key[:SEGMENT_ID_BYTES]
-            dead.add(segment, ref.length)
-            batch.put(SPARE, ref.record_id * 2 + segment, encode(SpareRow(ref.length)))
-        with self._store.snapshot() as snapshot:
-            dead.plan(snapshot, batch, now_ns)
-        try:
-            self._store.commit(batch)
-        except PreconditionError:
-            return False  # changed in this moment: the next round repairs what is left
-        return True
-
-
-class _Spots:
-    """Stretches that do not open, to be hit by locations."""
-
-    def __init__(self, suspects: list[tuple[bytes, SuspectRow]]) -> None:
-        self._by_record: dict[tuple[bytes, bytes], tuple[bytes, SuspectRow]] = {}
-        self._by_segment: dict[bytes, list[tuple[bytes, SuspectRow]]] = {}
-        for key, row in suspects:
-            if row.ledger:
-                continue
-            segment = key[:SEGMENT_ID_BYTES]
-            self._by_record[segment, key[SEGMENT_ID_BYTES:]] = (key, row)
-            self._by_segment.setdefault(segment, []).append((key, row))
-
-    def hit(self, location: Location) -> tuple[bytes, SuspectRow] | None:
-        near = self._by_segment.get(location.segment)
-        if near is None:
-            return None
-        if location.stream is not None:
-            return near[0]  # a segment of its own: whatever is damaged there is this object's
-        found = self._by_record.get((location.segment, location.record_id))
-        if found is not None:
-            return found
-        for key, row in near:
-            if row.offset <= location.offset < row.offset + row.length:
-                return key, row
-        return None
 
 
 def _by_place(one: locations.Located) -> tuple[bytes, int]:
@@ -710,15 +458,3 @@ def _place(found: ScannedRecord | Damage) -> tuple[int, int]:
     if isinstance(found, ScannedRecord):
         return found.ref.offset, found.ref.length
     return found.offset, found.length
-
-
-Row = TypeVar("Row", bound=msgspec.Struct)
-_encoder = msgspec.msgpack.Encoder()
-
-
-def _encode(row: msgspec.Struct) -> bytes:
-    return _encoder.encode(row)
-
-
-def _decode(kind: type[Row], data: bytes) -> Row:
-    return msgspec.msgpack.decode(data, type=kind)
