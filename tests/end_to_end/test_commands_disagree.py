@@ -211,3 +211,24 @@ def test_another_key_is_one_clear_error(
     assert done.returncode == 1
     assert "key" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_what_is_fixed_beside_the_server_is_shown_by_every_worker(
+    own_archive: ArchiveServer, uncompressed: list[Sample]
+) -> None:
+    archive = own_archive
+    archive.run_json("send", archive.dicom_target, str(uncompressed[0].path.parent))
+    study, series, sop = uncompressed[0].ids
+    before = listing(archive, "studies")
+    how = ("--reason", "wrong order", "--yes")
+    made = archive.run_json("fix", "study", study, "AccessionNumber=FIXED-1", *how)
+    for _ in range(8):  # whichever worker answers
+        rows = {value(row, "00080018"): value(row, "00080050") for row in archive.instances()}
+        assert rows[sop] == "FIXED-1"
+        assert b"FIXED-1" in archive.dataset_bytes(study, series, sop)
+    assert archive.terminate() == 0
+    assert listing(archive, "studies") != before
+    shutil.rmtree(archive.data / "index")
+    archive.run_json("reindex")
+    assert archive.run_json("fix", "revert", str(made["id"]), *how)["in_force"] is False
+    assert listing(archive, "studies") == before
