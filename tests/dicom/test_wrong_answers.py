@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hounsfield.archive.dicom.dictionary import TAG_OF
-from hounsfield.archive.dicom.matching import fold_name, matcher, wildcard_matches
+from hounsfield.archive.dicom.matching import fold_name, matcher, wildcard, wildcard_matches
 from hounsfield.archive.dicom.query import (
     Level,
     Query,
@@ -161,12 +161,16 @@ def test_fuzzy_names(key: str, value: str, expected: bool) -> None:
 @given(st.text("ab*?.", max_size=8), st.text("ab.", max_size=10))
 def test_wildcards_are_what_regular_expressions_say(pattern: str, text: str) -> None:
     regex = "".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern)
-    assert wildcard_matches(pattern, text) is (re.fullmatch(regex, text, re.DOTALL) is not None)
+    expected = re.fullmatch(regex, text, re.DOTALL) is not None
+    assert wildcard_matches(pattern, text) is expected
+    assert wildcard(pattern)(text) is expected
 
 
 def test_hostile_wildcards_take_bounded_time() -> None:
     """Work is at most pattern × text; a backtracking matcher would not come back from this."""
-    assert not wildcard_matches("*a" * 128 + "b", "a" * 4096)
+    for pattern in ("*a" * 128 + "b", "*a" * 128 + "b*", "*ab" * 80 + "*", "*?a" * 80 + "b"):
+        assert not wildcard_matches(pattern, "a" * 4096)
+        assert not wildcard(pattern)("a" * 4096)
 
 
 _ANY_VR = st.sampled_from(["LO", "PN", "DA", "TM", "DT", "UI", "IS", "DS", "CS", "LT", "AS", "US"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open
 from hounsfield.archive.engine.gram_merging import GramMerging
 from hounsfield.archive.index.merging import Merger
 from hounsfield.archive.index.tables import FRESH, GRAM
+from hounsfield.storage_backends.errors import StoreFullError
 from support.archives import ct_slice, store, stores_in
 from support.slow_matcher import satisfies
 
@@ -149,6 +151,31 @@ async def test_the_leader_merges_by_itself(tmp_path: Path, monkeypatch: pytest.M
                 while await engine.read(fresh, stores):
                     pass
             await check(engine, names)
+
+
+async def test_a_full_index_is_said_once_and_merging_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gram_merging, "PAUSE_S", 0.0)
+    tries = 0
+    going_on = Merger.round
+
+    def full(self: Merger) -> Iterator[int]:
+        nonlocal tries
+        tries += 1
+        if tries < 5:
+            raise StoreFullError("no room")
+        yield from going_on(self)
+
+    monkeypatch.setattr(Merger, "round", full)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await store(engine, ct_slice(), ExplicitVRLittleEndian)
+            with trio.fail_after(30):
+                while tries < 5 or await engine.read(fresh, stores):
+                    await engine.read(fresh, stores)
+            assert len(await uids(engine, ("PatientName", "*uste*"))) == 1
+    assert sum("not merged" in record.message for record in caplog.records) == 1
 
 
 async def test_an_older_tokenizers_studies_are_found_and_brought_up(

@@ -43,16 +43,20 @@ class GramMerging:
         self.merged = 0
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled. Fresh studies are found also when they cannot be merged."""
+        failing = False
         try:
             while True:
                 try:
                     if await self._lead():
                         await self._round()
+                    failing = False
                 except PreconditionError:
                     pass  # another worker leads now; whatever was begun, it does again
-                except StorageError as error:
-                    _log.warning("fresh studies are not merged now, searches take longer: %s", error)
+                except (StorageError, ValueError) as error:  # full, damaged, or a newer version's
+                    if not failing:
+                        _log.warning("fresh studies are not merged now, searches take longer: %s", error)
+                    failing = True
                 await trio.sleep(PAUSE_S)
         finally:
             if self._leading:
