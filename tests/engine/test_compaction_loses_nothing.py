@@ -1,4 +1,4 @@
-"""Compaction gives the disk back and makes deleted bytes unreadable; it costs no object and no reader anything."""
+"""Compaction gives the disk back and makes deleted bytes unreadable, and costs no object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.deletion import Target
-from hounsfield.archive.index.rewriting import Rewriter, RewriteLimits
+from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
 from hounsfield.storage_backends.errors import KeyringError
 from support.archives import ct_slice, store, stored_bytes, stores_in
 from support.contents import contents

@@ -20,6 +20,7 @@ from hounsfield.archive.index.deletion import announce_tombstones
 from hounsfield.archive.index.indexing import Indexer, Outcome, progress_batch
 from hounsfield.archive.index.journal import Journal, Pending
 from hounsfield.archive.index.remaining import settle_order
+from hounsfield.archive.index.rescan import rescanned
 from hounsfield.archive.index.rows import (
     RECORD_KIND_OBJECT,
     Location,
@@ -35,6 +36,7 @@ TORN = DamageReason.TORN_TAIL.value
 GROUP_RECORDS = (
     256  # indexed in one transaction: large enough to share its sync, small enough to hold no lock long
 )
+REINDEX_GROUP_RECORDS = 1024  # nobody else waits for the lock then
 TAIL_RECORDS = 4096  # as many as one group may have where no padding tells groups apart
 
 
@@ -116,8 +118,13 @@ def catch_up_segment(indexer: Indexer, segment: bytes) -> RecoveryReport:
     return report
 
 
-def reindex(indexer: Indexer, journal: Journal, progress: Callable[[int, int], None]) -> RecoveryReport:
-    """Fill an empty index from every segment, then every fact. ``progress(done, segments)``."""
+def reindex(
+    indexer: Indexer, journal: Journal, progress: Callable[[int, int], None], *, rescan: bool = False
+) -> RecoveryReport:
+    """Fill an empty index from every segment, then every fact. ``progress(done, segments)``.
+
+    ``rescan``: attributes are told anew from the objects' headers, not taken from their records' rows.
+    """
     report = RecoveryReport()
     pending = journal.pending(report.saw)
     announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
@@ -129,13 +136,17 @@ def reindex(indexer: Indexer, journal: Journal, progress: Callable[[int, int], N
             indexer.log.make_durable(segment)
             if given_up_bytes(indexer.log, segment):
                 continue  # not marked as known: the next start removes it
-            end = _index_segment(indexer, segment, None, report, verify=False)
+            end = indexer.log.size(segment)
+            stored = _stored(indexer, segment, None, report, verify=False, rescan=rescan)
+            for group in _groups(stored, REINDEX_GROUP_RECORDS):
+                _index(indexer, group, report)
         except (KeyringError, PoisonedError):
             report.unreadable_segments += 1
             continue
         indexer.store.commit(progress_batch({segment: end}, closed=True))
     report.facts = journal.replay(pending)
-    settle_order(indexer)
+    if not rescan:  # what records carry is not what they were told to say
+        settle_order(indexer)
     progress(len(segments), len(segments))
     return report
 
@@ -148,18 +159,28 @@ def _index_segment(
     ``verify`` opens every part of each record first; without, only of those that a crash may have torn.
     """
     end = indexer.log.size(segment)
-    for group in _groups(_stored(indexer, segment, start, report, verify=verify)):
-        deleted: set[int] = set()
-        for i, outcome in enumerate(indexer.add(group, uses_reserve=True, deleted=deleted)):
-            if i in deleted:
-                report.deleted += 1
-            else:
-                report.outcomes[outcome] += 1
+    for group in _groups(_stored(indexer, segment, start, report, verify=verify), GROUP_RECORDS):
+        _index(indexer, group, report)
     return end
 
 
+def _index(indexer: Indexer, group: list[Stored], report: RecoveryReport) -> None:
+    deleted: set[int] = set()
+    for i, outcome in enumerate(indexer.add(group, uses_reserve=True, deleted=deleted)):
+        if i in deleted:
+            report.deleted += 1
+        else:
+            report.outcomes[outcome] += 1
+
+
 def _stored(
-    indexer: Indexer, segment: bytes, start: int | None, report: RecoveryReport, *, verify: bool
+    indexer: Indexer,
+    segment: bytes,
+    start: int | None,
+    report: RecoveryReport,
+    *,
+    verify: bool,
+    rescan: bool = False,
 ) -> Iterator[Stored]:
     """The objects of a segment. Those of its last group are whole: they are opened, or left out.
 
@@ -175,17 +196,22 @@ def _stored(
             end = record.offset + record.length
             continue
         if end is not None and record.ref.offset != end:
-            yield from _objects(indexer, tail, report, verify=verify)
+            yield from _objects(indexer, tail, report, verify=verify, rescan=rescan)
             tail.clear()
         elif len(tail) == TAIL_RECORDS:
-            yield from _objects(indexer, [tail.popleft()], report, verify=verify)
+            yield from _objects(indexer, [tail.popleft()], report, verify=verify, rescan=rescan)
         tail.append(record)
         end = record.ref.offset + record.ref.length
-    yield from _objects(indexer, tail, report, verify=True)
+    yield from _objects(indexer, tail, report, verify=True, rescan=rescan)
 
 
 def _objects(
-    indexer: Indexer, records: Iterable[ScannedRecord], report: RecoveryReport, *, verify: bool
+    indexer: Indexer,
+    records: Iterable[ScannedRecord],
+    report: RecoveryReport,
+    *,
+    verify: bool,
+    rescan: bool,
 ) -> Iterator[Stored]:
     for record in records:
         if record.kind != RECORD_KIND_OBJECT:
@@ -195,6 +221,8 @@ def _objects(
             if verify:
                 indexer.log.verify(record.ref)
             row = decode(ObjectRow, record.row)
+            if rescan:
+                row = rescanned(row, indexer.log.open_part(record.ref.part(1)))
         except SealError:
             report.damage[TORN] = report.damage.get(TORN, 0) + 1
             continue
@@ -204,13 +232,13 @@ def _objects(
         yield Stored(row, Location.of(record.ref, row.stream))
 
 
-def _groups(stored: Iterator[Stored]) -> Iterator[list[Stored]]:
+def _groups(stored: Iterator[Stored], records: int) -> Iterator[list[Stored]]:
     """Groups in which no two objects share all their UIDs: the second must see the first."""
     group: list[Stored] = []
     keys: set[tuple[str, str, str]] = set()
     for one in stored:
         key = (one.row.study_uid, one.row.series_uid, one.row.sop_uid)
-        if len(group) == GROUP_RECORDS or (key in keys and not one.row.quarantine):
+        if len(group) == records or (key in keys and not one.row.quarantine):
             yield group
             group, keys = [], set()
         group.append(one)
