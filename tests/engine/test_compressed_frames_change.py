@@ -24,6 +24,7 @@ from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.registry import lookup
 from support.archives import SampleFile, ct_slice, encode, sample_files, store, stored_bytes, stores_in
+from support.front_doors import front_doors
 
 ENCODINGS = ["zstd", "jpegxl", "htj2k"]
 
@@ -284,3 +285,37 @@ def test_the_shape_is_read_from_the_attributes() -> None:
     assert found is not None
     assert (found.shape, found.bits_stored, found.signed, found.planar) == ((4, 5, 1), 12, True, False)
     assert not compressing.little_endian_cells("1.2.840.113619.5.2")
+
+
+async def test_over_http_nobody_can_tell(tmp_path: Path) -> None:
+    """Every answer that has pixels in it is, byte for byte, that of an archive which compresses nothing."""
+    names = ["CT_small.dcm", "US1_UNCR.dcm", "examples_rgb_color.dcm", "rtdose.dcm", "MR_small_bigendian.dcm"]
+    files = [Path(str(get_testdata_file(name))).read_bytes() for name in names]
+    answers: dict[str, list[tuple[int, bytes, str]]] = {}
+    for encoding in ("", *ENCODINGS):
+        found = answers.setdefault(encoding, [])
+        async with (
+            front_doors(tmp_path / f"data-{encoding}", options(encoding)) as doors,
+            doors.client() as client,
+        ):
+            stored = (await doors.stow(client, *files)).json()["00081199"]["Value"]
+            assert len(stored) == len(files)
+            assert (doors.engine.compressing.figures.objects >= 4) is bool(encoding)
+            for item in stored:
+                url = item["00081190"]["Value"][0]
+                for path, accept in [
+                    ("", 'multipart/related; type="application/dicom"; transfer-syntax=*'),
+                    ("/frames/1", 'multipart/related; type="application/octet-stream"; transfer-syntax=*'),
+                    ("/bulkdata/7FE00010", "*/*"),
+                    ("/metadata", "application/dicom+json"),
+                ]:
+                    answer = await client.get(url + path, headers={"accept": accept})
+                    kind = answer.headers.get("content-type", "")
+                    boundary = kind.partition("boundary=")[2].split(";")[0].strip('"').encode()
+                    content = answer.content.replace(boundary, b"BOUNDARY") if boundary else answer.content
+                    content = content.replace(str(doors.http_port).encode(), b"PORT")
+                    found.append((answer.status_code, content, path))
+    for encoding in ENCODINGS:
+        for mine, plain in zip(answers[encoding], answers[""], strict=True):
+            assert mine == plain
+    assert {status for status, _, path in answers[""] if path in {"", "/frames/1", "/metadata"}} == {200}
