@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable
 from functools import lru_cache
 
 from hounsfield.archive.dicom.levels import MODALITIES_IN_STUDY
@@ -80,6 +80,7 @@ HASHED_FIELDS = (
 DATE_PREFIXES = (2, 4, 6, 8)
 DAYS_REMEMBERED = 16_384  # of forty years
 GRAMS_REMEMBERED = 16_384  # a few megabytes: the grams of a language's names are some thousands
+TEXTS_REMEMBERED = 4096  # two kilobytes each: names of the day, descriptions, who refers
 _MERGED_TAGS = sorted(({*MERGED_FIELDS} | {*GRAM_FIELDS}) - {MODALITIES_IN_STUDY})
 
 _DAY = struct.Struct(">I")
@@ -144,23 +145,8 @@ def merged_tokens(hashes: KeyedHash, attributes: Attributes, tokenizer: int = TO
 
 
 def _merged_tokens_2(hashes: KeyedHash, attributes: Attributes) -> set[bytes]:
-    found: set[bytes] = set()
-    remembered = _remembered(hashes)
-    for tag, field in MERGED_FIELDS.items():
-        text = attributes.get(tag)
-        if text:
-            forms: Iterable[str] = _forms(tag, text)
-            if tag == BIRTH_DATE:
-                forms = {day[:length] for day in forms for length in DATE_PREFIXES}
-            found.update([remembered(field, form) for form in forms])
-    for tag, field in GRAM_FIELDS.items():
-        text = attributes.get(tag)
-        if text:
-            pieces: set[str] = set()
-            for value in folded(tag, text):
-                pieces |= grams.of_text(value, name=tag in NAME_FIELDS)
-            found.update([remembered(field, piece) for piece in pieces])
-    return found
+    of_text = _remembered(hashes)
+    return set().union(*(of_text(tag, text) for tag, text in attributes.items()))
 
 
 #: What each version wrote, as long as an index may hold it.
@@ -213,14 +199,35 @@ def token(hashes: KeyedHash, field: str, form: str) -> bytes:
 
 
 @lru_cache(maxsize=8)
-def _remembered(hashes: KeyedHash):  # type: ignore[no-untyped-def]
-    """Grams repeat from study to study, and must not push out what ``hashes`` remembers of UIDs."""
+def _remembered(hashes: KeyedHash) -> Callable[[int, str], frozenset[bytes]]:
+    """Merged tokens of one attribute's text.
+
+    Texts and grams repeat from study to study. They are remembered here, since they would push out what
+    ``hashes`` remembers of UIDs.
+    """
 
     @lru_cache(maxsize=GRAMS_REMEMBERED)
     def digest(field: str, piece: str) -> bytes:
         return hashes.digest_once(field, piece, TOKEN_BYTES)
 
-    return digest
+    @lru_cache(maxsize=TEXTS_REMEMBERED)
+    def of_text(tag: int, text: str) -> frozenset[bytes]:
+        found: list[bytes] = []
+        field = MERGED_FIELDS.get(tag)
+        if field is not None:
+            forms = _forms(tag, text)
+            if tag == BIRTH_DATE:
+                forms = {day[:length] for day in forms for length in DATE_PREFIXES}
+            found += [digest(field, form) for form in forms]
+        field = GRAM_FIELDS.get(tag)
+        if field is not None:
+            pieces: set[str] = set()
+            for value in folded(tag, text):
+                pieces |= grams.of_text(value, name=tag in NAME_FIELDS)
+            found += [digest(field, piece) for piece in pieces]
+        return frozenset(found)
+
+    return of_text
 
 
 # ---------------------------------------------------------------- a study changes
