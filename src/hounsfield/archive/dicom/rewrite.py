@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct, pack
-from typing import Final
+from typing import Final, NamedTuple
 
 import pydicom.charset
 
@@ -73,8 +73,7 @@ class Change:
     system: str = "Hounsfield"
 
 
-@dataclass(frozen=True, slots=True)
-class _Element:
+class _Element(NamedTuple):
     tag: int
     vr: str
     start: int
@@ -118,15 +117,22 @@ class _Rewriter:
         self._body, self._trailer = body, trailer
         self._elements = self._walk(body, 0)
         self._tail = self._walk(trailer, self._trailer_start()) if len(trailer) > 8 else []
-        self._values: dict[int, bytes] = {}
-        self._vrs: dict[int, str] = {}
-        for data, found in ((self._trailer, self._tail), (body, self._elements)):
-            for one in found:
-                self._values[one.tag] = data[one.at : one.at + one.length]
-                self._vrs[one.tag] = one.vr
-        self._originals = {one.tag: body[one.start : one.end] for one in self._elements}
-        self._declared = self._values.get(SPECIFIC_CHARACTER_SET, b"")[:256]
+        # Changes are few, elements many: what is not asked for is not taken out.
+        self._found: dict[int, _Element] = {one.tag: one for one in self._elements}
+        self._behind: dict[int, _Element] = {one.tag: one for one in self._tail}
+        self._values: dict[int, tuple[str, bytes] | None] = {}  # VR and value as changes leave them
+        self._declared = (self._value(SPECIFIC_CHARACTER_SET) or ("", b""))[1][:256]
         self._charset = character_set(self._declared)
+
+    def _value(self, tag: int) -> tuple[str, bytes] | None:
+        """VR and value of an attribute as it stands now, None when it is not there."""
+        if tag in self._values:
+            return self._values[tag]
+        for found, data in ((self._found, self._body), (self._behind, self._trailer)):
+            one = found.get(tag)
+            if one is not None:
+                return one.vr, data[one.at : one.at + one.length]
+        return None
 
     def apply(self, changes: Sequence[Change]) -> tuple[bytes, bytes] | None:
         """The new header and trailer, None when nothing differs."""
@@ -145,7 +151,8 @@ class _Rewriter:
                     continue
                 before[tag] = self._original(tag, inner)
                 self._set(tag, text)
-                new[tag] = self._originals.get(tag)
+                held = self._values[tag]
+                new[tag] = None if held is None else self._element(tag, *held, self._implicit)
             if before:
                 if _PATIENT_ID in before and _ISSUER not in before:
                     before[_ISSUER] = self._original(_ISSUER, inner)
@@ -164,7 +171,9 @@ class _Rewriter:
         while pos < end:
             start = pos
             for tag, vr, at, length, undefined in elements(data, pos, end, self._implicit, self._little):
-                pos = min(at + length + (8 if undefined else 0), end)
+                pos = at + length
+                if undefined:
+                    pos = min(pos + 8, end)
                 found.append(_Element(tag, vr, start, at, length, pos))
                 start = pos
             if data[pos + 4 : pos + 8] != bytes(4) or data[pos : pos + 2] not in (b"\xfe\xff", b"\xff\xfe"):
@@ -179,17 +188,19 @@ class _Rewriter:
         last = self._elements[-1] if self._elements else None
         if last is None or last.tag not in PIXEL_TAGS or len(self._body) < 4:
             return 0
-        raw = {
-            one.tag: self._body[one.at : one.at + one.length] for one in self._elements if one.length <= 64
-        }
+        found = {one.tag: one for one in self._elements}
+
+        def value(tag: int) -> bytes:
+            one = found.get(tag)
+            return b"" if one is None else self._body[one.at : one.at + min(one.length, 64)]
 
         def number(tag: int) -> int:
-            return int.from_bytes(raw.get(tag, b"")[:2], "little" if self._little else "big")
+            return int.from_bytes(value(tag)[:2], "little" if self._little else "big")
 
-        text = raw.get(0x00280008, b"").strip(b" \0")
+        text = value(0x00280008).strip(b" \0")
         frames = int(text) if text.isdigit() else 1
         bits = {0x7FE00008: 32, 0x7FE00009: 64}.get(last.tag) or number(0x00280100) or 8
-        photometric = raw.get(0x00280004, b"").decode("latin-1").strip(" \0").upper()
+        photometric = value(0x00280004).decode("latin-1").strip(" \0").upper()
         shape = FrameShape(number(0x00280010), number(0x00280011), number(0x00280002) or 1, bits, photometric)
         declared = int.from_bytes(self._body[-4:], "little" if self._little else "big")
         if not shape.rows or not shape.columns or not frames:
@@ -200,10 +211,10 @@ class _Rewriter:
 
     def _text(self, tag: int) -> str | None:
         """An attribute's text as an index has it, None when it is not there."""
-        raw = self._values.get(tag)
-        if raw is None:
+        held = self._value(tag)
+        if held is None:
             return None
-        return to_text(raw[:VALUE_BYTES_MAX], self._vrs[tag], vr_of(tag), self._charset, self._little, {})
+        return to_text(held[1][:VALUE_BYTES_MAX], held[0], vr_of(tag), self._charset, self._little, {})
 
     def _differs(self, change: Change) -> bool:
         return any((self._text(tag) or "") != (text or "") for tag, text in change.values.items())
@@ -225,36 +236,30 @@ class _Rewriter:
     def _set(self, tag: int, text: str | None) -> None:
         """Have an attribute hold ``text`` from now on."""
         if text is None:
-            self._values.pop(tag, None)
-            self._vrs.pop(tag, None)
-            self._originals.pop(tag, None)
+            self._values[tag] = None
             return
         vr = vr_of(tag)
         raw = self._encoded(text, vr) if text else b""
         if raw is None:  # such as an umlaut where only the default repertoire is allowed
             raw = text.encode("ascii", "replace")
-        self._values[tag] = raw
-        self._vrs[tag] = vr
-        self._originals[tag] = self._element(tag, vr, raw, self._implicit)
+        self._values[tag] = (vr, raw)
 
     def _element(self, tag: int, vr: str, raw: bytes, implicit: bool) -> bytes:
         return element(tag, vr, raw, implicit=implicit, little=self._little)
 
     def _original(self, tag: int, implicit: bool) -> bytes:
         """An attribute as it stands now, for Modified Attributes Sequence; of an absent one an empty one."""
-        held = self._originals.get(tag)
-        if held is None:
-            raw = self._values.get(tag, b"")  # behind the pixel data, or nowhere
-            return self._element(tag, self._vrs.get(tag, vr_of(tag)), raw, implicit)
-        if implicit == self._implicit:
-            return held
-        # Inside a sequence that somebody wrote as UN: implicit VR, whatever is around it (PS3.5 6.2.2).
-        if self._vrs[tag] == "SQ":
+        one = self._found.get(tag)
+        if tag not in self._values and one is not None and implicit == self._implicit:
+            return self._body[one.start : one.end]
+        vr, raw = self._value(tag) or (vr_of(tag), b"")
+        if vr == "SQ" and implicit != self._implicit:
+            # Inside a sequence that somebody wrote as UN: implicit VR, whatever is around it (PS3.5 6.2.2).
             return b""
-        return self._element(tag, self._vrs[tag], self._values[tag], implicit)
+        return self._element(tag, vr, raw, implicit)
 
     def _inner_implicit(self) -> bool:
-        return self._implicit or self._vrs.get(ORIGINAL_ATTRIBUTES) == "UN"
+        return self._implicit or (self._value(ORIGINAL_ATTRIBUTES) or ("", b""))[0] == "UN"
 
     def _item(self, change: Change, before: Mapping[int, bytes], implicit: bool) -> bytes:
         """One item of Original Attributes Sequence (PS3.3 Table C.12.1.1.9-1)."""
@@ -273,7 +278,7 @@ class _Rewriter:
         return _ITEM[self._little] + pack("<L" if self._little else ">L", len(content)) + content
 
     def _with_items(self, items: Sequence[bytes], implicit: bool) -> bytes:
-        before = self._values.get(ORIGINAL_ATTRIBUTES, b"")
+        before = (self._value(ORIGINAL_ATTRIBUTES) or ("", b""))[1]
         vr = "UN" if implicit and not self._implicit else "SQ"
         return self._element(ORIGINAL_ATTRIBUTES, vr, before + b"".join(items), self._implicit)
 
@@ -290,7 +295,7 @@ class _Rewriter:
             )  # fmt: skip
             trailer = trailer[:start] + tail
         declared = self._element(SPECIFIC_CHARACTER_SET, "CS", UTF_8, self._implicit)
-        if SPECIFIC_CHARACTER_SET not in self._values:
+        if self._value(SPECIFIC_CHARACTER_SET) is None:
             at = next(
                 (one.start for one in self._walk(body, 0) if one.tag > SPECIFIC_CHARACTER_SET), len(body)
             )
