@@ -278,6 +278,7 @@ async def test_a_start_reads_only_tails(tmp_path: Path, monkeypatch: pytest.Monk
         for number in range(40):
             await store(engine, ct_slice(pixels=bytes(40_000)), ExplicitVRLittleEndian)
             await engine.commit_fact("ae", f"AE{number}", {"title": f"AE{number}"}, number)
+    stores.store.sync()  # a copied index begins at its checkpoint; one whose processes died has all
     dead = tmp_path / "dead"
     shutil.copytree(directory, dead)  # as it is, without an orderly end
     shutil.copy(tmp_path / "data.key", tmp_path / "dead.key")
