@@ -219,3 +219,19 @@ def test_segments_get_new_keys(call: Any, key: str, recovery: str, tmp_path: Pat
 
 def _ago(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment - 1))
+
+
+@pytest.mark.parametrize("purpose", ["token", "index"])
+def test_an_index_whose_keys_are_lost_gets_no_new_ones_in_silence(
+    call: Any, key: str, recovery: str, tmp_path: Path, purpose: str
+) -> None:
+    """Else everything would be there and nothing be found."""
+    _fill_now(tmp_path, key)
+    before = call("ls", "--json").json()
+    shutil.rmtree(tmp_path / "a/keys" / purpose)
+    refused = call("ls")
+    assert refused.code == 1
+    assert refused.err.count("\n") == 1
+    assert "hounsfield reindex" in refused.err
+    assert call("reindex").code == 0
+    assert call("ls", "--json").json() == before

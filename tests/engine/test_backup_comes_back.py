@@ -15,7 +15,9 @@ from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open
 from hounsfield.archive.engine.restore import Restore, RestoreReport
 from hounsfield.archive.engine.types import StoreResult
 from hounsfield.archive.index import locations
-from hounsfield.archive.index.rows import Location
+from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.index.rows import Location, StudyRow
+from hounsfield.archive.index.tables import STUDY
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey, load_master_key
@@ -194,6 +196,38 @@ async def test_an_index_older_than_a_compaction_finds_what_was_moved(
     assert report.lost == 0
     assert sorted(report.absent) == sorted(f"segments/{segment.hex()}" for segment in gone)
     await archive.check(tmp_path / "new")
+
+
+async def test_what_was_deleted_after_the_backup_stays_deleted(archive: Archive, tmp_path: Path) -> None:
+    async with open_engine(archive.stores, SMALL, owner="a test") as engine:
+        await archive.fill(engine, 4, study_uid="1.2.5")
+        await archive.fill(engine, 4, study_uid="1.2.6")
+        archive.backup(segments=True)
+        await archive.fill(engine, 2, study_uid="1.2.6")
+        archive.stores.deletions.delete(Target("1.2.6"), reason="a test", actor="a test", now_ns=1)
+    archive.stores.close()
+    gone = {uid for uid, (result, _) in archive.acknowledged.items() if result.study_uid == "1.2.6"}
+    _restore(archive, tmp_path / "new", archive.data)
+    await archive.check(tmp_path / "new", without=frozenset(gone))
+    assert _studies(archive, tmp_path / "new") == {"1.2.5"}
+    # A reindex of what was restored gives the same.
+    shutil.rmtree(tmp_path / "new" / "index")
+    stores = open_stores(tmp_path / "new", archive.key, SMALL)
+    stores.reindex(lambda *_: None)
+    stores.close()
+    assert _studies(archive, tmp_path / "new") == {"1.2.5"}
+    _restore(archive, tmp_path / "alone")  # the backup by itself: as of its moment
+    assert _studies(archive, tmp_path / "alone") == {"1.2.5", "1.2.6"}
+
+
+def _studies(archive: Archive, data: Path) -> set[str]:
+    stores = open_stores(data, archive.key, SMALL)
+    with stores.store.snapshot() as snapshot:
+        found = {
+            stores.catalog.open_row(STUDY, key, sealed, StudyRow).uid for key, sealed in snapshot.scan(STUDY)
+        }
+    stores.close()
+    return found
 
 
 async def test_a_compaction_while_segments_are_copied_is_survived(
