@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError, StorageFailedError
 from hounsfield.archive.engine.types import Outcome, StoreResult
-from hounsfield.archive.index.catalog import FLAG_CONFLICT, Stored
+from hounsfield.archive.index.catalog import Stored
+from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.indexing import IndexContentionError, Indexer, progress_batch
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, InstanceRow, Location, ObjectRow, encode
 from hounsfield.storage_backends.api import Buffer

@@ -16,7 +16,6 @@ from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index import corrections, tokens
 from hounsfield.archive.index.corrections import CORRECTIONS, View
 from hounsfield.archive.index.draft import (
-    FLAG_CONFLICT,  # noqa: F401 - who asks for rows looks here
     Patients,
     StudyDraft,
     conflicting,
