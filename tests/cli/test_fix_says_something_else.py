@@ -87,6 +87,8 @@ def test_everything_can_be_corrected_exported_and_taken_back(cli: Any, filled: P
         word in listed.out for word in ("set-patient", "merge", "move-series", "split", "it was wrong")
     )
     assert f"{OTHER}.2.1" in cli("fix", "show", split["id"], "--data", filled).out
+    checked = cli("fsck", "--data", filled)
+    assert checked.code == 0, checked.out + checked.err
     assert cli("fix", "unmerge", "4711", *data).json()["id"] == merged["id"]
     for number in (moved["id"], made["id"], split["id"]):
         assert cli("fix", "revert", number, *data).code == 0
