@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -185,6 +187,15 @@ def test_what_takes_long_is_not_called_cheap() -> None:
     assert not is_cheap(name_of(Encoding.ZSTD, at_rest.CHEAP_BYTES_MAX + 1))
     assert not is_cheap(name_of(Encoding.JPEG_XL, 512))
     assert frame_bytes_of(name_of(Encoding.HTJ2K, 131072)) == 131072
+
+
+GOLDEN = json.loads((Path(__file__).parent / "vectors" / "frames_at_rest.json").read_text())
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["name"])
+def test_what_was_stored_once_opens_for_ever(case: dict[str, str]) -> None:
+    """Golden vectors, only ever added to: what encoders write may change, what was written may not."""
+    assert bytes(decoded(bytes.fromhex(case["stored"]))).hex() == GOLDEN["frame"]
 
 
 @pytest.mark.parametrize("change", ["head", "short", "method", "length", "payload"])

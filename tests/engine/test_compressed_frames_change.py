@@ -244,6 +244,19 @@ async def test_an_encoder_that_is_wrong_costs_nothing(
             assert await stored_bytes(engine, result) == data
 
 
+async def test_a_coder_that_raises_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **more: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(compressing, "compressed", broken)
+    data = ct_slice(change=large_enough)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, options("jpegxl"), owner="test") as engine:
+            result = await store(engine, data, ExplicitVRLittleEndian)
+            assert row_of(stores, result).stored_as == ""
+            assert await stored_bytes(engine, result) == data
+
+
 async def test_a_frame_that_does_not_decode_any_more_is_damage_and_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,20 @@ async def test_other_content_under_the_same_uids_is_kept_beside(
             assert await counted(engine) == ("1", "1")
 
 
+async def test_a_comparison_that_fails_keeps_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+
+            def broken(received: object, held: object) -> bool:
+                raise RuntimeError
+
+            monkeypatch.setattr(engine.comparing, "is_held", broken)
+            first = await store(engine, ct_slice(**UIDS), ExplicitVRLittleEndian)
+            second = await store(engine, ct_slice(**UIDS), ExplicitVRLittleEndian)
+            assert (first.outcome, second.outcome) == (Outcome.STORED, Outcome.CONFLICT)
+            assert len(versions(stores, first)) == 1
+
+
 async def test_the_same_sop_instance_uid_in_another_study_is_another_instance(tmp_path: Path) -> None:
     sop_uid = generate_uid()
     with stores_in(tmp_path / "data") as stores:

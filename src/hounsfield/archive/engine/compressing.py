@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
+import structlog
 import trio
 
 from hounsfield.archive.dicom.cuts import Layout
@@ -25,6 +26,8 @@ from hounsfield.storage_backends.api import Buffer
 
 ROWS, COLUMNS, SAMPLES, PLANAR = 0x00280010, 0x00280011, 0x00280002, 0x00280006
 BITS_ALLOCATED, BITS_STORED, REPRESENTATION = 0x00280100, 0x00280101, 0x00280103
+log = structlog.get_logger(__name__)
+
 _NATIVE: Final = frozenset({Layout.NATIVE, Layout.UNDIVIDED_NATIVE})
 
 
@@ -93,12 +96,16 @@ class Compressing:
         pixels = pixel_format(row.instance) if Layout(row.layout) is Layout.NATIVE else None
         little_endian = little_endian_cells(row.transfer_syntax_uid)
         total = sum(map(len, frames))
-        stored: list[Buffer] = []
-        size = 0
-        for frame in frames:
-            stored.append(compressed(frame, self.encoding, pixels, little_endian=little_endian))
-            size += len(stored[-1])
         figures = self.figures
+        try:
+            stored: list[Buffer] = [
+                compressed(frame, self.encoding, pixels, little_endian=little_endian) for frame in frames
+            ]
+        except Exception as error:  # noqa: BLE001  no defect of a coder may cost an object
+            log.warning("frames are stored as received: compressing them failed", error=type(error).__name__)
+            figures.as_received += 1
+            return received
+        size = sum(map(len, stored))
         if size > total * self.limits.stored_share_max or any(len(one) != len(frames[0]) for one in frames):
             figures.as_received += 1
             return received

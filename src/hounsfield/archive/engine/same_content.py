@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import structlog
 import trio
 
 from hounsfield.archive.dicom.cuts import Layout, frame_bytes
@@ -36,6 +37,8 @@ from hounsfield.codecs.pixels import PixelFormat, Pixels, from_native, same_byte
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax, lookup
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError
+
+log = structlog.get_logger(__name__)
 
 PHOTOMETRIC, SAMPLES, PLANAR, FRAMES = 0x00280004, 0x00280002, 0x00280006, 0x00280008
 ROWS, COLUMNS = 0x00280010, 0x00280011
@@ -99,7 +102,15 @@ class Comparing:
         received.unlike |= {one.location.record_id for one in undecided.held}
         if self._threads.statistics().tasks_waiting >= self.limits.waiting_max:
             return False
-        return await trio.to_thread.run_sync(self.is_held, received, undecided.held, limiter=self._threads)
+        try:
+            return await trio.to_thread.run_sync(
+                self.is_held, received, undecided.held, limiter=self._threads
+            )
+        except Exception as error:  # noqa: BLE001  what cannot be compared is kept, whatever the reason
+            log.warning(
+                "an object could not be compared with the one that is held", error=type(error).__name__
+            )
+            return False
 
     def is_held(self, received: Received, held: Sequence[InstanceRow]) -> bool:
         """Whether ``received`` has the content of one of ``held``. Blocking; nothing in them raises."""
