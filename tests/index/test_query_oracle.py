@@ -421,6 +421,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postings, "CHUNK_VALUES_FIRST", 2)
     monkeypatch.setattr(planner, "EXACT_FEW", 2)
     monkeypatch.setattr(planner, "EXACT_MANY", 4)
+    monkeypatch.setattr(planner, "FRESH_MAX", 6)
     monkeypatch.setattr(planner, "POSTINGS_PER_READ", 3)
     monkeypatch.setattr(planner, "ANSWERS_PER_SNAPSHOT", 2)
     monkeypatch.setattr(merging, "STUDIES_PER_READ", 5)

@@ -36,6 +36,8 @@ POSTINGS_PER_READ = 128
 EXACT_FEW = 128
 #: Exact lists that are all longer meet in blocks: walking them costs 2 µs a step.
 EXACT_MANY = 10_000
+#: With more studies unmerged (after a reindex) than are read in some milliseconds, all are read in order.
+FRESH_MAX = 20_000
 #: Lists that one key's alternatives may be united from in one reading of exact tokens.
 UNITED_MAX = 1024
 
@@ -82,8 +84,9 @@ class Planner:
         while not search.exhausted:
             found: list[FoundRow] = []
             with self._store.snapshot() as snapshot:
-                until = time.monotonic() + SNAPSHOT_S
+                until = 0.0  # counted from the first candidate: each snapshot gets on by some
                 for position, row in search.candidates(snapshot):
+                    until = until or time.monotonic() + SNAPSHOT_S
                     study = study_attributes(row) if computed else row.attributes
                     if matches(query, study) and position[DAY_BYTES:] not in seen:
                         seen.add(position[DAY_BYTES:])
@@ -175,8 +178,9 @@ class _Search:
             many = True  # long lists intersect faster in blocks
         if many and not besides and merging.is_complete(snapshot):
             merged = _merged_terms(snapshot, self._keys)
-            if merged:
-                return self._by_grams(snapshot, merged, before)
+            fresh = dict(snapshot.scan(FRESH, limit=FRESH_MAX + 1)) if merged else {}
+            if merged and len(fresh) <= FRESH_MAX:
+                return self._by_grams(snapshot, merged, before, fresh)
         return self._by_tokens(snapshot, [term for _, term in counted] or [self._any], before)
 
     # ------------------------------------------------------------ sources
@@ -234,11 +238,11 @@ class _Search:
             after = found[-1]
 
     def _by_grams(
-        self, snapshot: Snapshot, terms: Sequence[Term], before: bytes | None
+        self, snapshot: Snapshot, terms: Sequence[Term], before: bytes | None, fresh: dict[bytes, bytes]
     ) -> Iterator[Candidate]:
         """Candidates of merged tokens, and every study that is not merged yet, in one order."""
-        fresh = {study_id: tokens.fresh_day(value) + study_id for study_id, value in snapshot.scan(FRESH)}
-        unmerged = sorted(position for position in fresh.values() if self._is_ahead(position, before))
+        positions = (tokens.fresh_day(value) + study_id for study_id, value in fresh.items())
+        unmerged = sorted(position for position in positions if self._is_ahead(position, before))
         merged = self._merged(snapshot, terms, before, fresh)
         return heapq.merge(merged, self._opened(snapshot, unmerged), key=lambda candidate: candidate[0])
 
