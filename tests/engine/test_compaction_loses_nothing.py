@@ -10,10 +10,15 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
-from hounsfield.storage_backends.errors import KeyringError
+from hounsfield.storage_backends.errors import KeyringError, StoreFullError
+from hounsfield.storage_backends.lmdb_store import LmdbLimits
+from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
+from hounsfield.storage_backends.local_writer import LocalBlobWriter
+from hounsfield.storage_backends.segment_scan import ScannedRecord, SegmentScan
 from support.archives import ct_slice, store, stored_bytes, stores_in
 from support.contents import contents
 
@@ -106,3 +111,78 @@ async def test_a_segment_of_which_nothing_is_needed_is_not_copied(tmp_path: Path
         assert (report.moved, report.dropped, report.removed, report.new_segments) == (0, 1, True, ())
         assert stores.log.segment_ids() == []
         assert keys_of_objects(stores) == set()
+
+
+async def test_compacting_works_on_a_full_disk(tmp_path: Path) -> None:
+    """The store refuses new objects, and what compaction writes comes out of the reserve."""
+    directory = tmp_path / "data"
+    with stores_in(directory) as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            kept, gone = await send(engine, ct_slice()), await send(engine, ct_slice())
+    full = EngineOptions(
+        index=LmdbLimits(reserve_bytes=1 << 39), blobs=LocalBlobLimits(reserve_bytes=1 << 50)
+    )
+    with stores_in(directory, full) as stores:
+        stores.catch_up(at_start=True)
+        async with open_engine(stores, full, owner="test") as engine:
+            with pytest.raises(EngineError):
+                await send(engine, ct_slice())
+            await engine.delete(Target(gone.study_uid), reason="test", actor="test")
+            (segment,) = await engine.compaction.due(everything=True)
+            assert (await engine.compaction.rewrite(segment, throttled=False)).moved == 1
+            assert await engine.compaction.finish() == 1
+            assert await stored_bytes(engine, kept)
+        assert segment not in stores.log.segment_ids()
+
+
+async def test_a_disk_that_is_full_to_the_last_byte_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "data"
+    with stores_in(directory) as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            kept, gone = await send(engine, ct_slice()), await send(engine, ct_slice())
+            await engine.delete(Target(gone.study_uid), reason="test", actor="test")
+            (segment,) = await engine.compaction.due(everything=True)
+
+            def full(*_: object) -> None:
+                raise StoreFullError("the disk is full")
+
+            with monkeypatch.context() as patch:
+                patch.setattr(LocalBlobWriter, "append", full)
+                report = await engine.compaction.rewrite(segment, throttled=False)
+            assert report.kept_because == "the disk is full"
+            assert stores.log.segment_ids() == [segment]
+            assert keys_of_objects(stores) == {segment.hex()}
+            assert (await engine.compaction.rewrite(segment, throttled=False)).moved == 1
+            assert await stored_bytes(engine, kept)
+
+
+async def test_after_everything_was_deleted_no_key_opens_anything(tmp_path: Path) -> None:
+    """Crypto-shredding: every file that there was, kept aside, against every key that is left."""
+    directory, aside = tmp_path / "data", tmp_path / "aside"
+    with stores_in(directory) as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            for _ in range(3):
+                results = [await send(engine, ct_slice()) for _ in range(3)]
+                stores.log.start_anew()
+            shutil.copytree(directory / "segments", aside)
+            keys = {path.read_bytes() for path in (directory / "keys").rglob("*.key")}
+            for row in contents(stores)["study"].values():
+                await engine.delete(Target(row["uid"]), reason="test", actor="test")
+            for segment in await engine.compaction.due(everything=True):
+                await engine.compaction.rewrite(segment, throttled=False)
+            assert await engine.compaction.finish() == 3
+            assert results
+    assert not list((directory / "segments").iterdir())
+    left = {path.read_bytes() for path in (directory / "keys").rglob("*") if path.is_file()}
+    assert len(keys & left) == len(keys) - 3
+    with stores_in(directory) as stores:
+        for old in aside.iterdir():
+            with pytest.raises(KeyringError):
+                stores.keyring.key("segment", old.name)
+            for purpose in ("segment", "token", "index"):
+                for key_id in stores.keyring.key_ids(purpose):
+                    key = stores.keyring.key(purpose, key_id)
+                    scan = SegmentScan(LocalBlobs(aside), old.name, bytes.fromhex(old.name), key)
+                    assert not [one for one in scan.records(None) if isinstance(one, ScannedRecord)]

@@ -156,10 +156,8 @@ class Deletions:
                 "versions": found.versions,
                 "bytes": found.dead.bytes,
             }
-            records = [[series, sop, record_id] for series, sop, record_id in found.records]
-            return Event(
-                FACT_DELETION, now_ns, {"name": deletion_id, "body": body, "records": records}, fact=True
-            )
+            fact = {"name": deletion_id, "body": body, "records": found.records}
+            return Event(FACT_DELETION, now_ns, fact, fact=True)
 
         self._journal.commit_planned_fact(plan)
         return made[-1].report(target, deletion_id)
@@ -186,7 +184,7 @@ class Deletions:
                 raise NothingToDeleteError("no such study in this archive")
             self._take(snapshot, batch, (draft, self._removed(draft, target)), found, carried)
             carried.settle(draft)
-            found.studies = draft.old.instances == found.instances
+            found.studies = int(draft.old.instances == found.instances)
             _absorb(batch, draft.finish(now_ns))
         self._bury(snapshot, batch, found, now_ns)
         self._announce(batch, target.study_uid, found.records, now_ns)
@@ -279,7 +277,7 @@ class Deletions:
         self, batch: Batch, study_uid: str, records: Sequence[tuple[str, str, bytes]], now_ns: int
     ) -> None:
         for start in range(0, len(records), EVENT_INSTANCES_MAX):
-            members = [list(record) for record in records[start : start + EVENT_INSTANCES_MAX]]
+            members = records[start : start + EVENT_INSTANCES_MAX]
             event = Event(EVENT_DELETED, now_ns, {"study": study_uid, "instances": members})
             self._journal.append(batch, event)
 

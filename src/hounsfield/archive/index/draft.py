@@ -81,7 +81,8 @@ class SeriesDraft:
         self.flags = set(old.flags) if old else set()
         self.added: dict[str, InstanceRow] = {}
         self.removed: dict[str, InstanceRow] = {}
-        self.held: dict[str, bytes] = {}  # of those removed, the sealed row that this was decided on
+        # Of those removed: their keys, and the sealed rows that this was decided on.
+        self.held: dict[str, tuple[bytes, bytes]] = {}
         self.versions: list[tuple[bytes, bytes]] = []  # keys and sealed rows of kept versions that go too
         self.restated = False
         self.kept: list[InstanceRow] = []  # versions of instances in ``added`` that stay beside them
@@ -187,7 +188,7 @@ class StudyDraft:
             return self._removed(series_uid, draft, held, key, versions)
         # Of those received at one moment the one that is served now stays so.
         now = (max if newest_current else min)(left, key=lambda row: row.received_ns)
-        draft.removed[sop_uid], draft.held[sop_uid] = served, held
+        draft.removed[sop_uid], draft.held[sop_uid] = served, (key, held)
         draft.versions += versions
         draft.added[sop_uid] = conflicting(now, len(left) > 1)
         draft.kept += [row for row in left if row is not now]
@@ -220,7 +221,7 @@ class StudyDraft:
         versions: list[tuple[bytes, bytes]],
     ) -> Removed:
         row = self._catalog.open_row(INSTANCE, key, held, InstanceRow)
-        draft.removed[row.sop_uid], draft.held[row.sop_uid] = row, held
+        draft.removed[row.sop_uid], draft.held[row.sop_uid] = row, (key, held)
         draft.versions += versions
         kept = [self._catalog.open_row(VERSION, one, sealed, InstanceRow) for one, sealed in versions]
         return Removed(series_uid, row.sop_uid, [row, *kept])
@@ -430,8 +431,8 @@ class StudyDraft:
     def _finish_series(self, batch: Batch, uid: str, draft: SeriesDraft, now_ns: int) -> None:
         catalog = self._catalog
         # A version that is kept, or a record that is moved, rewrites the instance's row and not the study's.
-        for sop_uid, held in draft.held.items():
-            batch.require(INSTANCE, catalog.instance_key(self.uid, uid, sop_uid), held)
+        for key, held in draft.held.values():
+            batch.require(INSTANCE, key, held)
         for key, held in draft.versions:
             batch.require(VERSION, key, held)
             batch.delete(VERSION, key)
@@ -439,7 +440,7 @@ class StudyDraft:
             key = catalog.instance_key(self.uid, uid, row.sop_uid) + row.location.record_id
             catalog.put_row(batch, VERSION, key, conflicting(row, True))
         for sop_uid in draft.removed.keys() - draft.added.keys():
-            batch.delete(INSTANCE, catalog.instance_key(self.uid, uid, sop_uid))
+            batch.delete(INSTANCE, draft.held[sop_uid][0])
             batch.remove(PLACE, catalog.place_key("instance", sop_uid), draft.key)
         for sop_uid, row in draft.added.items():
             catalog.put_row(batch, INSTANCE, catalog.instance_key(self.uid, uid, sop_uid), row)
@@ -543,6 +544,8 @@ def conflicting(row: InstanceRow, is_so: bool) -> InstanceRow:
 
 def merge(into: Attributes, new: Attributes, flags: set[str]) -> None:
     """First value wins; what was missing is filled in; what disagrees is flagged."""
+    if new.items() <= into.items():
+        return  # as it is with all instances of a series but the first
     for tag, text in new.items():
         held = into.get(tag)
         if not held:

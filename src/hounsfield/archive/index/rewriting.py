@@ -236,15 +236,13 @@ class Rewriter:
             elif record.kind == RECORD_KIND_OBJECT:
                 group.append(record)
                 if len(group) == self._limits.group_records:
-                    self._take(segment, group, walk, copy, pace=pace)
+                    self._take(group, walk, copy, pace)
                     group = []
-        self._take(segment, group, walk, copy, pace=pace)
+        self._take(group, walk, copy, pace)
         walk.moved += copy.flush(pace)
         return walk
 
-    def _take(
-        self, segment: bytes, group: Sequence[ScannedRecord], walk: _Walk, copy: _Copy, *, pace: Pace
-    ) -> None:
+    def _take(self, group: Sequence[ScannedRecord], walk: _Walk, copy: _Copy, pace: Pace) -> None:
         """Copy those of a group that rows point at."""
         stored: list[tuple[ScannedRecord, Stored]] = []
         for record in group:
@@ -254,17 +252,17 @@ class Rewriter:
             except (msgspec.MsgspecError, ValueError):
                 walk.unreadable += 1
         with self._indexer.store.snapshot() as snapshot:
-            live = [
-                (record, one)
-                for record, one in stored
-                if self._find(snapshot, one.row, record.ref.record_id, segment) is not None
-            ]
+            live = [(record, one) for record, one in stored if self._is_live(snapshot, record.ref, one.row)]
         walk.dropped += len(stored) - len(live)
         for record, one in live:
             try:
                 walk.moved += copy.add(record, one, pace)
             except (SealError, ShortReadError):
                 walk.damaged += 1
+
+    def _is_live(self, snapshot: Snapshot, ref: RecordRef, row: ObjectRow) -> bool:
+        live = self._find(snapshot, row, ref.record_id, ref.segment)
+        return live is not None and live.row.location.offset == ref.offset
 
     def _find(self, snapshot: Snapshot, row: ObjectRow, record_id: bytes, segment: bytes) -> _Live | None:
         """The row that points at this record in this segment."""
