@@ -147,7 +147,7 @@ def test_a_failed_reindex_puts_the_old_index_back(
 
     cli("ae", "add", "CT1", "192.0.2.1:104", "--data", archive)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise StoreFullError("the disk is full")
 
     with monkeypatch.context() as patch:

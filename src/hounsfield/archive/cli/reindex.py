@@ -21,9 +21,21 @@ Examples:
 )
 @config_options
 @click.option("--keep-old", is_flag=True, help="Keep the old index beside the new one.")
+@click.option(
+    "--rescan",
+    is_flag=True,
+    help="Read attributes from the objects' headers again, not from the rows stored beside them: "
+    "for objects that an older release stored. Takes several times as long.",
+)
 @json_option
 def command(
-    *, config_file: Path | None, overrides: tuple[str, ...], data: str | None, keep_old: bool, as_json: bool
+    *,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    data: str | None,
+    keep_old: bool,
+    rescan: bool,
+    as_json: bool,
 ) -> int:
     """Make the index anew from the stored objects and recorded facts. Stop the server first.
 
@@ -49,7 +61,9 @@ def command(
             Progress(console=err, disable=not err.is_terminal, transient=True) as bar,
         ):
             task = bar.add_task("segments", total=None)
-            report = stores.reindex(lambda done, total: bar.update(task, completed=done, total=total))
+            report = stores.reindex(
+                lambda done, total: bar.update(task, completed=done, total=total), rescan=rescan
+            )
     except BaseException:
         if aside.exists():
             shutil.rmtree(index, ignore_errors=True)

@@ -131,9 +131,9 @@ class Stores:
         self.corrections.resume()
         return report
 
-    def reindex(self, progress: Callable[[int, int], None]) -> RecoveryReport:
-        """Fill the (empty) index from segments and ledger."""
-        report = reindex(self.indexer, self.journal, progress)
+    def reindex(self, progress: Callable[[int, int], None], *, rescan: bool = False) -> RecoveryReport:
+        """Fill the (empty) index from segments and ledger; see :mod:`hounsfield.archive.index.recovery`."""
+        report = reindex(self.indexer, self.journal, progress, rescan=rescan)
         self.corrections.resume()
         return report
 
