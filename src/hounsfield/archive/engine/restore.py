@@ -312,8 +312,8 @@ def _forget_segments(stores: Stores, needed: set[bytes]) -> None:
     with stores.store.snapshot() as snapshot:
         for table in (SEGMENT, USE, SCRUB):
             for key, _ in snapshot.scan(table):
-                if len(key) >= 16 and key[:16] not in have and key[:16] not in needed:
-                    batch.delete(table, key)
+                if len(key) == 16 and key not in have and key not in needed:
+                    batch.delete(table, key)  # the scrub drops what it suspects in a segment that is gone
     stores.store.commit(batch)
 
 

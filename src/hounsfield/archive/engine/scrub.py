@@ -33,6 +33,7 @@ LEASE = "scrub"
 LEASE_S = 10.0
 RENEW_S = 3.0
 POLL_S = 5.0  # between two looks whether something is due; a request waits so long
+DUE_S = 300.0  # between two looks at what is due when nobody asks: all segments are listed for it
 STEP_BYTES = 8 << 20  # verified at a time: milliseconds of a thread, and no longer than a lease
 WALK_SHARE = 20  # suspects are looked for in the index at once, unless that walk took over 1/20 of the time
 _NS = 1_000_000_000
@@ -80,6 +81,7 @@ class Scrub:
         self._resting = resting
         self._leading = False
         self._renewed = -RENEW_S
+        self._looked = -DUE_S
         self._asked = trio.Event()
         self._working = trio.Lock()
 
@@ -129,6 +131,8 @@ class Scrub:
         """Do all that is due now, or as much of it as this process stays the leader for."""
         scrubber = self._scrubber
         request = await self._gate.read(scrubber.request)
+        if request is None and trio.current_time() - self._looked < DUE_S:
+            return
         interval = int(self._limits.interval_s * _NS)
         fresh = int(self._limits.fresh_s * _NS)
         rate = 0 if request is not None and request.full_speed else self._limits.bytes_per_second
@@ -153,6 +157,7 @@ class Scrub:
         self.figures.known_damaged = sum(row.confirmed for _, row in known)
         if request is not None:
             await self._gate.read(scrubber.done_with, request)
+        self._looked = trio.current_time()
         if self._resting is not None:
             self._resting.close()  # lets go of the file it read last
 

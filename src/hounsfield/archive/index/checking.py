@@ -186,7 +186,7 @@ def _plain(kind: type[msgspec.Struct]) -> Opened:
 
 
 def _scrub_row(archive: Archive, table: Table, key: bytes, value: bytes) -> Any:
-    if len(key) == 2 * suspects.SEGMENT_ID_BYTES:
+    if key.startswith(suspects.SUSPECT):
         return _sealed(suspects.SuspectRow)(archive, table, key, value)
     return None
 

@@ -14,6 +14,7 @@ from hounsfield.archive.index.suspects import (
     SEGMENT_ID_BYTES,
     SuspectRow,
     Suspects,
+    at,
 )
 from hounsfield.archive.index.tables import SCRUB, SPARE
 from hounsfield.archive.index.use import DeadRecords
@@ -123,7 +124,7 @@ class Repairs:
             if isinstance(one.row, InstanceRow):
                 flags = tuple(flag for flag in one.row.flags if flag != FLAG_DAMAGED)
             locations.point_elsewhere(batch, self._suspects.sealer, one, Location.of(ref, None), flags)
-        batch.delete(SCRUB, key)
+        batch.delete(SCRUB, at(key))
         self._suspects.announce(batch, EVENT_REPAIRED, key, row, now_ns=now_ns)
         dead = DeadRecords()
         if not row.ledger:

@@ -11,7 +11,7 @@ Two walks, both in steps of a bounded size, so that whoever calls can rest in be
 Only the leader scrubs. What it knows is in the index (table ``scrub``), so that a successor goes on::
 
     segment id (16)                          ScrubRow: how far, when, how much
-    segment id (16) | record id (16)         SuspectRow, sealed
+    "suspect/" | segment id | record id (16) SuspectRow, sealed
     "walk"                                   WalkRow: how far the walk over the index is
     "request"                                RequestRow: what somebody asked for
 """
@@ -33,12 +33,14 @@ from hounsfield.archive.index.rows import Location, SegmentRow, decode
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.suspects import (
     SEGMENT_ID_BYTES,
+    SUSPECT,
     RequestRow,
     ScrubRow,
     Spots,
     SuspectRow,
     Suspects,
     WalkRow,
+    at,
     encode,
 )
 from hounsfield.archive.index.suspects import decode as decode_row
@@ -98,6 +100,7 @@ class _Under:
     row: ScrubRow
     persisted: int
     whole: bool  # this process saw the pass from its beginning
+    ledger: bool
     found: dict[bytes, SuspectRow] = field(default_factory=dict)
     seen: set[bytes] = field(default_factory=set)  # suspects of this pass
 
@@ -208,7 +211,7 @@ class Scrubber:
                 batch.delete(SCRUB, segment)
             for key, _ in self.suspects.all():
                 if key[:SEGMENT_ID_BYTES] in gone:
-                    batch.delete(SCRUB, key)
+                    batch.delete(SCRUB, at(key))
             self._store.commit(batch)
 
     # ------------------------------------------------------------ requests
@@ -237,7 +240,7 @@ class Scrubber:
     def verify(self, segment: bytes, bytes_max: int, now_ns: int) -> Step:
         """Open the next records of a segment, about ``bytes_max`` of them (one at least)."""
         under = self._begin(segment, now_ns)
-        ledger = segment not in self._log_ids()
+        ledger = under.ledger
         log = self._reading[1 if ledger else 0]
         start = under.row.position
         records = total = suspects = 0
@@ -297,11 +300,10 @@ class Scrubber:
             row = self.rows().get(segment, ScrubRow())
             if not row.under_way:
                 row = ScrubRow(began_ns=now_ns, done_ns=row.done_ns, under_way=True)
-            under = self._under = _Under(segment, row, row.bytes, not row.position)
+            under = self._under = _Under(
+                segment, row, row.bytes, not row.position, segment in self._ledger.segment_ids()
+            )
         return under
-
-    def _log_ids(self) -> set[bytes]:
-        return set(self._log.segment_ids())
 
     def _limit(self, segment: bytes, ledger: bool) -> int:
         """Up to where the segment is synced: all of it, unless somebody is writing to it."""
@@ -350,7 +352,7 @@ class Scrubber:
         batch = Batch(uses_reserve=True)
         batch.put(SCRUB, under.segment, encode(under.row))
         with self._store.snapshot() as snapshot:
-            known = {key for key, _ in snapshot.scan(SCRUB, prefix=under.segment)}
+            known = {key[len(SUSPECT) :] for key, _ in snapshot.scan(SCRUB, prefix=at(under.segment))}
         for key, row in under.found.items():
             self.suspects.add(batch, known, key, row)
         self._store.commit(batch)

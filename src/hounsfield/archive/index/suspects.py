@@ -28,6 +28,12 @@ FLAG_DAMAGED = "damaged"
 EVENT_DAMAGED = "record-damaged"
 EVENT_REPAIRED = "record-repaired"
 SEGMENT_ID_BYTES = 16
+SUSPECT = b"suspect/"  # before their keys in the table, so that they are found among a million segments
+
+
+def at(key: bytes) -> bytes:
+    """The key in the table of a suspect, which everywhere else is ``segment id | record id``."""
+    return SUSPECT + key
 
 
 class ScrubRow(msgspec.Struct, array_like=True, frozen=True):
@@ -92,15 +98,15 @@ class Suspects:
         """Everything that does not open, with its key (segment id, record id)."""
         found = []
         with self.store.snapshot() as snapshot:
-            for key, sealed in snapshot.scan(SCRUB):
-                if len(key) == 2 * SEGMENT_ID_BYTES:
-                    found.append((key, decode(SuspectRow, self.sealer.open(SCRUB, key, sealed))))
+            for key, sealed in snapshot.scan(SCRUB, prefix=SUSPECT):
+                row = decode(SuspectRow, self.sealer.open(SCRUB, key, sealed))
+                found.append((key[len(SUSPECT) :], row))
         return found
 
     def add(self, batch: Batch, known: set[bytes], key: bytes, row: SuspectRow) -> None:
         """Have ``batch`` keep a suspect that is not ``known`` yet; what is confirmed already is announced."""
         if key not in known:
-            batch.put(SCRUB, key, self.sealer.seal(SCRUB, key, encode(row)))
+            batch.put(SCRUB, at(key), self.sealer.seal(SCRUB, at(key), encode(row)))
             if row.confirmed:
                 self.announce(batch, EVENT_DAMAGED, key, row, now_ns=row.found_ns)
                 self.confirmed += 1
@@ -123,11 +129,11 @@ class Suspects:
         mark = (one.table.name, one.key)
         self.sealer.prepare(4)
         with self.store.snapshot() as snapshot:
-            held = snapshot.get(SCRUB, key)
+            held = snapshot.get(SCRUB, at(key))
         if held is not None:
-            row = decode(SuspectRow, self.sealer.open(SCRUB, key, held))
+            row = decode(SuspectRow, self.sealer.open(SCRUB, at(key), held))
         batch = Batch(uses_reserve=True)
-        batch.require(SCRUB, key, held)
+        batch.require(SCRUB, at(key), held)
         known = row.confirmed and mark in row.keys
         flagged = not isinstance(current.row, InstanceRow) or FLAG_DAMAGED in current.row.flags
         if known and flagged:
@@ -137,7 +143,7 @@ class Suspects:
             locations.point_elsewhere(batch, self.sealer, current, current.row.location, flags)
         if not known:
             new = structs.replace(row, confirmed=True, keys=(*row.keys, mark))
-            batch.put(SCRUB, key, self.sealer.seal(SCRUB, key, encode(new)))
+            batch.put(SCRUB, at(key), self.sealer.seal(SCRUB, at(key), encode(new)))
             self.announce(batch, EVENT_DAMAGED, key, new, now_ns=now_ns)
             self.confirmed += 1
         with suppress(PreconditionError):  # changed in this moment: the next walk sees it as it is then
@@ -153,7 +159,7 @@ class Suspects:
                     if isinstance(one.row, InstanceRow) and FLAG_DAMAGED in one.row.flags:
                         flags = tuple(flag for flag in one.row.flags if flag != FLAG_DAMAGED)
                         locations.point_elsewhere(batch, self.sealer, one, one.row.location, flags)
-                batch.delete(SCRUB, key)
+                batch.delete(SCRUB, at(key))
                 self.announce(batch, EVENT_REPAIRED, key, row, now_ns=now_ns)
                 with suppress(PreconditionError):  # changed in this moment: the next pass does it
                     self.store.commit(batch)
@@ -167,7 +173,7 @@ class Suspects:
             else:
                 gone = row.found_ns < before_ns
             if gone:
-                batch.delete(SCRUB, key)
+                batch.delete(SCRUB, at(key))
         if batch.deletes:
             self.store.commit(batch)
 

@@ -26,7 +26,7 @@ spare      plain    record id (16) | other record (16) | segment (16)    SpareRo
 use        plain    segment id (16)                                      UseRow: dead bytes and records
 correction plain    P, patient id hash (12); or S, study id (12)         CorrectionsRow: those in force for it
 corrected  postings a correction's number (8)                            ids of studies it has a part in (12)
-scrub      plain    segment id (16); or that | record id (16)            ScrubRow; SuspectRow; and two names
+scrub      plain    segment id (16); "suspect/" | segment | record id    ScrubRow; SuspectRow; and two names
 ========== ======== ==================================================== ===========================
 """
 
