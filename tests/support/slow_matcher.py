@@ -92,7 +92,7 @@ def name_matches(key: str, value: str) -> bool:
         return any(group_matches(wanted[0], group) for group in have if group)
     have += [[]] * (3 - len(have))
     return all(
-        set("^".join(want)) <= {"*"} or group_matches(want, group)
+        set("^".join(want)) <= {"*"} or (group != [] and group_matches(want, group))
         for want, group in zip(wanted, have, strict=False)
     )
 

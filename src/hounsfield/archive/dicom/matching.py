@@ -3,10 +3,9 @@
 Choices that the standard leaves open, and this archive's answers (they belong into a conformance statement):
 
 * Person names ignore case and accents, with and without wildcards (``fold_name``). A key without ``=`` may
-  match any
-  of the alphabetic, ideographic and phonetic groups; a key with ``=`` matches group by group. Trailing empty
-  components do not count. With fuzzy matching each word of the key begins a different word of the name, in
-  any order.
+  match any of the alphabetic, ideographic and phonetic groups; a key with ``=`` matches group by group, and an
+  empty group matches an empty or universal one only. Trailing empty components do not count. With fuzzy
+  matching each word of the key begins a different word of the name, in any order.
 * An attribute with several values matches when one of them does; a key with several (backslash) likewise.
 * Times and date-times in keys stand for the whole period that their precision names: ``10`` is 10:00 until
   before
@@ -205,7 +204,7 @@ def _name(key: str) -> Predicate:
             return any(_group_matches(wanted[0], group) for group in groups if group)
         groups += [""] * (3 - len(groups))
         return all(
-            not want.strip("*") or _group_matches(want, group)
+            not want.strip("*") or (group != "" and _group_matches(want, group))
             for want, group in zip(wanted, groups, strict=False)
         )
 
