@@ -3,8 +3,8 @@
 Choices that the standard leaves open, and this archive's answers (they belong into a conformance statement):
 
 * Person names ignore case and accents, with and without wildcards (``fold_name``). A key without ``=`` may
-  match any of the alphabetic, ideographic and phonetic groups; a key with ``=`` matches group by group, and an
-  empty group matches an empty or universal one only. Trailing empty components do not count. With fuzzy
+  match any of the alphabetic, ideographic and phonetic groups; a key with ``=`` matches group by group, and
+  an empty group matches an empty or universal one only. Trailing empty components do not count. With fuzzy
   matching each word of the key begins a different word of the name, in any order.
 * An attribute with several values matches when one of them does; a key with several (backslash) likewise.
 * Times and date-times in keys stand for the whole period that their precision names: ``10`` is 10:00 until
