@@ -16,14 +16,29 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_ui
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.part10 import split
 from hounsfield.archive.engine import compressing
+from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.receiving import scanned
 from hounsfield.archive.engine.types import Outcome, StoreResult
-from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.archive.index.catalog import Stored
+from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, InstanceRow, Location
+from hounsfield.archive.index.rows import encode as row_bytes
 from hounsfield.codecs import at_rest
+from hounsfield.codecs.at_rest import Encoding
 from hounsfield.codecs.registry import lookup
-from support.archives import SampleFile, ct_slice, encode, sample_files, store, stored_bytes, stores_in
+from hounsfield.storage_backends.segments import RecordIn
+from support.archives import (
+    TEST_SOURCE,
+    SampleFile,
+    ct_slice,
+    encode,
+    sample_files,
+    store,
+    stored_bytes,
+    stores_in,
+)
 from support.front_doors import front_doors
 
 ENCODINGS = ["zstd", "jpegxl", "htj2k"]
@@ -159,6 +174,24 @@ async def test_two_who_send_one_object_at_once_with_different_options(tmp_path: 
                 for engine in (one, two) * 4:
                     nursery.start_soon(send, engine)
     assert sorted(outcome.value for outcome in outcomes) == ["duplicate"] * 7 + ["stored"]
+
+
+async def test_records_that_a_crash_left_twice_are_one_object_however_stored(tmp_path: Path) -> None:
+    """Indexing compares what was received, not what lies on the disk."""
+    data, other = ct_slice(change=large_enough), ct_slice(change=large_enough)
+    received = scanned(memoryview(data), str(ExplicitVRLittleEndian), "", "", TEST_SOURCE)
+    forms = [Compressing(Encoding(name)).compress_blocking(received) for name in ENCODINGS] + [received]
+    assert len({one.row.stored_as for one in forms}) == 4
+    forms.append(scanned(memoryview(other), str(ExplicitVRLittleEndian), "", "", TEST_SOURCE))
+    with stores_in(tmp_path / "data") as stores:
+        refs = stores.log.append(
+            [RecordIn(RECORD_KIND_OBJECT, (row_bytes(one.row), *one.slices)) for one in forms]
+        )
+        outcomes = [
+            stores.indexer.add([Stored(one.row, Location.of(ref, None))])[0]
+            for one, ref in zip(forms, refs, strict=True)
+        ]
+    assert outcomes == [Outcome.STORED, *[Outcome.DUPLICATE] * 3, Outcome.STORED]
 
 
 async def test_other_content_is_a_conflict_and_both_come_back(tmp_path: Path) -> None:
