@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.dicom.json import to_json
+from hounsfield.archive.engine.corrections import Request
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError
 from hounsfield.archive.engine.gate import Gate
@@ -25,6 +26,7 @@ from hounsfield.archive.engine.prepared import Answer
 from hounsfield.archive.engine.prepared_store import BODY, DROPPED, HEAD, MEMBERS, PreparedLimits
 from hounsfield.archive.engine.quiet import QuietStudies
 from hounsfield.archive.index import leases
+from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.draft import StudyDraft
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Batch, Table
@@ -68,21 +70,21 @@ async def plain(answer: Answer) -> bytes:
     return b"".join([bytes(b) async for piece in answer.identity() for b in piece])
 
 
-async def fresh(engine: Engine, series: str | None = SERIES, links: str = LINKS) -> bytes:
+async def fresh(engine: Engine, series: str | None = SERIES, links: str = LINKS, study: str = STUDY) -> bytes:
     """What the standard wants, made from the stored objects one by one."""
     texts = []
-    for one in await engine.instances(STUDY, series):
+    for one in await engine.instances(study, series):
         header = await engine.header(one)
-        base = f"{links}/studies/{STUDY}/series/{one.series_uid}/instances/{one.row.sop_uid}/"
+        base = f"{links}/studies/{study}/series/{one.series_uid}/instances/{one.row.sop_uid}/"
         texts.append(to_json(header.head, header.trailer, lookup(header.transfer_syntax_uid), base_uri=base))
     return b"[" + b",".join(texts) + b"]"
 
 
-async def check(engine: Engine, series: str | None = SERIES, links: str = LINKS) -> None:
-    expected = await fresh(engine, series, links)
+async def check(engine: Engine, series: str | None = SERIES, links: str = LINKS, study: str = STUDY) -> None:
+    expected = await fresh(engine, series, links, study)
     for _ in range(2):  # built, and kept
-        assert await gzipped(await engine.metadata.open(STUDY, series, links=links)) == expected
-    assert await plain(await engine.metadata.open(STUDY, series, links=links)) == expected
+        assert await gzipped(await engine.metadata.open(study, series, links=links)) == expected
+    assert await plain(await engine.metadata.open(study, series, links=links)) == expected
 
 
 def entries(stores: Stores, table: Table) -> list[bytes]:
@@ -168,6 +170,55 @@ async def test_other_content_under_the_same_uids(tmp_path: Path, duplicates: str
         text = await gzipped(await engine.metadata.open(STUDY, SERIES, links=LINKS))
         assert (b"Other^Name" in text) == (duplicates == "newest-current")
         await check(engine)
+
+
+async def test_corrections_are_in_it_and_out_again(tmp_path: Path) -> None:
+    other = "2.25.101"
+    async with archive(tmp_path) as engine:
+        for number in range(1, 13):
+            await add(engine, number)
+            await add(engine, number, series="2.25.201")
+        await check(engine, None)
+        made = []
+        name, description = 0x00100010, 0x00081030
+        for wanted in (
+            {"kind": "set-patient", "patient": ("P-0001", ""), "values": {name: "Anders^Ada"}},
+            {"kind": "set-study", "study": STUDY, "values": {description: "Abdomen"}},
+            {"kind": "split", "study": STUDY, "instances": ("2.25.3201000003",), "to_study": other},
+            {"kind": "move-series", "study": STUDY, "series": (SERIES,), "to_study": other},
+        ):
+            request = Request(actor="tester", reason="it was wrong", **wanted)  # type: ignore[arg-type]
+            made.append((await engine.correcting.make(request))["id"])
+            await check(engine, None)
+            await add(engine, 20 + len(made), series="2.25.201")
+            await check(engine, None)
+            if len(made) > 2:
+                await check(engine, None, study=other)
+        text = await plain(await engine.metadata.open(STUDY, None, links=LINKS))
+        assert b"Anders^Ada" in text and b"Abdomen" in text
+        for correction in reversed(made):
+            await engine.correcting.revert(correction, "tester", "it was right")
+            await check(engine, None)
+        text = await plain(await engine.metadata.open(STUDY, None, links=LINKS))
+        assert b"Anders^Ada" not in text and b"Abdomen" not in text
+
+
+async def test_what_is_deleted_is_not_kept(tmp_path: Path) -> None:
+    async with archive(tmp_path, replace(SMALL, grace_s=0.0)) as engine:
+        for number in range(1, 7):
+            await add(engine, number)
+        await check(engine)
+        watch = watcher(engine, "a")
+        await watch.step(0.0)
+        await watch.step(20.0)
+        await engine.delete(Target(STUDY), actor="tester", reason="consent withdrawn")
+        with pytest.raises(NotFoundError):
+            await engine.metadata.open(STUDY, None, links=LINKS)
+        await watch.step(30.0)
+        await watch.step(50.0)
+        for table in (HEAD, BODY, MEMBERS):
+            assert entries(engine.stores, table) == []
+        assert engine.metadata._cache.bytes_used() == 0
 
 
 async def test_asked_under_another_name(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ PACE = 1.0
 LINKS_UNKNOWN = "/dicom-web"
 """Until the first request says where clients see this archive. To be right it would do as it is: a path
 that begins with a slash is a reference that RFC 3986 resolves; but not every client resolves it."""
+TIDY_S = 60.0
+"""How often pieces that were dropped, and that nobody reads any more, are removed."""
 READ_BYTES = 1 << 20
 """Of compressed pieces read from the cache at a time, when an answer is too long to be read whole."""
 
@@ -100,12 +102,15 @@ class PreparedMetadata:
         self.figures = PreparedFigures()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Be there for builds, until cancelled."""
+        """Be there for builds, and tidy up, until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 task_status.started()
-                await trio.sleep_forever()
+                while True:
+                    await trio.sleep(TIDY_S)
+                    with suppress(StorageError):
+                        await self._gate.read(self._cache.remove_due)
         finally:
             self._nursery = None
 
@@ -266,7 +271,8 @@ class PreparedMetadata:
             build = self._shared(series, links, wanted=False)
             while not build.done:
                 await build.changed.wait()
-        await self._gate.read(self._cache.remove_due)
+        if gone:
+            await self._gate.read(self._cache.remove_due)
 
     def _survey(self, study_uid: str) -> tuple[list[Series], list[bytes], str]:
         found = self._blocking.series(study_uid, None)
