@@ -12,8 +12,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from hounsfield.archive.engine.compaction import CompactionLimits
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.errors import DamagedError, EngineError
-from hounsfield.archive.engine.types import StoreResult
+from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.rewriting import Rewriter
 from support.archives import ct_slice, store, stored_bytes, stores_in
 
@@ -233,3 +234,28 @@ async def test_a_cancelled_compaction_stops_and_leaves_nothing_behind(tmp_path: 
             assert stores.log.segment_ids() == segments
             compaction._limits = CompactionLimits(bytes_per_second=0)
             assert (await compaction.rewrite(segments[0], throttled=True)).moved == 3
+
+
+async def test_a_duplicate_that_comes_while_its_record_moves_is_a_duplicate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row is read, then the segment that it names goes, then the bytes are to be compared."""
+    sent = await fill(tmp_path / "data", count=1)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            held, moved = Indexer.held, False
+
+            def then_moved(self, snapshot, row):  # type: ignore[no-untyped-def]
+                nonlocal moved
+                found = held(self, snapshot, row)
+                if not moved:
+                    moved = True
+                    thread = threading.Thread(target=rewrite_all, args=(stores,))
+                    thread.start()
+                    thread.join()
+                return found
+
+            monkeypatch.setattr(Indexer, "held", then_moved)
+            for data in sent.values():
+                assert (await send(engine, data)).outcome is Outcome.DUPLICATE
+            assert moved

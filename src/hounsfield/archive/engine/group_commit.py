@@ -21,7 +21,7 @@ from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError, S
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.catalog import Stored
 from hounsfield.archive.index.draft import FLAG_CONFLICT
-from hounsfield.archive.index.indexing import IndexContentionError, Indexer, progress_batch
+from hounsfield.archive.index.indexing import VANISHED, IndexContentionError, Indexer, progress_batch
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, InstanceRow, Location, ObjectRow, encode
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
@@ -91,7 +91,11 @@ class GroupCommit:
 
     def _store(self, objects: Sequence[Received], fates: list[Fate | None]) -> None:
         self._indexer.prepare(len(objects))
-        for i, fate in self._held(objects).items():
+        try:
+            held = self._held(objects)
+        except VANISHED:
+            held = self._held(objects)  # compaction was first: the rows say now where everything is
+        for i, fate in held.items():
             fates[i] = fate
         todo = [i for i, fate in enumerate(fates) if fate is None]
         if not todo:

@@ -33,10 +33,19 @@ from hounsfield.codecs import at_rest
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.pixels import same_bytes
 from hounsfield.storage_backends.api import Batch, Buffer, KeyValueStore, Snapshot
-from hounsfield.storage_backends.errors import PreconditionError, SealError, StorageError
+from hounsfield.storage_backends.errors import (
+    BlobNotFoundError,
+    KeyringError,
+    PreconditionError,
+    SealError,
+    StorageError,
+)
 from hounsfield.storage_backends.segments import PartRef, RecordRef, ScannedRecord, SegmentLog
 
 SEALS_PER_OBJECT = 8  # rows one object can touch: instance, series, study, patient, version, event, and spare
+
+#: What reading raises when the segment that a row names was removed since the row was read.
+VANISHED = (BlobNotFoundError, KeyringError)
 
 EVENT_STORED = "instances-stored"
 EVENT_CONFLICT = "conflict-kept"
@@ -102,8 +111,11 @@ class Indexer:
         plans: list[_Plan] = []
         for attempt in range(len(stored) + 2):
             if attempt == 0:
-                with self.store.snapshot() as snapshot:
-                    plans = self._plan(snapshot, stored, outcomes, deleted)
+                try:
+                    with self.store.snapshot() as snapshot:
+                        plans = self._plan(snapshot, stored, outcomes, deleted)
+                except VANISHED:
+                    continue  # compaction was first: what is compared with is read at its new place
                 batches = _batches(plans, uses_reserve)
                 if progress is not None and batches:
                     batches.append(progress)
