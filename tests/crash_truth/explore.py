@@ -155,7 +155,7 @@ def states(log: Path, root: str, seed: int) -> Iterator[State]:
 
 def _matters(entry: Entry) -> bool:
     if entry.kind is Kind.NOTE:
-        return "acked" in entry.note or "done" in entry.note
+        return bool({"acked", "done", "deleted"} & set(entry.note))
     return entry.kind in INTERESTING
 
 

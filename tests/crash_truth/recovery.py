@@ -52,6 +52,8 @@ class Promises:
     sent: dict[str, tuple[str, str, set[str]]] = field(default_factory=dict)
     """SOP Instance UID → study, series, digests of what was sent under it."""
     acked: dict[str, set[str]] = field(default_factory=dict)
+    deleted: dict[str, bool] = field(default_factory=dict)
+    """SOP Instance UID → whether the deletion was acknowledged, not only asked for."""
     facts: dict[str, set[bool]] = field(default_factory=dict)
     """Name → which states it may be in."""
     count: int = 0
@@ -65,6 +67,11 @@ class Promises:
             self.sent.setdefault(note["sent"], (note["study"], note["series"], set()))[2].add(note["digest"])
         elif "acked" in note:
             self.acked.setdefault(note["acked"], set()).add(note["digest"])
+            self.count += 1
+        elif "deletes" in note:
+            self.deleted.update(dict.fromkeys(note["deletes"], False))
+        elif "deleted" in note:
+            self.deleted.update(dict.fromkeys(note["deleted"], True))
             self.count += 1
         elif "wants" in note:
             self.facts.setdefault(note["wants"], {False}).add(note["there"])
@@ -106,9 +113,8 @@ def found_rows(stores: Stores, level: Level, *parameters: tuple[str, str]) -> li
     return list(stores.planner.find(parse_qido(level, list(parameters))))
 
 
-def bytes_of(stores: Stores, row: InstanceRow) -> bytes:
-    ref = stores.indexer.ref_of(row.location)
-    return b"".join(bytes(stores.log.open_part(part)) for part in list(ref.parts())[1:])
+def bytes_of(records: Records, row: InstanceRow) -> bytes:
+    return b"".join(bytes(buffer) for pieces in records.pieces(row) for buffer in pieces)
 
 
 def check(disk: Path, promises: Promises, *, thorough: bool = False) -> None:
@@ -144,14 +150,18 @@ def check_objects(stores: Stores, promises: Promises, also: str = "") -> None:
             assert row is not None
             key = stores.catalog.instance_key(study, series, sop)
             versions = stores.catalog.versions(snapshot, key)
-        data = bytes_of(stores, row)
+        data = bytes_of(records, row)
         require(bytes(records.frame(row, 1).data) in data, "a frame is not the object's")
         served[sop] = {hashlib.sha256(data).hexdigest()}
-        served[sop] |= {hashlib.sha256(bytes_of(stores, one)).hexdigest() for one in versions}
+        served[sop] |= {hashlib.sha256(bytes_of(records, one)).hexdigest() for one in versions}
         if sop != also:
             require(sop in promises.sent, "an object is listed that was never sent")
             require(served[sop] <= promises.sent[sop][2], "an object has bytes that were never sent")
     for sop, digests in promises.acked.items():
+        if sop in promises.deleted:
+            require(sop not in served or not promises.deleted[sop], "a deleted object is there again")
+            if sop not in served:
+                continue
         require(sop in served, f"an acknowledged object is lost ({sop[-6:]})")
         require(digests <= served[sop], f"an acknowledged object's bytes are lost ({sop[-6:]})")
         study, series, _ = promises.sent[sop]

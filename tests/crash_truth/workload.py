@@ -21,7 +21,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from crash_truth.library import Do, On, Recorder
 from hounsfield.archive.app.control import ask
 from hounsfield.archive.dicom.part10 import file_header
-from hounsfield.archive.errors import ControlError
+from hounsfield.archive.errors import ControlError, HounsfieldError
 from support.archives import ct_slice
 from support.load import framed
 from support.server import ArchiveServer, until, value
@@ -30,7 +30,11 @@ SETTINGS = (
     "storage.segment_bytes_max=1048576",  # the least that may be set: segments roll every few objects
     "storage.disk_reserve_bytes=1048576",
     "storage.study_stable_seconds=0.2",  # so that it is announced, and written, while recorded
+    "storage.metadata_quiet_seconds=0.2",
+    "ingest.stream_bytes_min=1048576",  # what is longer is stored while it comes in
+    "compaction.bytes_per_second=0",
 )
+LARGE_BYTES = 1_600_000
 SUCCESS, WARNING_CLASS = 0x0000, 0xB000
 
 
@@ -175,6 +179,30 @@ class Client:
             else:
                 self.refused.append(str(answer.status_code))
 
+    # ------------------------------------------------------------------ deletions
+
+    def delete(self, **target: object) -> None:
+        """Delete what ``target`` names; the notes list the objects."""
+        control = self.server.data / "control.sock"
+        gone = [
+            one.sop
+            for one in self.acked
+            if one.study == target["study"] and target.get("series") in {None, one.series}
+        ]
+        self.note(deletes=gone)
+        ask(control, "delete", reason="a test", actor="a test", **target)
+        self.note(deleted=gone)
+        self.acked = [one for one in self.acked if one.sop not in gone]
+
+    def compact(self) -> int:
+        """Rewrite every segment in which something is dead; how many."""
+        control = self.server.data / "control.sock"
+        due = ask(control, "compact-due", everything=True)
+        for segment in due:
+            ask(control, "compact-segment", segment=segment, throttled=False)
+        ask(control, "compact-finish")
+        return len(due)
+
     # ------------------------------------------------------------------ facts
 
     def add_ae(self, title: str) -> None:
@@ -258,6 +286,57 @@ def kill_a_worker_before_a_sync(client: Client) -> None:
     client.store(objects, associations=2)
 
 
+def store_large(client: Client) -> None:
+    """Objects that are stored while they come in, over both doors."""
+    client.store(client.objects(2, sizes=(LARGE_BYTES,)), associations=2)
+    client.stow(client.objects(1, sizes=(LARGE_BYTES,)))
+
+
+def kill_all_in_a_large_object(client: Client) -> None:
+    recorder = client.server.recorder
+    assert recorder is not None
+    recorder.arm(On.SYNC, "/segments/", skip=2, times=1_000, do=Do.DIE)
+    objects = client.objects(2, sizes=(LARGE_BYTES,))
+    client.store(objects, associations=2)
+    client.server.kill_all()
+    recorder.disarm()
+    client.server.start()
+    client.store(objects, associations=2)
+
+
+def delete_and_compact(client: Client) -> None:
+    """A study, a series of another; what they lay in is rewritten, twice, with objects coming in beside."""
+    studies = list(dict.fromkeys(one.study for one in client.acked))
+    client.delete(study=studies[0])
+    series = next(one.series for one in client.acked if one.study == studies[1])
+    client.delete(study=studies[1], series=series)
+    loading = threading.Thread(target=client.store, args=(client.objects(8),))
+    loading.start()
+    assert client.compact() > 0
+    loading.join(60)
+    client.delete(study=studies[2])
+    client.compact()
+
+
+def kill_all_in_a_compaction(client: Client) -> None:
+    recorder = client.server.recorder
+    assert recorder is not None
+    client.delete(study=client.acked[-1].study)
+    recorder.arm(On.SYNC, "/segments/", skip=1, do=Do.DIE)
+
+    def compact() -> None:
+        with suppress(HounsfieldError, OSError):
+            client.compact()
+
+    compacting = threading.Thread(target=compact)
+    compacting.start()
+    until(lambda: recorder.fired() or not compacting.is_alive(), "a death")
+    client.server.kill_all()
+    compacting.join(60)
+    recorder.disarm()
+    client.server.start()  # the lease of the dead runs for a minute yet: nobody compacts before
+
+
 def syncs_fail(client: Client) -> None:
     """Syncs of segments, ledger and index fail now and then; what is refused for it is sent again."""
     recorder = client.server.recorder
@@ -307,6 +386,10 @@ STEPS: tuple[Step, ...] = (
     send_again,
     restart,
     store_in_parallel,
+    store_large,
+    kill_all_in_a_large_object,
+    delete_and_compact,
+    kill_all_in_a_compaction,
     kill_all_in_a_load,
     store_in_parallel,
     stop,
