@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -85,3 +86,26 @@ def test_network_file_systems_are_refused() -> None:
         with pytest.raises(DataDirectoryError, match="network file system"):
             refuse_network_file_system(Path(path), MOUNTS)
     refuse_network_file_system(Path("/srv/pacs/local/data"), MOUNTS)
+
+
+@pytest.mark.parametrize(
+    "left", [(), ("keys",), ("keys", "index", "segments", "ledger", ".hounsfield.json.new")]
+)
+def test_an_interrupted_first_start_is_gone_on_with(tmp_path: Path, left: tuple[str, ...]) -> None:
+    """A power cut in the middle of it is no reason to ask an administrator to clean up."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in left:
+        (data / name).write_bytes(b"{") if name.startswith(".") else (data / name).mkdir()
+    with contextlib.closing(open_data_directory(data, create=True)) as directory:
+        assert directory.created
+    with contextlib.closing(open_data_directory(data, create=True)) as directory:
+        assert not directory.created
+
+
+def test_directories_with_content_are_not_taken_for_our_beginnings(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "segments").mkdir(parents=True)
+    (data / "segments" / "somebody's").write_bytes(b"file")
+    with pytest.raises(DataDirectoryError, match="not empty"):
+        open_data_directory(data, create=True)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 
+from crash_truth import kills
 from support.load import Made, StoreLoad
-from support.server import ArchiveServer, archive_server, runs, until, value
+from support.server import ArchiveServer, runs, until, value
 
 ASSOCIATIONS = 8
 LIVES = 3
@@ -71,26 +70,12 @@ def test_a_killed_worker_is_replaced_and_costs_nothing(own_archive: ArchiveServe
     assert own_archive.terminate() == 0
 
 
-def test_everything_killed_at_a_random_moment(tmp_path: Path) -> None:
-    """The same directory is killed and started again, several times."""
-    rng = random.Random(11)
-    acknowledged: list[Made] = []
-    sent: set[str] = set()
-    with archive_server(tmp_path / "server") as archive:
-        for life in range(LIVES):
-            load = StoreLoad(archive.dicom_port, seed=10 + life, associations=ASSOCIATIONS).start()
-            wanted = rng.randrange(8, 150)
-            until(lambda load=load, wanted=wanted: len(load.acknowledged) >= wanted, "a load")
-            time.sleep(rng.random() * 0.05)
-            archive.kill_all()
-            load.finish()
-            assert load.failures == []
-            acknowledged += load.acknowledged
-            sent |= load.sent
-            archive.start()
-        check_all_there(archive, acknowledged, sent)
-        assert archive.terminate() == 0
-        assert "Traceback" not in archive.log_text()
+def test_everything_killed_at_random_moments(tmp_path: Path) -> None:
+    """The same directory is killed and started again, several times; 500 times is ``make kills``."""
+    tally = kills.run(tmp_path / "server", rounds=LIVES, seed=11)
+    assert tally.rounds == LIVES
+    assert tally.well, tally
+    assert tally.acknowledged > 0
 
 
 def test_a_killed_supervisor_takes_its_workers_along(own_archive: ArchiveServer) -> None:
