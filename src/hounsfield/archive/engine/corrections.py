@@ -14,19 +14,15 @@ from hounsfield.archive.index.correcting import CorrectionError, Corrections, Ou
 from hounsfield.archive.index.corrections import MERGE, PatientRef, View
 from hounsfield.archive.index.refiling import StudyChange
 from hounsfield.archive.index.rows import CorrectionRow, StudyRow
-from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.storage_backends.api import KeyValueStore
 
 __all__ = ["Correcting", "CorrectionError", "Request"]
-
-SEALS_OF_PREVIEW = 1 << 14  # rows that are sealed and thrown away; more are reserved when they are needed
 
 
 class Stores(Protocol):
     """The part of the engine's blocking half that is used here."""
 
     store: KeyValueStore
-    sealer: RowSealer
     catalog: Catalog
     corrections: Corrections
 
@@ -80,12 +76,11 @@ class Correcting:
     # ------------------------------------------------------------ on threads
 
     def _look(self, request: Request) -> dict[str, Any]:
-        stores = self._stores
-        stores.sealer.prepare(SEALS_OF_PREVIEW)
-        planner = CorrectionPlanner(stores.catalog, self._corrections)
-        with stores.store.snapshot() as snapshot:
-            row = planner.plan(snapshot, 1 << 62, request, time.time_ns())
-            return _told(self._corrections.preview(snapshot, row))
+        planner = CorrectionPlanner(self._stores.catalog, self._corrections)
+        at_ns = time.time_ns()
+        return _told(
+            self._corrections.preview(lambda snapshot, number: planner.plan(snapshot, number, request, at_ns))
+        )
 
     def _make(self, request: Request) -> dict[str, Any]:
         planner = CorrectionPlanner(self._stores.catalog, self._corrections)
@@ -97,13 +92,14 @@ class Correcting:
         return told(row)
 
     def _look_reverted(self, number: int, actor: str, reason: str) -> dict[str, Any]:
-        stores = self._stores
-        stores.sealer.prepare(SEALS_OF_PREVIEW)
-        with stores.store.snapshot() as snapshot:
-            row = self._corrections.reverted(
-                snapshot, number, actor=actor, reason=reason, at_ns=time.time_ns()
+        at_ns = time.time_ns()
+        return _told(
+            self._corrections.preview(
+                lambda snapshot, _: self._corrections.reverted(
+                    snapshot, number, actor=actor, reason=reason, at_ns=at_ns
+                )
             )
-            return _told(self._corrections.preview(snapshot, row))
+        )
 
     def _revert(self, number: int, actor: str, reason: str) -> dict[str, Any]:
         if not reason.strip():

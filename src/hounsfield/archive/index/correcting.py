@@ -12,6 +12,7 @@ says. What is in the index already follows
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,9 +35,9 @@ from hounsfield.archive.index.corrections import (
 )
 from hounsfield.archive.index.draft import Patients, StudyDraft
 from hounsfield.archive.index.indexing import Indexer
-from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.journal import FACT_SEALS, Journal
 from hounsfield.archive.index.refiling import Refiling, StudyChange
-from hounsfield.archive.index.rows import CorrectionRow, CorrectionsRow, Event
+from hounsfield.archive.index.rows import CorrectionRow, CorrectionsRow, Event, Location
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.tables import CORRECTED, CORRECTION, DAY_BYTES, META, TOKEN
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
@@ -46,6 +47,9 @@ FACT_KIND = "correction"
 EVENT_CORRECTED = "corrected"
 STUDIES_PER_COMMIT = 32  # of a patient's: some hundred rows, a few milliseconds
 CANDIDATES_PER_READ = 256
+RESUMES_MAX = 100  # bounded only so that a bug cannot spin: others' corrections end sooner
+SEALS_OF_PREVIEW = 1 << 14  # rows that are sealed and thrown away: studies of a patient, with their series
+NOT_YET = 1 << 62  # the number of a correction that is only looked at: it comes after all others
 SEALS_PER_STUDY = 8  # study, patients, event; and its series, of which a few thousand are always reserved
 
 _TO_DO = b"correcting/"
@@ -157,25 +161,37 @@ class Corrections:
             raise CorrectionError(f"correction {number} is not in force: it was taken back already")
         return structs.replace(row, reverted_ns=at_ns, reverted_by=actor, reverted_because=reason)
 
-    def preview(self, snapshot: Snapshot, row: CorrectionRow) -> Outcome:
-        """What making (or taking back) ``row`` would change, and nothing else. Seals must be reserved."""
+    def preview(self, plan: Plan) -> Outcome:
+        """What making (or taking back) the correction that ``plan`` returns would change. Changes nothing."""
+        with self._store.snapshot() as snapshot:
+            rows, locations = self._look(snapshot, plan(snapshot, NOT_YET))
+        self._sealer.prepare(SEALS_OF_PREVIEW + rows)
+        self._refiling.read(locations)
+        try:
+            with self._store.snapshot() as snapshot:
+                row = plan(snapshot, NOT_YET)
+                return Outcome(row, self._changes(snapshot, row))
+        finally:
+            self._refiling.forget()
+
+    def _changes(self, snapshot: Snapshot, row: CorrectionRow) -> list[StudyChange]:
         view = self._view_with(snapshot, row)
         if row.kind in MOVES_OBJECTS:
-            return Outcome(row, self._refiling.plan(snapshot, Batch(), view, self._filed(snapshot, row), 0))
-        outcome = Outcome(row)
+            return self._refiling.plan(snapshot, Batch(), view, self._filed(snapshot, row), 0)
+        changes: list[StudyChange] = []
         for study_id in self._followers(snapshot, row):
             held = self._catalog.study_by_id(snapshot, study_id)
-            if held is None:
-                continue
-            draft = StudyDraft(self._catalog, snapshot, held.uid, view=view)
-            if draft.restate(0) is not None:
-                outcome.changes.append(StudyChange(held.uid, held, draft.new))
-        return outcome
+            if held is not None:
+                draft = StudyDraft(self._catalog, snapshot, held.uid, view=view)
+                if draft.restate(0) is not None:
+                    changes.append(StudyChange(held.uid, held, draft.new))
+        return changes
 
     def _commit(self, plan: Plan, progress: Progress) -> CorrectionRow:
         self.resume()
         with self._store.snapshot() as snapshot:
-            seals = self._seals(snapshot, plan(snapshot, self._journal.facts(snapshot) + 1))
+            seals, locations = self._look(snapshot, plan(snapshot, self._journal.facts(snapshot) + 1))
+        self._refiling.read(locations)
         made: list[CorrectionRow] = []
 
         def planned(snapshot: Snapshot, batch: Batch) -> Event:
@@ -195,11 +211,13 @@ class Corrections:
         self.resume(progress)
         return made[-1]
 
-    def _seals(self, snapshot: Snapshot, row: CorrectionRow) -> int:
+    def _look(self, snapshot: Snapshot, row: CorrectionRow) -> tuple[int, list[Location]]:
+        """How many rows the commit of a correction may seal, and the records that planning it reads."""
         if row.kind not in MOVES_OBJECTS:
-            return 0
+            return 0, []
         view = self._view_with(snapshot, row)
-        return SEALS_PER_STUDY * 8 + self._refiling.instances(snapshot, view, self._filed(snapshot, row))
+        rows, locations = self._refiling.look(snapshot, view, self._filed(snapshot, row))
+        return rows + FACT_SEALS, locations
 
     # ------------------------------------------------------------ what a fact changes
 
@@ -247,22 +265,28 @@ class Corrections:
 
     def resume(self, progress: Progress = lambda _done, _all: None) -> int:
         """Carry through every correction of which something is left to do; how many studies changed."""
-        with self._store.snapshot() as snapshot:
-            to_do = [key for key, _ in snapshot.scan(META, prefix=_TO_DO)]
+        self._refiling.forget()
         changed = 0
-        for key in to_do:
+        for _ in range(RESUMES_MAX):
             with self._store.snapshot() as snapshot:
-                row = self.get(snapshot, int.from_bytes(key[len(_TO_DO) :], "big"))
-                generation = overlay.generation(snapshot)
-                followers = list(self._followers(snapshot, row))
-            changed += self._restate(followers, row, progress)
-            done = Batch()
-            done.require(META, CORRECTIONS, generation)
-            done.delete(META, key)
-            try:
-                self._store.commit(done)
-            except PreconditionError:
-                continue  # another correction was made meanwhile: the note stays, it is looked at again
+                to_do = [key for key, _ in snapshot.scan(META, prefix=_TO_DO)]
+            if not to_do:
+                break
+            changed += sum(self._carry_through(key, progress) for key in to_do)
+        return changed
+
+    def _carry_through(self, key: bytes, progress: Progress) -> int:
+        """Restate what one note asks for, and take the note away if no correction was made meanwhile."""
+        with self._store.snapshot() as snapshot:
+            row = self.get(snapshot, int.from_bytes(key[len(_TO_DO) :], "big"))
+            generation = overlay.generation(snapshot)
+            followers = list(self._followers(snapshot, row))
+        changed = self._restate(followers, row, progress)
+        done = Batch()
+        done.require(META, CORRECTIONS, generation)
+        done.delete(META, key)
+        with contextlib.suppress(PreconditionError):
+            self._store.commit(done)
         return changed
 
     def _followers(self, snapshot: Snapshot, row: CorrectionRow) -> Iterable[bytes]:

@@ -19,7 +19,7 @@ from hounsfield.archive.index.corrections import View
 from hounsfield.archive.index.draft import FLAG_CONFLICT, Patients, StudyDraft, conflicting
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.remaining import Carried
-from hounsfield.archive.index.rows import InstanceRow, StudyRow
+from hounsfield.archive.index.rows import InstanceRow, Location, StudyRow
 from hounsfield.archive.index.tables import PATIENT
 from hounsfield.storage_backends.api import Batch, Snapshot, Table
 
@@ -45,11 +45,16 @@ class Refiling:
 
     def __init__(self, catalog: Catalog, indexer: Indexer, *, newest_current: bool) -> None:
         self._catalog = catalog
+        self._indexer = indexer
         self._carried = Carried(indexer)
         self._newest_current = newest_current
 
-    def instances(self, snapshot: Snapshot, view: View, study_ids: Iterable[bytes]) -> int:
-        """How many rows filing the objects of these studies anew may write."""
+    def forget(self) -> None:
+        """Drop what was read for earlier plans."""
+        self._carried = Carried(self._indexer)
+
+    def look(self, snapshot: Snapshot, view: View, study_ids: Iterable[bytes]) -> tuple[int, list[Location]]:
+        """How many rows filing the objects of these studies anew may write, and what it reads for that."""
         uids: set[str] = set()
         for study_id in study_ids:
             row = self._catalog.study_by_id(snapshot, study_id)
@@ -58,8 +63,18 @@ class Refiling:
                 for key, series in self._catalog.series_of(snapshot, study_id):
                     for one in self._catalog.instances_of(snapshot, key):
                         uids.add(view.route(*(one.received or (row.uid, series.uid)), one.sop_uid).study_uid)
-        studies = [self._catalog.study(snapshot, uid) for uid in uids]
-        return sum(2 * (row.instances + row.series) for row in studies if row is not None)
+        rows = 0
+        locations: list[Location] = []
+        for uid in uids:
+            for key, series in self._catalog.series_of(snapshot, self._catalog.study_id(uid)):
+                rows += 2 * (series.instances + 1)
+                locations += [one.location for one in self._catalog.instances_of(snapshot, key)]
+        return rows, locations
+
+    def read(self, locations: Iterable[Location]) -> None:
+        """Read what records carry, beside everybody: a plan that follows has it at hand."""
+        for location in locations:
+            self._carried.row(location)
 
     def plan(
         self, snapshot: Snapshot, batch: Batch, view: View, study_ids: Iterable[bytes], at_ns: int
