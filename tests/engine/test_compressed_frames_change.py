@@ -28,6 +28,7 @@ from hounsfield.archive.index.rows import encode as row_bytes
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.codecs.registry import lookup
+from hounsfield.storage_backends.errors import BlobNotFoundError
 from hounsfield.storage_backends.segments import RecordIn
 from support.archives import (
     TEST_SOURCE,
@@ -154,6 +155,42 @@ async def test_the_same_object_is_a_duplicate_whatever_the_option_was(
             assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
             assert sum(stores.log.size(segment) for segment in segments) == size
             assert await stored_bytes(engine, first) == data
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "zstd"), ("zstd", ""), ("zstd", "jpegxl")])
+async def test_an_odd_object_is_a_duplicate_too(tmp_path: Path, before: str, after: str) -> None:
+    """One that is read leniently at best: its bytes are compared, not what they may mean."""
+    data = ct_slice(change=large_enough)
+    odd = data + data[: data.index(b"CS")] + b"CS\x02\0X "  # an element out of order
+    with stores_in(tmp_path / "data") as stores:
+        for encoding, expected in ((before, Outcome.STORED), (after, Outcome.DUPLICATE)):
+            async with open_engine(stores, options(encoding), owner="test") as engine:
+                result = await store(engine, odd, ExplicitVRLittleEndian)
+                assert result.outcome is expected
+                assert await stored_bytes(engine, result) == odd
+
+
+async def test_a_record_that_is_moved_while_it_is_compared_is_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ct_slice(change=large_enough)
+    gone: list[Exception] = [DamagedError("moved"), BlobNotFoundError("moved")]
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await store(engine, data, ExplicitVRLittleEndian)
+        async with open_engine(stores, options("zstd"), owner="test") as engine:
+            pieces = engine.records.pieces
+
+            def vanishing(row: InstanceRow):
+                if gone:
+                    first, second = gone
+                    gone.clear()
+                    raise first from second
+                return pieces(row)
+
+            monkeypatch.setattr(engine.records, "pieces", vanishing)
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
+            assert engine.comparing.compared == 2
 
 
 async def test_two_who_send_one_object_at_once_with_different_options(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.group_commit import Received, Undecided
 from hounsfield.archive.engine.isolation import Isolation
 from hounsfield.archive.engine.records import Records
+from hounsfield.archive.index.indexing import VANISHED
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.errors import CodecError
@@ -99,21 +100,29 @@ class Comparing:
             self._threads = trio.CapacityLimiter(1)
         received.rounds += 1
         received.settled = received.rounds >= self.limits.rounds_max
-        received.unlike |= {one.location.record_id for one in undecided.held}
+        compared = {one.location.record_id for one in undecided.held}
         if self._threads.statistics().tasks_waiting >= self.limits.waiting_max:
+            received.unlike |= compared
             return False
         try:
-            return await trio.to_thread.run_sync(
+            found = await trio.to_thread.run_sync(
                 self.is_held, received, undecided.held, limiter=self._threads
             )
+        except VANISHED:
+            return False  # compaction was first: the committer says where everything is now
         except Exception as error:  # noqa: BLE001  what cannot be compared is kept, whatever the reason
             log.warning(
                 "an object could not be compared with the one that is held", error=type(error).__name__
             )
-            return False
+            found = False
+        received.unlike |= compared
+        return found
 
     def is_held(self, received: Received, held: Sequence[InstanceRow]) -> bool:
-        """Whether ``received`` has the content of one of ``held``. Blocking; nothing in them raises."""
+        """Whether ``received`` has the content of one of ``held``. Blocking.
+
+        Nothing in them raises; ``VANISHED`` when one was moved and is to be looked up again.
+        """
         self.compared += 1
         deadline = time.monotonic() + self.limits.seconds_max
         try:
@@ -129,22 +138,25 @@ class Comparing:
                 if same_content(mine, its, self._isolation.decode, deadline=deadline):
                     self.found_same += 1
                     return True
-            except (NotComparableError, CodecError, EngineError, StorageError):
-                continue  # not known to be the same: both are kept
+            except (NotComparableError, CodecError, EngineError, StorageError) as error:
+                _raise_vanished(error)  # else it is not known to be the same: both are kept
         return False
 
     def _same_bytes(self, received: Received, held: InstanceRow) -> bool:
         """The same bytes in one transfer syntax, but stored another way than they would be now."""
         whole = received.original
-        if held.transfer_syntax_uid != received.row.transfer_syntax_uid or not held.stored_as:
+        if held.transfer_syntax_uid != received.row.transfer_syntax_uid:
             return False
+        if not held.stored_as and not received.row.stored_as:
+            return False  # the committer has compared these
         try:
             if self._records.data_set_bytes(held) != sum(map(len, whole)):
                 return False
             stored = (buffer for piece in self._records.pieces(held) for buffer in piece)
             given = (buffer for buffer in whole if len(buffer))
             return all(same_bytes(one, other) for one, other in zip(stored, given, strict=True))
-        except (EngineError, StorageError, ValueError):
+        except (EngineError, StorageError, ValueError) as error:
+            _raise_vanished(error)
             return False
 
     def _opened(self, side: Side) -> Side:
@@ -153,6 +165,13 @@ class Comparing:
         if len(side.header) + len(side.trailer) > self.limits.header_bytes_max:
             raise NotComparableError("a header that is too large to compare")
         return side
+
+
+def _raise_vanished(error: Exception) -> None:
+    """Raise what says that a segment is gone, if that is what ``error`` comes from."""
+    for one in (error, error.__cause__):
+        if isinstance(one, VANISHED):
+            raise one
 
 
 def side_of_received(received: Received) -> Side:
