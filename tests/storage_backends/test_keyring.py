@@ -721,3 +721,9 @@ def _opens(folder: Path, by: MasterKey | RecoveryKey) -> bool:
     except MasterKeyError:
         return False
     return True
+
+
+def test_a_master_key_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MasterKeyError, match="cannot write the master key"):
+        create_master_key_file(tmp_path / "file" / "master.key")

@@ -12,6 +12,7 @@ import os
 import secrets
 import shlex
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -138,11 +139,11 @@ def load_master_key(spec: str) -> MasterKey:
 def create_master_key_file(path: str | os.PathLike[str]) -> MasterKey:
     """Write a new random master key (64 hex digits) to a new 0600 file, durably, and return it."""
     target = Path(path)
-    make_private_directory(target.parent)
     key = secrets.token_bytes(KEY_BYTES)
     # Linked to its name when it is whole: a crash leaves the key or no key, never half of one.
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
     try:
+        make_private_directory(target.parent)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             if os.write(descriptor, key.hex().encode() + b"\n") != 2 * KEY_BYTES + 1:
@@ -150,13 +151,15 @@ def create_master_key_file(path: str | os.PathLike[str]) -> MasterKey:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        target.hardlink_to(draft)
-    except FileExistsError:
-        raise MasterKeyError(f"{target} exists already; a master key is never overwritten") from None
+        try:
+            target.hardlink_to(draft)
+        except FileExistsError:
+            raise MasterKeyError(f"{target} exists already; a master key is never overwritten") from None
     except OSError as error:
         raise MasterKeyError(f"cannot write the master key {target}: {error.strerror}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
     sync_ancestors(target)  # it is needed from now on, and so are the directories just made for it
     return MasterKey(key, f"file {target}")
 
