@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crash_truth.trace import DURABLE, IS_DIRECTORY, Entry, Kind
+from crash_truth.trace import DURABLE, IS_DIRECTORY, OF_BEFORE, Entry, Kind
 
 SECTOR_BYTES = 512
 
@@ -224,7 +224,7 @@ class Disk:
             node = self._nodes.get(entry.inode, self.root)  # the root was there before
             if isinstance(node, Directory) and not entry.result:
                 node.sync(began)
-        else:
+        elif not entry.flags & OF_BEFORE:  # an error of before says nothing of what was written since
             self._file(entry).sync(began, failed=entry.result != 0)
 
     def _rename(self, entry: Entry) -> None:

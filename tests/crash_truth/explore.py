@@ -22,6 +22,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -233,17 +234,13 @@ def explore_in_processes(
     report = Report()
     try:
         context = multiprocessing.get_context("spawn")
-        with context.Pool(processes) as pool:
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
             running = [
-                pool.apply_async(
-                    explore,
-                    (log, root, scratch),
-                    {"seed": seed, "chosen": chosen, "part": part, "parts": processes},
-                )
+                pool.submit(explore, log, root, scratch, seed=seed, chosen=chosen, part=part, parts=processes)
                 for part in range(processes)
             ]
-            for one in running:
-                report.add(one.get())
+            for one in running:  # a state that kills its process (a map that ends too soon) is raised here
+                report.add(one.result())
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return report

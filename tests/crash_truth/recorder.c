@@ -31,7 +31,7 @@ enum {
     CREATE = 1, WRITE, SYNC_BEGIN, SYNC_END, TRUNCATE, ALLOCATE, RENAME, LINK, UNLINK, MKDIR, RMDIR,
     MAPPED, NOTE, UNSUPPORTED, FAULT, DROP
 };
-enum { DURABLE = 1, DIRECT = 2, IS_DIRECTORY = 4 };                        /* flags of an entry */
+enum { DURABLE = 1, DIRECT = 2, IS_DIRECTORY = 4, OF_BEFORE = 8 };                        /* flags of an entry */
 enum { ON_WRITE = 1, ON_SYNC = 2, ON_READ = 4, ON_NAME = 8 };              /* operations of a fault */
 enum { FAIL = 0, SHORT = 1, DIE = 2 };                                     /* what it does */
 
@@ -566,8 +566,11 @@ static int synced(int fd, int (*real)(int))
     uint64_t token = atomic_fetch_add(&shared->tokens, 1) + 1;
     append(SYNC_BEGIN, inode, 0, token, 0, directory ? IS_DIRECTORY : 0, path, NULL, NULL, 0, 0);
     int result;
-    if (failed_before(inode)) {
+    int told = failed_before(inode);
+    if (told) {                                                            /* it flushes, and tells of before */
+        real(fd);
         result = -1;
+        errno = EIO;
     } else if (refused(ON_SYNC, path)) {
         int error = errno;
         result = -1;
@@ -577,7 +580,7 @@ static int synced(int fd, int (*real)(int))
         result = real(fd);
     }
     int error = errno;
-    append(SYNC_END, inode, 0, token, result, directory ? IS_DIRECTORY : 0, path, NULL, NULL, 0, 0);
+    append(SYNC_END, inode, 0, token, result, (directory ? IS_DIRECTORY : 0) | (told ? OF_BEFORE : 0), path, NULL, NULL, 0, 0);
     errno = error;
     return result;
 }

@@ -39,7 +39,7 @@ class Kind(IntEnum):
     DROP = 16
 
 
-DURABLE, DIRECT, IS_DIRECTORY = 1, 2, 4
+DURABLE, DIRECT, IS_DIRECTORY, OF_BEFORE = 1, 2, 4, 8
 
 
 @dataclass(frozen=True, slots=True)
