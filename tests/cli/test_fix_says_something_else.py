@@ -30,7 +30,8 @@ def filled(archive: Path) -> Path:
                 for series in (1, 2):
                     for number in (1, 2):
                         data = ct_slice(
-                            study_uid=study, series_uid=f"{study}.{series}", sop_uid=f"{study}.{series}.{number}",
+                            study_uid=study, series_uid=f"{study}.{series}",
+                            sop_uid=f"{study}.{series}.{number}",
                             patient_id=patient, patient_name=f"Name^{patient}", number=number,
                         )  # fmt: skip
                         await store(engine, data, ExplicitVRLittleEndian)

@@ -111,15 +111,16 @@ def test_merges_follow_one_another_and_sets_in_force_are_added(stores: Stores) -
 def test_a_study_with_objects_of_its_own_is_host_and_its_guests_are_delivered_as_it_is(
     stores: Stores,
 ) -> None:
-    assert host_of("T", [("S", (1,)), ("T", ())]) == ("T", ())
-    assert host_of("T", [("S", (4,)), ("T", (2, 3)), ("U", (4,))]) == ("T", (2, 3))
+    assert host_of("T", {("S", (1,)): {1: "s"}, ("T", ()): {1: "t"}}) == ("T", ())
+    assert host_of("T", {("S", (4,)): {1: "s"}, ("T", (2, 3)): {1: "t"}}) == ("T", (2, 3))
+    assert host_of("T", {("S", (4,)): {1: "s"}, ("T", ()): {}}) == ("S", (4,))  # only a further version
     made = view(stores, move(1, "S", "T"))
     study = StudyRow(
         uid="T", attributes={STUDY: "T", NAME: "Berg^Bo", PATIENT_ID: "B"}, series=2, instances=2,
         modalities=(), sop_classes=(), patient_key=b"", tokenizer=2, received_ns=0, changed_ns=0,
         received=(
-            ReceivedRow("S", (1,), 1, {NAME: "Alt", PATIENT_ID: "A", COMMENTS: "deaf"}),
-            ReceivedRow("T", (), 1, {NAME: "Berg^Bo", PATIENT_ID: "B"}),
+            ReceivedRow("S", (1,), {NAME: "Alt", PATIENT_ID: "A", COMMENTS: "deaf"}),
+            ReceivedRow("T", (), {NAME: "Berg^Bo", PATIENT_ID: "B"}),
         ),
         corrections=(1,),
     )  # fmt: skip

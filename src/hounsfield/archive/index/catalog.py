@@ -209,11 +209,13 @@ class Catalog:
 
         Which is first is when it was received, not when it is indexed: a reindex meets segments in any order.
         """
-        batch = Batch()
         key = self.instance_key(*place)
         held = snapshot.get(INSTANCE, key)
         if held is None:
             raise LookupError("the instance that this one conflicts with is gone")
+        draft = StudyDraft(self, snapshot, place.study_uid)
+        noted = draft.note(place.series_uid, instance_row(stored, place))
+        batch = draft.finish(stored.row.received_ns) if noted else Batch()
         batch.require(INSTANCE, key, held)
         batch.require(META, CORRECTIONS, corrections.generation(snapshot))
         current = self.open_row(INSTANCE, key, held, InstanceRow)

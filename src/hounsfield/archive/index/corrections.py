@@ -284,9 +284,12 @@ def _keeps_id(row: CorrectionRow) -> bool:
     return row.kind == SET_PATIENT and not row.values.keys() & {PATIENT_ID, ISSUER}
 
 
-def host_of(study_uid: str, groups: Iterable[Group]) -> Group:
-    """The group whose attributes a study shows: its own objects, else those that were moved first."""
-    return min(groups, key=lambda group: (group != (study_uid, ()), group[1], group[0]))
+def host_of(study_uid: str, groups: Mapping[Group, Attributes]) -> Group:
+    """The group whose attributes a study shows: its own objects, else those that were moved first.
+
+    Further versions of objects speak for nothing.
+    """
+    return min(groups, key=lambda group: (not groups[group], group != (study_uid, ()), group[1], group[0]))
 
 
 def study_key(catalog: Catalog, study_uid: str) -> bytes:

@@ -121,14 +121,13 @@ class StudyDraft:
         self._generation = corrections.generation(snapshot)
         self._view = view or catalog.view(snapshot)
         self._groups = self._received() if self._view is not None else None
-        self._regrouped = False
         self.new: StudyRow | None = None  # what the study will be, once the draft is finished
 
     def _received(self) -> dict[Group, ReceivedRow]:
         """What the study is made of, as it was received. Kept only where there are corrections."""
         if self.old is None:
             return {}
-        own = ReceivedRow(self.uid, (), self.old.instances, self.old.attributes)
+        own = ReceivedRow(self.uid, (), self.old.attributes)
         return {(one.study_uid, one.path): one for one in self.old.received or (own,)}
 
     # ------------------------------------------------------------ changing
@@ -149,7 +148,7 @@ class StudyDraft:
             merge(self.attributes, study, self.flags)
         else:
             group = self._group_of(series_uid, row)
-            held = self._groups.get(group) or ReceivedRow(*group, 0, {})
+            held = self._groups.get(group) or ReceivedRow(*group, {})
             attributes = dict(held.attributes)
             merge(attributes, study, self.flags)
             self._groups[group] = structs.replace(held, attributes=attributes)
@@ -300,7 +299,7 @@ class StudyDraft:
             self.attributes = own
         else:
             for group, attributes in groups.items():
-                held = self._groups.get(group) or ReceivedRow(*group, 0, {})
+                held = self._groups.get(group) or ReceivedRow(*group, {})
                 self._groups[group] = structs.replace(held, attributes=attributes)
         for uid, attributes in series.items():
             # A series that was moved is another one than its objects say.
@@ -316,14 +315,36 @@ class StudyDraft:
             return
         before = self._groups
         said = {group[0]: one.attributes for group, one in before.items()}
-        found: dict[Group, int] = {}
-        for uid, row in self.remaining():
-            group = self._group_of(uid, row)
-            found[group] = found.get(group, 0) + 1
+        speaking = {self._group_of(uid, row) for uid, row in self.remaining()}
+        others = {self._group_of(uid, row) for uid, row in self._versions()} - speaking
         self._groups = {
-            group: ReceivedRow(*group, count, said.get(group[0], {})) for group, count in found.items()
+            **{group: ReceivedRow(*group, said.get(group[0], {})) for group in speaking},
+            **{group: ReceivedRow(*group, {}) for group in others},
         }
-        self._regrouped = True
+
+    def _versions(self) -> Iterator[tuple[str, InstanceRow]]:
+        """Every record that will be there beside another of its UIDs, and that other one."""
+        for key, series in self._catalog.series_of(self._snapshot, self.study_id):
+            draft = self._series.get(series.uid)
+            for row in self._catalog.instances_of(self._snapshot, key):
+                if FLAG_CONFLICT in row.flags and (draft is None or row.sop_uid not in draft.removed):
+                    yield series.uid, row
+                    versions = self._catalog.versions(
+                        self._snapshot, key + self._catalog.sop_hash(row.sop_uid)
+                    )
+                    yield from ((series.uid, one) for one in versions)
+        for uid, draft in self._series.items():
+            yield from ((uid, row) for row in (*draft.added.values(), *draft.kept))
+
+    def note(self, series_uid: str, row: InstanceRow) -> bool:
+        """Note a record that is kept beside another; whether the study's row must say so."""
+        if self._groups is None:
+            return False
+        group = self._group_of(series_uid, row)
+        if group in self._groups:
+            return False
+        self._groups[group] = ReceivedRow(*group, {})
+        return True
 
     def is_changed(self) -> bool:
         """Whether anything came or went."""
@@ -344,7 +365,7 @@ class StudyDraft:
         """The attributes that the study shows, what they were made of, and by which corrections."""
         if self._groups is None or self._view is None:
             return self.attributes, (), ()
-        groups = self._counted(self._groups)
+        groups = self._groups
         attributes, numbers = self._view.shown(
             self.uid, {group: one.attributes for group, one in groups.items()}
         )
@@ -352,22 +373,6 @@ class StudyDraft:
         if len(groups) == 1 and own is not None and not numbers:
             return own.attributes, (), ()
         return attributes, tuple(groups[group] for group in sorted(groups)), numbers
-
-    def _counted(self, groups: dict[Group, ReceivedRow]) -> dict[Group, ReceivedRow]:
-        """``groups`` with the instances that they will have, without those that will have none."""
-        if self._regrouped:
-            return groups
-        changes: dict[Group, int] = {}
-        for uid, draft in self._series.items():
-            for rows, change in ((draft.added, +1), (draft.removed, -1)):
-                for row in rows.values():
-                    group = self._group_of(uid, row)
-                    changes[group] = changes.get(group, 0) + change
-        counted = {
-            group: structs.replace(one, instances=one.instances + changes.get(group, 0))
-            for group, one in groups.items()
-        }
-        return {group: one for group, one in counted.items() if one.instances > 0}
 
     def finish(self, now_ns: int) -> Batch:
         """The batch that makes the catalog hold the study as it is now drafted; removed when it is empty."""

@@ -191,11 +191,11 @@ class ReceivedRow(msgspec.Struct, array_like=True, frozen=True):
     """Objects of one study that were received as one study and came here in one way, and what they brought.
 
     ``path``: the numbers of the corrections that moved them, in order; none when they were received here.
+    Without attributes: all of them are further versions of other objects, which speak for the study.
     """
 
     study_uid: str
     path: tuple[int, ...]
-    instances: int
     attributes: Attributes
 
 
