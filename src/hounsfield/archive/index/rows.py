@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from hounsfield.archive.index.row_dictionary import compress, decompress
 from hounsfield.storage_backends.segment_format import (
     PartRef,
     RecordRef,
@@ -317,10 +318,11 @@ _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {kind: msgspec.msgpack.Dec
 
 
 def encode(row: msgspec.Struct) -> bytes:
-    return _encoder.encode(row)
+    data = _encoder.encode(row)
+    return compress(data) if type(row) is InstanceRow else data
 
 
 def decode(kind: type[Row], data: bytes | memoryview) -> Row:
     """The row; ``msgspec.DecodeError`` (a ``ValueError``) when the bytes are not one."""
-    row: Row = _decoders[kind].decode(data)
+    row: Row = _decoders[kind].decode(decompress(data) if kind is InstanceRow else data)
     return row

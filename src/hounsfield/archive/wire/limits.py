@@ -63,8 +63,8 @@ class WireLimits:
     """A command set, held whole. Real ones are 100–300; an N-GET can list 4,000 attributes within this."""
 
     dataset_bytes_max: int = 2 * 1024 * 1024 * 1024 * _KIB
-    """One data set, streamed, never held here: 2 TiB, more than any receiver takes, so that it is the receiver
-    who says no. Memory and disk budgets are its; this ends a data set that never ends."""
+    """One data set, streamed, never held here: 2 TiB, more than any receiver takes, so that it is the
+    receiver who says no. Memory and disk budgets are its; this ends a data set that never ends."""
 
     def __post_init__(self) -> None:
         if self.receive_buffer_bytes < 1024:
