@@ -172,7 +172,7 @@ def test_a_patient_is_held_through_a_merge(tmp_path: Path) -> None:
         row = StudyRow(
             "2.25.9", {0x00100020: "NEW"}, 1, 1, (), (),
             catalog.patient_key({0x00100020: "NEW"}, ""), 1, 1, 1,
-            received=(ReceivedRow("2.25.8", (1,), 1, received),),
+            received=(ReceivedRow("2.25.8", (1,), received),),
         )  # fmt: skip
         keys = [catalog.patient_key(one.attributes, one.study_uid) for one in row.received]
         for on in (

@@ -36,7 +36,7 @@ from typing import Any
 import msgspec
 
 from hounsfield import __version__
-from hounsfield.archive.engine.errors import EngineError
+from hounsfield.archive.errors import HounsfieldError
 from hounsfield.storage_backends.api import CopiesItself, KeyValueStore
 from hounsfield.storage_backends.file_systems import locked_directory, make_private_directory, sync_directory
 from hounsfield.storage_backends.keyring import Keyring
@@ -58,7 +58,7 @@ def silent(_what: str, _done: int, _total: int) -> None:
     """Progress that nobody looks at."""
 
 
-class BackupError(EngineError):
+class BackupError(HounsfieldError):
     """A backup cannot be made or is not what it should be; the text says which part and what to do."""
 
 

@@ -311,8 +311,8 @@ class Connection:
                 left -= len(data)
 
     async def _serve_websocket(self, head: RequestHead) -> bool:
+        self.websocket = WebSocketSession(self, head)  # raises when the handshake is wrong
         self.counters.websockets_open += 1
-        self.websocket = WebSocketSession(self, head)
         try:
             return await self.websocket.run(self._server.app)
         finally:
