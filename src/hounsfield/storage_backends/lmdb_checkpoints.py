@@ -334,10 +334,9 @@ class Checkpoints:
                 self._pin = None
 
     def begin_anew(self, environment: Any) -> None:
-        """Go on with the same store, opened again."""
+        """Go on with the same store, opened again; not pinned until somebody commits."""
         with self._lock:
             self._environment = environment
-            self.take()
 
     def _claim_slot(self) -> int:
         """A slot file that no living process has; its blocks are on disk, so that a record is one write."""

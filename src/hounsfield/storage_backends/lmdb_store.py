@@ -199,7 +199,7 @@ class LmdbStore:
             raise
         self._visitors.leave()
         with self._writing:
-            self._begin_writing().abort()
+            self._ensure_open()
         self._visitors.enter()
         try:
             return self._environment.begin()
@@ -243,11 +243,8 @@ class LmdbStore:
     def _committing(self) -> Iterator[None]:
         with self._writing:
             try:
-                if self._shut:
-                    self._open_again()
+                self._ensure_open()
                 self._checkpoints.make_ready()
-            except lmdb.PanicError:
-                self._open_again()
             except lmdb.Error as error:
                 raise _translated(error) from error
             with self._checkpoints.committing():
@@ -304,7 +301,18 @@ class LmdbStore:
         except lmdb.PanicError:
             pass
         self._open_again()
+        self._checkpoints.make_ready()  # what this process had pinned went with the old environment
         return self._environment.begin(write=True)
+
+    def _ensure_open(self) -> None:
+        """Open the environment again where it has stopped. The caller holds the writers' lock."""
+        try:
+            if not self._shut:
+                self._environment.begin().abort()
+                return
+        except lmdb.PanicError:
+            pass
+        self._open_again()
 
     def _open_again(self) -> None:
         with self._visitors.alone() as alone:

@@ -32,6 +32,7 @@ from hounsfield.archive.index.rows import (
     SpareRow,
     StudyRow,
     UseRow,
+    decode,
 )
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import (
@@ -176,7 +177,7 @@ Opened = Callable[[Archive, Table, bytes, bytes], Any]
 
 def _sealed(kind: type[msgspec.Struct]) -> Opened:
     def opened(archive: Archive, table: Table, key: bytes, value: bytes) -> Any:
-        return msgspec.msgpack.decode(archive.sealer.open(table, key, value), type=kind)
+        return decode(kind, archive.sealer.open(table, key, value))
 
     return opened
 
@@ -187,7 +188,7 @@ def _plain(kind: type[msgspec.Struct]) -> Opened:
 
 def _scrub_row(archive: Archive, table: Table, key: bytes, value: bytes) -> Any:
     if key.startswith(suspects.SUSPECT):
-        return _sealed(suspects.SuspectRow)(archive, table, key, value)
+        return suspects.decode(suspects.SuspectRow, archive.sealer.open(table, key, value))
     return None
 
 
@@ -413,7 +414,7 @@ def check_journal(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
         expected = sequence + 1
         try:
             if not archive.quick:
-                msgspec.msgpack.decode(archive.sealer.open(JOURNAL, key, sealed), type=Event)
+                decode(Event, archive.sealer.open(JOURNAL, key, sealed))
         except (SealError, msgspec.MsgspecError):
             yield Wrong(Severity.INDEX, "an event of the journal does not open", str(sequence))
 
@@ -449,6 +450,6 @@ def _row(
     if sealed is None:
         return None
     try:
-        return msgspec.msgpack.decode(archive.sealer.open(table, key, sealed), type=kind)
+        return decode(kind, archive.sealer.open(table, key, sealed))
     except (SealError, msgspec.MsgspecError, KeyringError):
         return None

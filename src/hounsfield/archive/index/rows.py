@@ -310,11 +310,17 @@ class Event(msgspec.Struct, array_like=True, frozen=True):
 Row = TypeVar("Row", bound=msgspec.Struct)
 
 _encoder = msgspec.msgpack.Encoder()
-_ROWS: tuple[type[msgspec.Struct], ...] = (
-    ObjectRow, InstanceRow, SeriesRow, StudyRow, PatientRow, QuarantineRow, SegmentRow, SpareRow, UseRow,
-    CorrectionsRow, Event,
-)  # fmt: skip
-_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {kind: msgspec.msgpack.Decoder(kind) for kind in _ROWS}
+
+
+class _Decoders(dict[type[msgspec.Struct], "msgspec.msgpack.Decoder[Any]"]):
+    """A decoder for each kind of row, made when it is first asked for."""
+
+    def __missing__(self, kind: type[msgspec.Struct]) -> msgspec.msgpack.Decoder[Any]:
+        decoder = self[kind] = msgspec.msgpack.Decoder(kind)
+        return decoder
+
+
+_decoders = _Decoders()
 
 
 def encode(row: msgspec.Struct) -> bytes:
