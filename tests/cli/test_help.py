@@ -35,6 +35,18 @@ def test_every_command_has_a_help_text(cli: Any, path: tuple[str, ...]) -> None:
     assert all(len(line) <= 120 for line in result.out.splitlines())
 
 
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_no_option_means_two_things(path: tuple[str, ...]) -> None:
+    command: click.Command = hounsfield
+    for name in path:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), name)
+        assert found is not None
+        command = found
+    options = [option for one in command.params for option in (*one.opts, *one.secondary_opts)]
+    assert len(options) == len(set(options))
+
+
 @pytest.mark.parametrize("path", [path for path in ALL if path not in {*GROUPS, ("serve",)}])
 def test_what_shows_something_shows_it_as_json_too(cli: Any, path: tuple[str, ...]) -> None:
     if path == ("ae", "remove"):

@@ -132,7 +132,7 @@ Examples:
     "--to-study", metavar="UID", help="The study that the series belongs to; a new one may be named."
 )
 @click.option(
-    "--set", "values", multiple=True, metavar="KEY=VALUE", help="Of a patient or study not here yet."
+    "--attribute", "values", multiple=True, metavar="KEY=VALUE", help="Of a patient or study not here yet."
 )
 @_unknown_option
 @_fix_options
