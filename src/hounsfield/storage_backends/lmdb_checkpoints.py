@@ -20,8 +20,8 @@ in which session (boot, mount, files) it was written.
     slot file   record (4096) │ record (4096)       written in turn; the newer whole one counts
     record      magic (8) │ transaction (8) │ session (32) │ meta page, first 160 bytes │ SHA-256 (32)
 
-All integers little-endian. The meta page is LMDB's of data format 1 (0.9.x) on this machine; a file of
-another format is left alone, and its store flushes at every commit.
+All integers little-endian. The meta page is LMDB's of data format 1 (0.9.x) on this machine; with an
+LMDB of another format the store is not opened.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ import lmdb
 from hounsfield.storage_backends.errors import StorageError
 from hounsfield.storage_backends.file_systems import sync_directory
 
-__all__ = ["DATA_FILE", "Checkpoints", "can_take", "nobody_has_it_open", "recover", "session_of"]
+__all__ = ["DATA_FILE", "Checkpoints", "can_take", "nobody_has_it_open", "recover"]
 
 DATA_FILE = "data.mdb"
 UNFLUSHED_FILE = "unflushed"  # a flush failed: the page cache of this session is not to be trusted
@@ -53,9 +53,8 @@ _MAGIC = b"HFCHKPT1"
 _HEAD = struct.Struct("<8sQ32s")
 _META_BYTES = 160
 _LMDB_MAGIC, _LMDB_VERSION, _PAGE_IS_META = 0xBEEFC0DE, 1, 0x08
-_META = struct.Struct(
-    "<Q2xHI II QQ 96x QQ"
-)  # page header; magic, version; address, map size; trees; last, txn
+# Page header; magic, version; address, map size; the roots of its two own trees; last page, transaction.
+_META = struct.Struct("<Q2xHI II QQ 96x QQ")
 _PGNO = struct.Struct("<Q")
 _TRANSACTION_AT = 144
 
@@ -96,10 +95,9 @@ def _metas(descriptor: int, page_bytes: int) -> list[tuple[int, bytes]]:
     return found
 
 
-def _page_bytes(descriptor: int) -> int:
-    """The page size that the first meta page states (LMDB keeps it in the free list's padding)."""
-    page = os.pread(descriptor, _META_BYTES, 0)
-    return int.from_bytes(page[40:44], "little") if len(page) == _META_BYTES else 0
+def _page_bytes(meta: bytes) -> int:
+    """The page size that a meta page states (LMDB keeps it in the free list's padding)."""
+    return int.from_bytes(meta[40:44], "little")
 
 
 # ---------------------------------------------------------------- slots
@@ -143,7 +141,7 @@ def recover(path: Path) -> bool:
     transaction, session, meta = newest
     descriptor = os.open(data, os.O_RDWR | os.O_CLOEXEC)
     try:
-        page_bytes = int.from_bytes(meta[40:44], "little")
+        page_bytes = _page_bytes(meta)
         metas = _metas(descriptor, page_bytes)
         if session == session_of(path) and not (path / UNFLUSHED_FILE).exists():
             return False
@@ -195,12 +193,11 @@ class Checkpoints:
         self._slot = -1
         self._turn = 0
         self._data = os.open(path / DATA_FILE, os.O_RDWR | os.O_CLOEXEC)
-        self._page_bytes = _page_bytes(self._data)
+        self._page_bytes = _page_bytes(os.pread(self._data, _META_BYTES, 0))
         self._session = session_of(path)
         self._wake = threading.Event()
         self._ended = False
         self._thread: threading.Thread | None = None
-        self.count = 0
         self._slot = self._claim_slot()
 
     @contextmanager
@@ -248,7 +245,6 @@ class Checkpoints:
                 ) from error
             self._turn = 1 - self._turn
             self._taken = transaction
-            self.count += 1
             before, self._pin = self._pin, pin
             if before is not None:
                 before.abort()

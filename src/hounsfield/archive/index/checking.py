@@ -188,7 +188,7 @@ def _plain(kind: type[msgspec.Struct]) -> Opened:
 
 def _scrub_row(archive: Archive, table: Table, key: bytes, value: bytes) -> Any:
     if key.startswith(suspects.SUSPECT):
-        return suspects.decode(suspects.SuspectRow, archive.sealer.open(table, key, value))
+        return _sealed(suspects.SuspectRow)(archive, table, key, value)
     return None
 
 

@@ -29,7 +29,7 @@ from hounsfield.archive.index import locations
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.repairing import CopySource, Repairs
-from hounsfield.archive.index.rows import Location, SegmentRow, decode
+from hounsfield.archive.index.rows import Location, SegmentRow, decode, encode
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.suspects import (
     SEGMENT_ID_BYTES,
@@ -41,9 +41,7 @@ from hounsfield.archive.index.suspects import (
     Suspects,
     WalkRow,
     at,
-    encode,
 )
-from hounsfield.archive.index.suspects import decode as decode_row
 from hounsfield.archive.index.tables import SCRUB, SEGMENT, TOMBSTONE
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import Batch, BlobStore, KeyValueStore
@@ -148,7 +146,7 @@ class Scrubber:
         """What is known of each segment."""
         with self._store.snapshot() as snapshot:
             return {
-                key: decode_row(ScrubRow, value)
+                key: decode(ScrubRow, value)
                 for key, value in snapshot.scan(SCRUB)
                 if len(key) == SEGMENT_ID_BYTES
             }
@@ -219,7 +217,7 @@ class Scrubber:
     def request(self) -> RequestRow | None:
         with self._store.snapshot() as snapshot:
             held = snapshot.get(SCRUB, _REQUEST)
-        return None if held is None else decode_row(RequestRow, held)
+        return None if held is None else decode(RequestRow, held)
 
     def ask(self, request: RequestRow) -> None:
         """Have the leader do this next, whichever process it is."""
@@ -365,7 +363,7 @@ class Scrubber:
     def walk_state(self) -> WalkRow:
         with self._store.snapshot() as snapshot:
             held = snapshot.get(SCRUB, _WALK)
-        return WalkRow() if held is None else decode_row(WalkRow, held)
+        return WalkRow() if held is None else decode(WalkRow, held)
 
     def look(self, now_ns: int, *, rows_max: int = locations.PAGE_ROWS) -> Step:
         """Look at the next places of the index, one page: does each lead to its record, and does it open?"""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TypeVar
 
 import msgspec
 from msgspec import structs
@@ -18,7 +17,7 @@ from msgspec import structs
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.journal import Journal
-from hounsfield.archive.index.rows import Event, InstanceRow, Location
+from hounsfield.archive.index.rows import Event, InstanceRow, Location, decode, encode
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.tables import SCRUB
 from hounsfield.storage_backends.api import Batch, KeyValueStore
@@ -215,15 +214,3 @@ class Spots:
             if row.offset <= location.offset < row.offset + row.length:
                 return key, row
         return None
-
-
-Row = TypeVar("Row", bound=msgspec.Struct)
-_encoder = msgspec.msgpack.Encoder()
-
-
-def encode(row: msgspec.Struct) -> bytes:
-    return _encoder.encode(row)
-
-
-def decode(kind: type[Row], data: bytes) -> Row:
-    return msgspec.msgpack.decode(data, type=kind)
