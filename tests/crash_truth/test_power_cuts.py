@@ -10,6 +10,7 @@ import random
 import re
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,7 @@ _KINDS = {
     "mkdir": {Kind.MKDIR},
 }
 _CALL = re.compile(r"^\d+ +(?P<name>\w+)\((?P<rest>.*)$")
+_RESUMED = re.compile(r"^<\.\.\. \w+ resumed>(?P<rest>.*)$")
 
 
 @pytest.mark.peer("strace")
@@ -133,7 +135,7 @@ def test_the_recorder_misses_no_call(tmp_path: Path) -> None:
     assert len(client.acked) == 12
     seen, forbidden = Counter[str](), []
     group_of = {name: group for group, members in _RECORDED.items() for name in members}
-    for line in calls.read_text(errors="replace").splitlines():
+    for line in _whole_calls(calls.read_text(errors="replace")):
         call = _CALL.match(line)
         if call is None or (root not in line and "io_" not in call["name"]) or _failed(call["rest"]):
             continue
@@ -151,6 +153,34 @@ def test_the_recorder_misses_no_call(tmp_path: Path) -> None:
     assert seen["write"] > 30
     assert seen["sync"] > 30
     assert recorded == seen
+
+
+def _whole_calls(text: str) -> Iterator[str]:
+    """The calls, each in one line: strace cuts a call in two where another thread's is printed between.
+
+    The second half has the result, so a cut call that failed (a ``mkdir`` of what exists) would else be
+    counted as one that was done.
+    """
+    begun: dict[str, str] = {}
+    for line in text.splitlines():
+        thread, _, rest = line.partition(" ")
+        if line.endswith("<unfinished ...>"):
+            begun[thread] = line.removesuffix("<unfinished ...>")
+        elif (second := _RESUMED.match(rest.lstrip())) is not None:
+            yield begun.pop(thread) + second["rest"]
+        else:
+            yield line
+    yield from begun.values()  # ended with its process: it may have been done
+
+
+def test_a_call_cut_in_two_is_read_whole() -> None:
+    text = (
+        '11 mkdir("/a", 0700 <unfinished ...>\n12 fdatasync(3</a/b>) = 0\n'
+        "11 <... mkdir resumed>) = -1 EEXIST (File exists)\n"
+    )
+    calls = list(_whole_calls(text))
+    assert calls == ["12 fdatasync(3</a/b>) = 0", '11 mkdir("/a", 0700 ) = -1 EEXIST (File exists)']
+    assert [_failed(call) for call in calls] == [False, True]
 
 
 def _failed(rest: str) -> bool:
