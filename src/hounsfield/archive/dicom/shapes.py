@@ -12,6 +12,7 @@ Cost for a CT header of 60 elements: 20 to 30 µs, against 350 µs for the walk.
 
 from __future__ import annotations
 
+import copy
 from typing import Final
 
 from hounsfield.archive.dicom.attributes import (
@@ -109,6 +110,12 @@ class Shape:
                 shape.changing = changing
                 shape._cut_into_steps()
         return shape
+
+    def copy(self) -> Shape:
+        """The same shape, to go on by itself."""
+        other = copy.copy(self)
+        other._last = dict(self._last)
+        return other
 
     def _differing(self, other: Shape) -> frozenset[int]:
         values = {tag: other._header[offset : offset + length] for tag, _, offset, length in other._elements}

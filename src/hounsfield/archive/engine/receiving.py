@@ -25,26 +25,42 @@ from hounsfield.storage_backends.api import Buffer
 
 PROBLEM_SOP_MISMATCH = "sop-differs-from-command"
 
-#: Senders whose last header is remembered, by syntax and SOP class; each costs a few header lengths.
-SHAPES_MAX = 64
+#: Series being received whose last header is remembered; each costs a few header lengths.
+SHAPES_MAX = 128
 
 _ShapeKey = tuple[str, str, str, str]
 
 
 class Shapes:
-    """The header shapes of the series being received; one event loop's."""
+    """The header shapes of the series being received; one event loop's.
+
+    A sender's associations each have their own, since each sends a series of its own: two series in turns
+    would differ in two dozen elements at each object, where neighbours in one differ in a few. A new
+    association begins with a copy of what its sender's last header was like.
+    """
 
     def __init__(self) -> None:
-        self._shapes: OrderedDict[_ShapeKey, Shape] = OrderedDict()
+        self._shapes: OrderedDict[tuple[_ShapeKey, int], Shape] = OrderedDict()
+        self._newest: dict[_ShapeKey, int] = {}  # the association whose shape was learnt last
 
-    def get(self, key: _ShapeKey) -> Shape | None:
-        return self._shapes.get(key)
+    def get(self, key: _ShapeKey, source: Source) -> Shape | None:
+        # An identity that is used again for another association finds a shape that fits or does not, no more.
+        shape = self._shapes.get((key, id(source)))
+        if shape is None and (newest := self._newest.get(key)) is not None:
+            other = self._shapes.get((key, newest))
+            if other is not None:
+                shape = other.copy()
+                self.put(key, source, shape)
+        return shape
 
-    def put(self, key: _ShapeKey, shape: Shape) -> None:
-        self._shapes[key] = shape
-        self._shapes.move_to_end(key)
+    def put(self, key: _ShapeKey, source: Source, shape: Shape) -> None:
+        self._shapes[key, id(source)] = shape
+        self._shapes.move_to_end((key, id(source)))
+        self._newest[key] = id(source)
         if len(self._shapes) > SHAPES_MAX:
-            self._shapes.popitem(last=False)
+            (old, of), _ = self._shapes.popitem(last=False)
+            if self._newest.get(old) == of:
+                del self._newest[old]
 
 
 def scanned(  # noqa: PLR0917
@@ -57,7 +73,7 @@ def scanned(  # noqa: PLR0917
 ) -> Received:
     """Scan an object's bytes into what is stored: its row and its slices. The UIDs are the announced ones."""
     key = (transfer_syntax_uid, sop_class_uid, source.calling_ae, source.address)
-    shape = shapes.get(key) if shapes is not None else None
+    shape = shapes.get(key, source) if shapes is not None else None
     known = shape.read(data) if shape is not None else None
     if known is not None:
         found, cuts = known
@@ -67,7 +83,7 @@ def scanned(  # noqa: PLR0917
         found = extract(walked, data)
         layout, cuts = walked.layout, walked.cuts
         if shapes is not None and (learnt := Shape.of(walked, found, data, shape)) is not None:
-            shapes.put(key, learnt)
+            shapes.put(key, source, learnt)
     slices: list[Buffer] = [data[cuts[i] : cuts[i + 1]] for i in range(len(cuts) - 1)]
     if layout is Layout.HEADER_ONLY:
         slices.append(b"")
