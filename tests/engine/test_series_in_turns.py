@@ -53,7 +53,7 @@ def test_each_association_has_its_own_neighbour(walks: list[int]) -> None:
             learnt = len(walks)
     assert learnt <= 2 + len(
         sources
-    )  # what a header is like; that series differ; in each, what slices differ in
+    )  # a header; how series differ; in each, how slices do
     assert len(walks) == learnt
     # Between two slices of one association the study's values were not even read again.
     last, before = changed[-8:], changed[-16:-8]
