@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hounsfield.archive.index.row_dictionary import MARK, ROW_BYTES_MAX, VERSION, compress, decompress
+from hounsfield.archive.index.row_dictionary import (
+    MARK,
+    ROW_BYTES_MAX,
+    ROW_BYTES_USUAL,
+    VERSION,
+    compress,
+    decompress,
+)
 from hounsfield.archive.index.rows import InstanceRow, Location, SeriesRow, decode, encode
 
 ROW = InstanceRow(
@@ -62,6 +69,13 @@ rows = st.builds(
 @given(rows)
 def test_any_row_comes_back(row: InstanceRow) -> None:
     assert decode(InstanceRow, encode(row)) == row
+
+
+@pytest.mark.parametrize("length", [ROW_BYTES_USUAL - 1, ROW_BYTES_USUAL, ROW_BYTES_USUAL + 1, 1 << 20])
+def test_longer_rows_than_usual_come_back(length: int) -> None:
+    row = b"\x9a" + bytes(length - 1)
+    assert len(compress(row)) < length
+    assert decompress(compress(row)) == row
 
 
 def test_a_row_of_the_first_dictionary_opens() -> None:

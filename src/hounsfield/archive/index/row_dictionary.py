@@ -24,6 +24,7 @@ MARK = 0xC1
 VERSION = 1
 LEVEL = 6  # 10 µs a row; higher levels save two bytes more
 ROW_BYTES_MAX = 16 << 20  # as much as the segment log takes for a row
+ROW_BYTES_USUAL = 4096  # room for nearly every row; the most that one may have costs 20 µs only to be mapped
 
 
 class RowDictionaryError(msgspec.DecodeError):
@@ -66,6 +67,10 @@ def decompress(data: bytes | memoryview) -> bytes | memoryview:
         return data
     if len(data) < len(_PREFIX) or data[1] != VERSION:
         raise RowDictionaryError("an instance row is compressed with the dictionary of a later release")
+    try:
+        return _coders.decompressor.decompress(data[2:], max_output_size=ROW_BYTES_USUAL)
+    except zstandard.ZstdError:
+        pass  # longer than usual, or damaged
     try:
         return _coders.decompressor.decompress(data[2:], max_output_size=ROW_BYTES_MAX)
     except zstandard.ZstdError as error:
