@@ -26,11 +26,11 @@ from __future__ import annotations
 import struct
 import threading
 from enum import IntEnum, StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import zstandard
 
+from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CodecError, CorruptFrameError
 from hounsfield.codecs.lossless import (
     decode_htj2k,
@@ -40,6 +40,11 @@ from hounsfield.codecs.lossless import (
     imagecodecs,
 )
 from hounsfield.codecs.pixels import Buffer, PixelFormat, Pixels, from_native, same_bytes, to_native
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = deferred("numpy")
 
 ZSTD_LEVEL: Final = 1  # level 3 costs three times as much and gains 2 %
 #: Decoded on the event loop when its frame is no longer than this: zstd takes 1.2 ms for it.

@@ -10,12 +10,16 @@ from __future__ import annotations
 import zlib
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CorruptFrameError, UnsupportedPixelsError
 from hounsfield.codecs.pixels import Buffer, PixelFormat, Pixels, from_native, in_words
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = deferred("numpy")
 
 #: JPEG XL: the fastest lossless mode; see docs/decisions/0012.
 JPEG_XL_EFFORT = 1

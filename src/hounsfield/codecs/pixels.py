@@ -8,14 +8,18 @@ calls planar configuration and byte order is applied at the edges, by the two fu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CorruptFrameError, UnsupportedPixelsError
 
-Pixels: TypeAlias = NDArray[Any]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
+
+Pixels: TypeAlias = "NDArray[Any]"
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 WORD_BITS: Final = (8, 16, 32, 64)

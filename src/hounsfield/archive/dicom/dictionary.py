@@ -7,10 +7,31 @@ data set is resolved the way implicit VR readers must guess it: ``US or SS`` is 
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Final
 
-from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
-from pydicom.datadict import private_dictionaries  # type: ignore[attr-defined, unused-ignore]
+
+def _pydicom(name: str) -> ModuleType:
+    """One of pydicom's modules that hold only tables, without pydicom.
+
+    To import the package is to import numpy, PIL, requests and more: 0.3 s of CPU time and 25 MB of every
+    process, for tables that take 0.01 s.
+    """
+    package = importlib.util.find_spec("pydicom")
+    path = package.submodule_search_locations if package is not None else None
+    spec = PathFinder.find_spec(f"pydicom.{name}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"pydicom has no module {name}: install the release that constraints.txt names")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_TABLES: Final = _pydicom("_dicom_dict")
+_ATTRIBUTES: Final[dict[int, tuple[str, str, str, str, str]]] = _TABLES.DicomDictionary
 
 UNDEFINED: Final = 0xFFFFFFFF
 ITEM: Final = 0xFFFEE000
@@ -39,12 +60,12 @@ _RESOLVED: Final = {
 }
 
 #: Tag to VR, for tags that are one attribute each.
-VR_OF: Final[dict[int, str]] = {tag: _RESOLVED.get(row[0], row[0]) for tag, row in DicomDictionary.items()}
+VR_OF: Final[dict[int, str]] = {tag: _RESOLVED.get(row[0], row[0]) for tag, row in _ATTRIBUTES.items()}
 #: Attributes that hold a pixel value and are therefore signed when the pixels are.
 SIGNED_IF_PIXELS_ARE: Final[frozenset[int]] = frozenset(
-    tag for tag, row in DicomDictionary.items() if row[0] in ("US or SS", "US or SS or OW")
+    tag for tag, row in _ATTRIBUTES.items() if row[0] in ("US or SS", "US or SS or OW")
 )
-KEYWORD_OF: Final[dict[int, str]] = {tag: row[4] for tag, row in DicomDictionary.items() if row[4]}
+KEYWORD_OF: Final[dict[int, str]] = {tag: row[4] for tag, row in _ATTRIBUTES.items() if row[4]}
 TAG_OF: Final[dict[str, int]] = {keyword: tag for tag, keyword in KEYWORD_OF.items()}
 
 #: (mask, value, VR) of attributes that repeat over groups or elements, such as overlays (60xx,eeee).
@@ -54,7 +75,7 @@ _REPEATING: Final[tuple[tuple[int, int, str], ...]] = tuple(
         int(pattern.replace("x", "0"), 16),
         _RESOLVED.get(row[0], row[0]),
     )
-    for pattern, row in RepeatersDictionary.items()
+    for pattern, row in _TABLES.RepeatersDictionary.items()
 )
 
 
@@ -77,9 +98,16 @@ def vr_of(tag: int) -> str:
     return "UN"
 
 
+@cache
+def _private_tables() -> dict[str, dict[str, tuple[str, str, str, str]]]:
+    """By creator; loaded with the first private element of an object (0.01 s)."""
+    tables: dict[str, dict[str, tuple[str, str, str, str]]] = _pydicom("_private_dict").private_dictionaries
+    return tables
+
+
 def private_vr_of(creator: str, tag: int) -> str | None:
     """The VR that a known private creator gives to one of its elements, or None (PS3.5 7.8.1)."""
-    table = private_dictionaries.get(creator)
+    table = _private_tables().get(creator)
     if table is None:
         return None
     group, element = tag >> 16, tag & 0xFFFF

@@ -21,9 +21,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct, pack
-from typing import Final, NamedTuple
-
-import pydicom.charset
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET, VALUE_BYTES_MAX, to_text
 from hounsfield.archive.dicom.cuts import native_frame_length
@@ -33,8 +31,14 @@ from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, PIXEL_TAGS, inflate
 from hounsfield.archive.dicom.text import CHARACTER_SET_VRS, DEFAULT_CHARACTER_SET, character_set, decode
 from hounsfield.archive.dicom.transcode import UTF_8, in_utf8
 from hounsfield.archive.dicom.walk import Buffer, elements, looks_implicit
+from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.frames import FrameShape
 from hounsfield.codecs.registry import TransferSyntax
+
+if TYPE_CHECKING:
+    from pydicom import charset as escapes
+else:
+    escapes = deferred("pydicom.charset")  # 0.3 s of CPU time, for corrections in ISO 2022 alone
 
 ORIGINAL_ATTRIBUTES: Final = 0x04000561
 _MODIFIED_ATTRIBUTES: Final = 0x04000550
@@ -362,19 +366,19 @@ def _with_escapes(text: str, declared: bytes) -> bytes | None:
     """Text in one of several declared character sets, with escape sequences (PS3.5 6.1.2.5)."""
     terms = [term.strip(b" \0").decode("latin-1") for term in declared.split(b"\\")]
     try:
-        encodings = pydicom.charset.convert_encodings(terms)
+        encodings = escapes.convert_encodings(terms)
         if not all(any(_holds(codec, character) for codec in encodings) for character in set(text)):
             return None
         out = b""
         run = ""
         for character in text:
             if character in "\\^=":  # the first character set is in force again behind these
-                out += pydicom.charset.encode_string(run, encodings) if run else b""
+                out += escapes.encode_string(run, encodings) if run else b""
                 out += character.encode("ascii")
                 run = ""
             else:
                 run += character
-        return out + (pydicom.charset.encode_string(run, encodings) if run else b"")
+        return out + (escapes.encode_string(run, encodings) if run else b"")
     except (UnicodeError, ValueError, LookupError):
         return None
 

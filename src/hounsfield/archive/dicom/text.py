@@ -8,8 +8,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-import pydicom.charset
-
 #: VRs whose bytes are in the character set of (0008,0005); all other text is the default repertoire.
 CHARACTER_SET_VRS: Final = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 #: VRs in which leading spaces mean something and a backslash is a character (PS3.5 6.2).
@@ -19,7 +17,64 @@ _ESCAPE: Final = b"\x1b"
 _ASCII: Final = "ascii"
 #: Escape sequences that switch to a set whose Python codec wants to see them itself.
 _STATEFUL: Final = frozenset({"iso2022_jp", "iso2022_jp_2"})
-_BY_ESCAPE: Final[dict[bytes, str]] = dict(pydicom.charset.CODES_TO_ENCODINGS)
+#: Escape sequence to Python's codec (PS3.3 Tables C.12-3 and C.12-4). This and the next table are pydicom's,
+#: as a test checks: to import it takes 0.3 s of CPU time.
+_BY_ESCAPE: Final = {
+    b"\x1b(B": "iso8859",
+    b"\x1b-A": "latin_1",
+    b"\x1b)I": "shift_jis",
+    b"\x1b(J": "shift_jis",
+    b"\x1b$B": "iso2022_jp",
+    b"\x1b-B": "iso8859_2",
+    b"\x1b-C": "iso8859_3",
+    b"\x1b-D": "iso8859_4",
+    b"\x1b-F": "iso_ir_126",
+    b"\x1b-G": "iso_ir_127",
+    b"\x1b-H": "iso_ir_138",
+    b"\x1b-L": "iso_ir_144",
+    b"\x1b-M": "iso_ir_148",
+    b"\x1b-T": "iso_ir_166",
+    b"\x1b$)C": "euc_kr",
+    b"\x1b$(D": "iso2022_jp_2",
+    b"\x1b$)A": "iso_ir_58",
+}
+#: Defined term of (0008,0005) to Python's codec (PS3.3 C.12.1.1.2).
+_BY_TERM: Final = {
+    "": "iso8859",
+    "ISO_IR 6": "iso8859",
+    "ISO 2022 IR 6": "iso8859",
+    "ISO_IR 13": "shift_jis",
+    "ISO_IR 100": "latin_1",
+    "ISO_IR 101": "iso8859_2",
+    "ISO_IR 109": "iso8859_3",
+    "ISO_IR 110": "iso8859_4",
+    "ISO_IR 126": "iso_ir_126",
+    "ISO_IR 127": "iso_ir_127",
+    "ISO_IR 138": "iso_ir_138",
+    "ISO_IR 144": "iso_ir_144",
+    "ISO_IR 148": "iso_ir_148",
+    "ISO_IR 166": "iso_ir_166",
+    "ISO 2022 IR 13": "shift_jis",
+    "ISO 2022 IR 87": "iso2022_jp",
+    "ISO 2022 IR 100": "latin_1",
+    "ISO 2022 IR 101": "iso8859_2",
+    "ISO 2022 IR 109": "iso8859_3",
+    "ISO 2022 IR 110": "iso8859_4",
+    "ISO 2022 IR 126": "iso_ir_126",
+    "ISO 2022 IR 127": "iso_ir_127",
+    "ISO 2022 IR 138": "iso_ir_138",
+    "ISO 2022 IR 144": "iso_ir_144",
+    "ISO 2022 IR 148": "iso_ir_148",
+    "ISO 2022 IR 149": "euc_kr",
+    "ISO 2022 IR 159": "iso2022_jp_2",
+    "ISO 2022 IR 166": "iso_ir_166",
+    "ISO 2022 IR 58": "iso_ir_58",
+    "ISO_IR 192": "UTF8",
+    "GB18030": "GB18030",
+    "ISO 2022 GBK": "GBK",
+    "ISO 2022 58": "GB2312",
+    "GBK": "GBK",
+}
 _DELIMITERS: Final = b"\r\n\t\f\\^="
 
 
@@ -58,8 +113,7 @@ def character_set(raw: bytes) -> CharacterSet:
 def _codec_of(term: str) -> tuple[str, bool]:
     if term in ("", "ISO_IR 6", "ISO 2022 IR 6"):
         return _ASCII, True
-    table: dict[str, str] = pydicom.charset.python_encoding
-    codec = table.get(term)
+    codec = _BY_TERM.get(term)
     if codec is None:
         # "ISO-IR 100", "ISO_IR_100", "iso_ir 192", "ISO 2022-IR 87": what people write instead.
         words = term.upper().replace("_", " ").replace("-", " ")
@@ -68,7 +122,7 @@ def _codec_of(term: str) -> tuple[str, bool]:
             f"ISO 2022 IR {number}" if "2022" in words else f"ISO_IR {number}",
             f"ISO_IR {number}",
         ):
-            codec = table.get(candidate)
+            codec = _BY_TERM.get(candidate)
             if codec is not None:
                 return _python_name(codec), False
         return ("utf-8" if words in ("UTF8", "UTF 8", "UNICODE") else _ASCII), False

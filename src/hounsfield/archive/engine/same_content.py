@@ -16,9 +16,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import structlog
 import trio
 
@@ -33,11 +32,17 @@ from hounsfield.archive.engine.records import Records
 from hounsfield.archive.index.indexing import VANISHED
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.codecs.coders import CODERS
+from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.pixels import PixelFormat, Pixels, from_native, same_bytes, significant
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax, lookup
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = deferred("numpy")
 
 log = structlog.get_logger(__name__)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Final
-
-import numpy as np
 
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.types import Instance
@@ -13,6 +12,8 @@ from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
 _BITS_ALLOCATED: Final = 0x00280100
+#: Bytes of a word to the type code of :class:`array.array`.
+_WORDS: Final = {array(code).itemsize: code for code in "HIQ"}
 
 
 def is_big_endian(transfer_syntax_uid: str) -> bool:
@@ -37,10 +38,11 @@ async def little_endian(engine: Engine, one: Instance, data: Buffer) -> Buffer:
 
 def swapped(data: Buffer, size: int) -> Buffer:
     """Words of 2, 4 or 8 bytes with their bytes in the other order; a rest that is no word stays."""
-    if size not in (2, 4, 8):
+    if size not in _WORDS:
         return data
     whole = len(data) - len(data) % size
-    words = np.frombuffer(data, dtype=f">u{size}", count=whole // size).astype(f"<u{size}")
+    words = array(_WORDS[size], memoryview(data)[:whole].tobytes())
+    words.byteswap()
     return words.tobytes() + bytes(data[whole:])
 
 
