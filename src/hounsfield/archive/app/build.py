@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 import trio
 
 from hounsfield.archive.app.dicom import DicomService
 from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.http import HttpService
+from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.sampling import Sampler

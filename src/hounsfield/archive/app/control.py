@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
 
+from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.logs import describe
 from hounsfield.archive.errors import ControlError, HounsfieldError, NoServerError
 

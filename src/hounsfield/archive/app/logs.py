@@ -16,7 +16,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO, cast
 
-import structlog
+from hounsfield.archive.app.lean_structlog import structlog
 
 WITHHELD = "[withheld]"
 

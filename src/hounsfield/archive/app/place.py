@@ -26,6 +26,7 @@ class Place:
         self.number = number
         self.popen: subprocess.Popen[bytes] | None = None
         self.channel: Channel | None = None
+        self.told = False  # it has its boot message: it hears others
         self.ready = False
         self.restarts = 0
         self.started_at = 0.0
@@ -80,7 +81,7 @@ class Place:
         """Leave nothing behind: neither process nor channel."""
         popen, channel = self.popen, self.channel
         self.popen = self.channel = None
-        self.ready = False
+        self.told = self.ready = False
         if popen is not None and popen.poll() is None:
             popen.kill()
             popen.wait()

@@ -21,7 +21,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
 
 from hounsfield import __version__
@@ -29,6 +28,7 @@ from hounsfield.archive.app.boot import Boot, Channel, ChannelClosed, ListenerFd
 from hounsfield.archive.app.control import ControlServer
 from hounsfield.archive.app.data_directory import CONTROL_SOCKET, DataDirectory, open_data_directory
 from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
+from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.listeners import Listener, check_token_file, open_listeners
 from hounsfield.archive.app.place import WORKER_COMMAND, Place, ending
 from hounsfield.archive.app.recent import RecentPeers
@@ -184,8 +184,6 @@ class Supervisor:
 
     async def _keep_running(self, place: Place) -> None:
         delay = RESTART_SECONDS_MIN
-        if place.number > 0:
-            await self._opened.wait()
         while self._now() in {State.STARTING, State.SERVING}:
             code = await self._run_once(place)
             self.board.clear_gauges(place.number)
@@ -253,6 +251,13 @@ class Supervisor:
 
     async def _hear_worker(self, place: Place, channel: Channel) -> None:
         try:
+            if place.number > 0:
+                # Worker 0 recovers the archive alone. The others import meanwhile and wait for this message.
+                await self._opened.wait()
+                if self._now() not in {State.STARTING, State.SERVING}:
+                    await channel.aclose()
+                    return
+            place.told = True
             await channel.send(self._boot(place))
             while True:
                 message = await channel.receive()
@@ -280,7 +285,7 @@ class Supervisor:
         self._all_ready.set()
         self._opened.set()
         for place in self._places:
-            if place.channel is not None:
+            if place.told:
                 self._nursery.start_soon(self._tell, place, message)
         grace = self.config.archive.drain_seconds if message == "drain" else 0.0
         self._nursery.start_soon(self._kill_after, grace + KILL_SECONDS)
@@ -343,7 +348,7 @@ class Supervisor:
         """Tell every worker to use the lists, tokens and added AEs as they are now."""
         message = {"type": "reload", "config": self.config}
         for place in self._places:
-            if place.channel is not None:
+            if place.channel is not None and place.told:
                 with contextlib.suppress(ChannelClosed):
                     await place.channel.send(message)
 

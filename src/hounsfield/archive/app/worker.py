@@ -21,10 +21,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import structlog
 import trio
 
 from hounsfield.archive.app.boot import Boot, Channel, ChannelClosed, receive_boot
+from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.logs import describe, set_up_logs
 from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.scoreboard import Scoreboard
@@ -51,17 +51,21 @@ def main(argv: list[str] | None = None, build: Build | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides; a terminal's Ctrl-C reaches it
     sock = socket.socket(fileno=options.channel_fd)
     sock.set_inheritable(False)
-    boot = receive_boot(sock)
+    gc.disable()  # imports make no garbage, and walking what they make takes a seventh of a start
+    if build is None:
+        from hounsfield.archive.app.build import build_services
+
+        build = build_services  # imported while worker 0 recovers, or the supervisor does something else
+    try:
+        boot = receive_boot(sock)
+    except ChannelClosed:  # the supervisor ended or gave up
+        return EXIT_ORPHANED
     for fd in (boot.scoreboard_fd, boot.lock_fd, *boot.wakeup_fds, *(each.fd for each in boot.listeners)):
         os.set_inheritable(fd, False)
     set_up_logs(
         level=boot.config.logs.level, form=boot.config.logs.format, salt=boot.log_salt, worker=boot.worker
     )
     _watch_supervisor(sock, boot.config.archive.drain_seconds + ORPHAN_SECONDS_EXTRA)
-    if build is None:
-        from hounsfield.archive.app.build import build_services
-
-        build = build_services
     return trio.run(_run, boot, sock, build)
 
 
@@ -104,8 +108,8 @@ async def _serve(resources: Resources, channel: Channel, build: Build) -> None:
             nursery.start_soon(run)
         for serve in services.listeners:
             await nursery.start(serve)
-        gc.collect()
-        gc.freeze()  # what start-up made lives as long as the process: do not walk it again
+        gc.freeze()  # what start-up made lives as long as the process: do not walk it, now or later
+        gc.enable()
         resources.board.set("worker_ready", 1)
         worker = _Worker(resources.boot, channel, services, nursery, resources.board)
         nursery.start_soon(worker.listen)
