@@ -26,6 +26,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from benchmarks import archives
 from benchmarks.people import GIVEN_NAMES, SURNAMES
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import Query, parse_qido
@@ -325,11 +326,28 @@ def measure(total: int, instances: int, folder: Path, say: Callable[[str], None]
     return run
 
 
+def measure_filled(place: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """The questions to an archive that ``benchmarks.index_load --folder`` kept, and to a thousand studies."""
+    total, instances = map(int, (place / "filled").read_text().split())
+    people = People(1)
+    run: dict[str, Any] = {"studies": total, "instances_a_study": instances, "questions": {}}
+    with archive(folder) as small:
+        load(small, people, range(SMALL), total, instances, say)
+        with archives.stores_in(place) as large:
+            for there, stores in ((SMALL, small), (total, large)):
+                search = Search(stores.planner, Gate())
+                for name, asked in questions(people, there, total).items():
+                    run["questions"].setdefault(name, {})[str(there)] = ask(search, asked)
+            run |= size(cast(LmdbStore, large.store), total, total * instances)
+    return run
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=100_000)
     parser.add_argument("--instances", type=int, default=1, help="of each study")
     parser.add_argument("--folder", type=Path, help="where to build the index; left there")
+    parser.add_argument("--filled", type=Path, help="an archive kept by index_load --folder: ask that one")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     console = Console(stderr=True)
@@ -337,7 +355,10 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     try:
-        run = measure(options.studies, options.instances, folder, console.print)
+        if options.filled is None:
+            run = measure(options.studies, options.instances, folder, console.print)
+        else:
+            run = measure_filled(options.filled, folder, console.print)
     finally:
         if options.folder is None:
             shutil.rmtree(folder, ignore_errors=True)
