@@ -75,6 +75,7 @@ def test_everything_killed_at_random_moments(tmp_path: Path) -> None:
     tally = kills.run(tmp_path / "server", rounds=LIVES, seed=11)
     assert tally.rounds == LIVES
     assert tally.well, tally
+    assert tally.objects_read >= tally.acknowledged
     assert tally.acknowledged > 0
 
 

@@ -42,7 +42,9 @@ class Made:
 
 @dataclass
 class StoreLoad:
-    """``associations`` threads that store until told to stop. Each has a study of its own.
+    """``associations`` threads that store until told to stop. Each has a study and a series of its own.
+
+    Loads with the same ``study_seed`` go on in the same studies, each in new series.
 
     With ``reconnect`` a sender whose association ends calls again and repeats what was not answered, as
     modalities do; without, it ends.
@@ -53,9 +55,12 @@ class StoreLoad:
     associations: int = 8
     reconnect: bool = False
     objects_max: int = 100_000
+    study_seed: int | None = None
     acknowledged: list[Made] = field(default_factory=list)
     sent: set[str] = field(default_factory=set)
     """SOP Instance UID of all that was sent, acknowledged or not."""
+    made: dict[str, Made] = field(default_factory=dict)
+    """All that was sent, by SOP Instance UID."""
     failures: list[str] = field(default_factory=list)
     lost_associations: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -81,6 +86,8 @@ class StoreLoad:
         # Sizes from one fragment to several, so that associations are at different points when it ends.
         pixels = rng.randbytes(rng.choice((512, 60_000, 300_000, 524_288)) & ~1)
         study, series = _uid(rng), _uid(rng)
+        if self.study_seed is not None:
+            study = _uid(random.Random(f"{self.study_seed}-{number}"))
         template = ct_slice(study_uid=study, series_uid=series, sop_uid=_UID, pixels=pixels)
         association: Association | None = None
         pending: tuple[Made, bytes] | None = None
@@ -96,6 +103,7 @@ class StoreLoad:
                 if association is None:
                     association = Association(Load("127.0.0.1", self.port, "HOUNSFIELD"), CTImageStorage)
                 self.sent.add(made.sop)
+                self.made[made.sop] = made
                 status = association.store(memoryview(framed(data, made.sop, association.max_pdu)), 1)
             except (OSError, RefusedError):
                 association = None
