@@ -121,3 +121,22 @@ def test_what_does_not_fit_together_is_refused(overrides: tuple[str, ...], expec
     with pytest.raises(ConfigError) as caught:
         check_safety(config(*overrides))
     assert expected in str(caught.value)
+
+
+def test_who_may_delete_is_known_by_a_token() -> None:
+    with pytest.raises(ConfigError, match=r"set http\.bearer_token_file"):
+        check_safety(config('http.deletion_by=["keeper"]'))
+    check_safety(config('http.deletion_by=["keeper"]', "http.bearer_token_file=/etc/tokens"))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["viewer.example", "https://viewer.example/app", "https://viéwer.example", "null", "https://", ""],
+)
+def test_origins_are_what_browsers_send(origin: str) -> None:
+    with pytest.raises(ConfigError, match="is not an origin"):
+        check_safety(config(f'http.cors_origins=["{origin}"]'))
+
+
+def test_origins_that_browsers_send_are_taken() -> None:
+    check_safety(config('http.cors_origins=["*", "https://viewer.example", "http://[::1]:3000/"]'))

@@ -133,6 +133,41 @@ async def test_only_configured_origins_may_read(archives, settings, sample):
         )
         assert preflight.status_code == 204
         assert preflight.headers["access-control-allow-headers"] == "accept, authorization"
+        assert set(preflight.headers["access-control-allow-methods"].split(", ")) == {
+            *("GET", "HEAD", "POST", "DELETE", "OPTIONS"),
+        }
+
+
+EXPOSED = {"content-range", "content-type", "etag", "warning", "retry-after", "content-location", "location"}
+
+
+async def test_scripts_read_what_answers_say(archives, settings, sample):
+    """And a shared cache keeps the answer to one origin from another (Fetch, "CORS protocol and caches")."""
+    origin = "https://viewer.example"
+    async with (
+        archives(settings=settings(cors_origins=(f"{origin}/",))) as archive,
+        archive.client() as client,
+    ):
+        result = await archive.put(sample["CT_small.dcm"])
+        for path, status in (
+            (f"/dicom-web/studies/{result.study_uid}/metadata", 200),
+            ("/dicom-web/studies?limit=x", 400),
+            ("/dicom-web/studies/1.2.3", 404),
+        ):
+            answer = await client.get(path, headers={"origin": origin})
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == origin
+            assert set(answer.headers["access-control-expose-headers"].split(", ")) >= EXPOSED
+            assert "access-control-allow-credentials" not in answer.headers
+            for headers in ({}, {"origin": "https://evil.example"}, {"origin": origin}):
+                varies = (await client.get(path, headers=headers)).headers.get_list("vary", split_commas=True)
+                assert "origin" in varies
+        asked = {"origin": origin, "access-control-request-method": "DELETE"}
+        long = {**asked, "access-control-request-headers": "x" * 5000}
+        assert "access-control-allow-headers" not in (await client.options("/", headers=long)).headers
+        stranger = {**asked, "origin": "https://evil.example"}
+        answer = await client.options("/dicom-web/studies", headers=stranger)
+        assert "access-control-allow-methods" not in answer.headers
 
 
 async def test_preflights_carry_no_token(archives, settings, token_file):

@@ -44,6 +44,7 @@ class HttpService:
             settings=WebSettings(
                 base_url=config.http.base_url,
                 cors_origins=config.http.cors_origins,
+                deletion_by=config.http.deletion_by,
                 limits=WebLimits(
                     uploads_max=config.http.uploads_max, upload_wait_s=config.ingest.memory_wait_seconds
                 ),

@@ -7,10 +7,17 @@ hospital network needs; there is no switch that turns the rules off.
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
+from typing import Final
 
 from hounsfield.archive.config.sections import Config, DicomListener, HttpListener
 from hounsfield.archive.errors import ConfigError, UnsafeConfigError
+
+# What browsers send as Origin (RFC 6454 6.2); a slash at the end is forgiven.
+_ORIGIN: Final = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.-]*://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~-]+)(:[0-9]{1,5})?/?", re.ASCII
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -27,12 +34,17 @@ def check_safety(config: Config) -> list[str]:
     """Raise UnsafeConfigError for the first broken rule; else return what must be announced at start."""
     announcements: list[str] = []
     _check_networks(config)
+    _check_origins(config)
     if not config.dicom.listeners and not config.http.listeners:
         raise ConfigError("nothing to listen on: give dicom.listeners or http.listeners at least one entry")
     for number, dicom in enumerate(config.dicom.listeners):
         announcements += _check_dicom(config, dicom, f"dicom.listeners[{number}] ({dicom.host}:{dicom.port})")
     for number, http in enumerate(config.http.listeners):
         _check_http(config, http, f"http.listeners[{number}] ({http.host}:{http.port})")
+    if config.http.deletion_by and not config.http.bearer_token_file:
+        raise ConfigError(
+            "http.deletion_by names holders of bearer tokens, and there are none: set http.bearer_token_file"
+        )
     if not config.keys.master_key:
         announcements.append("no keys.master_key is set: the archive is sealed with a development key")
     titles = [ae.title for ae in config.aes]
@@ -124,3 +136,11 @@ def _check_networks(config: Config) -> None:
                 raise ConfigError(
                     f"{name}: {source!r} is not an address or network; write 192.0.2.7 or 192.0.2.0/24"
                 ) from None
+
+
+def _check_origins(config: Config) -> None:
+    for origin in config.http.cors_origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ConfigError(
+                f"http.cors_origins: {origin!r} is not an origin; write https://viewer.example, or * for all"
+            )

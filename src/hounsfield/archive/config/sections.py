@@ -85,6 +85,7 @@ class Http(Section, frozen=True):
     bearer_token_file: str = ""
     base_url: str = ""
     cors_origins: tuple[str, ...] = ()
+    deletion_by: tuple[str, ...] = ()
     connections_max: Count = 1000
     uploads_max: Count = 64
     header_bytes_max: Annotated[int, msgspec.Meta(ge=KIB, le=MIB)] = 32 * KIB

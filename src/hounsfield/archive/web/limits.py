@@ -34,8 +34,10 @@ class WebSettings:
 
     ``base_url`` is where clients reach the archive (``https://pacs.example/``); empty: what the request's
     Host header says. ``cors_origins``: origins whose scripts may read answers, ``("*",)`` for all.
+    ``deletion_by``: names of the bearer tokens whose holders may delete; none: nobody.
     """
 
     base_url: str = ""
     cors_origins: tuple[str, ...] = ()
+    deletion_by: tuple[str, ...] = ()
     limits: WebLimits = field(default_factory=WebLimits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from hounsfield import __version__
+from hounsfield.archive.web.deletion import REASON_CHARS_MAX
 from hounsfield.archive.web.urls import DICOM_WEB
 
 _STUDY: Final = f"{DICOM_WEB}/studies/{{study}}"
@@ -97,6 +98,24 @@ def _store(summary: str) -> dict[str, Any]:
     }
 
 
+def _delete(summary: str) -> dict[str, Any]:
+    reason = {
+        "name": "reason",
+        "in": "query",
+        "description": "Why: kept with the deletion",
+        "schema": {"type": "string", "maxLength": REASON_CHARS_MAX},
+    }
+    return {
+        "summary": summary,
+        "tags": ["Deletion"],
+        "parameters": [reason],
+        "responses": {
+            "204": {"description": "Gone"},
+            **dict.fromkeys(("400", "401", "403", "404", "409", "503"), _PROBLEM),
+        },
+    }
+
+
 def _plain(summary: str, kind: str, errors: str = "") -> dict[str, Any]:
     return _get(summary, _content(kind), errors=errors, tag="Operation")
 
@@ -131,6 +150,9 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ),
     ("POST", f"{DICOM_WEB}/studies"): _store("Store instances"),
     ("POST", _STUDY): _store("Store instances of one study"),
+    ("DELETE", _STUDY): _delete("Delete a study"),
+    ("DELETE", _SERIES): _delete("Delete a series"),
+    ("DELETE", _INSTANCE): _delete("Delete an instance, every version of it"),
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.web.deletion import Deletion
 from hounsfield.archive.web.http import AsgiApp, Receive, Scope
 from hounsfield.archive.web.instances import Instances
 from hounsfield.archive.web.landing import landing_page
@@ -54,6 +55,7 @@ def routes(
     """The table, over one engine."""
     qido, instances = Qido(engine, settings), Instances(engine, settings)
     metadata, stow = Metadata(engine, settings), Stow(engine, settings, uploads_open)
+    deletion = Deletion(engine, settings)
 
     def search(level: Level) -> Answer:
         async def answer(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
@@ -72,6 +74,9 @@ def routes(
 
     async def store(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await stow.store(scope, receive, path.get("study"))
+
+    async def delete(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await deletion.delete(scope, path["study"], path.get("series"), path.get("instance"))
 
     async def live(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return json_response(b'{"status":"ok"}', "application/json", headers=_FRESH)
@@ -117,6 +122,9 @@ def routes(
         ("GET", f"{_INSTANCE}/bulkdata/{{path:path}}", bulk),
         ("POST", f"{DICOM_WEB}/studies", store),
         ("POST", _STUDY, store),
+        ("DELETE", _STUDY, delete),
+        ("DELETE", _SERIES, delete),
+        ("DELETE", _INSTANCE, delete),
     )
     return tuple(RouteRow(*row) for row in rows)
 
