@@ -18,6 +18,7 @@ _PROGRAMS = {
     "dcmqrscp": "dcmtk",
     "findscu": "dcmtk",
     "dcmdump": "dcmtk",
+    "dcm2xml": "dcmtk",
     "Orthanc": "orthanc orthanc-dicomweb",
     "wrk": "wrk",
     "curl": "curl",
