@@ -18,6 +18,7 @@ from hounsfield.archive.dicom.query import (
     QueryLimits,
     matches,
     parse_qido,
+    parse_path,
     parse_tag,
 )
 
@@ -219,8 +220,7 @@ def test_modalities_in_study_matches_any_of_them() -> None:
         ("0010,0010", NAME),
         ("(0010,0010)", NAME),
         ("0020000d", UID),
-        ("RequestAttributesSequence.RequestedProcedureID", 0x00401001),
-        ("00400275.00401001", 0x00401001),
+        ("RequestAttributesSequence.RequestedProcedureID", None),
         ("patientname", None),
         ("0010001", None),
         ("", None),
@@ -229,6 +229,35 @@ def test_modalities_in_study_matches_any_of_them() -> None:
 )
 def test_names_of_attributes(name: str, tag: int | None) -> None:
     assert parse_tag(name) == tag
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("PatientName", (NAME,)),
+        ("RequestAttributesSequence.RequestedProcedureID", (0x00400275, 0x00401001)),
+        ("00400275.(0040,1001)", (0x00400275, 0x00401001)),
+        ("a.PatientName", None),
+        ("00081140.", None),
+        (".", None),
+        (".".join(["00081140"] * 9), None),
+    ],
+)
+def test_names_of_attributes_in_sequences(name: str, path: tuple[int, ...] | None) -> None:
+    assert parse_path(name) == path
+
+
+def test_an_attribute_in_a_sequence_is_not_the_one_outside() -> None:
+    query = ask(("00081140.00080018", "1.2"), ("00081140.PatientName", "x"), level=Level.INSTANCE)
+    assert query.matches == {}
+    assert query.includes == set()
+    assert query.include_paths == {(0x00081140, 0x00080018), (0x00081140, NAME)}
+    assert len(query.warnings) == 2
+    query = ask(("RequestAttributesSequence.RequestedProcedureID", "P*"), level=Level.SERIES)
+    assert query.matches == {0x00401001: "P*"}
+    assert query.include_paths == {(0x00400275, 0x00401001)}
+    assert not query.warnings
+    assert ask(("includefield", "00081111.00081155, 00081111")).include_paths == {(0x00081111, 0x00081155)}
 
 
 def test_what_ohif_sends() -> None:

@@ -19,7 +19,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID, STUDY_INSTANCE_UID
+from hounsfield.archive.dicom.attributes import (
+    REQUEST_ATTRIBUTES_SEQUENCE,
+    SERIES_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+)
 from hounsfield.archive.dicom.dictionary import KEYWORD_OF, TAG_OF
 from hounsfield.archive.dicom.levels import (
     MATCHED_AT,
@@ -49,12 +53,23 @@ class QueryLimits:
 
 
 DEFAULT_LIMITS: Final = QueryLimits()
+PATH_MAX: Final = 8
+"""Sequences around an attribute that is asked for, and itself; those of structured reports are bulk."""
+#: Attributes in sequences that are matched: the index holds them for the series (PS3.18 Table 10.6.1-5).
+INDEXED_PATHS: Final = frozenset(
+    (REQUEST_ATTRIBUTES_SEQUENCE, TAG_OF[keyword])
+    for keyword in ("ScheduledProcedureStepID", "RequestedProcedureID")
+)
 
 
 class QueryError(ValueError):
     """The query cannot be read; it has to be written differently."""
 
     retry = False
+
+
+Path = tuple[int, ...]
+"""The tags that lead to an attribute: one, or those of the sequences around it before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,8 @@ class Query:
     matches: Mapping[int, str] = field(default_factory=dict)
     #: Further tags to return.
     includes: frozenset[int] = frozenset()
+    #: Attributes to return of the items of sequences: the tags that lead to each, two or more.
+    include_paths: frozenset[Path] = frozenset()
     #: Answers wanted; None: the archive's default.
     limit: int | None = None
     offset: int = 0
@@ -109,15 +126,19 @@ def parse_tag(name: str) -> int | None:
     """The tag that an attribute is called by: keyword, eight hexadecimal digits, or ``gggg,eeee``.
 
     None when unknown.
-
-    Of a path into a sequence (``a.b``, PS3.18 8.3.4.1) this is the last attribute's.
     """
-    name = name.rpartition(".")[2].strip()
+    name = name.strip()
     tag = TAG_OF.get(name)
     if tag is not None:
         return tag
     pair = _PAIR_TAG.fullmatch(name)
     return int(pair[1] + pair[2], 16) if pair is not None else None
+
+
+def parse_path(name: str) -> Path | None:
+    """As :func:`parse_tag`, of an attribute or of one in sequences, ``a.b`` (PS3.18 8.3.4.1)."""
+    tags = tuple(tag for part in name.split(".") if (tag := parse_tag(part)) is not None)
+    return tags if len(tags) == name.count(".") + 1 and len(tags) <= PATH_MAX else None
 
 
 def parse_qido(
@@ -142,6 +163,7 @@ def parse_qido(
         level,
         reader.matches,
         frozenset(reader.includes),
+        frozenset(reader.include_paths),
         reader.limit,
         reader.offset,
         reader.fuzzy,
@@ -159,6 +181,7 @@ class _Reader:
         self.matched = MATCHED_AT[level]
         self.matches: dict[int, str] = {}
         self.includes: set[int] = set()
+        self.include_paths: set[Path] = set()
         self.limit: int | None = None
         self.offset = 0
         self.fuzzy = False
@@ -205,14 +228,15 @@ class _Reader:
         self.matches[tag] = uid
 
     def _key(self, name: str, value: str) -> None:
-        tag = parse_tag(name)
-        if tag is None:
+        path = parse_path(name)
+        if path is None:
             self._warn(f"parameter {_shown(name)} is not known and was ignored")
             return
-        vr = self.matched.get(tag)
+        self._wish(path)
+        tag = path[-1]
+        vr = self.matched.get(tag) if len(path) == 1 or path in INDEXED_PATHS else None
         if vr is None:
-            self._warn(f"{_name(tag)} is not matched at this level and was ignored")
-            self.includes.add(tag)
+            self._warn(f"{'.'.join(map(_name, path))} is not matched at this level and was ignored")
             return
         if tag in self._seen:
             raise QueryError(
@@ -222,7 +246,6 @@ class _Reader:
         value = value.strip(" \0")
         if vr == "UI":
             value = value.replace(",", "\\")
-        self.includes.add(tag)
         if is_universal(value, vr):
             return
         check_key(tag, vr, value, self.limits)
@@ -236,13 +259,19 @@ class _Reader:
             if wish.lower() == "all":
                 self.include_all = True
                 continue
-            tag = parse_tag(wish)
-            if tag is None:
+            path = parse_path(wish)
+            if path is None:
                 self._warn(f"includefield {_shown(wish)} is not known and was ignored")
                 continue
-            self.includes.add(tag)
-            if len(self.includes) > self.limits.includes_max:
-                raise QueryError(f"more than {self.limits.includes_max} attributes; use includefield=all")
+            self._wish(path)
+
+    def _wish(self, path: Path) -> None:
+        if len(path) == 1:
+            self.includes.add(path[0])
+        else:
+            self.include_paths.add(path)
+        if len(self.includes) + len(self.include_paths) > self.limits.includes_max:
+            raise QueryError(f"more than {self.limits.includes_max} attributes; use includefield=all")
 
     def _number(self, name: str, value: str) -> int:
         value = value.strip()
