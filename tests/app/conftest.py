@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hounsfield.archive.app.control import ask
+from hounsfield.archive.app.asking import ask
 
 HERE = Path(__file__).parent
 

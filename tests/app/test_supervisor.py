@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from hounsfield.archive.app.control import ask
+from hounsfield.archive.app.asking import ask
 from hounsfield.archive.errors import ControlError, NoServerError
 
 

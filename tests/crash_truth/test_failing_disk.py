@@ -15,7 +15,7 @@ import pytest
 
 from crash_truth.library import Do, On
 from crash_truth.workload import Client, recorded_server
-from hounsfield.archive.app.control import ask
+from hounsfield.archive.app.asking import ask
 from hounsfield.archive.errors import ControlError
 from support.server import until
 

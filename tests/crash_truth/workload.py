@@ -19,7 +19,7 @@ from benchmarks.upper_layer import RefusedError
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from crash_truth.library import Do, On, Recorder
-from hounsfield.archive.app.control import ask
+from hounsfield.archive.app.asking import ask
 from hounsfield.archive.dicom.part10 import file_header
 from hounsfield.archive.errors import ControlError, HounsfieldError
 from support.archives import ct_slice

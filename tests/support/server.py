@@ -22,7 +22,7 @@ import pydicom
 import pydicom.data
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from hounsfield.archive.app.control import ask
+from hounsfield.archive.app.asking import ask
 from hounsfield.archive.dicom.part10 import split
 
 HOUNSFIELD = (sys.executable, "-m", "hounsfield.archive.cli")

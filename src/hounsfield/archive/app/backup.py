@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from hounsfield.archive.app.control import ask
+from hounsfield.archive.app.asking import ask, control_socket
 from hounsfield.archive.app.data_directory import (
     DataDirectory,
     adopt,
@@ -15,7 +15,6 @@ from hounsfield.archive.app.data_directory import (
 )
 from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.keys import data_path, open_keyring, open_master_key
-from hounsfield.archive.app.offline import control_socket
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.backup import Backup
 from hounsfield.archive.engine.engine import INDEX

@@ -12,15 +12,16 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from hounsfield.archive.app.asking import short_name
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.logs import describe
-from hounsfield.archive.errors import ControlError, HounsfieldError, NoServerError
+from hounsfield.archive.errors import HounsfieldError
 
 REQUEST_BYTES_MAX = 1 << 20
 _OWNER_ONLY = 0o600
@@ -39,7 +40,7 @@ class ControlServer:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         mask = os.umask(0o177)
         try:
-            with _short(self._path) as name:
+            with short_name(self._path) as name:
                 sock.bind(name)
         finally:
             os.umask(mask)
@@ -100,40 +101,3 @@ class _Silent:
 
     def started(self, _: object = None) -> None:
         self._status.started()
-
-
-def ask(path: Path, op: str, /, **args: Any) -> Any:
-    """Send one request to the server whose control socket is ``path``; its result.
-
-    Blocking: for the command line. Raises NoServerError when nobody listens, ControlError when it refuses.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with sock:
-        try:
-            with _short(path) as name:
-                sock.connect(name)
-        except PermissionError as error:
-            raise ControlError(
-                f"no permission to talk to the server at {path}: be the user that runs it"
-            ) from error
-        except OSError as error:
-            raise NoServerError(f"no server is running on {path.parent}") from error
-        sock.sendall(json.dumps({"op": op, "args": args}).encode() + b"\n")
-        with sock.makefile("rb") as lines:
-            line = lines.readline()
-    if not line:
-        raise ControlError("the server ended before it answered")
-    answer = json.loads(line)
-    if "error" in answer:
-        raise ControlError(answer["error"])
-    return answer["result"]
-
-
-@contextlib.contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """A name for ``path`` that fits into a socket address (108 bytes), however deep it lies."""
-    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{path.name}"
-    finally:
-        os.close(fd)

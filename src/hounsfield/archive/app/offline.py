@@ -10,15 +10,14 @@ from typing import Any
 import trio
 
 from hounsfield.archive.app.ae_registry import AeRegistry
-from hounsfield.archive.app.control import ask
-from hounsfield.archive.app.data_directory import CONTROL_SOCKET, open_data_directory
+from hounsfield.archive.app.asking import Archive
+from hounsfield.archive.app.data_directory import open_data_directory
 from hounsfield.archive.app.dicom import remote_aes
 from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.keys import open_keyring, open_master_key
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
-from hounsfield.archive.errors import NoServerError
 
 SHOW_SECONDS = 0.5  # between two looks at how far a long operation is
 
@@ -54,33 +53,21 @@ def open_stores(config: Config, before: Callable[[], None] = lambda: None) -> It
         directory.close()
 
 
-class Archive:
-    """An archive that answers :meth:`call`: through its server when one runs, else in this process."""
+class OpenedArchive(Archive):
+    """An archive that no server runs on, opened and locked by this process."""
 
-    def __init__(self, config: Config, stores: Stores | None) -> None:
-        self._config = config
+    running = False
+
+    def __init__(self, config: Config, stores: Stores) -> None:
+        super().__init__(config)
         self._stores = stores
         self._options: EngineOptions = engine_options(config, workers=1)
 
-    @property
-    def running(self) -> bool:
-        """Whether a server answers."""
-        return self._stores is None
-
     def call(self, op: str, /, **args: Any) -> Any:
-        """Do one operation; its result. Blocking. Raises HounsfieldError, EngineError or StorageError."""
-        if self._stores is None:
-            return ask(control_socket(self._config), op, **args)
         with _alone():
             return trio.run(self._call, self._stores, op, args)
 
     def scrub(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Do what was asked of the scrub here and now; its status then. Only when no server runs.
-
-        ``progress(bytes_done, bytes_in_all)``.
-        """
-        if self._stores is None:
-            raise ValueError("a server runs: it scrubs by itself")
         with _alone():
             return trio.run(self._scrub, self._stores, progress)
 
@@ -106,18 +93,8 @@ class Archive:
 
 
 @contextlib.contextmanager
-def open_archive(config: Config) -> Iterator[Archive]:
-    """The archive of ``config.archive.data``: by its server when one runs, else locked and opened here."""
-    try:
-        ask(control_socket(config), "status")
-    except NoServerError:
-        with open_stores(config) as stores:
-            stores.catch_up(at_start=True)
-            yield Archive(config, stores)
-    else:
-        yield Archive(config, None)
-
-
-def control_socket(config: Config) -> Path:
-    """Where the server of this configuration's data directory listens for commands."""
-    return Path(config.archive.data).expanduser().absolute() / CONTROL_SOCKET
+def open_here(config: Config) -> Iterator[OpenedArchive]:
+    """The archive of ``config.archive.data``, opened in this process. Raises DataDirectoryBusyError."""
+    with open_stores(config) as stores:
+        stores.catch_up(at_start=True)
+        yield OpenedArchive(config, stores)

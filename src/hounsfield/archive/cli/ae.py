@@ -30,7 +30,7 @@ Example:
 @json_option
 def list_(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
     """List every known AE: where it listens, and from where it may call."""
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         aes: list[dict[str, Any]] = archive.call("ae-list")
@@ -87,7 +87,7 @@ def add(
 
     A running server uses it at once.
     """
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
 
     host, port = split_address(address, "address") if address else ("", 104)
     entry = {
@@ -117,7 +117,7 @@ Example:
 @config_options
 def remove(*, title: str, config_file: Path | None, overrides: tuple[str, ...], data: str | None) -> int:
     """Forget an AE that was added."""
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         archive.call("ae-remove", title=title)
@@ -142,8 +142,7 @@ def recent(
 
     The first thing to look at when a new device cannot send.
     """
-    from hounsfield.archive.app.control import ask
-    from hounsfield.archive.app.offline import control_socket
+    from hounsfield.archive.app.asking import ask, control_socket
 
     rows: list[dict[str, Any]] = ask(
         control_socket(effective_config(config_file, overrides, data)), "ae-recent"

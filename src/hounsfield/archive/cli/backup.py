@@ -100,7 +100,7 @@ def bar() -> Progress:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
+    return Progress(*columns, console=err(), disable=not err().is_terminal, transient=True)
 
 
 class shown_on:  # noqa: N801 - reads as a function where it is used

@@ -69,7 +69,7 @@ def show(*, config_file: Path | None, overrides: tuple[str, ...], data: str | No
         print_json(tree)
         return 0
     for line in _toml(tree, ()):
-        out.print(line, markup=False, soft_wrap=True)
+        out().print(line, markup=False, soft_wrap=True)
     return 0
 
 

@@ -50,7 +50,7 @@ def command(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
     from hounsfield.archive.app.operations import safe_name
 
     written = skipped = failed = total_bytes = 0
@@ -61,7 +61,7 @@ def command(
             found += archive.call("instances", study=study, series=series, instance=instance)
         target = target.absolute()
         columns = (TextColumn("exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as progress:
+        with Progress(*columns, console=err(), disable=not err().is_terminal, transient=True) as progress:
             for each in progress.track(found):
                 folder = target / safe_name(each["study"]) / safe_name(each["series"])
                 file = folder / f"{safe_name(each['instance'])}.dcm"

@@ -280,7 +280,7 @@ def revert(*, number: int, **how: Any) -> int:
 
 
 def _opened(how: dict[str, Any]) -> Any:
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
 
     return open_archive(effective_config(how["config_file"], how["overrides"], how["data"]))
 
@@ -305,7 +305,7 @@ def _revert(archive: Any, number: int, how: dict[str, Any]) -> int:
 
 
 def _while_busy(work: Callable[[], Any]) -> Any:
-    with err.status("correcting: it is safe already, the studies follow one by one"):
+    with err().status("correcting: it is safe already, the studies follow one by one"):
         return work()
 
 

@@ -38,7 +38,7 @@ def command(
 
     config = effective_config(config_file, overrides, data)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=err(), disable=not err().is_terminal, transient=True) as bar:
         task = bar.add_task("opening", total=None)
         report = fsck(
             config,

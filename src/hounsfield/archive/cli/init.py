@@ -54,5 +54,5 @@ def command(
     remark(f"master key: {source}")
     if text:
         remark("recovery key, shown once; keep it where neither this machine nor its backups are:")
-        out.print(text)
+        out().print(text)
     return 0

@@ -118,7 +118,7 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
     unused = [s for s in states if s.problem == "seals nothing that is here"]
     bad = [
         s
-        for s in track(states, "keys", console=err, transient=True, disable=not err.is_terminal)
+        for s in track(states, "keys", console=err(), transient=True, disable=not err().is_terminal)
         if s.problem and s not in unused
     ]
     if as_json:
@@ -255,14 +255,14 @@ def rekey(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
     from hounsfield.archive.cli.output import EXIT_PARTIAL, err
 
     limit = time.time() if before is None else before.timestamp()
     columns = (TextColumn("segments"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         open_archive(effective_config(config_file, overrides, data)) as archive,
-        Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar,
+        Progress(*columns, console=err(), disable=not err().is_terminal, transient=True) as bar,
     ):
         due = archive.call("rekey-due", before=limit, segments=list(segments))
         todo = [one["segment"] for one in due if not one["open"]]
@@ -317,7 +317,7 @@ def recovery_new(
         print_json({"recovery_key": recovery.text()})
         return 0
     remark("recovery key, shown once; keep it where neither this machine nor its backups are:")
-    out.print(recovery.text())
+    out().print(recovery.text())
     return 0
 
 

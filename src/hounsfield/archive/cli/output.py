@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -21,8 +23,22 @@ EXIT_INTERRUPTED = 130
 # A pipe has no width: a table for another program is not folded.
 _PIPE_COLUMNS = 4096
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
-err = Console(stderr=True, highlight=False)
+
+# rich is imported by what draws with it: half of a command's start is its, and `status --json` draws nothing.
+@cache
+def out() -> Console:
+    """Standard output, for what is drawn there."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+
+
+@cache
+def err() -> Console:
+    """Standard error, for progress bars."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 class Failed(Exception):  # noqa: N818 - the outcome of a command, not a fault of the program
@@ -81,12 +97,13 @@ def _code_of(error: BaseException) -> int | None:
 
 def complain(message: str) -> None:
     """One line on standard error."""
-    err.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
+    colour = False if os.environ.get("NO_COLOR") else None  # None: when it is a terminal
+    click.echo(f"{click.style('error', fg='red', bold=True)}: {message}", err=True, color=colour)
 
 
 def remark(message: str) -> None:
     """A line for people, on standard error, so that standard output stays what a program reads."""
-    err.print(escape(message), soft_wrap=True)
+    click.echo(message, err=True)
 
 
 def print_json(value: Any) -> None:
@@ -101,12 +118,15 @@ def print_table(
     if not rows:
         remark("nothing to show")
         return
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title=title or None, box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
-    out.print(table)
+    out().print(table)
 
 
 def ago(seconds: float) -> str:

@@ -72,14 +72,14 @@ def list_(
     """
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
 
     found: list[dict[str, Any]] = []
     more = False
     with (
         open_archive(effective_config(config_file, overrides, data)) as archive,
         Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), console=err, disable=not err.is_terminal,
+            SpinnerColumn(), TextColumn("{task.description}"), console=err(), disable=not err().is_terminal,
             transient=True,
         ) as bar,
     ):  # fmt: skip
@@ -145,7 +145,7 @@ def show(
     as_json: bool,
 ) -> int:
     """Show where one object lies, what is wrong with it, and who sent it."""
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         found: dict[str, Any] = archive.call("quarantine-show", record=record, identify=identify)
@@ -190,7 +190,7 @@ def export(
 
     Exit code 4 when some could be written and some not.
     """
-    from hounsfield.archive.app.offline import open_archive
+    from hounsfield.archive.app.asking import open_archive
 
     target = target.absolute()
     try:

@@ -58,7 +58,7 @@ def command(
     try:
         with (
             open_stores(config, before=put_aside) as stores,
-            Progress(console=err, disable=not err.is_terminal, transient=True) as bar,
+            Progress(console=err(), disable=not err().is_terminal, transient=True) as bar,
         ):
             task = bar.add_task("segments", total=None)
             report = stores.reindex(

@@ -103,7 +103,7 @@ def command(
         write_s=timeout,
     )
     plan = SendPlan(associations=associations, retries=retries)
-    shown = None if as_json or not err.is_terminal else _progress()
+    shown = None if as_json or not err().is_terminal else _progress()
     with shown or nullcontext():
         report = trio.run(_send, remote, found, plan, limits, shown)
     _show(remote, report, as_json)
@@ -127,7 +127,7 @@ def _progress() -> Progress:
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=err,
+        console=err(),
         transient=True,
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hounsfield.archive.cli.options import config_options, effective_config, split_address
-from hounsfield.archive.cli.output import err, remark
+from hounsfield.archive.cli.output import remark
 
 
 @click.command(
@@ -69,7 +70,7 @@ def command(
     set_up_logs(level=config.logs.level, form=config.logs.format, salt=secrets.token_bytes(32))
 
     def on_ready(status: dict[str, Any]) -> None:
-        if supervisor.recovery_key and err.is_terminal:
+        if supervisor.recovery_key and sys.stderr.isatty():
             remark(
                 f"\nRecovery key, shown once; keep it where neither this machine nor its backups are:\n"
                 f"    {supervisor.recovery_key}\n"

@@ -25,7 +25,7 @@ def command(*, config_file: Path | None, overrides: tuple[str, ...], data: str |
 
     Exit code 3 when none is running.
     """
-    from hounsfield.archive.app.control import ask
+    from hounsfield.archive.app.asking import ask
     from hounsfield.archive.app.data_directory import CONTROL_SOCKET
 
     config = effective_config(config_file, overrides, data)
