@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-# Program or module → how to get it. Modules are PyPI packages of the dev extra.
+from viewers.npm_packages import PACKAGES
+
+# Program, npm package or module → how to get it. Modules are PyPI packages of the dev extra.
 _PROGRAMS = {
     "storescu": "dcmtk",
     "storescp": "dcmtk",
@@ -19,12 +21,14 @@ _PROGRAMS = {
     "findscu": "dcmtk",
     "dcmdump": "dcmtk",
     "dcm2xml": "dcmtk",
+    "dcm2pnm": "dcmtk",
     "Orthanc": "orthanc orthanc-dicomweb",
     "wrk": "wrk",
     "curl": "curl",
     "openssl": "openssl",
     "strace": "strace",
     "cc": "gcc libc6-dev",
+    "chromium": "chromium",
 }
 _SYSTEM_PATHS = "/usr/sbin:/usr/local/sbin"  # where Debian keeps Orthanc, and not in every user's PATH
 
@@ -34,6 +38,8 @@ def missing_peer(name: str) -> str | None:
     if name in _PROGRAMS:
         found = shutil.which(name) or shutil.which(name, path=_SYSTEM_PATHS)
         return None if found else f"sudo apt-get install -y --no-install-recommends {_PROGRAMS[name]}"
+    if name in PACKAGES:
+        return None if PACKAGES[name].directory.is_dir() else "make peers (with npm installed)"
     if importlib.util.find_spec(name.replace("-", "_")) is None:
         return f".venv/bin/python -m pip install {name}"
     return None

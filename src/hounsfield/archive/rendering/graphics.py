@@ -1,0 +1,113 @@
+"""Graphics and text that a presentation state puts on an image (PS3.3 C.10.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from hounsfield.archive.rendering.elements import Elements
+from hounsfield.codecs.deferred import deferred
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image as PilImage
+    from PIL import ImageDraw as PilDraw
+    from PIL import ImageFont as PilFont
+else:
+    np, PilImage = deferred("numpy"), deferred("PIL.Image")
+    PilDraw, PilFont = deferred("PIL.ImageDraw"), deferred("PIL.ImageFont")
+
+_ANNOTATIONS, _TEXTS, _GRAPHICS = 0x00700001, 0x00700008, 0x00700009
+_BOX_UNITS, _ANCHOR_UNITS, _GRAPHIC_UNITS = 0x00700003, 0x00700004, 0x00700005
+_TEXT, _BOX_TOP_LEFT, _ANCHOR = 0x00700006, 0x00700010, 0x00700014
+_DATA, _TYPE, _FILLED = 0x00700022, 0x00700023, 0x00700024
+
+DRAWINGS_MAX: Final = 2000
+"""Of one image; what is beyond is not drawn: nobody would see the image below."""
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A shape, or text. ``pixels``: its points are in the image, else shares of the area that is shown."""
+
+    kind: str
+    points: tuple[Point, ...]
+    pixels: bool
+    filled: bool = False
+    text: str = ""
+
+
+def drawings_of(found: Elements, wanted: Callable[[Elements], bool]) -> Iterator[Drawing]:
+    """What the items that are ``wanted`` draw, in order."""
+    left = DRAWINGS_MAX
+    for item in found.items(_ANNOTATIONS):
+        if not wanted(item):
+            continue
+        for graphic in item.items(_GRAPHICS):
+            points = _points(graphic.numbers(_DATA))
+            left -= 1
+            if points and left >= 0:
+                pixels = graphic.word(_GRAPHIC_UNITS) == "PIXEL"
+                yield Drawing(graphic.word(_TYPE), points, pixels, filled=graphic.word(_FILLED) == "Y")
+        for text in item.items(_TEXTS):
+            box = _BOX_TOP_LEFT in text
+            points = _points(text.numbers(_BOX_TOP_LEFT if box else _ANCHOR))
+            left -= 1
+            if points and left >= 0:
+                pixels = text.word(_BOX_UNITS if box else _ANCHOR_UNITS) == "PIXEL"
+                yield Drawing("TEXT", points[:1], pixels, text=text.text(_TEXT))
+
+
+def _points(numbers: list[float]) -> tuple[Point, ...]:
+    return tuple(zip(numbers[::2], numbers[1::2], strict=False))
+
+
+def drawn(
+    picture: NDArray[Any], drawings: Iterable[Drawing], place: Callable[[float, float], Point]
+) -> NDArray[Any]:
+    """The picture with the drawings in white; ``place`` says where a point of the image is in it."""
+    image = PilImage.fromarray(np.ascontiguousarray(picture))
+    pen = PilDraw.Draw(image)
+    height, width = picture.shape[:2]
+    white, black = (255, 0) if image.mode == "L" else ((255,) * 3, (0,) * 3)
+    size = max(9, min(height, width) // 32)
+    letters, line = PilFont.load_default(size), max(1, min(height, width) // 400)
+    for one in drawings:
+        # A point between pixels, which PIL counts from their middles.
+        points = [
+            (x - 0.5, y - 0.5)
+            for x, y in (place(*at) if one.pixels else (at[0] * width, at[1] * height) for at in one.points)
+        ]
+        fill = white if one.filled else None
+        if one.kind == "TEXT":
+            text = "\n".join(one.text.splitlines())
+            pen.text(points[0], text, fill=white, font=letters, stroke_width=1, stroke_fill=black)
+        elif one.kind == "POINT":
+            (x, y), r = points[0], line + 1
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=white)
+        elif one.kind in ("POLYLINE", "INTERPOLATED") and len(points) > 1:
+            if one.filled and len(points) > 2:
+                pen.polygon(points, fill=white)
+            pen.line(points, fill=white, width=line)
+        elif one.kind == "CIRCLE" and len(points) == 2:
+            (x, y), (on_x, on_y) = points
+            r = ((on_x - x) ** 2 + (on_y - y) ** 2) ** 0.5
+            pen.ellipse((x - r, y - r, x + r, y + r), outline=white, fill=fill, width=line)
+        elif one.kind == "ELLIPSE" and len(points) == 4:
+            _ellipse(pen, points, white, line, filled=one.filled)
+    return np.asarray(image)
+
+
+def _ellipse(pen: Any, points: list[Point], white: Any, line: int, *, filled: bool) -> None:
+    """Major axis between the first two points, minor axis between the others; it may be turned."""
+    ends = np.asarray(points, np.float64)
+    middle, major, minor = ends[:2].mean(axis=0), (ends[1] - ends[0]) / 2, (ends[3] - ends[2]) / 2
+    angle = np.linspace(0, 2 * np.pi, 97)[:, np.newaxis]
+    outline = [(float(x), float(y)) for x, y in middle + np.cos(angle) * major + np.sin(angle) * minor]
+    if filled:
+        pen.polygon(outline, fill=white)
+    pen.line(outline, fill=white, width=line)

@@ -1,0 +1,194 @@
+"""What an image object says of its pixels, and what of each of its frames (PS3.3 C.7.6.3, C.7.6.16)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from hounsfield.archive.rendering.color import MONOCHROME, PALETTE_COLOR, Palette, palette_of
+from hounsfield.archive.rendering.elements import Elements
+from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError
+from hounsfield.archive.rendering.grey import Modality, Padding, Rescale, modality_of
+from hounsfield.archive.rendering.overlays import Overlay, overlays_of
+from hounsfield.archive.rendering.voi import Range, Voi, voi_of
+from hounsfield.codecs.deferred import deferred
+from hounsfield.codecs.pixels import PixelFormat
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
+
+_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
+_ROWS, _COLUMNS = 0x00280010, 0x00280011
+_ALLOCATED, _STORED, _HIGH_BIT, _REPRESENTATION = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+_PADDING, _PADDING_LIMIT = 0x00280120, 0x00280121
+_REPRESENTATIVE_FRAME: Final = 0x00286010
+_PRESENTATION_LUT_SHAPE: Final = 0x20500020
+_PIXEL_DATA, _FLOAT_PIXELS, _DOUBLE_PIXELS = 0x7FE00010, 0x7FE00008, 0x7FE00009
+_PIXEL_ASPECT_RATIO: Final = 0x00280034
+_SPACINGS: Final = (0x00280030, 0x00181164, 0x00182010)
+_SHARED, _PER_FRAME = 0x52009229, 0x52009230
+_PIXEL_MEASURES, _PIXEL_VALUES, _FRAME_VOI = 0x00289110, 0x00289145, 0x00289132
+_ICC_PROFILE, _OPTICAL_PATHS = 0x00282000, 0x00480105
+_RECOMMENDED_RATE, _FRAME_TIME, _CINE_RATE = 0x00082144, 0x00181063, 0x00180040
+FRAME_SECONDS_DEFAULT: Final = 0.1
+"""A frame's time in an animation when the object says none."""
+
+
+class Image:
+    """The description of one object's pixels. Immutable; any thread may use it."""
+
+    def __init__(self, found: Elements) -> None:
+        self.elements = found
+        self._check()
+        self.photometric = found.word(_PHOTOMETRIC)
+        self.frames = max(found.integer(_FRAMES, 1), 1)
+        allocated = found.integer(_ALLOCATED, 16)
+        stored = found.integer(_STORED, allocated)
+        if not 1 <= stored <= allocated:
+            stored = allocated
+        samples = found.integer(_SAMPLES, 1)
+        self.format = PixelFormat(
+            rows=found.integer(_ROWS),
+            columns=found.integer(_COLUMNS),
+            samples=samples,
+            bits_allocated=allocated,
+            bits_stored=stored,
+            signed=found.pixels_signed,
+            planar=samples > 1 and found.integer(_PLANAR) == 1,
+            in_words=_PIXEL_DATA in found and found.vr(_PIXEL_DATA) == "OW",
+        )
+        high_bit = found.integer(_HIGH_BIT, stored - 1)
+        self.shift = high_bit + 1 - stored if stored - 1 <= high_bit < allocated else 0
+        if samples not in (1, 3):
+            raise NotRenderableError(f"{samples} samples a pixel are not rendered")
+        if samples == 1 and self.photometric not in MONOCHROME and self.photometric != PALETTE_COLOR:
+            raise NotRenderableError("the photometric interpretation does not fit one sample a pixel")
+
+    def _check(self) -> None:
+        found = self.elements
+        if _FLOAT_PIXELS in found or _DOUBLE_PIXELS in found:
+            raise NotRenderableError("pixels that are floating point numbers are not rendered")
+        if _PIXEL_DATA not in found or found.integer(_ROWS) < 1 or found.integer(_COLUMNS) < 1:
+            raise NoImageError("this instance has no pixels to show")
+
+    @property
+    def is_grey(self) -> bool:
+        return self.photometric in MONOCHROME
+
+    @property
+    def inverse(self) -> bool:
+        """Whether the lowest value is shown white (PS3.3 C.7.6.3.1.2; C.11.6: the shape says it again)."""
+        shape = self.elements.word(_PRESENTATION_LUT_SHAPE)
+        if shape in ("IDENTITY", "INVERSE") and self.photometric == "MONOCHROME2":
+            return shape == "INVERSE"
+        return self.photometric == "MONOCHROME1"
+
+    @property
+    def representative_frame(self) -> int:
+        """The frame that stands for all of them: the one the object names, else the one in the middle."""
+        named = self.elements.integer(_REPRESENTATIVE_FRAME)
+        return named if 1 <= named <= self.frames else (self.frames + 1) // 2
+
+    @cached_property
+    def overlays(self) -> tuple[Overlay, ...]:
+        return tuple(overlays_of(self.elements))
+
+    @cached_property
+    def palette(self) -> Palette:
+        """``NotRenderableError`` when it has none that is whole."""
+        return palette_of(self.elements)
+
+    @cached_property
+    def padding(self) -> Padding | None:
+        """The stored values that stand for no measurement."""
+        ends = [self.elements.number(tag) for tag in (_PADDING, _PADDING_LIMIT)]
+        words = [self._in_word(int(end)) for end in ends if end is not None]
+        if ends[0] is None:
+            return None
+        return Padding(min(words), max(words))
+
+    def _in_word(self, value: int) -> int:
+        bits = self.format.bits_allocated
+        value &= (1 << bits) - 1
+        return value - (1 << bits) if self.format.signed and value >> (bits - 1) else value
+
+    def modality(self, number: int) -> Modality:
+        """From stored values to what they measure, of frame ``number`` from 1."""
+        for group in self._groups(number, _PIXEL_VALUES):
+            found = modality_of(group)
+            if found is not None:
+                return found
+        return modality_of(self.elements) or Rescale()
+
+    def voi(self, number: int) -> Voi | None:
+        """What the object says to show of frame ``number``, from 1.
+
+        Samples of up to 8 bits that nothing is said of are shown as they are; None: the data's range.
+        """
+        for group in self._groups(number, _FRAME_VOI):
+            found = voi_of(group)
+            if found is not None:
+                return found
+        said = voi_of(self.elements)
+        if said is None and self.format.bits_stored <= 8 and self.modality(number) == Rescale():
+            signed, stored = self.format.signed, self.format.bits_stored
+            low = -(1 << (stored - 1)) if signed else 0
+            return Range(low, low + (1 << stored) - 1)
+        return said
+
+    @cached_property
+    def pixel_aspect(self) -> float:
+        """Height of a pixel over its width."""
+        ratio = self.elements.numbers(_PIXEL_ASPECT_RATIO)
+        if len(ratio) == 2 and min(ratio) > 0:
+            return ratio[0] / ratio[1]
+        measures = next(self._groups(1, _PIXEL_MEASURES), None)
+        for found, tags in ((measures, _SPACINGS[:1]), (self.elements, _SPACINGS)):
+            for tag in tags if found is not None else ():
+                spacing = found.numbers(tag) if found is not None else []
+                if len(spacing) == 2 and min(spacing) > 0:
+                    return spacing[0] / spacing[1]
+        return 1.0
+
+    @cached_property
+    def icc_profile(self) -> bytes:
+        """The profile of its colours, empty when it has none (PS3.3 C.11.15)."""
+        profile = bytes(self.elements.raw(_ICC_PROFILE))
+        if not profile:
+            path = self.elements.item(_OPTICAL_PATHS)
+            profile = bytes(path.raw(_ICC_PROFILE)) if path is not None else b""
+        return profile
+
+    @cached_property
+    def frame_seconds(self) -> float:
+        """How long an animation shows a frame."""
+        for tag in (_RECOMMENDED_RATE, _CINE_RATE):
+            rate = self.elements.number(tag)
+            if rate is not None and rate > 0:
+                return 1 / rate
+        time = self.elements.number(_FRAME_TIME)
+        return time / 1000 if time is not None and time > 0 else FRAME_SECONDS_DEFAULT
+
+    def _groups(self, number: int, tag: int) -> Iterator[Elements]:
+        """The functional group of a frame: its own, then the one that all share (PS3.3 C.7.6.16)."""
+        if _SHARED not in self.elements and _PER_FRAME not in self.elements:
+            return
+        for sequence, index in ((_PER_FRAME, number - 1), (_SHARED, 0)):
+            item = self.elements.item(sequence, index)
+            group = item.item(tag) if item is not None else None
+            if group is not None:
+                yield group
+
+    def cleaned(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """Native cells without the bits that are no part of the value, the sign extended (PS3.5 8.1.1)."""
+        pixels = self.format
+        spare = pixels.bits_allocated - pixels.bits_stored
+        if not spare:
+            return cells
+        shifted = np.left_shift(cells, cells.dtype.type(spare - self.shift))
+        cleaned: NDArray[Any] = np.right_shift(shifted, cells.dtype.type(spare), out=shifted)
+        return cleaned

@@ -1,0 +1,144 @@
+"""One frame from stored cells to a picture of bytes: the pixel transformation sequence (PS3.4 N.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hounsfield.archive.rendering.annotation import annotated
+from hounsfield.archive.rendering.color import to_rgb
+from hounsfield.archive.rendering.grey import GreyTransform, data_range, grey
+from hounsfield.archive.rendering.image import Image
+from hounsfield.archive.rendering.output import animated, encoded, in_profile
+from hounsfield.archive.rendering.overlays import Overlay
+from hounsfield.archive.rendering.presentation import ImagePresentation
+from hounsfield.archive.rendering.request import GIF, Rendering
+from hounsfield.archive.rendering.viewport import shown
+from hounsfield.archive.rendering.voi import Range, Voi
+from hounsfield.codecs.deferred import deferred
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = deferred("numpy")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cells:
+    """One decoded frame: ``(rows, columns, samples)``, and what the decoder says its samples are.
+
+    ``native``: the words are as stored, with whatever stands above the High Bit.
+    """
+
+    array: NDArray[Any]
+    photometric: str
+    native: bool
+
+
+def file_of(
+    image: Image,
+    frames: Iterable[tuple[int, Cells]],
+    asked: Rendering,
+    state: ImagePresentation | None = None,
+) -> bytes:
+    """The file that is asked for, of one frame, or of many as a GIF. ``RenderingError``."""
+    if asked.media_type == GIF:
+        everything = list(frames)
+        limits = common_range(image, everything, asked, state)
+        pictures = [picture_of(image, n, cells, asked, state, limits) for n, cells in everything]
+        return animated(pictures, image.frame_seconds)
+    ((number, cells),) = frames
+    picture = picture_of(image, number, cells, asked, state)
+    picture, profile = in_profile(picture, asked.icc, image.icc_profile)
+    return encoded(picture, asked.media_type, asked.quality, profile)
+
+
+def picture_of(  # noqa: PLR0917
+    image: Image,
+    number: int,
+    cells: Cells,
+    asked: Rendering,
+    state: ImagePresentation | None = None,
+    limits: Range | None = None,
+) -> NDArray[Any]:
+    """Frame ``number`` (from 1) as bytes: grey of two dimensions or RGB of three.
+
+    ``limits`` are shown when nothing else says what to show, instead of the frame's own range.
+    """
+    if image.is_grey:
+        picture = _grey(image, number, cells, asked, state, limits)
+    elif image.format.samples == 1:
+        picture = image.palette(image.cleaned(cells.array[:, :, 0]) if cells.native else cells.array[:, :, 0])
+    else:
+        picture = to_rgb(cells.array, cells.photometric, image.format.bits_stored)
+    if asked.overlays:
+        picture = _overlaid(picture, _overlays(image, state), number, cells)
+    if state is not None:
+        picture = state.applied(picture)
+    if asked.viewport is not None:
+        aspect = image.pixel_aspect
+        if state is not None:
+            aspect = state.pixel_aspect(aspect)
+        picture = shown(picture, asked.viewport, aspect)
+    if asked.annotations:
+        picture = annotated(picture, image.elements, asked.annotations)
+    return picture
+
+
+def _grey(  # noqa: PLR0917
+    image: Image,
+    number: int,
+    cells: Cells,
+    asked: Rendering,
+    state: ImagePresentation | None,
+    limits: Range | None,
+) -> NDArray[Any]:
+    stored = cells.array[:, :, 0]
+    modality = image.modality(number)
+    inverse, presentation = image.inverse, None
+    if state is not None:
+        modality = state.modality or modality
+        inverse, presentation = state.inverse, state.presentation_lut
+    voi: Voi | None = asked.window or (image.voi(number) if state is None else state.voi)
+    if cells.native:
+        stored = image.cleaned(stored)
+    if voi is None:
+        voi = limits or data_range(stored, modality, image.padding)
+    return grey(stored, GreyTransform(modality, voi, inverse, image.padding, presentation))
+
+
+def common_range(
+    image: Image,
+    frames: Iterable[tuple[int, Cells]],
+    asked: Rendering,
+    state: ImagePresentation | None,
+) -> Range | None:
+    """The range of all frames together, so that an animation does not flicker; None when it is not needed."""
+    if not image.is_grey or asked.window is not None:
+        return None
+    ranges = []
+    for number, cells in frames:
+        if (image.voi(number) if state is None else state.voi) is not None:
+            continue
+        stored = image.cleaned(cells.array[:, :, 0]) if cells.native else cells.array[:, :, 0]
+        modality = (state.modality if state is not None else None) or image.modality(number)
+        ranges.append(data_range(stored, modality, image.padding))
+    if not ranges:
+        return None
+    return Range(min(one.low for one in ranges), max(one.high for one in ranges))
+
+
+def _overlays(image: Image, state: ImagePresentation | None) -> tuple[Overlay, ...]:
+    return image.overlays if state is None else state.overlays(image.overlays)
+
+
+def _overlaid(picture: NDArray[Any], overlays: Iterable[Overlay], number: int, cells: Cells) -> NDArray[Any]:
+    raw = cells.array[:, :, 0] if cells.native else None
+    for overlay in overlays:
+        mask = overlay.mask(number, picture.shape, raw)
+        if mask is not None and mask.any():
+            picture = picture.copy() if not picture.flags.writeable else picture
+            picture[mask] = 255
+    return picture

@@ -1,0 +1,65 @@
+"""Cutting, flipping and scaling what is shown (PS3.18 8.3.5.1.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hounsfield.archive.rendering.errors import BadParameterError
+from hounsfield.archive.rendering.request import VIEWPORT_MAX, Viewport
+from hounsfield.codecs.deferred import deferred
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image as PilImage
+else:
+    np, PilImage = deferred("numpy"), deferred("PIL.Image")
+
+
+def shown(picture: NDArray[Any], viewport: Viewport, pixel_aspect: float = 1.0) -> NDArray[Any]:
+    """The part that is asked for, scaled to fit. ``BadParameterError`` when there is no such part.
+
+    Pixels that are not square (``pixel_aspect``, height over width) become square.
+    """
+    part = cut(picture, viewport)
+    if viewport.width is None and viewport.height is None:
+        return part
+    height, width = part.shape[0] * pixel_aspect, float(part.shape[1])
+    scales = []
+    if viewport.width is not None:
+        scales.append(viewport.width / width)
+    if viewport.height is not None:
+        scales.append(viewport.height / height)
+    scale = min(scales)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    if max(size) > VIEWPORT_MAX:
+        raise BadParameterError(f"a side of the picture would have more than {VIEWPORT_MAX} pixels")
+    return resized(part, size)
+
+
+def cut(picture: NDArray[Any], viewport: Viewport) -> NDArray[Any]:
+    """The source region, flipped when its width or height is negative."""
+    rows, columns = picture.shape[:2]
+    if viewport.left >= columns or viewport.top >= rows:
+        raise BadParameterError("the viewport's source region is outside the image")
+    width = columns - viewport.left if viewport.source_width is None else viewport.source_width
+    height = rows - viewport.top if viewport.source_height is None else viewport.source_height
+    left, top = int(viewport.left), int(viewport.top)
+    right = min(max(round(viewport.left + abs(width)), left + 1), columns)
+    bottom = min(max(round(viewport.top + abs(height)), top + 1), rows)
+    part = picture[top:bottom, left:right]
+    if width < 0:
+        part = part[:, ::-1]
+    if height < 0:
+        part = part[::-1]
+    return part
+
+
+def resized(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """A picture of (width, height) pixels: the mean of what falls together, or what lies between."""
+    if size == (picture.shape[1], picture.shape[0]):
+        return picture
+    image = PilImage.fromarray(np.ascontiguousarray(picture))
+    smaller = size[0] < picture.shape[1] or size[1] < picture.shape[0]
+    kind = PilImage.Resampling.LANCZOS if smaller else PilImage.Resampling.BILINEAR
+    return np.asarray(image.resize(size, kind, reducing_gap=2.0))
