@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
 
@@ -287,12 +286,12 @@ def test_another_kind_or_count_does_not_open(filled: Filled) -> None:
     part = ref.part(2)
     assert log.open_part(part) == b"frame 2 0"
     for wrong in (
-        replace(part, kind=2),
-        replace(part, part_count=3),
-        replace(part, part=3),
-        replace(part, record_id=bytes(16)),
-        replace(part, length=8),
-        replace(part, offset=part.offset - 1),
+        part._replace(kind=2),
+        part._replace(part_count=3),
+        part._replace(part=3),
+        part._replace(record_id=bytes(16)),
+        part._replace(length=8),
+        part._replace(offset=part.offset - 1),
     ):
         with pytest.raises((SealError, ShortReadError)):
             log.open_part(wrong)

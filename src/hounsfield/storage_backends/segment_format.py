@@ -34,8 +34,7 @@ import hmac
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import FormatError
@@ -95,8 +94,7 @@ _BOUND_LABEL = b"HFSEGMENT/1\0"
 # ---------------------------------------------------------------- where things are
 
 
-@dataclass(frozen=True, slots=True)
-class PartRef:
+class PartRef(NamedTuple):
     """All that is needed to open one part without reading anything else."""
 
     segment: bytes
@@ -111,8 +109,7 @@ class PartRef:
     """Of the record; it is bound into the seal."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordRef:
+class RecordRef(NamedTuple):
     """Where a record is and how its parts lie in it."""
 
     segment: bytes
@@ -213,8 +210,7 @@ def parse_header(data: Buffer) -> bytes | None:
 # ---------------------------------------------------------------- the record framing
 
 
-@dataclass(frozen=True, slots=True)
-class RecordHead:
+class RecordHead(NamedTuple):
     """What the first 48 bytes of a record say."""
 
     record_id: bytes

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import BlobStore
 from hounsfield.storage_backends.errors import SealError, UnreadableError
-from hounsfield.storage_backends.sealing import RecordSeal
+from hounsfield.storage_backends.sealing import RecordSeal, open_short_part
 from hounsfield.storage_backends.segment_format import RecordHead, RecordRef
 
 __all__ = ["Damage", "DamageReason", "ScannedRecord", "SegmentScan"]
@@ -30,13 +31,14 @@ class DamageReason(StrEnum):
     ROW = "row does not open"
 
 
-@dataclass(frozen=True, slots=True)
-class ScannedRecord:
+class ScannedRecord(NamedTuple):
     """A record whose framing is whole and whose row opened."""
 
     ref: RecordRef
     kind: int
     row: bytes
+    length: int
+    """Stored bytes of the whole record: what ``ref.length`` is, without adding it up again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class SegmentScan:
                 offset += found
                 continue
             yield found
-            offset += found.ref.length if isinstance(found, ScannedRecord) else found.length
+            offset += found.length
 
     def _at(self, offset: int) -> ScannedRecord | Damage | int:
         """What begins at ``offset``; of padding only its length."""
@@ -102,28 +104,30 @@ class SegmentScan:
         return Damage(offset, end - offset, reason, head.record_id if head else None)
 
     def _record(self, offset: int, head: RecordHead, glance: bytes) -> ScannedRecord | Damage:
-        def stored(start: int, length: int) -> bytes:
-            if start + length <= len(glance):
-                return glance[start : start + length]
-            return self._read(offset + start, length)
-
-        lengths = layout.parse_table(head, stored(layout.HEAD_BYTES, head.table_bytes))
+        at = layout.HEAD_BYTES + head.table_bytes
+        table = glance if at <= len(glance) else self._read(offset, at)
+        lengths = layout.parse_table(head, table[layout.HEAD_BYTES : at])
         if lengths is None:
             return Damage(offset, head.length, DamageReason.PART_TABLE, head.record_id)
-        seal = RecordSeal(self._segment_key, self._segment, head.record_id, head.kind, head.part_count).part(
-            0
-        )
-        row = bytearray(lengths[0])
-        at = layout.HEAD_BYTES + head.table_bytes
+        end = at + layout.sealed_length(lengths[0])
+        sealed = glance[at:end] if end <= len(glance) else self._read(offset + at, end - at)
         try:
-            for number, start, length, last in layout.chunks(lengths[0]):
-                sealed = stored(at, length + layout.TAG_BYTES)
-                seal.open(number, last, sealed, memoryview(row)[start : start + length])
-                at += length + layout.TAG_BYTES
+            row = self._row(head, lengths[0], sealed)
         except SealError:
             return Damage(offset, head.length, DamageReason.ROW, head.record_id)
         ref = RecordRef(self._segment, head.record_id, offset, lengths, head.kind)
-        return ScannedRecord(ref, head.kind, bytes(row))
+        return ScannedRecord(ref, head.kind, row, head.length)
+
+    def _row(self, head: RecordHead, length: int, sealed: bytes) -> bytes:
+        key, segment = self._segment_key, self._segment
+        if length <= layout.CHUNK_BYTES:
+            return open_short_part(key, segment, head.record_id, head.kind, 0, head.part_count, sealed)
+        seal = RecordSeal(key, segment, head.record_id, head.kind, head.part_count).part(0)
+        row = memoryview(bytearray(length))
+        for number, start, size, last in layout.chunks(length):
+            at = start + number * layout.TAG_BYTES
+            seal.open(number, last, sealed[at : at + size + layout.TAG_BYTES], row[start : start + size])
+        return bytes(row)
 
     def _glance(self, offset: int, length: int) -> bytes:
         """Stored bytes, out of a larger read when records are short: a disk takes 100 µs for any."""

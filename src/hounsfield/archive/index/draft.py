@@ -49,6 +49,11 @@ Patients = dict[bytes, bytes | None]
 """Rows of patients as batches planned before, and committed before, leave them; None: removed."""
 
 
+Said = tuple[Attributes, Attributes]
+"""The attributes that were merged last, and into which."""
+_NOTHING: Said = ({}, {})
+
+
 class Removed(NamedTuple):
     """What a draft takes out of one instance: all its rows, or some of several versions."""
 
@@ -70,6 +75,7 @@ class SeriesDraft:
         "old",
         "removed",
         "restated",
+        "said",
         "sop_classes",
         "versions",
     )
@@ -79,6 +85,7 @@ class SeriesDraft:
         self.old = old
         self.attributes: Attributes = dict(old.attributes) if old else {}
         self.flags = set(old.flags) if old else set()
+        self.said = _NOTHING
         self.added: dict[str, InstanceRow] = {}
         self.removed: dict[str, InstanceRow] = {}
         # Of those removed: their keys, and the sealed rows that this was decided on.
@@ -117,6 +124,7 @@ class StudyDraft:
         )
         self.attributes: Attributes = dict(self.old.attributes) if self.old else {}
         self.flags = set(self.old.flags) if self.old else set()
+        self._said = _NOTHING
         self._series: dict[str, SeriesDraft] = {}
         self._generation = corrections.generation(snapshot)
         self._view = view or catalog.view(snapshot)
@@ -145,14 +153,14 @@ class StudyDraft:
         """Add an instance that the study does not have, with the attributes that it brings."""
         draft = self.series(series_uid)
         if self._groups is None:
-            merge(self.attributes, study, self.flags)
+            self._said = merge_once(self.attributes, study, self.flags, self._said)
         else:
             group = self._group_of(series_uid, row)
             held = self._groups.get(group) or ReceivedRow(*group, {})
             attributes = dict(held.attributes)
             merge(attributes, study, self.flags)
             self._groups[group] = structs.replace(held, attributes=attributes)
-        merge(draft.attributes, series, draft.flags)
+        draft.said = merge_once(draft.attributes, series, draft.flags, draft.said)
         draft.added[row.sop_uid] = row
 
     def remove(
@@ -448,7 +456,7 @@ class StudyDraft:
             batch.delete(INSTANCE, draft.held[sop_uid][0])
             batch.remove(PLACE, catalog.place_key("instance", sop_uid), draft.key)
         for sop_uid, row in draft.added.items():
-            catalog.put_row(batch, INSTANCE, catalog.instance_key(self.uid, uid, sop_uid), row)
+            catalog.put_row(batch, INSTANCE, draft.key + catalog.sop_hash(sop_uid), row)
             batch.add(PLACE, catalog.place_key("instance", sop_uid), draft.key)
         if not draft.instances:
             if draft.old is not None:
@@ -557,6 +565,14 @@ def merge(into: Attributes, new: Attributes, flags: set[str]) -> None:
             into[tag] = text
         elif text and text != held:
             flags.add(f"{FLAG_DEMOGRAPHICS}:{tag:08X}")
+
+
+def merge_once(into: Attributes, new: Attributes, flags: set[str], said: Said) -> Said:
+    """As :func:`merge`, but for what ``said`` tells was merged just before: objects of a series share it."""
+    if said[0] is into and said[1] is new:
+        return said
+    merge(into, new, flags)
+    return into, new
 
 
 def union(old: tuple[str, ...], new: Iterable[str]) -> tuple[str, ...]:

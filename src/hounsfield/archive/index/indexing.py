@@ -317,9 +317,14 @@ class _Needless:
         self._dead = DeadRecords()
         self._members: list[tuple[int, Outcome]] = []
         self._nothing_to_do: list[int] = []
+        self._any_was_deleted: bool | None = None  # of the whole archive, as the plan's snapshot has it
 
     def was_deleted(self, snapshot: Snapshot, i: int, stored: Stored) -> bool:
         """Whether the record is one that was deleted."""
+        if self._any_was_deleted is None:
+            self._any_was_deleted = any(True for _ in snapshot.scan(TOMBSTONE, limit=1))
+        if not self._any_was_deleted:
+            return False
         location = stored.location
         held = snapshot.get(TOMBSTONE, location.record_id)
         if held is None:

@@ -19,12 +19,12 @@ from hounsfield.archive.index.contents import given_up_bytes
 from hounsfield.archive.index.deletion import announce_tombstones
 from hounsfield.archive.index.indexing import Indexer, Outcome, progress_batch
 from hounsfield.archive.index.journal import Journal, Pending
+from hounsfield.archive.index.object_rows import ObjectRows
 from hounsfield.archive.index.remaining import settle_order
 from hounsfield.archive.index.rescan import rescanned
 from hounsfield.archive.index.rows import (
     RECORD_KIND_OBJECT,
     Location,
-    ObjectRow,
     SegmentRow,
     decode,
 )
@@ -188,6 +188,7 @@ def _stored(
     synced: a writer syncs one group before it writes the next. Padding ends a group; where a file system has
     none, a group has no more than so many records.
     """
+    rows = ObjectRows()
     tail: deque[ScannedRecord] = deque()
     end: int | None = None
     for record in indexer.log.scan(segment, start=start):
@@ -196,17 +197,18 @@ def _stored(
             end = record.offset + record.length
             continue
         if end is not None and record.ref.offset != end:
-            yield from _objects(indexer, tail, report, verify=verify, rescan=rescan)
+            yield from _objects(indexer, rows, tail, report, verify=verify, rescan=rescan)
             tail.clear()
         elif len(tail) == TAIL_RECORDS:
-            yield from _objects(indexer, [tail.popleft()], report, verify=verify, rescan=rescan)
+            yield from _objects(indexer, rows, [tail.popleft()], report, verify=verify, rescan=rescan)
         tail.append(record)
-        end = record.ref.offset + record.ref.length
-    yield from _objects(indexer, tail, report, verify=True, rescan=rescan)
+        end = record.ref.offset + record.length
+    yield from _objects(indexer, rows, tail, report, verify=True, rescan=rescan)
 
 
 def _objects(
     indexer: Indexer,
+    rows: ObjectRows,
     records: Iterable[ScannedRecord],
     report: RecoveryReport,
     *,
@@ -220,7 +222,7 @@ def _objects(
         try:
             if verify:
                 indexer.log.verify(record.ref)
-            row = decode(ObjectRow, record.row)
+            row = rows.decode(record.row)
             if rescan:
                 row = rescanned(row, indexer.log.open_part(record.ref.part(1)))
         except SealError:

@@ -22,7 +22,7 @@ import zstandard
 
 MARK = 0xC1
 VERSION = 1
-LEVEL = 6  # 10 µs a row; higher levels save two bytes more
+LEVEL = 6  # 10 µs a row; higher levels save two bytes more, level 5 takes 4 µs and 4 bytes more
 ROW_BYTES_MAX = 16 << 20  # as much as the segment log takes for a row
 ROW_BYTES_USUAL = 4096  # room for nearly every row; the most that one may have costs 20 µs only to be mapped
 
