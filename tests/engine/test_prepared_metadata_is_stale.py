@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.dicom.json import to_json
+from hounsfield.archive.engine import prepared_build
 from hounsfield.archive.engine.corrections import Request
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError
@@ -26,6 +28,7 @@ from hounsfield.archive.engine.prepared import Answer
 from hounsfield.archive.engine.prepared_store import BODY, DROPPED, HEAD, MEMBERS, PreparedLimits
 from hounsfield.archive.engine.quiet import QuietStudies
 from hounsfield.archive.index import leases
+from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.draft import StudyDraft
 from hounsfield.codecs.registry import lookup
@@ -388,6 +391,47 @@ async def test_additions_while_it_is_being_sent(tmp_path: Path) -> None:
         await add(engine, 21)
         assert len(json.loads(await plain(reading))) == 20
         await check(engine)
+
+
+async def test_rows_are_opened_once_as_long_as_the_series_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with archive(tmp_path) as engine:
+        for number in range(1, 11):
+            await add(engine, number)
+        again = 0
+        looked_up = Catalog.instance
+
+        def counted(*arguments: Any) -> Any:
+            nonlocal again
+            again += 1
+            return looked_up(*arguments)
+
+        monkeypatch.setattr(Catalog, "instance", counted)
+        assert len(json.loads(await plain(await engine.metadata.open(STUDY, SERIES, links=LINKS)))) == 10
+        assert again == 0
+        monkeypatch.setattr(prepared_build, "ROWS_HELD_MAX", 3)
+        assert len(json.loads(await plain(await engine.metadata.open(STUDY, SERIES, links="/else")))) == 10
+        await add(engine, 11)
+        await check(engine)
+
+
+@pytest.mark.parametrize("held", [0, 3, prepared_build.ROWS_HELD_MAX])
+async def test_what_goes_between_listing_and_encoding_is_not_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr(prepared_build, "ROWS_HELD_MAX", held)
+    async with archive(tmp_path) as engine:
+        for number in range(1, 9):
+            await add(engine, number)
+        blocking = engine.metadata._blocking
+        plan = blocking.plan(blocking.series(STUDY, SERIES)[0], LINKS, None)
+        first = blocking.make(plan, plan.pieces[0])
+        assert first is not None and first.row.instances == 4
+        await remove(engine, SERIES, 6)
+        second = blocking.make(plan, plan.pieces[1])
+        assert second is not None and second.row.instances == 3
+        assert not plan.whole  # it is not kept for what the series is now
 
 
 async def test_a_damaged_object_fails_the_answer_before_it_begins(

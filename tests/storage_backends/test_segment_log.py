@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hounsfield.storage_backends import segment_format as layout
-from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError, PoisonedError
+from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError, PoisonedError, SealError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.master_key import MasterKey
@@ -199,6 +199,36 @@ def test_a_scan_from_the_middle(session_keyring: Keyring) -> None:
     tail = list(log.scan(refs[0].segment, start=refs[3].offset))
     assert [item.ref for item in tail if isinstance(item, ScannedRecord)] == refs[3:]
     assert list(log.scan(refs[0].segment, start=log.size(refs[0].segment))) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_part_in_one_step(session_keyring: Keyring, size: int) -> None:
+    log = SegmentLog(MemoryBlobs(), session_keyring)
+    data = random.Random(size).randbytes(size)
+    one, other = log.append([RecordIn(1, [b"row", data]), RecordIn(1, [b"row", bytes(size)])])
+    assert log.open_whole(one.part(1)) == data == log.open_part(one.part(1))
+    with pytest.raises(SealError):
+        log.open_whole(one.part(1)._replace(record_id=other.record_id))
+    with pytest.raises(SealError):
+        log.open_whole(one.part(1)._replace(part=0))
+
+
+def test_reading_ahead_changes_nothing_and_never_fails(tmp_path: Path, keyring: Keyring) -> None:
+    for blobs in (LocalBlobs(tmp_path, limits=LocalBlobLimits(reserve_bytes=0)), MemoryBlobs()):
+        log = SegmentLog(blobs, keyring)
+        refs = log.append([RecordIn(1, [b"row", b"x" * 70_000]) for _ in range(5)])
+        parts = [ref.part(1) for ref in refs]
+        beyond = parts[0]._replace(offset=1 << 40)
+        elsewhere = parts[0]._replace(segment=bytes(16))
+        log.read_ahead([*parts, beyond, elsewhere])
+        log.read_ahead([])
+        assert all(log.open_whole(part) == b"x" * 70_000 for part in parts)
+
+
+def test_a_scan_says_how_long_records_are(session_keyring: Keyring) -> None:
+    log = SegmentLog(MemoryBlobs(), session_keyring)
+    refs = log.append([RecordIn(1, [b"r" * size, bytes(size)]) for size in (*SIZES, 4000, 5000)])
+    assert [(one.ref, one.length) for one in scanned(log)] == [(ref, ref.length) for ref in refs]
 
 
 def test_a_row_longer_than_a_glance_and_than_a_chunk(session_keyring: Keyring) -> None:

@@ -100,6 +100,15 @@ class NonBlockingReads(Protocol):
 
 
 @runtime_checkable
+class ReadsAhead(Protocol):
+    """Optional capability: begin reading what will be asked for, so that many waits are one."""
+
+    def read_ahead(self, name: str, ranges: Iterable[tuple[int, int]]) -> None:
+        """Have stretches of a blob (offset, length) in memory soon. A hint: it never fails, and whoever
+        reads them waits as long as it takes."""
+
+
+@runtime_checkable
 class KnowsWriters(Protocol):
     """Optional: a store that can tell whether a blob's writer is still alive."""
 

@@ -8,13 +8,14 @@ and directories just made for it, survive too).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,6 +166,12 @@ class LocalBlobs:
                     return False
                 raise _unreadable(name, error) from error
             return got == len(buffer)  # a short answer means that the rest is not cached
+
+    def read_ahead(self, name: str, ranges: Iterable[tuple[int, int]]) -> None:
+        # Whoever reads is told what is wrong with the blob.
+        with contextlib.suppress(OSError, BlobNotFoundError), self._files.borrow(name, self._path) as file:
+            for offset, length in ranges:
+                os.posix_fadvise(file, offset, length, os.POSIX_FADV_WILLNEED)
 
     def size(self, name: str) -> int:
         try:

@@ -25,12 +25,13 @@ from hounsfield.storage_backends.api import (
     KnowsWriters,
     MakesDurable,
     NonBlockingReads,
+    ReadsAhead,
     SpaceReserve,
     WritesBlocks,
 )
 from hounsfield.storage_backends.errors import BlobNotFoundError, PoisonedError, SealError
 from hounsfield.storage_backends.keyring import Keyring
-from hounsfield.storage_backends.sealing import RecordSeal
+from hounsfield.storage_backends.sealing import RecordSeal, open_short_part
 from hounsfield.storage_backends.segment_format import PartRef, RecordRef
 from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord, SegmentScan
 
@@ -273,6 +274,26 @@ class SegmentLog:
             raise ValueError(f"the buffer has {len(plain)} bytes and the part {part.length}")
         self._open(part, layout.chunks(part.length), plain)
         return plain
+
+    def open_whole(self, part: PartRef) -> bytes | memoryview:
+        """As :meth:`open_part`, in one step for short parts such as headers."""
+        if part.length > layout.CHUNK_BYTES:
+            return self.open_part(part)
+        key = self._keyring.key(self._purpose, part.segment.hex())
+        sealed = self._blobs.read(self._name(part.segment), part.offset, part.length + layout.TAG_BYTES)
+        return open_short_part(
+            key, part.segment, part.record_id, part.kind, part.part, part.part_count, sealed
+        )
+
+    def read_ahead(self, parts: Iterable[PartRef]) -> None:
+        """Have the disk bring these parts, which will be opened soon: their waits become one. Never fails."""
+        if not isinstance(self._blobs, ReadsAhead):
+            return
+        wanted: dict[bytes, list[tuple[int, int]]] = {}
+        for part in parts:
+            wanted.setdefault(part.segment, []).append((part.offset, layout.sealed_length(part.length)))
+        for segment, ranges in wanted.items():
+            self._blobs.read_ahead(self._name(segment), sorted(ranges))
 
     def try_open_part(self, part: PartRef) -> memoryview | None:
         """The plaintext when all of it is in memory already and opens within about half a

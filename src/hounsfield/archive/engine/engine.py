@@ -173,6 +173,7 @@ class Engine:
             catalog=stores.catalog,
             cache=cache,
             header=self._retrieve.header_blocking,
+            read_ahead=self.records.read_ahead,
             limits=options.metadata,
         )
         self.metadata = PreparedMetadata(blocking, cache, self._gate, options.metadata)

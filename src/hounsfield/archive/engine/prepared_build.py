@@ -3,7 +3,8 @@
 A plan lists a series' instances in order and says, piece by piece, where each text comes from: a piece
 that holds exactly these records is taken over as it is; a text that an older piece has is cut out of it;
 the rest is encoded from header parts, read in the order of the disk. Instances are listed as little more
-than record ids, so a series of 100,000 takes some 30 MB while it is planned, whatever its objects hold.
+than record ids, so a series of 100,000 takes some 30 MB while it is planned, whatever its objects hold; the
+rows of the first two thousand are held, and so opened once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from hounsfield.archive.dicom.json import JsonWriter
+from hounsfield.archive.engine.delivery import Overlays
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.gzip_pieces import pack, unpack
 from hounsfield.archive.engine.prepared_store import (
@@ -43,6 +45,9 @@ SERIES_NUMBER = 0x00200011
 INSTANCE_NUMBER = 0x00200013
 SCAN_ROWS = 5_000
 """Instance rows read from one snapshot, which takes a tenth of a second: none is held for longer."""
+ROWS_HELD_MAX = 2_000
+"""Rows of a series that are held from the listing until their pieces are made, some 5 MB: a series of images.
+Those of longer ones are opened a second time."""
 SCANS_MAX = 3
 """How often a series of more rows than that is read again because it changed meanwhile."""
 
@@ -75,12 +80,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An instance in its place: enough to find its row again."""
+    """An instance in its place: enough to find its row again; of the first ones the row as it was listed."""
 
     number: int
     sop_uid: str
     record_id: bytes
     header_bytes: int
+    row: InstanceRow | None = None
 
 
 @dataclass(slots=True)
@@ -116,12 +122,14 @@ class Blocking:
         catalog: Catalog,
         cache: PreparedStore,
         header: Callable[[Instance], Header],
+        read_ahead: Callable[[Iterable[InstanceRow]], None],
         limits: PreparedLimits,
     ) -> None:
         self._index = index
         self._catalog = catalog
         self._cache = cache
         self._header = header
+        self._read_ahead = read_ahead
         self._limits = limits
         self.study_id = catalog.study_id
 
@@ -197,6 +205,14 @@ class Blocking:
             end = self._end_of_piece(entries, at, kept)
             pieces.append(PlannedPiece(entries[at:end]))
             at = end
+        # All headers that are known are asked for at once, and come while the first ones are encoded.
+        self._read_ahead(
+            entry.row
+            for piece in pieces
+            if piece.kept is None
+            for entry in piece.entries
+            if entry.row is not None and entry.record_id not in older
+        )
         return Plan(series, stamp, links, generation, pieces, older)
 
     def _is_full(self, piece: PieceRow) -> bool:
@@ -245,7 +261,8 @@ class Blocking:
                     number = number_of(row.attributes.get(INSTANCE_NUMBER, ""))
                     location = row.location
                     size = location.header_bytes + location.trailer_bytes
-                    entries.append(Entry(number, row.sop_uid, location.record_id, size))
+                    held = row if len(entries) < ROWS_HELD_MAX else None
+                    entries.append(Entry(number, row.sop_uid, location.record_id, size, held))
             if read < SCAN_ROWS:
                 return entries, before, now, generation
 
@@ -266,14 +283,15 @@ class Blocking:
         texts: list[bytes | None] = [plan.older.text(entry.record_id) for entry in piece.entries]
         records = [entry.record_id for entry in piece.entries]
         wanted = [number for number, text in enumerate(texts) if text is None]
-        rows = self._current(plan.series, [piece.entries[number] for number in wanted])
-        todo = [(number, row) for number, row in zip(wanted, rows, strict=True) if row is not None]
-        todo.sort(key=lambda pair: (pair[1].location.segment, pair[1].location.offset))
-        series = plan.series
-        for number, row in todo:
-            texts[number] = self.text(Instance(series.study_uid, series.uid, row), plan.links, plan.writer)
-            if row.location.record_id != records[number]:
-                records[number] = row.location.record_id
+        found = self._current(plan, [piece.entries[number] for number in wanted])
+        todo = [(number, one) for number, one in zip(wanted, found, strict=True) if one is not None]
+        todo.sort(key=lambda pair: (pair[1].row.location.segment, pair[1].row.location.offset))
+        self._read_ahead(one.row for number, one in todo if one.row is not piece.entries[number].row)
+        for number, one in todo:
+            texts[number] = self.text(one, plan.links, plan.writer)
+            record_id = one.row.location.record_id
+            if record_id != records[number]:
+                records[number] = record_id
                 plan.whole = False
         plan.whole = plan.whole and len(todo) == len(wanted)
         piece.encoded = len(todo)
@@ -283,13 +301,28 @@ class Blocking:
         members = [MemberRow(record, len(text)) for record, text in present]
         return new_piece(pack(b",".join([text for _, text in present]), self._limits.level), members)
 
-    def _current(self, series: Series, entries: Sequence[Entry]) -> list[InstanceRow | None]:
-        """The rows of listed instances as they are by now; None for one that is gone."""
-        catalog = self._catalog
+    def _current(self, plan: Plan, entries: Sequence[Entry]) -> list[Instance | None]:
+        """Listed instances as they are by now, with what corrections change in them; None where one is gone.
+
+        As long as the series is what it was when it was listed, so are its rows (but for where compaction
+        moves a record, which reading finds out).
+        """
+        catalog, series = self._catalog, plan.series
+        found: list[Instance | None] = []
         with self._index.snapshot() as snapshot:
-            return [
-                catalog.instance(snapshot, series.study_uid, series.uid, entry.sop_uid) for entry in entries
-            ]
+            sealed = snapshot.get(SERIES, series.key)
+            is_same = plan.stamp is not None and sealed is not None and _stamp(sealed) == plan.stamp
+            overlays = Overlays.of(catalog, snapshot, series.study_uid)
+            for entry in entries:
+                row = entry.row if is_same else None
+                if row is None:
+                    row = catalog.instance(snapshot, series.study_uid, series.uid, entry.sop_uid)
+                if row is None:
+                    found.append(None)
+                    continue
+                overlay = overlays.overlay(series.uid, row)
+                found.append(Instance(series.study_uid, series.uid, row, overlay))
+        return found
 
 
 class _Older:
@@ -309,6 +342,9 @@ class _Older:
         }
         self._piece_id = b""
         self._texts: dict[bytes, bytes] = {}
+
+    def __contains__(self, record_id: bytes) -> bool:
+        return record_id in self._of
 
     def text(self, record_id: bytes) -> bytes | None:
         """The text of one record's instance, or None."""

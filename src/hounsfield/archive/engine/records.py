@@ -6,7 +6,7 @@ the instance's index row; nothing here looks anything up. ``DamagedError`` when 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -110,14 +110,16 @@ class Records:
         with _damage_named():
             if row.location.stream is not None:
                 return Header(*self._large.header(row), row.transfer_syntax_uid)
-            ref = self._indexer.ref_of(row.location)
-            head = self._log.open_part(ref.part(1))
-            trailer: Buffer = (
-                self._log.open_part(ref.part(len(ref.part_lengths) - 1))
-                if row.location.trailer_bytes
-                else b""
-            )
+            head = self._log.open_whole(row.location.header_part())
+            trailer: Buffer = b""
+            if row.location.trailer_bytes:
+                ref = self._indexer.ref_of(row.location)
+                trailer = self._log.open_whole(ref.part(len(ref.part_lengths) - 1))
         return Header(head, trailer, row.transfer_syntax_uid)
+
+    def read_ahead(self, rows: Iterable[InstanceRow]) -> None:
+        """Have the disk bring the headers of these, all of which will be read soon. Never fails."""
+        self._log.read_ahead(row.location.header_part() for row in rows if row.location.stream is None)
 
     def ends(self, row: InstanceRow) -> tuple[Header, int, int]:
         """All bytes before the pixels and behind them as received; where the former end, the latter begin.

@@ -140,6 +140,21 @@ class Location(msgspec.Struct, array_like=True, frozen=True):
             (self.row_bytes, self.header_bytes, *frames, self.trailer_bytes), RECORD_KIND_OBJECT,
         )  # fmt: skip
 
+    def header_part(self) -> PartRef:
+        """The data set before its pixels; no table is needed for it. Not of a large object."""
+        if self.stream is not None:
+            raise ValueError("the header of a large object is not all in its record")
+        part_count = self.frames + 3
+        return PartRef(
+            segment=self.segment,
+            record_id=self.record_id,
+            part=1,
+            part_count=part_count,
+            offset=self.offset + framing_length(part_count) + sealed_length(self.row_bytes),
+            length=self.header_bytes,
+            kind=RECORD_KIND_OBJECT,
+        )
+
     def frame_part(self, number: int) -> PartRef:
         """Frame ``number``, from 1; only when :attr:`has_table`. Any frame of equal ones at the same cost.
 
