@@ -19,11 +19,18 @@ from hypothesis import strategies as st
 
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.at_rest import Encoding, Method, compressed, decoded, frame_bytes_of, is_cheap, name_of
-from hounsfield.codecs.coders import CODERS, coder_of
+from hounsfield.codecs.coders import CODERS, FrameLayout, coder_of
 from hounsfield.codecs.errors import CodecError, CorruptFrameError, UnsupportedPixelsError
-from hounsfield.codecs.pixels import PixelFormat, from_native, same_bytes, significant, to_native
+from hounsfield.codecs.pixels import (
+    PixelFormat,
+    decoded_format,
+    from_native,
+    same_bytes,
+    samples,
+    significant,
+)
 from hounsfield.codecs.registry import TRANSFER_SYNTAXES, lookup
-from support.frames import RealFrame, made_frame, real_frames
+from support.frames import UNDECODABLE, RealFrame, made_frame, real_frames
 
 ROOT = "1.2.840.10008.1.2"
 METHOD_OF = {
@@ -40,7 +47,9 @@ SHAPES = [
     )
     if samples > 1 or not planar
 ]
-CODED = [frame for frame in real_frames() if frame.transfer_syntax_uid in CODERS]
+CODED = [
+    frame for frame in real_frames() if frame.transfer_syntax_uid in CODERS and frame.path.name != UNDECODABLE
+]
 
 
 def reference(frame: RealFrame) -> np.ndarray | None:
@@ -58,13 +67,15 @@ def test_every_real_lossless_frame_is_decoded_as_others_decode_it() -> None:
     compared = set()
     for frame in CODED:
         coder = CODERS[frame.transfer_syntax_uid]
+        if not coder.lossless:
+            continue
         try:
             array = coder.decode(frame.data, frame.pixels)
         except UnsupportedPixelsError:
-            assert frame.pixels.bits_allocated == 1 or frame.pixels.in_words, frame.name
+            assert frame.pixels.in_words, frame.name
             continue
         assert array.shape == frame.pixels.shape, frame.name
-        assert array.dtype == frame.pixels.dtype, frame.name
+        assert array.dtype == decoded_format(frame.transfer_syntax_uid, frame.pixels).dtype, frame.name
         expected = reference(frame)
         values = significant(array, frame.pixels)
         if expected is None or values is None:
@@ -87,7 +98,7 @@ def test_the_same_object_in_two_syntaxes_is_decoded_to_the_same_pixels() -> None
         assert np.array_equal(pixels, CODERS[other.transfer_syntax_uid].decode(other.data, other.pixels))
 
 
-@pytest.mark.parametrize("uid", [uid for uid, coder in CODERS.items() if coder.encode])
+@pytest.mark.parametrize("uid", [uid for uid, coder in CODERS.items() if coder.encoders])
 def test_what_is_encoded_comes_back(uid: str) -> None:
     coder = CODERS[uid]
     taken = 0
@@ -96,14 +107,16 @@ def test_what_is_encoded_comes_back(uid: str) -> None:
         try:
             coded = coder.encode(array, pixels)
         except UnsupportedPixelsError:
-            assert pixels.bits_allocated == 32 or pixels.signed
+            assert pixels.bits_allocated == 32 or pixels.signed or not coder.encodes_lossless
             continue
         taken += 1
         back = coder.decode(coded, pixels)
         assert back.dtype == array.dtype
-        assert np.array_equal(back, array)
-        assert to_native(back, pixels) == made_frame(pixels, seed)
-    assert taken >= 10
+        if coder.encodes_lossless:
+            assert np.array_equal(samples(back, pixels), samples(array, pixels))
+        else:
+            assert np.abs(back.astype(int) - array).mean() < 12  # extremes and noise in a small picture
+    assert taken >= (10 if coder.encodes_lossless else 3)
 
 
 @pytest.mark.parametrize("encoding", Encoding)
@@ -244,7 +257,9 @@ def test_the_table_agrees_with_the_transfer_syntaxes() -> None:
         assert coder.uid == uid
         assert coder.lossless is syntax.lossless
         assert coder.isolated is (syntax.encapsulated and uid != f"{ROOT}.1.98")
-        assert coder.library
+        assert (coder.layout is FrameLayout.CELLS) is not syntax.encapsulated
+        assert (coder.layout is FrameLayout.STREAM) is syntax.is_video
+        assert bool(coder.decoders) is not syntax.is_video
     assert coder_of(f"{ROOT}.5\0") is CODERS[f"{ROOT}.5"]
     assert coder_of("1.2.3") is None
 

@@ -18,6 +18,8 @@ from pydicom.encaps import generate_frames
 from hounsfield.codecs.pixels import PixelFormat
 
 FRAMES_PER_FILE_MAX = 3  # the others are alike
+#: Its codestream is broken on purpose: it says that one tile is 16 million wide.
+UNDECODABLE = "JPEG2000-embedded-sequence-delimiter.dcm"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def pixel_format(dataset: pydicom.Dataset) -> PixelFormat:
         signed=bool(dataset.PixelRepresentation),
         planar=bool(dataset.get("PlanarConfiguration", 0)),
         in_words=dataset["PixelData"].VR == "OW",
+        photometric=str(dataset.PhotometricInterpretation),
+        high_bit=int(dataset.HighBit),
     )
 
 

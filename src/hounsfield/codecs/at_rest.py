@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING, Final
 
 import zstandard
 
-from hounsfield.codecs.deferred import deferred
-from hounsfield.codecs.errors import CodecError, CorruptFrameError
-from hounsfield.codecs.lossless import (
+from hounsfield.codecs.by_imagecodecs import (
     decode_htj2k,
     decode_jpeg_xl,
     encode_htj2k,
     encode_jpeg_xl,
     imagecodecs,
 )
+from hounsfield.codecs.deferred import deferred
+from hounsfield.codecs.errors import CodecError, CorruptFrameError
 from hounsfield.codecs.pixels import Buffer, PixelFormat, Pixels, from_native, same_bytes, to_native
 
 if TYPE_CHECKING:

@@ -5,32 +5,54 @@ environment, no key, no file it could write. What it may use is limited before i
 One that crashes, hangs or grows takes one frame with it and is replaced by its owner
 (``hounsfield.archive.engine.isolation``).
 
-Request: :data:`REQUEST`, then the transfer syntax UID, then the frame. Answer: :data:`ANSWER`, then the
-pixels as little endian words, colour by pixel, or the name of what went wrong. It ends when its input does,
-or when nothing came for a while.
+It also encodes what it decoded, when it is asked for the frame in another transfer syntax: the pixels need
+not travel then, and libraries that keep the GIL keep that of this process.
+
+Request: :data:`REQUEST`, then a JSON object (:class:`Task`), then the frame. Answer: :data:`ANSWER`, then the
+pixels as little endian words, colour by pixel, or the encoded frame, or the name of what went wrong. It ends
+when its input does, or when nothing came for a while.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import select
 import struct
 import sys
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from hounsfield.codecs.coders import coder_of
-from hounsfield.codecs.errors import CodecError
-from hounsfield.codecs.pixels import PixelFormat, to_native
+from hounsfield.codecs.errors import CodecError, UnsupportedPixelsError
+from hounsfield.codecs.pixels import PixelFormat, decoded_format, to_native
 
-#: UID length, rows, columns, samples, bits allocated, bits stored, flags, CPU seconds, frame length.
-REQUEST: Final = struct.Struct("<HIIHHHHIQ")
+#: Length of the task, length of the frame.
+REQUEST: Final = struct.Struct("<IQ")
 #: Status, payload length.
 ANSWER: Final = struct.Struct("<BQ")
 DECODED, FAILED = 0, 1
-SIGNED, PLANAR, IN_WORDS = 1, 2, 4
-UID_BYTES_MAX: Final = 64
+TASK_BYTES_MAX: Final = 4096
 DESCRIPTORS_MAX: Final = 64  # the libraries are opened one after the other, each closed again
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be done with a frame: decode it, and encode it where ``target`` names a transfer syntax."""
+
+    source: str
+    target: str
+    pixels: PixelFormat
+    cpu_s: int
+
+    def encoded(self) -> bytes:
+        return json.dumps(asdict(self)).encode("ascii")
+
+    @classmethod
+    def decoded(cls, data: bytes | bytearray) -> Task:
+        fields = json.loads(data)
+        return cls(fields["source"], fields["target"], PixelFormat(**fields["pixels"]), fields["cpu_s"])
 
 
 def confine(memory_bytes_max: int) -> None:
@@ -67,15 +89,20 @@ def _write(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def answer(uid: str, frame: bytearray, pixels: PixelFormat) -> tuple[int, bytes | memoryview]:
-    """The pixels, or what went wrong. Nothing that the frame says is repeated."""
-    coder = coder_of(uid)
-    if coder is None:
-        return FAILED, b"no coder"
+def answer(task: Task, frame: bytearray) -> tuple[int, bytes | memoryview]:
+    """The pixels, the encoded frame, or what went wrong. Nothing that the frame says is repeated."""
     try:
-        array = coder.decode(frame, pixels)
-        plain = PixelFormat(*pixels.shape, pixels.bits_allocated, pixels.bits_stored, pixels.signed)
-        return DECODED, to_native(array, plain)
+        coder = coder_of(task.source)
+        if coder is None:
+            raise UnsupportedPixelsError("no coder")
+        array = coder.decode(frame, task.pixels)
+        plain = decoded_format(task.source, task.pixels)
+        if not task.target:
+            return DECODED, to_native(array, plain)
+        target = coder_of(task.target)
+        if target is None:
+            raise UnsupportedPixelsError("no coder")
+        return DECODED, target.encode(array, plain)
     except (CodecError, MemoryError, ValueError) as error:
         return FAILED, type(error).__name__.encode()
 
@@ -88,20 +115,19 @@ def main() -> None:
         head = _read(requests, REQUEST.size)
         if head is None:
             return
-        uid_length, rows, columns, samples, allocated, stored, flags, seconds, length = REQUEST.unpack(head)
-        _allow_cpu(seconds)
+        task_length, frame_length = REQUEST.unpack(head)
+        described = _read(requests, min(task_length, TASK_BYTES_MAX))
+        if described is None:
+            return
+        task = Task.decoded(described)
+        _allow_cpu(task.cpu_s)
         try:
-            uid = _read(requests, min(uid_length, UID_BYTES_MAX))
-            frame = _read(requests, length)
+            frame = _read(requests, frame_length)
         except MemoryError:
             return
-        if uid is None or frame is None:
+        if frame is None:
             return
-        pixels = PixelFormat(
-            rows, columns, samples, allocated, stored,
-            bool(flags & SIGNED), bool(flags & PLANAR), bool(flags & IN_WORDS),
-        )  # fmt: skip
-        status, payload = answer(uid.decode("ascii", "replace"), frame, pixels)
+        status, payload = answer(task, frame)
         _write(answers, ANSWER.pack(status, len(payload)))
         _write(answers, payload)
 

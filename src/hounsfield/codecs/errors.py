@@ -15,3 +15,7 @@ class UnsupportedPixelsError(CodecError):
 
 class CorruptFrameError(CodecError):
     """The bytes are no frame of that coder, or one of another shape than the attributes say."""
+
+
+class DisagreeingError(CorruptFrameError):
+    """The frame decodes, to something else than the attributes say: another library would find the same."""

@@ -7,11 +7,11 @@ calls planar configuration and byte order is applied at the edges, by the two fu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hounsfield.codecs.deferred import deferred
-from hounsfield.codecs.errors import CorruptFrameError, UnsupportedPixelsError
+from hounsfield.codecs.errors import CorruptFrameError, DisagreeingError, UnsupportedPixelsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,11 @@ class PixelFormat:
     planar: bool = False
     #: Native cells of 8 bits stand in words of 16 (VR OW), which matters in big endian only.
     in_words: bool = False
+    #: Photometric Interpretation. Of a frame to decode it decides what the three components of a JPEG are, of
+    #: pixels to encode whether a colour transform may be made; "" when nobody said.
+    photometric: str = ""
+    #: The highest bit that belongs to the sample; None: the lowest ``bits_stored`` bits are the sample.
+    high_bit: int | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -50,6 +55,11 @@ class PixelFormat:
     def dtype(self) -> np.dtype[Any]:
         """The word of one sample, in the machine's byte order."""
         return np.dtype(f"{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
+
+    @property
+    def at_the_bottom(self) -> bool:
+        """Whether samples stand in the lowest bits of their words, as today they do (PS3.5 8.1.1)."""
+        return self.high_bit is None or self.high_bit == self.bits_stored - 1
 
     @property
     def frame_bytes(self) -> int:
@@ -64,6 +74,32 @@ class PixelFormat:
             raise UnsupportedPixelsError(f"{self.bits_stored} bits stored of {self.bits_allocated} allocated")
         if min(self.shape) < 1 or self.rows * self.columns * self.samples > FRAME_PIXELS_MAX:
             raise UnsupportedPixelsError("a frame without pixels, or with more than one decodes at once")
+
+
+#: Three components that decoders give as red, green and blue, whatever was coded (PS3.5 8.2.1, 8.2.4).
+_JPEG_DCT: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 111, 112))
+_COLOUR_TRANSFORMS: Final = frozenset({"YBR_RCT", "YBR_ICT", "XYB"})
+#: Native cells with halved chrominance are decoded with it in full (PS3.3 C.7.6.3.1.2).
+_WITH_FULL_CHROMA: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_PARTIAL_422": "YBR_PARTIAL"}
+
+
+def decoded_format(transfer_syntax_uid: str, pixels: PixelFormat) -> PixelFormat:
+    """What the decoded samples of a frame are: colour by pixel, whole words, transforms of colour undone."""
+    photometric = pixels.photometric
+    if pixels.samples == 3:
+        if transfer_syntax_uid in _JPEG_DCT or photometric in _COLOUR_TRANSFORMS:
+            photometric = "RGB"
+        else:
+            photometric = _WITH_FULL_CHROMA.get(photometric, photometric)
+    single = pixels.bits_allocated == 1
+    return replace(
+        pixels,
+        planar=False,
+        in_words=False,
+        photometric=photometric,
+        bits_allocated=8 if single else pixels.bits_allocated,
+        high_bit=None if single else pixels.high_bit,
+    )
 
 
 def from_native(frame: Buffer, pixels: PixelFormat, *, little_endian: bool = True) -> Pixels:
@@ -101,28 +137,32 @@ def in_words(decoded: Pixels, pixels: PixelFormat) -> Pixels:
     """What a decoder gave, in the shape and the words that the attributes announce.
 
     Codestreams often say unsigned where the attributes say signed: the bits are the attributes' then, and the
-    sign is extended. ``CorruptFrameError`` when shape or range do not fit.
+    sign is extended. ``DisagreeingError`` when shape or range do not fit.
     """
     if decoded.ndim == 2:
         decoded = decoded[:, :, np.newaxis]
     if decoded.shape != pixels.shape:
-        raise CorruptFrameError(f"a frame of shape {decoded.shape} where the attributes say {pixels.shape}")
+        raise DisagreeingError(f"a frame of shape {decoded.shape} where the attributes say {pixels.shape}")
     if decoded.dtype.kind not in "iu":
-        raise CorruptFrameError(f"a frame of {decoded.dtype} where integers are due")
+        raise DisagreeingError(f"a frame of {decoded.dtype} where integers are due")
     if decoded.dtype == pixels.dtype and decoded.dtype.kind == "i":
         return decoded
     low, high = int(decoded.min()), int(decoded.max())
     limits = np.iinfo(pixels.dtype)
     if not pixels.signed:
+        half = 1 << (pixels.bits_stored - 1)
+        if low < 0 and -half <= low and high < half:  # a codestream that says signed: the bits are the same
+            bits: Pixels = decoded.astype(pixels.dtype) & pixels.dtype.type(2 * half - 1)
+            return bits
         if low < 0 or high > limits.max:
-            raise CorruptFrameError("a frame with values beyond its word")
+            raise DisagreeingError("a frame with values beyond its word")
         return decoded.astype(pixels.dtype, copy=False)
     if low < 0 or decoded.dtype.kind == "i":
         if low < limits.min or high > limits.max:
-            raise CorruptFrameError("a frame with values beyond its word")
+            raise DisagreeingError("a frame with values beyond its word")
         return decoded.astype(pixels.dtype)
     if high >= 1 << pixels.bits_allocated:
-        raise CorruptFrameError("a frame with values beyond its word")
+        raise DisagreeingError("a frame with values beyond its word")
     words = decoded.astype(f"u{pixels.bits_allocated // 8}").view(pixels.dtype)
     if high >= 1 << pixels.bits_stored:
         return words  # the sign was extended before it was coded
@@ -144,7 +184,14 @@ def significant(array: Pixels, pixels: PixelFormat) -> Pixels | None:
     return None
 
 
+def samples(array: Pixels, pixels: PixelFormat) -> Pixels:
+    """The sample values alone: moved to the lowest bits, without what stands above them, sign extended."""
+    if not pixels.at_the_bottom and pixels.high_bit is not None:
+        array = np.right_shift(array, max(0, pixels.high_bit + 1 - pixels.bits_stored))
+    return _sign_extended(array, pixels) if pixels.bits_stored < 8 * array.dtype.itemsize else array
+
+
 def _sign_extended(words: Pixels, pixels: PixelFormat) -> Pixels:
-    spare = pixels.bits_allocated - pixels.bits_stored
+    spare = 8 * words.dtype.itemsize - pixels.bits_stored
     shifted: Pixels = np.left_shift(words, spare)
     return np.right_shift(shifted, spare, out=shifted)

@@ -14,6 +14,7 @@ import trio
 from hounsfield.archive.engine.compaction import Compaction, CompactionLimits
 from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.corrections import Correcting
+from hounsfield.archive.engine.decoding import Decoding, DecodingLimits
 from hounsfield.archive.engine.deletion import Deleting
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.gram_merging import GramMerging
@@ -68,6 +69,7 @@ class EngineOptions:
     duplicates: str = "keep-first"  # or "newest-current"
     compression: str = ""  # of native frames: "zstd", "jpegxl", "htj2k", or "" for none
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
+    decoding: DecodingLimits = field(default_factory=DecodingLimits)
     study_stable_s: float = 60.0
     metadata: PreparedLimits = field(default_factory=PreparedLimits)
     scrub: ScrubLimits = field(default_factory=ScrubLimits)
@@ -167,6 +169,8 @@ class Engine:
             comparing=self.comparing,
         )
         self._retrieve = Retrieve(stores.indexer, self.records, self._gate)
+        self.decoding = Decoding(self.records, self.isolation, self._gate, options.decoding)
+        self.decoded = self.decoding.decoded
         cache = PreparedStore(stores.derived, stores.keyring, options.metadata)
         blocking = Blocking(
             index=stores.store,

@@ -1,17 +1,17 @@
-"""Untrusted compressed pixels are decoded in a process of their own, which may crash, hang or grow.
+"""Untrusted compressed pixels are decoded in processes of their own, which may crash, hang or grow.
 
-One process for each engine, started when it is first needed and by exec (a fork would copy locks and keys),
-ended when it has not been needed for a while. It inherits a pipe each way and nothing else: no environment,
-no descriptor, no key (:mod:`hounsfield.codecs.decoding_process` says what it gives up). What it answers is
-as trustworthy as the bytes it was given: it may be wrong about pixels, never about anything else.
+A few for each engine, started when they are needed and by exec (a fork would copy locks and keys), ended when
+they have not been needed for a while. Each inherits a pipe each way and nothing else: no environment, no
+descriptor, no key (:mod:`hounsfield.codecs.decoding_process` says what it gives up). What they answer is as
+trustworthy as the bytes they were given: it may be wrong about pixels, never about anything else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
-import struct
 import subprocess
 import sys
 import threading
@@ -23,12 +23,15 @@ import trio
 
 from hounsfield.codecs import decoding_process as protocol
 from hounsfield.codecs.errors import CodecError
-from hounsfield.codecs.pixels import PixelFormat
+from hounsfield.codecs.pixels import PixelFormat, decoded_format
 from hounsfield.storage_backends.api import Buffer
 
 _MODULE: Final = "hounsfield.codecs.decoding_process"
 #: Numeric libraries start a thread for each core unless told not to; each would reserve memory.
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
+#: A CT slice goes through in one piece instead of eight, each a switch between two processes.
+_PIPE_BYTES: Final = 1 << 20
+_UID_CHARACTERS_MAX: Final = 64
 
 
 class DecodingError(CodecError):
@@ -37,13 +40,14 @@ class DecodingError(CodecError):
 
 @dataclass(frozen=True, slots=True)
 class IsolationLimits:
-    """What one frame may cost.
+    """What one frame may cost, and how many are worked on at once.
 
-    ``memory_bytes_max``: address space, libraries included (about 0.3 GiB of it).
+    ``memory_bytes_max``: address space of each process, libraries included (about 0.3 GiB of it).
     ``cpu_s_max``, ``wall_s_max``: the largest frames in practice take under two seconds.
     ``frame_bytes_max``: compressed, and decoded.
     ``idle_s_max``: after so long a process is not used again; 60 MB lie idle meanwhile.
     ``frames_max``: decoded by one process, so that one which somebody's bytes took over does not stay.
+    ``processes_max``: of one worker; there is a worker for each core, and one request may be all there is.
     """
 
     memory_bytes_max: int = 1 << 30
@@ -52,134 +56,207 @@ class IsolationLimits:
     frame_bytes_max: int = 128 << 20
     idle_s_max: float = 60.0
     frames_max: int = 1000
+    processes_max: int = 2
+
+
+class _Worker:
+    """One process and its pipes."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            close_fds=True,
+            cwd="/",
+            env=_ENVIRONMENT,
+            start_new_session=True,  # a Ctrl-C is for its owner, who ends it
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.requests, self.answers = self.process.stdin.fileno(), self.process.stdout.fileno()
+        for pipe in (self.requests, self.answers):
+            os.set_blocking(pipe, False)
+            with contextlib.suppress(OSError):  # a user's pipes have a limit: then they stay small
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self.used_at = time.monotonic()
+        self.frames = 0
+
+    def exchange(self, pieces: tuple[Buffer, ...], bytes_max: int, deadline: float) -> tuple[int, bytearray]:
+        for piece in pieces:
+            _write(self.requests, piece, deadline)
+        status, length = protocol.ANSWER.unpack(_read(self.answers, protocol.ANSWER.size, deadline))
+        if length > max(bytes_max, 256):
+            raise EOFError("an answer that is too long")
+        payload = _read(self.answers, length, deadline)
+        self.used_at = time.monotonic()
+        self.frames += 1
+        return status, payload
+
+    def end(self) -> None:
+        self.process.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.process.wait()
 
 
 class Isolation:
-    """Decodes frames elsewhere. Any thread may call it; one frame is decoded at a time."""
+    """Decodes and transcodes frames elsewhere. Any thread may call it; a few frames at once."""
 
     def __init__(self, limits: IsolationLimits | None = None) -> None:
         self.limits = limits or IsolationLimits()
         self.started = 0
         self.failed = 0
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._used_at = 0.0
-        self._frames = 0
+        self._turns = threading.Semaphore(self.limits.processes_max)
+        self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
         self._closed = False
         self._threads: trio.CapacityLimiter | None = None
 
     def decode(self, transfer_syntax_uid: str, frame: Buffer, pixels: PixelFormat) -> bytearray:
         """The frame's pixels: little endian words, colour by pixel. Blocking; ``DecodingError``."""
-        limits = self.limits
-        if len(frame) > limits.frame_bytes_max or pixels.frame_bytes > limits.frame_bytes_max:
-            raise DecodingError(f"a frame of more than {limits.frame_bytes_max} bytes is not decoded")
-        uid = transfer_syntax_uid.encode("ascii", "replace")
-        if len(uid) > protocol.UID_BYTES_MAX:
-            raise DecodingError("no transfer syntax has so long a UID")
-        try:
-            request = protocol.REQUEST.pack(
-                len(uid), *pixels.shape, pixels.bits_allocated, pixels.bits_stored, _flags(pixels),
-                limits.cpu_s_max, len(frame),
-            )  # fmt: skip
-        except struct.error:
-            raise DecodingError("no frame has such a shape") from None
-        with self._lock:
-            return self._exchange((request + uid, frame), pixels.frame_bytes)
+        expected = decoded_format(transfer_syntax_uid, pixels).frame_bytes
+        return self._done(transfer_syntax_uid, "", frame, pixels, expected)
+
+    def transcode(self, source_uid: str, target_uid: str, frame: Buffer, pixels: PixelFormat) -> bytearray:
+        """The frame in another transfer syntax. Blocking; ``DecodingError``."""
+        return self._done(source_uid, target_uid, frame, pixels, None)
 
     async def decode_in_turn(self, transfer_syntax_uid: str, frame: Buffer, pixels: PixelFormat) -> bytearray:
         """As :meth:`decode`, waiting on a thread; cancelled only when the frame is done or given up."""
-        if self._threads is None:
-            self._threads = trio.CapacityLimiter(1)
         return await trio.to_thread.run_sync(
-            self.decode, transfer_syntax_uid, frame, pixels, limiter=self._threads
+            self.decode, transfer_syntax_uid, frame, pixels, limiter=self._limiter()
         )
 
-    def _exchange(self, request: tuple[Buffer, ...], expected: int) -> bytearray:
-        deadline = time.monotonic() + self.limits.wall_s_max
-        try:
-            process = self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            for piece in request:
-                _write(process.stdin.fileno(), piece, deadline)
-            head = _read(process.stdout.fileno(), protocol.ANSWER.size, deadline)
-            status, length = protocol.ANSWER.unpack(head)
-            if status == protocol.DECODED and length != expected:
-                raise EOFError("an answer of another length than the shape's")
-            if length > max(expected, 256):
-                raise EOFError("an answer that is too long")
-            payload = _read(process.stdout.fileno(), length, deadline)
-        except (OSError, EOFError, TimeoutError) as error:
-            self._end()
-            self.failed += 1
-            raise DecodingError(f"decoding was ended ({type(error).__name__})") from error
-        except BaseException:
-            self._end()
-            raise
-        self._used_at = time.monotonic()
-        self._frames += 1
+    async def transcode_in_turn(
+        self, source_uid: str, target_uid: str, frame: Buffer, pixels: PixelFormat
+    ) -> bytearray:
+        """As :meth:`transcode`, waiting on a thread; cancelled only when the frame is done or given up."""
+        return await trio.to_thread.run_sync(
+            self.transcode, source_uid, target_uid, frame, pixels, limiter=self._limiter()
+        )
+
+    def _limiter(self) -> trio.CapacityLimiter:
+        if self._threads is None:
+            self._threads = trio.CapacityLimiter(self.limits.processes_max)
+        return self._threads
+
+    def _done(
+        self, source_uid: str, target_uid: str, frame: Buffer, pixels: PixelFormat, expected: int | None
+    ) -> bytearray:
+        limits = self.limits
+        decoded_bytes = decoded_format(source_uid, pixels).frame_bytes
+        if not 0 < decoded_bytes <= limits.frame_bytes_max or len(frame) > limits.frame_bytes_max:
+            raise DecodingError(f"a frame of more than {limits.frame_bytes_max} bytes is not decoded")
+        if max(len(source_uid), len(target_uid)) > _UID_CHARACTERS_MAX:
+            raise DecodingError("no transfer syntax has so long a UID")
+        task = protocol.Task(source_uid, target_uid, pixels, limits.cpu_s_max).encoded()
+        if len(task) > protocol.TASK_BYTES_MAX:
+            raise DecodingError("no frame is described so")
+        request = protocol.REQUEST.pack(len(task), len(frame)) + task
+        bytes_max = expected if expected is not None else limits.frame_bytes_max
+        with self._turns:
+            status, payload = self._exchange((request, frame), bytes_max, expected)
         if status != protocol.DECODED:
             raise DecodingError("the frame does not decode as its transfer syntax and attributes say")
         return payload
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._closed:
-            raise EOFError("the engine is closed")
-        stale = time.monotonic() - self._used_at > self.limits.idle_s_max
-        if self._process is not None and (
-            stale or self._frames >= self.limits.frames_max or self._process.poll() is not None
-        ):
-            self._end()
-        if self._process is None:
-            self._process = subprocess.Popen(
-                self._command(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                close_fds=True,
-                cwd="/",
-                env=_ENVIRONMENT,
-                start_new_session=True,  # a Ctrl-C is for its owner, who ends it
-            )
+    def _exchange(
+        self, request: tuple[Buffer, ...], bytes_max: int, expected: int | None
+    ) -> tuple[int, bytearray]:
+        deadline = time.monotonic() + self.limits.wall_s_max
+        worker: _Worker | None = None
+        try:
+            worker = self._taken()
+            status, payload = worker.exchange(request, bytes_max, deadline)
+            if status == protocol.DECODED and expected is not None and len(payload) != expected:
+                raise EOFError("an answer of another length than the shape's")
+        except (OSError, EOFError, TimeoutError) as error:
+            self._let_go(worker)
+            with self._lock:
+                self.failed += 1
+            raise DecodingError(f"decoding was ended ({type(error).__name__})") from error
+        except BaseException:
+            self._let_go(worker)
+            raise
+        with self._lock:
+            self._busy.discard(worker)
+            closed = self._closed
+            if not closed:
+                self._idle.append(worker)
+        if closed:
+            worker.end()
+        return status, payload
+
+    def _taken(self) -> _Worker:
+        """A process that may be used, the one used last first; others that may not be any more are ended."""
+        stale: list[_Worker] = []
+        found: _Worker | None = None
+        oldest = time.monotonic() - self.limits.idle_s_max
+        with self._lock:
+            if self._closed:
+                raise EOFError("the engine is closed")
+            while self._idle and found is None:
+                worker = self._idle.pop()
+                if (
+                    worker.used_at < oldest
+                    or worker.frames >= self.limits.frames_max
+                    or worker.process.poll() is not None
+                ):
+                    stale.append(worker)
+                else:
+                    found = worker
+                    self._busy.add(worker)
+        for worker in stale:
+            worker.end()
+        if found is not None:
+            return found
+        worker = _Worker(self._command())
+        with self._lock:
             self.started += 1
-            self._frames = 0
-            for pipe in (self._process.stdin, self._process.stdout):
-                assert pipe is not None
-                os.set_blocking(pipe.fileno(), False)
-        return self._process
+            self._busy.add(worker)
+            started_in_vain = bool(self.closed)
+        if started_in_vain:
+            self._let_go(worker)
+            raise EOFError("the engine is closed")
+        return worker
+
+    def _let_go(self, worker: _Worker | None) -> None:
+        if worker is not None:
+            with self._lock:
+                self._busy.discard(worker)
+            worker.end()
 
     def _command(self) -> list[str]:
         # It ends by itself well after the moment from which it is not used any more.
         limits = [str(self.limits.memory_bytes_max), str(int(self.limits.idle_s_max * 2) + 1)]
         return [sys.executable, "-I", "-m", _MODULE, *limits]
 
-    def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        process.wait()
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called: nothing is decoded any more."""
+        return self._closed
+
+    @property
+    def processes(self) -> tuple[subprocess.Popen[bytes], ...]:
+        """Those that run, at work or idle."""
+        with self._lock:
+            return tuple(worker.process for worker in (*self._idle, *self._busy))
 
     def close(self) -> None:
-        """End the process; what is being decoded fails. Idempotent."""
-        self._closed = True
-        process = self._process
-        if process is not None:
-            process.kill()
+        """End the processes; what is being decoded fails. Idempotent."""
         with self._lock:
-            self._end()
-
-
-def _flags(pixels: PixelFormat) -> int:
-    return (
-        protocol.SIGNED * pixels.signed
-        | protocol.PLANAR * pixels.planar
-        | protocol.IN_WORDS * pixels.in_words
-    )
+            self._closed = True
+            idle, self._idle = self._idle, []
+            busy = list(self._busy)
+        for worker in busy:
+            worker.process.kill()  # whoever waits for it lets go of it
+        for worker in idle:
+            worker.end()
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:
