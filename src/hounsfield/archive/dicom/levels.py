@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from hounsfield.archive.dicom.attributes import INSTANCE_LEVEL, SERIES_LEVEL, STUDY_LEVEL
+from hounsfield.archive.dicom.dictionary import TAG_OF
 
 
 class Level(StrEnum):
@@ -53,3 +54,40 @@ MATCHED_AT: Final[dict[Level, dict[int, str]]] = {
 }
 
 WILDCARD_VRS: Final = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
+
+
+def _tags(keywords: str) -> frozenset[int]:
+    return frozenset(TAG_OF[keyword] for keyword in keywords.split())
+
+
+#: Attributes that are the same in every instance of a study, and that the index does not hold (PS3.3 C.7.1.1,
+#: C.7.2.1, C.7.2.2, C.7.1.3): any of its headers can tell them.
+HEADER_STUDY: Final = _tags("""
+    AdmittingDiagnosesCodeSequence Allergies BranchOfService ConsultingPhysicianName
+    ConsultingPhysicianIdentificationSequence ClinicalTrialProtocolID ClinicalTrialProtocolName
+    ClinicalTrialSiteID ClinicalTrialSiteName ClinicalTrialSponsorName ClinicalTrialSubjectID
+    ClinicalTrialSubjectReadingID ClinicalTrialTimePointDescription ClinicalTrialTimePointID
+    ConsentForClinicalTrialUseSequence CountryOfResidence EthnicGroupCodeSequence
+    IssuerOfAccessionNumberSequence IssuerOfAdmissionIDSequence IssuerOfPatientIDQualifiersSequence
+    IssuerOfServiceEpisodeIDSequence LastMenstrualDate MedicalAlerts MilitaryRank OtherPatientIDsSequence
+    PatientAddress PatientAlternativeCalendar PatientBirthDateInAlternativeCalendar PatientBirthName
+    PatientBreedCodeSequence PatientBreedDescription PatientMotherBirthName PatientReligiousPreference
+    PatientSexNeutered PatientSpeciesCodeSequence PatientSpeciesDescription PatientState
+    PatientTelephoneNumbers PhysiciansOfRecord PhysiciansOfRecordIdentificationSequence
+    PhysiciansReadingStudyIdentificationSequence PregnancyStatus ProcedureCodeSequence QualityControlSubject
+    ReasonForPerformedProcedureCodeSequence ReasonForVisit ReasonForVisitCodeSequence
+    ReferencedPatientSequence ReferencedStudySequence ReferringPhysicianIdentificationSequence
+    RegionOfResidence RequestingService ResponsibleOrganization ResponsiblePerson ResponsiblePersonRole
+    ServiceEpisodeDescription ServiceEpisodeID SmokingStatus SpecialNeeds TypeOfPatientID
+""")
+#: The same for a series (PS3.3 C.7.3.1, C.7.4.1, C.7.5.1).
+HEADER_SERIES: Final = _tags("""
+    AcquisitionProtocolName AnatomicalOrientationType ClinicalTrialCoordinatingCenterName
+    ClinicalTrialSeriesDescription ClinicalTrialSeriesID CommentsOnThePerformedProcedureStep
+    ConversionType DeviceUID GantryID InstitutionAddress InstitutionCodeSequence
+    InstitutionalDepartmentTypeCodeSequence LargestPixelValueInSeries OperatorIdentificationSequence
+    PerformedProcedureStepEndDate PerformedProcedureStepEndTime PerformedProtocolCodeSequence
+    PerformingPhysicianIdentificationSequence PositionReferenceIndicator
+    ReferencedPerformedProcedureStepSequence RelatedSeriesSequence RequestAttributesSequence
+    SeriesDescriptionCodeSequence SmallestPixelValueInSeries SpatialResolution TreatmentSessionUID
+""")

@@ -232,11 +232,13 @@ class _Reader:
         if path is None:
             self._warn(f"parameter {_shown(name)} is not known and was ignored")
             return
-        self._wish(path)
+        if path not in INDEXED_PATHS:  # whose sequence is in the answer in any case
+            self._wish(path)
         tag = path[-1]
         vr = self.matched.get(tag) if len(path) == 1 or path in INDEXED_PATHS else None
         if vr is None:
-            self._warn(f"{'.'.join(map(_name, path))} is not matched at this level and was ignored")
+            if value.strip(" \0"):
+                self._warn(f"{'.'.join(map(_name, path))} is not matched at this level and was ignored")
             return
         if tag in self._seen:
             raise QueryError(

@@ -24,6 +24,15 @@ class WebLimits:
     ``commits_pending_max`` that are being committed; more at once than this is a loop, not a department."""
     upload_wait_s: float = 20.0
     """How long one more waits for its turn, unread, before it is told to come back (503)."""
+    search_headers_max: int = 1000
+    """Answers in one page of a search that asks for what only stored headers say: a read each."""
+    search_header_bytes_max: int = 64 << 20
+    """Of headers read for one such page, which ends behind the one that goes past; a CT slice has 4 KiB."""
+    metadata_bytes_max: int = 64 << 20
+    """Metadata of one STOW-RS request whose bulk data is apart: 5,000 slices have 32 MiB. It is gathered."""
+    bulk_bytes_max: int = 64 << 20
+    """Bulk data that one request may have gathered at a time. Uncompressed pixel data is not, nor is a frame
+    whose part says its Content-Length and transfer syntax; an overlay or a document of some pages is."""
     study_search_bytes_max: int = 16 << 20
     """How far into an object its Study Instance UID is looked for when the path names a study."""
 

@@ -1,23 +1,40 @@
 """QIDO-RS (PS3.18 10.6): search for studies, series and instances.
 
-No match is 200 with an empty list: clients that parse every answer's body stumble over 204.
+No match is 200 with an empty list: clients that parse every answer's body stumble over 204. In XML it is 204,
+since nothing cannot be written in parts.
+
+What is asked for and not in the index is read from the stored headers: for instances anything, for series
+and studies what all of their instances have alike (PS3.18 10.6.3.3). A page of such answers ends where its
+limits do, and a Warning says that there are more.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from hounsfield.archive.dicom.attributes import INSTANCE_LEVEL, SERIES_LEVEL, STUDY_LEVEL
 from hounsfield.archive.dicom.json import Model, attributes_to_model
-from hounsfield.archive.dicom.levels import COMPUTED_INSTANCE, COMPUTED_SERIES, COMPUTED_STUDY, Level
-from hounsfield.archive.dicom.query import Query, parse_qido
+from hounsfield.archive.dicom.levels import (
+    COMPUTED_INSTANCE,
+    COMPUTED_SERIES,
+    COMPUTED_STUDY,
+    HEADER_SERIES,
+    HEADER_STUDY,
+    Level,
+)
+from hounsfield.archive.dicom.query import Path, Query, parse_qido
+from hounsfield.archive.dicom.scan import PIXEL_TAGS
+from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.engine.types import FoundRow
-from hounsfield.archive.web import accept
-from hounsfield.archive.web.accept import ranges_of
-from hounsfield.archive.web.frames import accepted
+from hounsfield.archive.engine.errors import DamagedError
+from hounsfield.archive.engine.headers import HeaderAttributes
+from hounsfield.archive.engine.search import ANSWERS_DEFAULT
+from hounsfield.archive.engine.types import FoundRow, SearchPage
+from hounsfield.archive.index.rows import Attributes
+from hounsfield.archive.web.described import form_of, xml_response
 from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.problems import Header, WebError
@@ -38,12 +55,19 @@ _STUDY_ALWAYS: Final = frozenset({
 _SERIES_ALWAYS: Final = frozenset({0x00080060, 0x0008103E, _SERIES_UID, 0x00200011, 0x00201209})
 _INSTANCE_ALWAYS: Final = frozenset({0x00080016, _SOP_UID, 0x00080056, 0x00083002, 0x00200013})
 #: Said when the object has them.
+_STUDY_IF_THERE: Final = frozenset({0x00080201})
 _SERIES_IF_THERE: Final = frozenset({0x00400244, 0x00400245, 0x00080021, 0x00080031, 0x00180015})
 _INSTANCE_IF_THERE: Final = frozenset({0x00280008, 0x00280010, 0x00280011, 0x00280100})
 
 _STUDY_VRS: Final = STUDY_LEVEL | COMPUTED_STUDY | {_CHARACTER_SET: "CS"}
 _SERIES_VRS: Final = SERIES_LEVEL | COMPUTED_SERIES
 _INSTANCE_VRS: Final = INSTANCE_LEVEL | COMPUTED_INSTANCE
+_INDEXED: Final = frozenset(_STUDY_VRS | _SERIES_VRS | _INSTANCE_VRS)
+_REQUEST_ATTRIBUTES: Final = 0x00400275
+_STEP_ID, _PROCEDURE_ID = 0x00400009, 0x00401001
+#: What series and studies can have said of them from a header.
+_SPOKEN_FOR: Final = {Level.STUDY: HEADER_STUDY, Level.SERIES: HEADER_STUDY | HEADER_SERIES}
+_MORE: Final = "there are additional results that can be requested with limit and offset"
 
 
 class Qido:
@@ -57,31 +81,85 @@ class Qido:
         self, scope: Scope, level: Level, *, study_uid: str | None = None, series_uid: str | None = None
     ) -> BuffersResponse:
         """One search. Raises ``QueryError`` and what :mod:`.problems` maps."""
-        media_type = json_type(scope)
+        form = form_of(scope)
         query = parse_qido(level, parameters(scope), study_uid=study_uid, series_uid=series_uid)
+        paths = _from_headers(query)
+        if paths:
+            limit = ANSWERS_DEFAULT if query.limit is None else query.limit
+            query = replace(query, limit=min(limit, self._settings.limits.search_headers_max))
         page = await self._engine.search(query)
-        base = base_url(scope, self._settings.base_url)
+        links = base_url(scope, self._settings.base_url)
         above = (study_uid is None, series_uid is None)
 
-        def body() -> bytes:
-            return msgspec.json.encode([_answer(query, row, base, above) for row in page.rows])
+        def answers() -> _Answers:
+            found = self._answers(query, page, links, above, paths)
+            encode = model_to_xml if form.is_xml else msgspec.json.encode
+            found.encoded = [encode(model) for model in found.models]
+            return found
 
         # Fifty microseconds an answer: a long list would keep every other request waiting.
-        encoded = body() if len(page.rows) <= _ANSWERS_INLINE_MAX else await self._engine.read(body)
+        inline = len(page.rows) <= _ANSWERS_INLINE_MAX and not paths and not form.is_xml
+        found = answers() if inline else await self._engine.read(answers)
         headers = [_warning(text) for text in query.warnings]
-        if page.more and query.limit is None:
-            headers.append(
-                _warning("there are additional results that can be requested with limit and offset")
-            )
-        return json_response(encoded, media_type, headers=headers)
+        if found.unread:
+            headers.append(_warning(f"the headers of {found.unread} answers could not be read"))
+        if page.more or len(found.models) < len(page.rows):
+            headers.append(_warning(_MORE))
+        if form.is_xml:
+            return xml_response(found.encoded, form, headers=headers)
+        return json_response(b"[" + b",".join(found.encoded) + b"]", form.media_type, headers=headers)
+
+    def _answers(
+        self, query: Query, page: SearchPage, links: str, above: tuple[bool, bool], paths: frozenset[Path]
+    ) -> _Answers:
+        """A page's answers, with what their headers say; the page is cut where their bytes are too many."""
+        found = _Answers([], [])
+        stores = self._engine.stores
+        stored = HeaderAttributes(stores.store, stores.catalog, self._engine.header_blocking)
+        left = self._settings.limits.search_header_bytes_max
+        for row in page.rows:
+            model = _answer(query, row, links, above)
+            if paths:
+                if left <= 0:
+                    break
+                try:
+                    more, read = stored.of(row, paths, links)
+                except DamagedError:
+                    more, read = {}, 0
+                    found.unread += 1
+                left -= read
+                model = dict(sorted((more | model).items()))
+            found.models.append(model)
+        return found
+
+
+@dataclass(slots=True)
+class _Answers:
+    models: list[Model]
+    encoded: list[bytes]
+    unread: int = 0
+
+
+def _from_headers(query: Query) -> frozenset[Path]:
+    """What is asked for that only stored headers can tell."""
+    asked = query.include_paths | {(tag,) for tag in query.includes}
+    spoken_for = _SPOKEN_FOR.get(query.level)
+    return frozenset(
+        path
+        for path in asked
+        if path[0] not in _INDEXED
+        and path[0] not in PIXEL_TAGS
+        and path[0] >= 0x00080000
+        and (spoken_for is None or path[0] in spoken_for)
+    )
 
 
 def json_type(scope: Scope) -> str:
     """Which JSON media type the request takes; ``WebError`` (406) when none."""
-    media_type = accept.for_json(ranges_of(*accepted(scope)))
-    if media_type is None:
+    form = form_of(scope)
+    if form.is_xml:
         raise WebError(406, "this is answered as application/dicom+json, which the request does not accept")
-    return media_type
+    return form.media_type
 
 
 def _warning(text: str) -> Header:
@@ -98,7 +176,13 @@ def _answer(query: Query, row: FoundRow, base: str, above: tuple[bool, bool]) ->
     url = study_url(base, study_uid)
     series, instance = row.series, row.instance
     own_study = query.level is Level.STUDY or above[0]
-    study = _chosen(row.study, _STUDY_ALWAYS if own_study else {_STUDY_UID}, frozenset(), wanted, everything)
+    study = _chosen(
+        row.study,
+        _STUDY_ALWAYS if own_study else {_STUDY_UID},
+        _STUDY_IF_THERE if own_study else frozenset(),
+        wanted,
+        everything,
+    )
     study[_CHARACTER_SET] = "ISO_IR 192"
     levels = [(study, _STUDY_VRS)]
     if series is not None:
@@ -111,7 +195,33 @@ def _answer(query: Query, row: FoundRow, base: str, above: tuple[bool, bool]) ->
             levels.append((chosen, _INSTANCE_VRS))
             url = instance_url(base, study_uid, series.get(_SERIES_UID, ""), instance.get(_SOP_UID, ""))
     levels[-1][0][_RETRIEVE_URL] = url
-    return attributes_to_model(*levels)
+    model = attributes_to_model(*levels)
+    matched = _STEP_ID in query.matches or _PROCEDURE_ID in query.matches
+    if series is not None and (query.level is Level.SERIES or above[1] or everything or matched):
+        _request_attributes(model, series, query)
+    return model
+
+
+def _request_attributes(model: Model, series: Attributes, query: Query) -> None:
+    """Put Request Attributes Sequence into an answer (PS3.18 Table 10.6.3-4).
+
+    The index has the values of all items together. Where they do not tell which belong together, the
+    sequence comes only when it is asked for, and then from the header.
+    """
+    key = f"{_REQUEST_ATTRIBUTES:08X}"
+    if any(path[0] == _REQUEST_ATTRIBUTES for path in _from_headers(query)):
+        return
+    steps, procedures = (series.get(tag, "").split("\\") for tag in (_STEP_ID, _PROCEDURE_ID))
+    if len(steps) > 1 < len(procedures) or not any((*steps, *procedures)):
+        return
+    model[key] = {
+        "vr": "SQ",
+        "Value": [
+            attributes_to_model(({_STEP_ID: step, _PROCEDURE_ID: procedure}, SERIES_LEVEL))
+            for step in steps
+            for procedure in procedures
+        ],
+    }
 
 
 def _chosen(
