@@ -70,7 +70,24 @@ class Sampler:
                 "compaction_failures_total": now.failures,
             }
 
+        def content() -> dict[str, int]:
+            smaller, metadata = engine.compressing.figures, engine.metadata.figures
+            return {
+                "compression_objects_total.smaller": smaller.objects,
+                "compression_objects_total.as_received": smaller.as_received,
+                "compression_bytes_total.received": smaller.bytes_received,
+                "compression_bytes_total.stored": smaller.bytes_stored,
+                "objects_compared_total.same": engine.comparing.found_same,
+                "objects_compared_total.other": engine.comparing.compared - engine.comparing.found_same,
+                "decoding_processes_total": engine.isolation.started,
+                "decoding_failures_total": engine.isolation.failed,
+                "metadata_series_total.prepared": metadata.hits,
+                "metadata_series_total.built": metadata.builds,
+                "search_studies_merged_total": engine.gram_merging.merged,
+            }
+
         self.add(figures)
+        self.add(content)
         self.add(deletion_figures)
         self.add(scrub)
 

@@ -148,6 +148,41 @@ METRICS: tuple[Metric, ...] = (
     Metric("compaction_moved_bytes_total", Kind.COUNTER, "Bytes that compaction wrote anew"),
     Metric("compaction_reclaimed_bytes_total", Kind.COUNTER, "Bytes that compaction freed"),
     Metric("compaction_failures_total", Kind.COUNTER, "Times that compaction was put off by an error"),
+    *_by(
+        "compression_objects_total",
+        Kind.COUNTER,
+        "Objects whose frames were offered to the coder, by how they are stored",
+        "stored",
+        "smaller",
+        "as_received",
+    ),
+    *_by(
+        "compression_bytes_total",
+        Kind.COUNTER,
+        "Bytes of the frames that are stored smaller",
+        "side",
+        "received",
+        "stored",
+    ),
+    *_by(
+        "objects_compared_total",
+        Kind.COUNTER,
+        "Objects under known UIDs in other bytes, by whether the content is the same",
+        "content",
+        "same",
+        "other",
+    ),
+    Metric("decoding_processes_total", Kind.COUNTER, "Processes started to decode what others compressed"),
+    Metric("decoding_failures_total", Kind.COUNTER, "Frames at which such a process crashed or was ended"),
+    *_by(
+        "metadata_series_total",
+        Kind.COUNTER,
+        "Series metadata answered as it was prepared, and made anew",
+        "way",
+        "prepared",
+        "built",
+    ),
+    Metric("search_studies_merged_total", Kind.COUNTER, "Studies merged into the search index"),
 )
 
 

@@ -190,7 +190,7 @@ class Engine:
             quiet_s=options.metadata.quiet_s,
             act=self.metadata.prepare,
         )
-        self._gram_merging = GramMerging(stores.store, stores.merger, self._gate, owner=owner)
+        self.gram_merging = GramMerging(stores.store, stores.merger, self._gate, owner=owner)
         self._stable = StableStudies(
             stores.store,
             stores.journal,
@@ -259,7 +259,7 @@ class Engine:
             nursery.start_soon(self._quiet.run)
             nursery.start_soon(self._stable.run)
             nursery.start_soon(self.compaction.run)
-            nursery.start_soon(self._gram_merging.run)
+            nursery.start_soon(self.gram_merging.run)
             nursery.start_soon(self.scrub.run)
             await nursery.start(self._ingest.large.run)
             await self._ingest.run(task_status=task_status)
