@@ -23,7 +23,6 @@ _PALETTE_TAGS: Final = (
 )
 #: What decoders of JPEG 2000 and JPEG XL have turned back into RGB already.
 RGB_WHEN_DECODED: Final = frozenset({"RGB", "YBR_RCT", "YBR_ICT", "XYB"})
-SUBSAMPLED: Final = frozenset({"YBR_FULL_422", "YBR_PARTIAL_422"})
 MONOCHROME: Final = frozenset({"MONOCHROME1", "MONOCHROME2"})
 PALETTE_COLOR: Final = "PALETTE COLOR"
 
@@ -57,7 +56,7 @@ def to_rgb(stored: NDArray[Any], photometric: str, bits: int) -> NDArray[Any]:
         return _bytes(stored, bits)
     if photometric in ("YBR_FULL", "YBR_FULL_422"):
         return ybr_full_to_rgb(_bytes(stored, bits))
-    if photometric in ("YBR_PARTIAL_422", "YBR_PARTIAL_420"):
+    if photometric.startswith("YBR_PARTIAL"):
         return ybr_partial_to_rgb(_bytes(stored, bits))
     raise NotRenderableError("the photometric interpretation is none that is rendered")
 
@@ -105,16 +104,3 @@ def _rgb(*planes: NDArray[Any]) -> NDArray[Any]:
     stacked = np.stack(planes, axis=-1)
     np.rint(stacked, out=stacked)
     return np.clip(stacked, 0, 255, out=stacked).astype(np.uint8)
-
-
-def from_422(frame: bytes | bytearray | memoryview, rows: int, columns: int) -> NDArray[Any]:
-    """Native samples Y Y Cb Cr of each two pixels, as three samples a pixel. ``NotRenderableError``."""
-    data = np.frombuffer(frame, np.uint8)
-    if columns % 2 or len(data) < rows * columns * 2:
-        raise NotRenderableError("fewer pixels than rows and columns say")
-    pairs = data[: rows * columns * 2].reshape(rows, columns // 2, 4)
-    out = np.empty((rows, columns, 3), np.uint8)
-    out[:, 0::2, 0], out[:, 1::2, 0] = pairs[..., 0], pairs[..., 1]
-    for sample in (1, 2):
-        out[:, :, sample] = np.repeat(pairs[..., sample + 1], 2, axis=1)
-    return out

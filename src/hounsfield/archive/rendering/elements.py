@@ -68,6 +68,11 @@ class Elements:
         implicit = looks_implicit(head, 0, len(head), syntax.implicit_vr)
         return cls(head, 0, len(head), implicit, syntax.little_endian)
 
+    @property
+    def bytes_held(self) -> int:
+        """Of memory, by the encoded data set."""
+        return len(self._data)
+
     def __contains__(self, tag: int) -> bool:
         return tag in self._places
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     np = deferred("numpy")
 
-_SAMPLES, _PHOTOMETRIC, _PLANAR, _FRAMES = 0x00280002, 0x00280004, 0x00280006, 0x00280008
+_SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
 _ALLOCATED, _STORED, _HIGH_BIT, _REPRESENTATION = 0x00280100, 0x00280101, 0x00280102, 0x00280103
 _PADDING, _PADDING_LIMIT = 0x00280120, 0x00280121
@@ -58,8 +58,6 @@ class Image:
             bits_allocated=allocated,
             bits_stored=stored,
             signed=found.pixels_signed,
-            planar=samples > 1 and found.integer(_PLANAR) == 1,
-            in_words=_PIXEL_DATA in found and found.vr(_PIXEL_DATA) == "OW",
         )
         high_bit = found.integer(_HIGH_BIT, stored - 1)
         self.shift = high_bit + 1 - stored if stored - 1 <= high_bit < allocated else 0

@@ -1,0 +1,173 @@
+"""Rendered frames: what is described, decoded and drawn is kept for a while, and made once for all who ask.
+
+Drawing takes a few milliseconds of a processor: it is done on threads, few at a time, and an answer that was
+given stays in memory until others need the room. What decides how a picture looks is its key: the stored
+record, the corrections in force, the presentation state, and everything the request says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from hounsfield.archive.engine.decoding import DecodedFrame
+from hounsfield.archive.engine.errors import NotFoundError
+from hounsfield.archive.engine.shared_work import SharedWork
+from hounsfield.archive.engine.types import Header, Instance, Overlay
+from hounsfield.archive.rendering.elements import Elements
+from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError
+from hounsfield.archive.rendering.image import Image
+from hounsfield.archive.rendering.pipeline import Cells, file_of
+from hounsfield.archive.rendering.presentation import SOP_CLASSES, PresentationState
+from hounsfield.archive.rendering.request import Rendering
+from hounsfield.codecs.registry import lookup
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedLimits:
+    """What rendering may hold and take, for each worker.
+
+    ``cache_bytes_max``: answers that were given; 64 MiB are a thousand 512² JPEGs.
+    ``descriptions_bytes_max``: headers of objects that were rendered; an enhanced object's may have 20 MB.
+    ``animation_frames_max``, ``animation_bytes_max``: of one film, decoded; they are held together.
+    ``at_once_max``: pictures that are drawn at the same time; each holds a frame a few times over.
+    """
+
+    cache_bytes_max: int = 64 << 20
+    descriptions_bytes_max: int = 48 << 20
+    animation_frames_max: int = 1024
+    animation_bytes_max: int = 256 << 20
+    at_once_max: int = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """An image object that is to be shown, which of its frames, and as which presentation state wants it."""
+
+    instance: Instance
+    image: Image
+    frames: tuple[int, ...]
+    state: PresentationState | None = None
+    state_key: object = None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Differs whenever what is stored and decides how it looks does."""
+        return (*_key_of(self.instance), self.state_key)
+
+
+_Key = tuple[object, ...]
+_Described = tuple[Elements, Image | None]
+
+
+class Rendered:
+    """Renders frames. Any number of tasks at once."""
+
+    def __init__(
+        self,
+        *,
+        find: Callable[[str, str, str], Awaitable[list[Instance]]],
+        header: Callable[[Instance], Awaitable[Header]],
+        decoded: Callable[[Instance, int], Awaitable[DecodedFrame]],
+        limits: RenderedLimits | None = None,
+    ) -> None:
+        self.limits = limits or RenderedLimits()
+        self._find, self._header, self._decoded = find, header, decoded
+        self._threads: trio.CapacityLimiter | None = None
+        self._files: SharedWork[_Key, bytes] = SharedWork(self.limits.cache_bytes_max, len)
+        self._described: SharedWork[_Key, _Described] = SharedWork(
+            self.limits.descriptions_bytes_max, lambda one: one[0].bytes_held
+        )
+        self.figures = self._files.figures
+
+    # ------------------------------------------------------------ what is shown
+
+    async def subjects(self, instance: Instance) -> list[Subject]:
+        """What is shown of an object: itself, or the images of a presentation state.
+
+        ``NoImageError`` or ``NotRenderableError`` when that is nothing, ``NotFoundError`` when the images are
+        not here.
+        """
+        if instance.row.sop_class_uid not in SOP_CLASSES:
+            image = await self._image(instance)
+            return [Subject(instance, image, tuple(range(1, image.frames + 1)))]
+        elements, _ = await self._describe(instance, with_image=False)
+        state, key = PresentationState(elements), _key_of(instance)
+        found: list[Subject] = []
+        for one in state.references:
+            try:
+                (target,) = await self._find(instance.study_uid, one.series_uid, one.sop_uid)
+            except NotFoundError:
+                continue
+            image = await self._image(target)
+            frames = tuple(n for n in one.frames if 1 <= n <= image.frames)
+            found.append(Subject(target, image, frames or tuple(range(1, image.frames + 1)), state, key))
+        if not found:
+            raise NotFoundError("the images that this presentation state is for are not in this archive")
+        return found
+
+    async def _image(self, instance: Instance) -> Image:
+        _, image = await self._describe(instance, with_image=True)
+        if image is None:
+            raise NoImageError("this instance has no pixels to show")
+        return image
+
+    async def _describe(self, instance: Instance, *, with_image: bool) -> _Described:
+        async def make() -> _Described:
+            header = await self._header(instance)
+            return await trio.to_thread.run_sync(read, header, limiter=self._limiter())
+
+        def read(header: Header) -> _Described:
+            elements = Elements.of_header(header.head, header.transfer_syntax_uid)
+            return elements, Image(elements) if with_image else None
+
+        return await self._described.get((*_key_of(instance), with_image), make)
+
+    # ------------------------------------------------------------ pictures
+
+    async def file(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> bytes:
+        """The file that is asked for, of these frames: one, or several as a film.
+
+        Raises rendering's errors, codecs' errors, ``NotFoundError`` for a frame that there is not.
+        """
+        if not all(1 <= number <= subject.image.frames for number in numbers):
+            raise NotFoundError(
+                f"this instance has {subject.image.frames} frames; there is none of that number"
+            )
+        key = (subject.key, tuple(numbers), asked)
+        return await self._files.get(key, lambda: self._draw(subject, numbers, asked))
+
+    async def _draw(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> bytes:
+        image, limits = subject.image, self.limits
+        film_bytes = len(numbers) * image.format.rows * image.format.columns * image.format.samples
+        film_bytes *= max(image.format.bits_allocated // 8, 1)
+        if len(numbers) > 1 and (
+            len(numbers) > limits.animation_frames_max or film_bytes > limits.animation_bytes_max
+        ):
+            raise NotRenderableError("too many frames for one film: ask for fewer, or for each as a picture")
+        native = not lookup(subject.instance.row.transfer_syntax_uid).encapsulated
+        frames: list[tuple[int, Cells]] = []
+        for number in numbers:
+            decoded = await self._decoded(subject.instance, number)
+            frames.append((number, Cells(decoded.pixels, decoded.photometric, native)))
+
+        def draw() -> bytes:
+            state = None
+            if subject.state is not None:
+                state = subject.state.of_image(subject.instance.row.sop_uid, numbers[0])
+            return file_of(image, frames, asked, state)
+
+        return await trio.to_thread.run_sync(draw, limiter=self._limiter())
+
+    def _limiter(self) -> trio.CapacityLimiter:
+        if self._threads is None:
+            self._threads = trio.CapacityLimiter(self.limits.at_once_max)
+        return self._threads
+
+
+def _key_of(instance: Instance) -> _Key:
+    overlay = instance.overlay
+    stamp = overlay.stamp if isinstance(overlay, Overlay) else overlay
+    return instance.row.location.record_id, stamp
