@@ -251,3 +251,28 @@ async def test_dicomweb_client_pages_and_asks_for_fields(archive, sample):
     assert len({values(one, "0020000D")[0] for one in pages}) == len(pages) == 2
     assert len(series) == 1
     assert [values(one, "00180060") for one in instances] == [[120]]
+
+
+async def test_metadata_is_xml_too(archive, sample):
+    ct = await archive.put(sample["CT_small.dcm"])
+    for number in range(3):
+        await archive.put(changed(sample["CT_small.dcm"], SOPInstanceUID=f"1.2.{number}"))
+    series = f"/studies/{ct.study_uid}/series/{ct.series_uid}"
+    one = f"{series}/instances/{ct.sop_instance_uid}"
+    for path, count in ((one, 1), (series, 4), (f"/studies/{ct.study_uid}", 4), (series, 4)):
+        expected = await found(archive, f"{path}/metadata")
+        answer = await get(archive, f"{path}/metadata", XML)
+        assert answer.status_code == 200
+        assert "etag" not in answer.headers
+        documents = [xml_to_model(document) for _, document in parts(answer)]
+        assert documents == expected
+        assert len(documents) == count
+        tag = (await get(archive, f"{path}/metadata")).headers.get("etag", "*")
+        headers = {"accept": XML, "if-none-match": tag}
+        async with archive.client() as client:
+            again = await client.get(f"/dicom-web{path}/metadata", headers=headers)
+        assert again.status_code == 200
+    alone = await get(archive, f"{one}/metadata", "application/dicom+xml")
+    assert alone.headers["content-type"] == "application/dicom+xml"
+    assert [xml_to_model(alone.content)] == await found(archive, f"{one}/metadata")
+    assert (await get(archive, f"{series}/metadata", "application/dicom+xml")).status_code == 406

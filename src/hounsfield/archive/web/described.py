@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
+from hounsfield.archive.dicom.json import Model
 from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.web import accept
@@ -54,24 +55,25 @@ def form_of(scope: Scope) -> Form:
     )
 
 
-def xml_response(
-    documents: Sequence[bytes], form: Form, *, headers: Iterable[Header] = ()
-) -> BuffersResponse:
+def xml_response(found: Sequence[bytes], form: Form, *, headers: Iterable[Header] = ()) -> BuffersResponse:
     """XML documents, one for each object. Of none, 204: a multipart message has at least one part."""
-    if not documents:
+    if not found:
         return BuffersResponse(204, list(headers))
     if not form.multipart:
-        if len(documents) > 1:
-            raise WebError(
-                406, "XML of several objects is multipart/related, which the request does not accept"
-            )
-        return BuffersResponse(200, [(b"content-type", _PART), *headers], documents)
+        if len(found) > 1:
+            raise several_alone()
+        return BuffersResponse(200, [(b"content-type", _PART), *headers], found)
     boundary = new_boundary()
     body: list[Buffer] = []
-    for document in documents:
+    for document in found:
         body += (part_head(boundary, _PART, len(document), first=not body), document)
     body.append(closing(boundary))
     return BuffersResponse(200, [(b"content-type", xml_type(boundary)), *headers], body)
+
+
+def several_alone() -> WebError:
+    """What is said to who takes one XML document, of several objects."""
+    return WebError(406, "XML of several objects is multipart/related, which the request does not accept")
 
 
 def xml_type(boundary: bytes) -> bytes:
@@ -91,15 +93,15 @@ async def xml_parts(
         text = b"".join(piece)[1:]
         if not text:
             continue
-        documents = await engine.read(_documents, text)
         body: list[Buffer] = []
-        for document in documents:
+        for document in await engine.read(documents, b"[" + text + b"]"):
             body += (part_head(boundary, _PART, len(document), first=first), document)
             first = False
         yield body
     yield (closing(boundary),)
 
 
-def _documents(text: bytes) -> list[bytes]:
-    models: Iterator[dict[str, Any]] = iter(msgspec.json.decode(b"[" + text + b"]"))
+def documents(text: bytes) -> list[bytes]:
+    """A list of DICOM JSON objects as XML, each a document of its own."""
+    models: list[Model] = msgspec.json.decode(text)
     return [model_to_xml(model) for model in models]

@@ -14,17 +14,26 @@ from hounsfield.archive.dicom.json import Bulk, find_bulk
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
+from hounsfield.archive.engine.prepared import Answer
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery
 from hounsfield.archive.web.deflated import deflated_pixels, is_deflated
+from hounsfield.archive.web.described import (
+    Form,
+    documents,
+    form_of,
+    several_alone,
+    xml_parts,
+    xml_response,
+    xml_type,
+)
 from hounsfield.archive.web.frames import accepted, not_acceptable
 from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
 from hounsfield.archive.web.pixels import content_type, is_big_endian, little_endian, multipart_type, swapped
 from hounsfield.archive.web.problems import Header, WebError
-from hounsfield.archive.web.qido import json_type
 from hounsfield.archive.web.responses import BuffersResponse, StreamResponse
 from hounsfield.archive.web.urls import base_url, headers
 from hounsfield.codecs.registry import lookup
@@ -44,12 +53,13 @@ class Metadata:
     async def retrieve(
         self, scope: Scope, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
     ) -> BuffersResponse | StreamResponse:
-        """DICOM JSON of every instance of a study, a series, or of one, as a list.
+        """DICOM JSON of every instance of a study, a series, or of one, as a list; or XML, in parts.
 
         304 when the client's entity tag is still right (RFC 9110 13.1.2).
         """
-        media_type = json_type(scope)
-        prepared, known = self._engine.metadata, _known_tags(scope)
+        form = form_of(scope)
+        # What is XML has no entity tag: the one that is prepared is the JSON's.
+        prepared, known = self._engine.metadata, frozenset() if form.is_xml else _known_tags(scope)
         links = base_url(scope, self._settings.base_url)
         if series_uid is not None and sop_uid is not None:
             answer = await prepared.instance(study_uid, series_uid, sop_uid, links=links, known=known)
@@ -59,15 +69,29 @@ class Metadata:
             (b"vary", b"accept, accept-encoding"),
             (b"cache-control", b"private, no-cache"),
         ]
+        if form.is_xml:
+            return await self._xml(answer, form, lines, alone=sop_uid is not None)
         if answer.etag:
             lines.append((b"etag", answer.etag.encode("ascii")))
         if answer.unchanged:
             return BuffersResponse(304, lines)
-        lines.append((b"content-type", media_type.encode("ascii")))
+        lines.append((b"content-type", form.media_type.encode("ascii")))
         if not accept.takes_gzip(",".join(headers(scope, b"accept-encoding"))):
             return StreamResponse(lines, answer.identity())
         lines.append((b"content-encoding", b"gzip"))
         return StreamResponse(lines, answer.gzip(), length=answer.gzip_bytes)
+
+    async def _xml(
+        self, answer: Answer, form: Form, lines: list[Header], *, alone: bool
+    ) -> BuffersResponse | StreamResponse:
+        if form.multipart:
+            boundary = new_boundary()
+            lines.append((b"content-type", xml_type(boundary)))
+            return StreamResponse(lines, xml_parts(self._engine, answer.identity(), boundary))
+        if not alone:
+            raise several_alone()
+        text = b"".join([b"".join(piece) async for piece in answer.identity()])
+        return xml_response(await self._engine.read(documents, text), form, headers=lines)
 
     async def bulk(
         self, scope: Scope, study_uid: str, series_uid: str, sop_uid: str, path: str
