@@ -105,8 +105,9 @@ def ct_slice(
     number: int = 1,
     change: Callable[[Dataset], None] | None = None,
     pixels: bytes | None = None,
+    syntax: str = ExplicitVRLittleEndian,
 ) -> bytes:
-    """A small, valid CT slice (Explicit VR Little Endian), 16×16."""
+    """A small, valid CT slice, 16×16."""
     data = Dataset()
     data.SpecificCharacterSet = "ISO_IR 192"
     data.SOPClassUID = CTImageStorage
@@ -126,7 +127,7 @@ def ct_slice(
     data.PixelData = pixels if pixels is not None else secrets.token_bytes(512)
     if change is not None:
         change(data)
-    return encode(data)
+    return encode(data, syntax)
 
 
 def encode(data: Dataset, transfer_syntax_uid: str = ExplicitVRLittleEndian) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from email import message_from_bytes
 
 import pydicom
 import pytest
@@ -11,25 +10,9 @@ from pydicom.encaps import generate_frames
 
 from hounsfield.archive.dicom import part10
 from hounsfield.codecs.registry import lookup
+from support.answers import parts_of
 
 ALL = {"accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
-
-
-def parts_of(answer) -> list[tuple[dict[str, str], bytes]]:
-    """The parts of a multipart answer, cut by hand: mail parsers change line ends."""
-    kind = answer.headers["content-type"]
-    boundary = message_from_bytes(f"content-type: {kind}\r\n\r\n".encode()).get_boundary().encode()
-    body = answer.content
-    assert body.startswith(b"--" + boundary + b"\r\n")
-    assert body.endswith(b"\r\n--" + boundary + b"--\r\n")
-    body = b"\r\n" + body[: -len(b"--\r\n")]
-    found = []
-    for piece in body.split(b"\r\n--" + boundary)[1:-1]:
-        head, _, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        assert int(fields["Content-Length"]) == len(content)
-        found.append((fields, content))
-    return found
 
 
 async def test_every_object_that_can_be_stored(archives, sample, tmp_path):

@@ -5,7 +5,7 @@ PS3.3 C.7.6.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -265,6 +265,22 @@ def fragments_of(piece: Buffer) -> list[memoryview]:
         out.append(view[pos + 8 : pos + 8 + length])
         pos += 8 + length
     return out
+
+
+def fragment_places(read: Callable[[int, int], bytes], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where the values of the fragments between ``start`` and ``end`` begin and end.
+
+    ``read(at, length)`` gives bytes: of each fragment only its item header is read. A fragment that is cut
+    short ends where the bytes do.
+    """
+    while start + 8 <= end:
+        item = read(start, 8)
+        big = item[:4] == _ITEM_TAG_BIG
+        if not big and item[:4] != _ITEM_TAG_LITTLE:
+            return
+        length: int = (_ITEM_LENGTH_BIG if big else _ITEM_LENGTH).unpack(item)[0]
+        yield start + 8, min(start + 8 + length, end)
+        start += 8 + length
 
 
 def frame_bytes(piece: Buffer, layout: Layout) -> memoryview | bytes:

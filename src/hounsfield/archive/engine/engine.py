@@ -223,6 +223,7 @@ class Engine:
         self.dataset_bytes_blocking = self._retrieve.dataset_bytes_blocking
         self.is_corrected = self._retrieve.is_corrected
         self.bulk = self._retrieve.bulk
+        self.pixel_places = self._retrieve.pixel_places
         self.read = self._gate.read
         self.heavy = self._gate.heavy
 

@@ -112,9 +112,9 @@ class LargeReading:
         value = (int.from_bytes(chunk, "little") >> shift) & ((1 << bits) - 1)
         return value.to_bytes(-(-bits // 8), "little")
 
-    def stretches(self, row: InstanceRow) -> Iterator[Buffer]:
-        """The data set as received, a piece at a time."""
-        yield from self._pieces(row.location).stretches()
+    def stretches(self, row: InstanceRow, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        """The data set as received, or its bytes from ``start`` to ``stop``, a piece at a time."""
+        yield from self._pieces(row.location).stretches(start, stop)
 
     def bulk(self, row: InstanceRow) -> list[Buffer]:
         """The whole pixel data: of encapsulated data the fragments, else the frames as one buffer."""

@@ -11,11 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
-from hounsfield.archive.dicom.cuts import FrameError, Layout, fragments_of, frame_bytes, undivided_frame
+from hounsfield.archive.dicom.cuts import (
+    FrameError,
+    Layout,
+    fragment_places,
+    fragments_of,
+    frame_bytes,
+    undivided_frame,
+)
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
 from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.types import Frame, Header
-from hounsfield.archive.index.indexing import Indexer, as_received
+from hounsfield.archive.index.indexing import Indexer, as_received, lengths_as_received
 from hounsfield.archive.index.remaining import row_part
 from hounsfield.archive.index.rows import Attributes, InstanceRow, ObjectRow, decode
 from hounsfield.codecs import at_rest
@@ -65,7 +72,7 @@ class Records:
             data = as_received(row.stored_as, part, data)
         self.figures.frames += 1
         self.figures.frames_cached += 1
-        return Frame(frame_bytes(data, Layout(row.layout)), row.transfer_syntax_uid)
+        return Frame(frame_bytes(data, Layout(row.layout)), row.transfer_syntax_uid, row.location.record_id)
 
     def frame(self, row: InstanceRow, number: int) -> Frame:
         """Frame ``number``, from 1, as received.
@@ -85,22 +92,22 @@ class Records:
         self.figures.frames += 1
         if layout is Layout.UNDIVIDED_NATIVE:
             try:
-                return Frame(
-                    undivided_frame(data, layout, _shape(row.attributes), number), row.transfer_syntax_uid
-                )
+                cells = undivided_frame(data, layout, _shape(row.attributes), number)
             except FrameError as error:
                 raise NotSeparableError(str(error)) from error
-        return Frame(frame_bytes(data, layout), row.transfer_syntax_uid)
+            return Frame(cells, row.transfer_syntax_uid, row.location.record_id)
+        return Frame(frame_bytes(data, layout), row.transfer_syntax_uid, row.location.record_id)
 
     def _large_frame(self, row: InstanceRow, layout: Layout, number: int) -> Frame:
         self.figures.frames += 1
         if layout is not Layout.UNDIVIDED_NATIVE:
-            return Frame(frame_bytes(self._large.frame(row, number), layout), row.transfer_syntax_uid)
+            data = frame_bytes(self._large.frame(row, number), layout)
+            return Frame(data, row.transfer_syntax_uid, row.location.record_id)
         try:
-            data = self._large.undivided_frame(row, _shape(row.attributes), number)
+            cells = self._large.undivided_frame(row, _shape(row.attributes), number)
         except IndexError as error:
             raise NotSeparableError("this frame has no bytes of its own; fetch the instance whole") from error
-        return Frame(data, row.transfer_syntax_uid)
+        return Frame(cells, row.transfer_syntax_uid, row.location.record_id)
 
     def header(self, row: InstanceRow) -> Header:
         """The data set without its pixel data's value, as received.
@@ -152,17 +159,23 @@ class Records:
         with _damage_named():
             return sum(self._indexer.ref_of(row.location).part_lengths[1:])
 
-    def pieces(self, row: InstanceRow) -> Iterator[list[Buffer]]:
-        """The data set as received, in lists of buffers of a few megabytes (or of one large frame)."""
+    def pieces(self, row: InstanceRow, start: int = 0, stop: int | None = None) -> Iterator[list[Buffer]]:
+        """The data set as received, in lists of buffers of a few megabytes (or of one large frame).
+
+        Of it only the bytes from ``start`` to ``stop``: what is not asked for is not read.
+        """
         with _damage_named():
             if row.location.stream is not None:
-                for stretch in self._large.stretches(row):
+                for stretch in self._large.stretches(row, start, stop):
                     yield [stretch]
                 return
             piece: list[Buffer] = []
             size = 0
-            for part in self._parts(row):
-                data = as_received(row.stored_as, part, self._log.open_part(part))
+            for part, begin, end in self._parts(row, start, stop):
+                if row.stored_as or end - begin == part.length:
+                    data = as_received(row.stored_as, part, self._log.open_part(part))[begin:end]
+                else:
+                    data = self._log.open_range(part, begin, end - begin)
                 piece.append(data)
                 size += len(data)
                 if size >= PIECE_BYTES:
@@ -171,9 +184,44 @@ class Records:
             if piece:
                 yield piece
 
-    def _parts(self, row: InstanceRow) -> Iterator[PartRef]:
+    def _parts(self, row: InstanceRow, start: int, stop: int | None) -> Iterator[tuple[PartRef, int, int]]:
+        """The parts that hold the bytes from ``start`` to ``stop``, and which bytes of each those are."""
         ref = self._indexer.ref_of(row.location)
-        return (part for part in islice(ref.parts(), 1, None) if part.length)
+        end = 0
+        lengths = lengths_as_received(ref, row.stored_as)
+        for part, length in zip(islice(ref.parts(), 1, None), lengths, strict=True):
+            begin, end = end, end + length
+            if not length or end <= start:
+                continue
+            if stop is not None and begin >= stop:
+                return
+            yield part, max(start - begin, 0), length if stop is None else min(length, stop - begin)
+
+    def pixel_places(self, row: InstanceRow) -> list[tuple[int, int]] | None:
+        """Where in the data set the values of its pixel data begin and end, none when it has none.
+
+        Native cells are one value, without padding; of encapsulated data that is not divided into frames
+        (video) each fragment is one. None: each frame is a value of its own, see :meth:`frame`.
+        """
+        layout, location = Layout(row.layout), row.location
+        if layout is Layout.ENCAPSULATED:
+            return None
+        if layout is Layout.HEADER_ONLY:
+            return []
+        with _damage_named():
+            if location.stream is not None:
+                begin, end = location.stream.pixels_at, location.stream.trailer_at
+                if layout is Layout.NATIVE:
+                    end = begin + location.stream.frames * location.stream.frame_bytes
+            else:
+                header, *frames, _ = lengths_as_received(self._indexer.ref_of(location), row.stored_as)
+                begin, end = header, header + sum(frames)
+            if layout is not Layout.UNDIVIDED_ENCAPSULATED:
+                return [(begin, end)]
+            return list(fragment_places(lambda at, size: self._bytes(row, at, size), begin, end))
+
+    def _bytes(self, row: InstanceRow, start: int, length: int) -> bytes:
+        return b"".join(one for piece in self.pieces(row, start, start + length) for one in piece)
 
     def bulk(self, row: InstanceRow) -> list[Buffer]:
         """The whole pixel data: of encapsulated data the fragments, else the frames.

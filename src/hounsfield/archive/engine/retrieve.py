@@ -118,11 +118,20 @@ class Retrieve:
         with _refused():
             return self._corrected.header(instance.row, overlay)
 
-    async def dataset(self, instance: Instance, *, as_received: bool = False) -> AsyncIterator[Buffer]:
-        """The data set's bytes as it is delivered, in pieces of a few megabytes (or of one large frame)."""
-        pieces = await self._gate.read(self._pieces, instance) if self.is_corrected(instance) else None
-        if pieces is None or as_received:
-            pieces = self._records.pieces(instance.row)
+    async def dataset(
+        self, instance: Instance, *, as_received: bool = False, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[Buffer]:
+        """The data set's bytes as it is delivered, in pieces of a few megabytes (or of one large frame).
+
+        ``start`` and ``stop``, of an object that is not corrected or as received: which bytes.
+        """
+        pieces: Iterator[list[Buffer]] | None = None
+        if not as_received and self.is_corrected(instance):
+            if start or stop is not None:
+                raise ValueError("of a corrected object no stretch is read; cut what it gives")
+            pieces = await self._gate.read(self._pieces, instance)
+        if pieces is None:
+            pieces = self._records.pieces(instance.row, start, stop)
         while True:
             piece = await self._gate.read(_next, pieces)
             if piece is None:
@@ -154,6 +163,13 @@ class Retrieve:
             return self._records.data_set_bytes(instance.row)
         header, head_bytes, trailer_at = self._ends(instance, overlay)
         return len(header.head) + (trailer_at - head_bytes) + len(header.trailer)
+
+    async def pixel_places(self, instance: Instance) -> list[tuple[int, int]] | None:
+        """Where in the data set as received the values of its pixel data are; None: frames are.
+
+        See :meth:`Records.pixel_places`.
+        """
+        return await self._gate.read(self._records.pixel_places, instance.row)
 
     async def bulk(self, instance: Instance) -> list[Buffer]:
         """The whole pixel data: of encapsulated data the fragments, else the frames."""

@@ -80,6 +80,7 @@ class Frame:
 
     data: Buffer
     transfer_syntax_uid: str
+    record_id: bytes  # of the record that has it: other bytes under the same UIDs have another
 
 
 @dataclass(frozen=True, slots=True)

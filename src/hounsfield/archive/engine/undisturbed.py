@@ -51,17 +51,16 @@ class UndisturbedRecords(Records):
     def bulk(self, row: InstanceRow) -> list[Buffer]:
         return self._wherever(super().bulk, row)
 
-    def pieces(self, row: InstanceRow) -> Iterator[list[Buffer]]:
+    def pixel_places(self, row: InstanceRow) -> list[tuple[int, int]] | None:
+        return self._wherever(super().pixel_places, row)
+
+    def pieces(self, row: InstanceRow, start: int = 0, stop: int | None = None) -> Iterator[list[Buffer]]:
         """As of :class:`Records`; a long download that was in the middle goes on where it was."""
-        given = 0
         for _ in range(MOVES_MAX):
-            skip = given
             try:
-                for piece in super().pieces(row):
-                    kept, skip = _behind(piece, skip)
-                    if kept:
-                        yield kept
-                        given += sum(map(len, kept))
+                for piece in super().pieces(row, start, stop):
+                    yield piece
+                    start += sum(map(len, piece))
             except DamagedError:
                 moved = self._moved(row)
                 if moved is None:
@@ -103,16 +102,3 @@ class UndisturbedRecords(Records):
                     if one.location.record_id == record_id and one.location != row.location:
                         return one
         return None
-
-
-def _behind(piece: list[Buffer], skip: int) -> tuple[list[Buffer], int]:
-    """What of ``piece`` lies behind its first ``skip`` bytes, and how much is still to be skipped."""
-    kept: list[Buffer] = []
-    for buffer in piece:
-        length = len(buffer)
-        if skip >= length:
-            skip -= length
-        else:
-            kept.append(memoryview(buffer)[skip:] if skip else buffer)
-            skip = 0
-    return kept, skip

@@ -14,13 +14,21 @@ from hounsfield.archive.engine.errors import NotSeparableError
 from hounsfield.archive.engine.types import Frame, Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery
+from hounsfield.archive.web.conditional import (
+    Validators,
+    byte_range,
+    content_range,
+    entity_tag,
+    has_conditions,
+    is_unchanged,
+)
 from hounsfield.archive.web.deflated import deflated_frame, is_deflated
 from hounsfield.archive.web.http import Receive, Scope, Send
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
 from hounsfield.archive.web.pixels import content_type, is_big_endian, little_endian, multipart_type
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.responses import StreamResponse
+from hounsfield.archive.web.responses import StreamResponse, unchanged
 from hounsfield.archive.web.urls import base_url, headers, instance_url, parameters
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
@@ -65,27 +73,36 @@ class Frames:
         delivery = accept.for_frames(ranges, frame.transfer_syntax_uid, alone=True)
         if delivery is None:
             raise not_acceptable(frame.transfer_syntax_uid)
+        weak = delivery.multipart
+        validators = Validators(
+            entity_tag("frame", str(number), delivery.transfer_syntax, frame.record_id, weak=weak)
+        )
+        conditional = has_conditions(scope)
+        if conditional and is_unchanged(scope, validators):
+            await unchanged(validators)(scope, receive, send)
+            return
         data = frame.data
         if is_big_endian(frame.transfer_syntax_uid):
             (found,) = await self._engine.instances(study, series, instance)
             data = await little_endian(self._engine, found, data)
         part_type = content_type(delivery)
+        lines = validators.headers()
         if not delivery.multipart:
-            await send(
-                {"type": "http.response.start", "status": 200, "headers": [(b"content-type", part_type)]}
-            )
+            status = 200
+            wanted = byte_range(scope, validators, len(data)) if conditional else None
+            if wanted is not None:
+                status = 206
+                lines.append(content_range(*wanted, len(data)))
+                data = memoryview(data)[slice(*wanted)]
+            lines += ((b"content-type", part_type), (b"accept-ranges", b"bytes"))
+            await send({"type": "http.response.start", "status": status, "headers": lines})
             await send({"type": "http.response.body", "body": data})
             return
         boundary = new_boundary()
         base = base_url(scope, self._settings.base_url)
         location = f"{instance_url(base, study, series, instance)}/frames/{number}"
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-type", multipart_type(delivery.media_type, boundary))],
-            }
-        )
+        lines.append((b"content-type", multipart_type(delivery.media_type, boundary)))
+        await send({"type": "http.response.start", "status": 200, "headers": lines})
         await send(
             {
                 "type": "http.response.body",
@@ -117,10 +134,15 @@ class Frames:
                     406, "several frames come as multipart/related only; ask for one frame at a time"
                 )
             raise not_acceptable(uid)
-        boundary = new_boundary()
         url = instance_url(base_url(scope, self._settings.base_url), *path)
+        tag = entity_tag("frames", repr(numbers), url, found.row.location.record_id, weak=True)
+        validators = Validators(tag)
+        if is_unchanged(scope, validators):
+            await unchanged(validators)(scope, receive, send)
+            return
+        boundary = new_boundary()
         response = StreamResponse(
-            [(b"content-type", multipart_type(delivery.media_type, boundary))],
+            [(b"content-type", multipart_type(delivery.media_type, boundary)), *validators.headers()],
             self._pieces(found, path, numbers, delivery, boundary, url),
         )
         await response(scope, receive, send)
@@ -155,7 +177,7 @@ class Frames:
                 raise
         header = await self._engine.header(found)
         data = await self._engine.heavy(deflated_frame, header, number)
-        return Frame(data, found.row.transfer_syntax_uid)
+        return Frame(data, found.row.transfer_syntax_uid, found.row.location.record_id)
 
     def _numbers(self, text: str) -> list[int]:
         numbers: list[int] = []

@@ -74,7 +74,16 @@ def _retrieve(summary: str) -> dict[str, Any]:
     return _get(
         summary,
         _content("multipart/related", "application/dicom"),
-        errors="400 401 404 406 503",
+        errors="400 401 404 406 412 416 503",
+        tag="WADO-RS",
+    )
+
+
+def _pixels(summary: str) -> dict[str, Any]:
+    return _get(
+        summary,
+        _content("multipart/related", "application/octet-stream", "image/*"),
+        errors="400 401 404 406 412 416 503",
         tag="WADO-RS",
     )
 
@@ -142,12 +151,15 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", f"{_INSTANCE}/metadata"): _describe("Metadata of one instance"),
     ("GET", f"{_INSTANCE}/frames/{{frames}}"): _get(
         "Retrieve frames", _content("multipart/related", "application/octet-stream", "image/*"),
-        errors="400 401 404 406 503", tag="WADO-RS",
+        errors="400 401 404 406 412 416 503", tag="WADO-RS",
     ),
     ("GET", f"{_INSTANCE}/bulkdata/{{path}}"): _get(
         "Retrieve the value of one element", _content("multipart/related", "application/octet-stream"),
-        errors="400 401 404 406 503", tag="WADO-RS",
+        errors="400 401 404 406 412 416 503", tag="WADO-RS",
     ),
+    ("GET", f"{_STUDY}/pixeldata"): _pixels("Pixel data of a study's instances"),
+    ("GET", f"{_SERIES}/pixeldata"): _pixels("Pixel data of a series' instances"),
+    ("GET", f"{_INSTANCE}/pixeldata"): _pixels("Pixel data of one instance"),
     ("POST", f"{DICOM_WEB}/studies"): _store("Store instances"),
     ("POST", _STUDY): _store("Store instances of one study"),
     ("DELETE", _STUDY): _delete("Delete a study"),

@@ -4,14 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
+from typing import Final
 
 import trio
 
+from hounsfield.archive.web.conditional import Validators, byte_range, content_range
 from hounsfield.archive.web.http import Receive, Scope, Send
 from hounsfield.archive.web.problems import Header, WebError, problem_body, problem_headers
 from hounsfield.storage_backends.api import Buffer
+
+PIECES_AHEAD: Final = 2
+"""Read and opened while the one before is sent: a thread and the network, both busy."""
 
 
 class BuffersResponse:
@@ -40,7 +45,9 @@ class StreamResponse:
         *,
         length: int | None = None,
         ahead: int = 0,
+        status: int = 200,
     ) -> None:
+        self.status = status
         self.ahead = ahead
         self.headers = list(headers)
         self.pieces = pieces
@@ -48,7 +55,7 @@ class StreamResponse:
             self.headers.append((b"content-length", b"%d" % length))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         if scope["method"] != "HEAD" and self.ahead:
             await self._send_ahead(send)
         elif scope["method"] != "HEAD":
@@ -72,6 +79,31 @@ class StreamResponse:
                     await send({"type": "http.response.body", "body": tuple(piece), "more_body": True})
         except BaseExceptionGroup as group:
             raise sole_error(group) from None
+
+
+def whole_or_range(
+    scope: Scope,
+    validators: Validators,
+    content_type: bytes,
+    length: int,
+    pieces: Callable[[int, int], AsyncIterator[Sequence[Buffer]]],
+) -> StreamResponse:
+    """A body of ``length`` bytes, or the range of it that the request asks for (206).
+
+    ``pieces`` gives the bytes from the first to before the second. ``WebError`` (416).
+    """
+    lines = [(b"content-type", content_type), *validators.headers(), (b"accept-ranges", b"bytes")]
+    wanted = byte_range(scope, validators, length)
+    if wanted is None:
+        return StreamResponse(lines, pieces(0, length), length=length, ahead=PIECES_AHEAD)
+    start, stop = wanted
+    lines.append(content_range(start, stop, length))
+    return StreamResponse(lines, pieces(start, stop), length=stop - start, ahead=PIECES_AHEAD, status=206)
+
+
+def unchanged(validators: Validators) -> BuffersResponse:
+    """304: what the client has is right."""
+    return BuffersResponse(304, validators.headers())
 
 
 class NoResponse:

@@ -12,6 +12,7 @@ import msgspec
 
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.web.bulkdata import Bulkdata
 from hounsfield.archive.web.deletion import Deletion
 from hounsfield.archive.web.http import AsgiApp, Receive, Scope
 from hounsfield.archive.web.instances import Instances
@@ -55,7 +56,7 @@ def routes(
     """The table, over one engine."""
     qido, instances = Qido(engine, settings), Instances(engine, settings)
     metadata, stow = Metadata(engine, settings), Stow(engine, settings, uploads_open)
-    deletion = Deletion(engine, settings)
+    bulkdata, deletion = Bulkdata(engine, settings), Deletion(engine, settings)
 
     def search(level: Level) -> Answer:
         async def answer(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
@@ -70,7 +71,10 @@ def routes(
         return await metadata.retrieve(scope, path["study"], path.get("series"), path.get("instance"))
 
     async def bulk(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
-        return await metadata.bulk(scope, path["study"], path["series"], path["instance"], path["path"])
+        return await bulkdata.element(scope, path["study"], path["series"], path["instance"], path["path"])
+
+    async def pixels(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await bulkdata.pixels(scope, path["study"], path.get("series"), path.get("instance"))
 
     async def store(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await stow.store(scope, receive, path.get("study"))
@@ -120,6 +124,9 @@ def routes(
         ("GET", f"{_SERIES}/metadata", describe),
         ("GET", f"{_INSTANCE}/metadata", describe),
         ("GET", f"{_INSTANCE}/bulkdata/{{path:path}}", bulk),
+        ("GET", f"{_STUDY}/pixeldata", pixels),
+        ("GET", f"{_SERIES}/pixeldata", pixels),
+        ("GET", f"{_INSTANCE}/pixeldata", pixels),
         ("POST", f"{DICOM_WEB}/studies", store),
         ("POST", _STUDY, store),
         ("DELETE", _STUDY, delete),

@@ -1,0 +1,251 @@
+"""WADO-RS bulk data and pixel data (PS3.18 10.4.1.1.5, 10.4.1.1.6): values alone, streamed however long.
+
+Native pixel data is one value, little endian; each frame of encapsulated pixel data is one; a video is one,
+its fragments joined (PS3.18 8.7.3.3). A value that comes alone can be asked for by byte ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+from hounsfield.archive.dicom.json import Bulk, find_bulk
+from hounsfield.archive.dicom.scan import PIXEL_TAGS
+from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.errors import NotFoundError
+from hounsfield.archive.engine.types import Instance
+from hounsfield.archive.web import accept
+from hounsfield.archive.web.accept import Delivery, MediaRange
+from hounsfield.archive.web.conditional import is_unchanged
+from hounsfield.archive.web.deflated import deflated_pixels, is_deflated
+from hounsfield.archive.web.files import validators_of, validators_of_all
+from hounsfield.archive.web.frames import accepted, not_acceptable
+from hounsfield.archive.web.http import AsgiApp, Scope
+from hounsfield.archive.web.limits import WebSettings
+from hounsfield.archive.web.multipart import closing, new_boundary, part_head
+from hounsfield.archive.web.pixels import (
+    content_type,
+    is_big_endian,
+    multipart_type,
+    pixel_tag,
+    swapped,
+    word_bytes,
+)
+from hounsfield.archive.web.problems import WebError
+from hounsfield.archive.web.responses import PIECES_AHEAD, StreamResponse, unchanged, whole_or_range
+from hounsfield.archive.web.urls import base_url, instance_url
+from hounsfield.codecs.registry import lookup
+from hounsfield.storage_backends.api import Buffer
+
+_WORD_BYTES: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
+_PIXEL_PATHS: Final = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
+
+Stretch = Callable[[int, int], AsyncIterator[Sequence[Buffer]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One value: so many bytes; ``read`` gives those from the first to before the second."""
+
+    length: int
+    read: Stretch
+
+
+class Bulkdata:
+    """Answers requests for values."""
+
+    def __init__(self, engine: Engine, settings: WebSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    async def element(
+        self, scope: Scope, study_uid: str, series_uid: str, sop_uid: str, path: str
+    ) -> AsgiApp:
+        """The value that a BulkDataURI names."""
+        if path.upper() in _PIXEL_PATHS:
+            return await self.pixels(scope, study_uid, series_uid, sop_uid)
+        ranges = accept.ranges_of(*accepted(scope))
+        (one,) = await self._engine.instances(study_uid, series_uid, sop_uid)
+        found = await self._engine.read(self._find, one, path)
+        if found is None:
+            raise NotFoundError("no such element in this instance")
+        delivery = accept.for_bulk(ranges, alone=True)
+        if delivery is None:
+            raise WebError(406, "bulk data is delivered as application/octet-stream only")
+        data = found.value if found.little_endian else swapped(found.value, _WORD_BYTES.get(found.vr, 1))
+        url = f"{self._url(scope, one)}/bulkdata/{path}"
+        return await self._one_value(scope, one, _in_memory(data), delivery, url)
+
+    def _find(self, one: Instance, path: str) -> Bulk | None:
+        header = self._engine.header_blocking(one)
+        return find_bulk(header.head, header.trailer, lookup(header.transfer_syntax_uid), path)
+
+    async def pixels(
+        self, scope: Scope, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
+    ) -> AsgiApp:
+        """The pixel data of every instance of a study, of a series, or of one, that has any.
+
+        ``NotFoundError`` when none has; 406 when that of one of them cannot be given as asked.
+        """
+        ranges = accept.ranges_of(*accepted(scope))
+        found = [
+            one
+            for one in await self._engine.instances(study_uid, series_uid, sop_uid)
+            if is_deflated(one.row.transfer_syntax_uid) or await self._engine.pixel_places(one) != []
+        ]
+        if not found:
+            raise NotFoundError("there is no pixel data here that can be given alone")
+        if len(found) == 1:
+            return await self._pixels_of_one(scope, found[0], ranges)
+        deliveries = [_delivery(one, ranges, alone=False) for one in found]
+        validators = validators_of_all(found, "pixels", self._url(scope, found[0]))
+        if is_unchanged(scope, validators):
+            return unchanged(validators)
+        boundary = new_boundary()
+        kind = multipart_type(deliveries[0].media_type, boundary)
+        body = self._multipart(scope, found, deliveries, boundary)
+        return StreamResponse([(b"content-type", kind), *validators.headers()], body, ahead=PIECES_AHEAD)
+
+    async def _pixels_of_one(self, scope: Scope, one: Instance, ranges: tuple[MediaRange, ...]) -> AsgiApp:
+        syntax = lookup(one.row.transfer_syntax_uid)
+        alone = not syntax.encapsulated or syntax.is_video or one.row.location.frames == 1
+        delivery = _delivery(one, ranges, alone=alone)
+        if alone:
+            async with aclosing(self._values(one)) as values:
+                async for value in values:
+                    return await self._one_value(
+                        scope, one, value, delivery, await self._location(scope, one)
+                    )
+            raise NotFoundError("there is no pixel data here that can be given alone")
+        validators = validators_of_all([one], "pixels", self._url(scope, one))
+        if is_unchanged(scope, validators):
+            return unchanged(validators)
+        boundary = new_boundary()
+        body = self._multipart(scope, [one], [delivery], boundary)
+        kind = multipart_type(delivery.media_type, boundary)
+        return StreamResponse([(b"content-type", kind), *validators.headers()], body, ahead=PIECES_AHEAD)
+
+    async def _one_value(
+        self, scope: Scope, one: Instance, value: Value, delivery: Delivery, url: str
+    ) -> AsgiApp:
+        kind = content_type(delivery)
+        given = ("value", url, delivery.transfer_syntax)
+        validators = validators_of(one, *given, weak=delivery.multipart)
+        if is_unchanged(scope, validators):
+            return unchanged(validators)
+        if not delivery.multipart:
+            return whole_or_range(scope, validators, kind, value.length, value.read)
+        boundary = new_boundary()
+        head = part_head(boundary, kind, value.length, url.encode("ascii", "replace"), first=True)
+        lines = [(b"content-type", multipart_type(delivery.media_type, boundary)), *validators.headers()]
+        length = len(head) + value.length + len(closing(boundary))
+        return StreamResponse(lines, _framed(head, value, boundary), length=length, ahead=PIECES_AHEAD)
+
+    async def _multipart(
+        self, scope: Scope, found: Sequence[Instance], deliveries: Sequence[Delivery], boundary: bytes
+    ) -> AsyncIterator[Sequence[Buffer]]:
+        first = True
+        for one, delivery in zip(found, deliveries, strict=True):
+            url = (await self._location(scope, one)).encode("ascii", "replace")
+            async with aclosing(self._values(one)) as values:
+                async for value in values:
+                    yield (part_head(boundary, content_type(delivery), value.length, url, first=first),)
+                    first = False
+                    async with aclosing(value.read(0, value.length)) as pieces:  # type: ignore[type-var]
+                        async for piece in pieces:
+                            yield piece
+        yield (closing(boundary),)
+
+    async def _values(self, one: Instance) -> AsyncGenerator[Value, None]:
+        """The values of an instance's pixel data, one after the other."""
+        syntax = lookup(one.row.transfer_syntax_uid)
+        if is_deflated(syntax.uid):
+            header = await self._engine.header(one)
+            yield _in_memory(await self._engine.heavy(deflated_pixels, header))
+            return
+        places = await self._engine.pixel_places(one)
+        if places is None:
+            for number in range(1, one.row.location.frames + 1):
+                frame = await self._engine.frame(one.study_uid, one.series_uid, one.row.sop_uid, number)
+                yield _in_memory(frame.data)
+        elif is_big_endian(syntax.uid):
+            yield self._swapped_value(one, places[0], await word_bytes(self._engine, one))
+        elif syntax.is_video:
+            yield self._value(one, places)
+        else:
+            for place in places:
+                yield self._value(one, [place])
+
+    def _value(self, one: Instance, places: Sequence[tuple[int, int]]) -> Value:
+        """The stretches of a stored data set, joined."""
+
+        async def read(start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
+            at = 0
+            for begin, end in places:
+                first, last = begin + max(start - at, 0), min(begin + stop - at, end)
+                at += end - begin
+                if first >= last:
+                    continue
+                stretch = self._engine.dataset(one, as_received=True, start=first, stop=last)
+                async with aclosing(stretch) as buffers:  # type: ignore[type-var]
+                    async for buffer in buffers:
+                        yield (buffer,)
+
+        return Value(sum(end - begin for begin, end in places), read)
+
+    def _swapped_value(self, one: Instance, place: tuple[int, int], size: int) -> Value:
+        """The same of big-endian words, little endian."""
+        whole = self._value(one, [place])
+
+        async def read(start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
+            at = start - start % size
+            end = min(stop + -stop % size, whole.length)
+            kept = b""
+            async with aclosing(whole.read(at, end)) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    words = b"".join((kept, *piece))
+                    length = len(words) - len(words) % size
+                    words, kept = words[:length], words[length:]
+                    turned = await self._engine.read(swapped, words, size)
+                    yield (memoryview(turned)[max(start - at, 0) : max(stop - at, 0)],)
+                    at += length
+            if kept:
+                yield (memoryview(kept)[max(start - at, 0) : max(stop - at, 0)],)
+
+        return Value(whole.length, read)
+
+    def _url(self, scope: Scope, one: Instance) -> str:
+        return instance_url(
+            base_url(scope, self._settings.base_url), one.study_uid, one.series_uid, one.row.sop_uid
+        )
+
+    async def _location(self, scope: Scope, one: Instance) -> str:
+        """The BulkDataURI that metadata has for the pixel data (PS3.18 10.4.3.3.6)."""
+        return f"{self._url(scope, one)}/bulkdata/{await pixel_tag(self._engine, one):08X}"
+
+
+def _delivery(one: Instance, ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery:
+    uid = one.row.transfer_syntax_uid
+    delivery = accept.for_frames(ranges, uid, alone=alone)
+    if delivery is None:
+        if not alone and accept.for_frames(ranges, uid, alone=True) is not None:
+            raise WebError(406, "this comes in several parts, as multipart/related only")
+        raise not_acceptable(uid)
+    return delivery
+
+
+def _in_memory(data: Buffer) -> Value:
+    async def read(start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
+        yield (memoryview(data)[start:stop],)
+
+    return Value(len(data), read)
+
+
+async def _framed(head: bytes, value: Value, boundary: bytes) -> AsyncIterator[Sequence[Buffer]]:
+    yield (head,)
+    async with aclosing(value.read(0, value.length)) as pieces:  # type: ignore[type-var]
+        async for piece in pieces:
+            yield piece
+    yield (closing(boundary),)

@@ -1,0 +1,273 @@
+"""Byte ranges and conditions: pieces that make another whole, copies that are taken for what is there now."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import MPEG2MPML, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGLSLossless
+
+from hounsfield.archive.dicom.part10 import Part10Error
+from hounsfield.archive.engine.corrections import Request
+from hounsfield.archive.engine.engine import EngineOptions
+from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.large_storing import LargeLimits
+from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.web.conditional import Validators, byte_range, is_unchanged
+from hounsfield.archive.web.problems import WebError
+from support.answers import parts_of
+from support.archives import ct_slice, store
+from support.front_doors import front_doors
+
+EXPLICIT = "1.2.840.10008.1.2.1"
+OCTETS = {"accept": "application/octet-stream; transfer-syntax=*"}
+FILE = {"accept": "application/dicom; transfer-syntax=*"}
+STRONG = Validators('"abc"', changed_ns=1_700_000_000 * 10**9)
+DATE = b"Tue, 14 Nov 2023 22:13:20 GMT"
+
+
+def asking(**headers: str | bytes) -> dict:
+    pairs = [
+        (name.replace("_", "-").encode(), value if isinstance(value, bytes) else value.encode())
+        for name, value in headers.items()
+    ]
+    return {"method": "GET", "headers": pairs}
+
+
+@given(st.integers(0, 40), st.integers(0, 45), st.integers(0, 45) | st.none())
+def test_a_range_is_the_bytes_that_it_names(length, first, last):
+    text = f"bytes={first}-{'' if last is None else last}"
+    whole = bytes(range(length))
+    stop = length if last is None else last + 1
+    try:
+        found = byte_range(asking(range=text), STRONG, length)
+    except WebError as error:
+        assert error.status == 416
+        assert not whole[first:stop]
+        assert error.headers == ((b"content-range", b"bytes */%d" % length),)
+        return
+    if last is not None and last < first:
+        assert found is None  # RFC 9110 14.1.1: not a range at all
+    else:
+        assert found is not None
+        assert whole[slice(*found)] == whole[first:stop]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("bytes=-4", (6, 10)),
+        ("bytes=-40", (0, 10)),
+        ("bytes = 1-2", (1, 3)),
+        ("bytes=0-0,4-5", None),
+        ("lines=0-1", None),
+        ("bytes=", None),
+        ("bytes=-", None),
+        ("bytes=1", None),
+        ("bytes=1-2x", None),
+        ("bytes=" + "9" * 40 + "-", None),
+    ],
+)
+def test_suffixes_and_what_is_no_range(text, found):
+    assert byte_range(asking(range=text), STRONG, 10) == found
+
+
+def test_none_of_an_empty_resource():
+    with pytest.raises(WebError):
+        byte_range(asking(range="bytes=-0"), STRONG, 10)
+    with pytest.raises(WebError):
+        byte_range(asking(range="bytes=0-"), STRONG, 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "answer"),
+    [
+        ({"if_none_match": '"abc"'}, True),
+        ({"if_none_match": 'W/"abc"'}, True),
+        ({"if_none_match": '"x", W/"y,\'", "abc"'}, True),
+        ({"if_none_match": "*"}, True),
+        ({"if_none_match": '"x"', "if_modified_since": DATE}, False),
+        ({"if_modified_since": DATE}, True),
+        ({"if_modified_since": b"Tue, 14 Nov 2034 22:13:20 GMT"}, False),
+        ({"if_match": '"abc"'}, False),
+        ({"if_match": "*"}, False),
+        ({"if_match": 'W/"abc"'}, 412),
+        ({"if_match": '"x"'}, 412),
+        ({"if_match": "abc"}, 400),
+        ({"if_unmodified_since": DATE}, False),
+        ({"if_unmodified_since": b"Tue, 14 Nov 2023 22:13:19 GMT"}, 412),
+        ({"if_unmodified_since": b"yesterday"}, False),
+        ({}, False),
+    ],
+)
+def test_conditions_in_their_order(headers, answer):
+    if isinstance(answer, bool):
+        assert is_unchanged(asking(**headers), STRONG) is answer
+    else:
+        with pytest.raises(WebError) as error:
+            is_unchanged(asking(**headers), STRONG)
+        assert error.value.status == answer
+
+
+def test_a_weak_tag_allows_no_putting_together():
+    weak = Validators('W/"abc"')
+    assert byte_range(asking(range="bytes=1-2", if_range='W/"abc"'), weak, 10) is None
+    assert byte_range(asking(range="bytes=1-2", if_range='"abc"'), STRONG, 10) == (1, 3)
+    assert byte_range(asking(range="bytes=1-2", if_range='"old"'), STRONG, 10) is None
+    assert byte_range(asking(range="bytes=1-2", if_range=DATE), STRONG, 10) == (1, 3)
+    assert (
+        byte_range(asking(range="bytes=1-2", if_range=b"Tue, 14 Nov 2023 22:13:21 GMT"), STRONG, 10) is None
+    )
+
+
+async def put_together(client: httpx.AsyncClient, url: str, headers: dict[str, str], name: str) -> bytes:
+    """The resource in ranges of uneven lengths, as a download that broke several times."""
+    whole = await client.get(url, headers=headers)
+    assert whole.status_code == 200, name
+    assert whole.headers["accept-ranges"] == "bytes"
+    length = len(whole.content)
+    assert int(whole.headers["content-length"]) == length, name
+    cuts = sorted({0, 1, 127, 128, 132, 133, length // 3, length - 1, length} & set(range(length + 1)))
+    found = b""
+    for start, stop in pairwise(cuts):
+        asked = {"range": f"bytes={start}-{stop - 1}", "if-range": whole.headers["etag"]}
+        part = await client.get(url, headers=headers | asked)
+        assert part.status_code == 206, name
+        assert part.headers["content-range"] == f"bytes {start}-{stop - 1}/{length}"
+        assert part.headers["etag"] == whole.headers["etag"]
+        assert len(part.content) == stop - start
+        found += part.content
+    assert found == whole.content, name
+    assert (await client.get(url, headers=headers | {"range": f"bytes={length}-"})).status_code == 416
+    same = await client.get(url, headers=headers | {"if-none-match": whole.headers["etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    return whole.content
+
+
+async def test_every_object_in_ranges(archive, sample):
+    """The file, the first frame and the pixel data of all that pydicom carries."""
+    pixels = frames = 0
+    async with archive.client() as client:
+        for name, raw in sample.items():
+            try:
+                result = await archive.put(raw)
+            except Part10Error:
+                continue
+            if result.outcome.value != "stored":
+                continue
+            url = (
+                f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+                f"/instances/{result.sop_instance_uid}"
+            )
+            file = await put_together(client, url, FILE, name)
+            assert file[128:132] == b"DICM"
+            if (await client.get(f"{url}/frames/1", headers=OCTETS)).status_code == 200:
+                await put_together(client, f"{url}/frames/1", OCTETS, name)
+                frames += 1
+            if (await client.get(f"{url}/pixeldata", headers=OCTETS)).status_code == 200:
+                one = await put_together(client, f"{url}/pixeldata", OCTETS, name)
+                several = await client.get(f"{url}/pixeldata")
+                assert b"".join(content for _, content in parts_of(several)) == one, name
+                pixels += 1
+    assert pixels >= 25
+    assert frames >= 25
+
+
+async def test_of_a_corrected_object_the_corrected_bytes(archive):
+    result = await store(archive.engine, ct_slice(), EXPLICIT)
+    url = f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+    url += f"/instances/{result.sop_instance_uid}"
+    async with archive.client() as client:
+        before = await client.get(url, headers=FILE)
+        assert before.headers["last-modified"]
+        frame = await client.get(f"{url}/frames/1", headers=OCTETS)
+        await archive.engine.correcting.make(
+            Request(
+                kind="set-study",
+                actor="tester",
+                reason="wrong",
+                study=result.study_uid,
+                values={0x00100010: "Other^Name"},
+            )
+        )
+        file = await put_together(client, url, FILE, "corrected")
+        assert b"Other^Name" in file
+        after = await client.get(url, headers=FILE | {"if-none-match": before.headers["etag"]})
+        assert after.status_code == 200
+        assert "last-modified" not in after.headers
+        resumed = await client.get(
+            url, headers=FILE | {"range": "bytes=9-", "if-range": before.headers["etag"]}
+        )
+        assert resumed.status_code == 200
+        # The pixels are what they were, and so is what a viewer keeps of them.
+        assert (
+            await client.get(f"{url}/frames/1", headers=OCTETS | {"if-none-match": frame.headers["etag"]})
+        ).status_code == 304
+
+
+async def test_what_was_replaced_is_not_served_from_a_copy(archive):
+    uids = {"study_uid": "1.2.3", "series_uid": "1.2.3.4", "sop_uid": "1.2.3.4.5"}
+    result = await store(archive.engine, ct_slice(pixels=bytes(512), **uids), EXPLICIT)
+    url = "/dicom-web/studies/1.2.3/series/1.2.3.4/instances/1.2.3.4.5"
+    paths = (url, f"{url}/frames/1", f"{url}/pixeldata", url.rsplit("/instances", 1)[0])
+    async with archive.client() as client:
+        old = {path: (await client.get(path)).headers["etag"] for path in paths}
+        for path, tag in old.items():
+            assert (await client.get(path, headers={"if-none-match": tag})).status_code == 304
+        await archive.engine.delete(Target(result.study_uid), actor="tester", reason="wrong")
+        await store(archive.engine, ct_slice(pixels=b"\1" * 512, **uids), EXPLICIT)
+        for path, tag in old.items():
+            answer = await client.get(path, headers={"if-none-match": tag})
+            assert answer.status_code == 200, path
+            assert answer.headers["etag"] != tag
+
+
+@pytest.mark.parametrize("kind", ["native", "big endian", "video", "frames"])
+async def test_pixel_data_of_large_objects_is_streamed(tmp_path, kind):
+    """Stored in pieces of 4 KiB: what comes in ranges is what it is as a whole."""
+    pixels = random.Random(3).randbytes(512 * 100)
+    frames = [pixels[n : n + 512] for n in range(0, len(pixels), 512)]
+    limits = IngestLimits(stream_bytes_min=1000, large=LargeLimits(piece_bytes=4096))
+    syntax, content = {
+        "native": (ExplicitVRLittleEndian, pixels),
+        "big endian": (
+            ExplicitVRBigEndian,
+            b"".join(pixels[n : n + 2][::-1] for n in range(0, len(pixels), 2)),
+        ),
+        "video": (MPEG2MPML, encapsulate([pixels[:20_002], pixels[20_002:]])),
+        "frames": (JPEGLSLossless, encapsulate(frames)),
+    }[kind]
+
+    def change(data: Dataset) -> None:
+        data.NumberOfFrames = 100
+        data.PixelData = content
+        data["PixelData"].VR = "OB" if kind in ("video", "frames") else "OW"
+        data["PixelData"].is_undefined_length = kind in ("video", "frames")
+
+    raw = ct_slice(change=change, syntax=syntax)
+    async with (
+        front_doors(tmp_path / "data", EngineOptions(ingest=limits)) as doors,
+        doors.client() as client,
+    ):
+        result = await store(doors.engine, raw, syntax)
+        (one,) = await doors.engine.instances(result.study_uid, result.series_uid, result.sop_instance_uid)
+        assert one.row.location.stream is not None
+        url = (
+            f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+            f"/instances/{result.sop_instance_uid}"
+        )
+        if kind == "frames":
+            parts = parts_of(await client.get(f"{url}/pixeldata"))
+            assert [content for _, content in parts] == frames
+            assert (await client.get(f"{url}/pixeldata", headers=OCTETS)).status_code == 406
+            return
+        assert await put_together(client, f"{url}/bulkdata/7FE00010", OCTETS, kind) == pixels
+        ((fields, whole),) = parts_of(await client.get(f"{url}/pixeldata"))
+        assert whole == pixels
+        assert fields["Content-Location"].endswith(f"{url}/bulkdata/7FE00010")
