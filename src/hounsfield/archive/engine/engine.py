@@ -25,6 +25,7 @@ from hounsfield.archive.engine.prepared import PreparedMetadata
 from hounsfield.archive.engine.prepared_build import Blocking
 from hounsfield.archive.engine.prepared_store import PreparedLimits, PreparedStore, open_cache
 from hounsfield.archive.engine.quiet import QuietStudies
+from hounsfield.archive.engine.rendered import Rendered, RenderedLimits
 from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
@@ -70,6 +71,7 @@ class EngineOptions:
     compression: str = ""  # of native frames: "zstd", "jpegxl", "htj2k", or "" for none
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
     decoding: DecodingLimits = field(default_factory=DecodingLimits)
+    rendered: RenderedLimits = field(default_factory=RenderedLimits)
     study_stable_s: float = 60.0
     metadata: PreparedLimits = field(default_factory=PreparedLimits)
     scrub: ScrubLimits = field(default_factory=ScrubLimits)
@@ -171,6 +173,12 @@ class Engine:
         self._retrieve = Retrieve(stores.indexer, self.records, self._gate)
         self.decoding = Decoding(self.records, self.isolation, self._gate, options.decoding)
         self.decoded = self.decoding.decoded
+        self.rendered = Rendered(
+            find=self._retrieve.instances,
+            header=self._retrieve.header,
+            decoded=self.decoding.decoded,
+            limits=options.rendered,
+        )
         cache = PreparedStore(stores.derived, stores.keyring, options.metadata)
         blocking = Blocking(
             index=stores.store,

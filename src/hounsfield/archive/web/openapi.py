@@ -88,6 +88,38 @@ def _pixels(summary: str) -> dict[str, Any]:
     )
 
 
+_RENDERED: Final[list[dict[str, Any]]] = [
+    {
+        "name": "window", "in": "query", "schema": {"type": "string"},
+        "description": "center,width,function with linear, linear-exact or sigmoid (PS3.18 8.3.5.1.4)",
+    },
+    {
+        "name": "viewport", "in": "query", "schema": {"type": "string"},
+        "description": "vw,vh or vw,vh,sx,sy,sw,sh in pixels (PS3.18 8.3.5.1.3)",
+    },
+    {"name": "quality", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 100}},
+    {
+        "name": "annotation", "in": "query", "explode": False,
+        "schema": {"type": "array", "items": {"type": "string", "enum": ["patient", "technique"]}},
+    },
+    {
+        "name": "iccprofile", "in": "query",
+        "schema": {"type": "string", "enum": ["no", "yes", "srgb", "adobergb", "rommrgb"]},
+    },
+]  # fmt: skip
+
+
+def _render(summary: str) -> dict[str, Any]:
+    content = _content("multipart/related", "image/jpeg", "image/png", "image/gif")
+    return _get(summary, content, errors="400 401 404 406 412 503", tag="WADO-RS", parameters=_RENDERED)
+
+
+def _thumbnail(summary: str) -> dict[str, Any]:
+    content = _content("multipart/related", "image/jpeg", "image/png")
+    errors = "400 401 404 406 412 503"
+    return _get(summary, content, errors=errors, tag="WADO-RS", parameters=_RENDERED[1:2])
+
+
 def _describe(summary: str) -> dict[str, Any]:
     return _get(summary, _content(_JSON, schema=_OBJECTS), errors="400 401 404 406 503", tag="WADO-RS")
 
@@ -160,6 +192,14 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", f"{_STUDY}/pixeldata"): _pixels("Pixel data of a study's instances"),
     ("GET", f"{_SERIES}/pixeldata"): _pixels("Pixel data of a series' instances"),
     ("GET", f"{_INSTANCE}/pixeldata"): _pixels("Pixel data of one instance"),
+    ("GET", f"{_STUDY}/rendered"): _render("A study's images as pictures"),
+    ("GET", f"{_SERIES}/rendered"): _render("A series' images as pictures"),
+    ("GET", f"{_INSTANCE}/rendered"): _render("An instance as a picture, or as a film"),
+    ("GET", f"{_INSTANCE}/frames/{{frames}}/rendered"): _render("Frames as pictures"),
+    ("GET", f"{_STUDY}/thumbnail"): _thumbnail("A small picture that stands for a study"),
+    ("GET", f"{_SERIES}/thumbnail"): _thumbnail("A small picture that stands for a series"),
+    ("GET", f"{_INSTANCE}/thumbnail"): _thumbnail("A small picture of an instance"),
+    ("GET", f"{_INSTANCE}/frames/{{frames}}/thumbnail"): _thumbnail("A small picture of a frame"),
     ("POST", f"{DICOM_WEB}/studies"): _store("Store instances"),
     ("POST", _STUDY): _store("Store instances of one study"),
     ("DELETE", _STUDY): _delete("Delete a study"),

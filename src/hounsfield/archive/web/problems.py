@@ -27,8 +27,10 @@ from hounsfield.archive.engine.errors import (
     RefusedError,
     StorageFailedError,
 )
+from hounsfield.archive.rendering.errors import BadParameterError, NoImageError, RenderingError
 from hounsfield.archive.web.accept import AcceptError
 from hounsfield.archive.web.multipart import MultipartError
+from hounsfield.codecs.errors import CodecError
 
 Header = tuple[bytes, bytes]
 
@@ -76,6 +78,10 @@ TABLE: Final[dict[type[Exception], Row]] = {
     AcceptError: Row(400, _CANNOT_UNDERSTAND),
     MultipartError: Row(400, _CANNOT_UNDERSTAND),
     Part10Error: Row(400, _CANNOT_UNDERSTAND),
+    CodecError: Row(406, _PROCESSING_FAILURE),
+    RenderingError: Row(406, _PROCESSING_FAILURE),
+    NoImageError: Row(404, _PROCESSING_FAILURE),
+    BadParameterError: Row(400, _CANNOT_UNDERSTAND),
 }
 
 

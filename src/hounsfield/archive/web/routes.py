@@ -22,6 +22,7 @@ from hounsfield.archive.web.metadata import Metadata
 from hounsfield.archive.web.openapi import document
 from hounsfield.archive.web.problems import WebError
 from hounsfield.archive.web.qido import Qido
+from hounsfield.archive.web.rendered import RenderedPictures
 from hounsfield.archive.web.responses import BuffersResponse, json_response
 from hounsfield.archive.web.stow import Stow
 from hounsfield.archive.web.uploads import SharedCount
@@ -56,6 +57,7 @@ def routes(
     """The table, over one engine."""
     qido, instances = Qido(engine, settings), Instances(engine, settings)
     metadata, stow = Metadata(engine, settings), Stow(engine, settings, uploads_open)
+    pictures = RenderedPictures(engine, settings)
     bulkdata, deletion = Bulkdata(engine, settings), Deletion(engine, settings)
 
     def search(level: Level) -> Answer:
@@ -75,6 +77,16 @@ def routes(
 
     async def pixels(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await bulkdata.pixels(scope, path["study"], path.get("series"), path.get("instance"))
+
+    async def render(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await pictures.retrieve(
+            scope, path["study"], path.get("series"), path.get("instance"), path.get("frames")
+        )
+
+    async def thumbnail(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await pictures.thumbnail(
+            scope, path["study"], path.get("series"), path.get("instance"), path.get("frames")
+        )
 
     async def store(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await stow.store(scope, receive, path.get("study"))
@@ -127,6 +139,14 @@ def routes(
         ("GET", f"{_STUDY}/pixeldata", pixels),
         ("GET", f"{_SERIES}/pixeldata", pixels),
         ("GET", f"{_INSTANCE}/pixeldata", pixels),
+        ("GET", f"{_STUDY}/rendered", render),
+        ("GET", f"{_SERIES}/rendered", render),
+        ("GET", f"{_INSTANCE}/rendered", render),
+        ("GET", f"{_INSTANCE}/frames/{{frames}}/rendered", render),
+        ("GET", f"{_STUDY}/thumbnail", thumbnail),
+        ("GET", f"{_SERIES}/thumbnail", thumbnail),
+        ("GET", f"{_INSTANCE}/thumbnail", thumbnail),
+        ("GET", f"{_INSTANCE}/frames/{{frames}}/thumbnail", thumbnail),
         ("POST", f"{DICOM_WEB}/studies", store),
         ("POST", _STUDY, store),
         ("DELETE", _STUDY, delete),
