@@ -32,6 +32,7 @@ from hounsfield.codecs.registry import (
 )
 
 DICOM: Final = "application/dicom"
+ZIP: Final = "application/zip"
 DICOM_JSON: Final = "application/dicom+json"
 JSON: Final = "application/json"
 MULTIPART: Final = "multipart/related"
@@ -189,15 +190,16 @@ def for_instances(
 ) -> Delivery | None:
     """How objects of these stored transfer syntaxes may leave, None when no range allows all of them."""
     for one in ranges:
-        if one.media_type != "*/*" and not one.is_multipart and not alone:
+        if one.media_type not in ("*/*", ZIP) and not one.is_multipart and not alone:
             continue
-        if not _covers(one.content_type, DICOM):
+        media_type = ZIP if one.media_type == ZIP else DICOM
+        if not _covers(one.content_type, media_type):
             continue
         if one.transfer_syntax not in ("", "*") and any(
             uid != one.transfer_syntax for uid in transfer_syntax_uids
         ):
             continue
-        return Delivery(one.is_multipart or one.media_type == "*/*", DICOM, one.transfer_syntax)
+        return Delivery(one.is_multipart or one.media_type == "*/*", media_type, one.transfer_syntax)
     return None
 
 

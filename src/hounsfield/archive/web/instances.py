@@ -11,6 +11,7 @@ from contextlib import aclosing
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
+from hounsfield.archive.web.archive_zip import FILES_MAX, Zips
 from hounsfield.archive.web.conditional import is_unchanged
 from hounsfield.archive.web.files import Files, part_type, validators_of, validators_of_all
 from hounsfield.archive.web.frames import accepted, not_acceptable
@@ -30,6 +31,7 @@ class Instances:
         self._engine = engine
         self._settings = settings
         self._files = Files(engine)
+        self._zips = Zips(engine, self._files)
 
     async def retrieve(
         self, scope: Scope, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
@@ -49,6 +51,9 @@ class Instances:
                 "these instances are stored in several transfer syntaxes and are not transcoded; ask for "
                 'multipart/related; type="application/dicom"; transfer-syntax=*',
             )
+        if delivery.media_type == accept.ZIP:
+            level = "study" if series_uid is None else "series" if sop_uid is None else "instance"
+            return self._zip(scope, found, level)
         if not delivery.multipart:
             return await self._alone(scope, found[0])
         return self._together(scope, found)
@@ -63,6 +68,21 @@ class Instances:
 
         length = await self._files.length(one)
         return whole_or_range(scope, validators, part_type(one), length, pieces)
+
+    def _zip(self, scope: Scope, found: Sequence[Instance], level: str) -> AsgiApp:
+        if len(found) > FILES_MAX:
+            raise WebError(406, f"an archive has at most {FILES_MAX} files; ask for one series at a time")
+        validators = validators_of_all(found, "zip")
+        if is_unchanged(scope, validators):
+            return unchanged(validators)
+        # A UID that is the same as long as the archive is (PS3.5 B.2).
+        digest = validators.etag.split('"')[1]
+        uid = f"2.25.{int(digest, 16)}"
+        lines = [
+            (b"content-type", accept.ZIP.encode()),
+            (b"content-disposition", f'attachment; filename="{level}.zip"'.encode()),
+        ]
+        return StreamResponse([*lines, *validators.headers()], self._zips.pieces(found, uid))
 
     def _together(self, scope: Scope, found: Sequence[Instance]) -> AsgiApp:
         base = base_url(scope, self._settings.base_url)
