@@ -140,7 +140,7 @@ ERRORS = [
     (
         "POST",
         "/dicom-web/studies",
-        {"content-type": 'multipart/related; type="application/dicom+json"; boundary=b'},
+        {"content-type": 'multipart/related; type="application/octet-stream"; boundary=b'},
         415,
     ),
     ("POST", "/dicom-web/studies", {"content-type": "application/dicom", "content-encoding": "gzip"}, 415),

@@ -1,32 +1,36 @@
 """STOW-RS (PS3.18 10.5): instances arrive as multipart/related or alone, and stream into the engine.
 
+A request's parts are objects, or metadata and bulk data (:mod:`.stow_metadata`).
+
 Nothing is gathered but one object's beginning. Objects of one request are committed while the next ones
 arrive, a bounded number at a time; results keep the request's order. Sending the same again succeeds.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from email.message import Message as MailMessage
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from hounsfield.archive.dicom.part10 import Part10Error
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import EngineError
+from hounsfield.archive.engine.ingest import IngestSession
 from hounsfield.archive.engine.types import Source
 from hounsfield.archive.web.accept import DICOM, MULTIPART
 from hounsfield.archive.web.http import Receive, Scope
-from hounsfield.archive.web.limits import WebSettings
+from hounsfield.archive.web.limits import WebLimits, WebSettings
 from hounsfield.archive.web.multipart import MultipartError, MultipartReader, PartBegin, PartData
 from hounsfield.archive.web.problems import WebError
 from hounsfield.archive.web.qido import json_type
 from hounsfield.archive.web.responses import BuffersResponse, NoResponse, sole_error
+from hounsfield.archive.web.stow_metadata import METADATA_TYPES, MetadataParts
 from hounsfield.archive.web.stow_object import ArrivingObject
 from hounsfield.archive.web.stow_results import CANNOT_UNDERSTAND, PartResult, store_response
 from hounsfield.archive.web.uploads import SharedCount, Uploads
-from hounsfield.archive.web.urls import base_url, header
+from hounsfield.archive.web.urls import DICOM_WEB, base_url, header
 
 _PART_TYPES: Final = frozenset({"", DICOM, "application/octet-stream"})
 
@@ -58,8 +62,10 @@ class Stow:
     ) -> BuffersResponse | NoResponse:
         media_type = json_type(scope)
         content_type, boundary, part_type = _content_type(scope)
-        if content_type == MULTIPART and part_type not in ("", DICOM):
-            raise WebError(415, 'instances are taken as multipart/related; type="application/dicom" only')
+        if content_type == MULTIPART and part_type not in ("", DICOM, *METADATA_TYPES):
+            raise WebError(
+                415, "multipart/related is taken with type application/dicom, application/dicom+json or +xml"
+            )
         if content_type not in (MULTIPART, DICOM):
             raise WebError(
                 415, 'send multipart/related; type="application/dicom", or application/dicom for one'
@@ -69,23 +75,24 @@ class Stow:
             raise WebError(415, "the request body may not be content-encoded")
         source = Source("stow", calling_ae=scope.get("identity", ""), address=(scope["client"] or ("",))[0])
         results: list[PartResult] = []
+        limits = self._settings.limits
         try:
-            async with trio.open_nursery() as commits:
-                request = _Request(
-                    self._engine,
-                    self._settings,
+            async with trio.open_nursery() as nursery:
+                parts = self._parts(
+                    scope,
                     source,
-                    study_uid=study_uid,
-                    results=results,
-                    commits=commits,
+                    part_type,
+                    study_uid,
+                    results,
+                    _Commits(nursery, limits.commits_pending_max),
                 )
                 try:
                     if content_type == DICOM:
-                        await request.single(_body(receive))
+                        await _single(parts, _body(receive))
                     else:
-                        await request.multipart(_body(receive), boundary)
+                        await _multipart(parts, _body(receive), boundary, limits, results)
                 finally:
-                    request.abandon()
+                    parts.abandon()
         except BaseExceptionGroup as group:
             error = sole_error(group)
             if isinstance(error, _GoneError):
@@ -95,61 +102,92 @@ class Stow:
             raise WebError(400, "the request holds no instance")
         return store_response(results, base_url(scope, self._settings.base_url), study_uid, media_type)
 
+    def _parts(  # noqa: PLR0917
+        self,
+        scope: Scope,
+        source: Source,
+        part_type: str,
+        study_uid: str | None,
+        results: list[PartResult],
+        commits: _Commits,
+    ) -> _Parts:
+        limits = self._settings.limits
+        if part_type not in METADATA_TYPES:
+            return _ObjectParts(
+                self._engine, limits, source, study_uid=study_uid, results=results, commits=commits
+            )
+        url = base_url(scope, self._settings.base_url) + scope["path"].removeprefix(DICOM_WEB)
+        return MetadataParts(
+            self._engine, limits, source, url=url, study_uid=study_uid, results=results, commit=commits.start
+        )
 
-class _Request:
-    """The parts of one request, as they arrive."""
+
+class _Commits:
+    """The commits of one request, a bounded number at a time, while the next objects arrive."""
+
+    def __init__(self, nursery: trio.Nursery, pending_max: int) -> None:
+        self._nursery = nursery
+        self._slots = trio.Semaphore(pending_max)
+
+    async def start(self, session: IngestSession, result: PartResult) -> None:
+        """Commit a session, which is not the caller's any more, and note its fate."""
+        await self._slots.acquire()
+        self._nursery.start_soon(self._commit, session, result)
+
+    async def _commit(self, session: IngestSession, result: PartResult) -> None:
+        try:
+            result.result = await session.commit()
+        except EngineError as error:
+            session.abandon()
+            result.fail(error)
+        finally:
+            self._slots.release()
+
+
+class _Parts(Protocol):
+    """What takes the parts of a request as they arrive."""
+
+    async def begin(self, headers: Mapping[str, str]) -> None:
+        """A part begins."""
+
+    async def write(self, data: memoryview | bytes) -> None:
+        """Some of the part."""
+
+    async def end(self) -> None:
+        """The part is complete."""
+
+    def finish(self) -> None:
+        """The body is complete."""
+
+    def tear(self) -> None:
+        """The body broke off, or turned to nonsense."""
+
+    def abandon(self) -> None:
+        """Give back what is not complete."""
+
+
+class _ObjectParts:
+    """Each part is an object."""
 
     def __init__(
         self,
         engine: Engine,
-        settings: WebSettings,
+        limits: WebLimits,
         source: Source,
         *,
         study_uid: str | None,
         results: list[PartResult],
-        commits: trio.Nursery,
+        commits: _Commits,
     ) -> None:
         self._engine = engine
-        self._limits = settings.limits
+        self._limits = limits
         self._source = source
         self._study_uid = study_uid
         self._results = results
         self._commits = commits
-        self._slots = trio.Semaphore(settings.limits.commits_pending_max)
         self._object: ArrivingObject | None = None
 
-    async def single(self, body: AsyncIterator[bytes]) -> None:
-        """The body is one object."""
-        self._begin("")
-        async for data in body:
-            await self._write(data)
-        await self._end()
-
-    async def multipart(self, body: AsyncIterator[bytes], boundary: str) -> None:
-        """The body is a multipart message of objects."""
-        reader = MultipartReader(
-            boundary,
-            header_bytes_max=self._limits.part_header_bytes_max,
-            preamble_bytes_max=self._limits.preamble_bytes_max,
-        )
-        try:
-            async for data in body:
-                for event in reader.feed(data):
-                    if isinstance(event, PartData):
-                        await self._write(event.data)
-                    elif isinstance(event, PartBegin):
-                        self._begin(event.headers.get("content-type", ""))
-                    else:
-                        await self._end()
-            reader.finish()
-        except MultipartError:
-            if not self._results:
-                raise
-            # What came whole is stored and reported; the torn rest is a failure, so the sender sends again.
-            if self._object is None:
-                self._results.append(PartResult(failure_reason=CANNOT_UNDERSTAND))
-
-    def _begin(self, content_type: str) -> None:
+    async def begin(self, headers: Mapping[str, str]) -> None:
         if len(self._results) >= self._limits.parts_max:
             raise WebError(413, f"more than {self._limits.parts_max} instances in one request; send several")
         result = PartResult()
@@ -157,17 +195,18 @@ class _Request:
         self._object = ArrivingObject(
             self._engine, self._source, self._study_uid, self._limits.study_search_bytes_max, result
         )
+        content_type = headers.get("content-type", "")
         if content_type.partition(";")[0].strip().lower() not in _PART_TYPES:
             self._object.refuse(CANNOT_UNDERSTAND)
 
-    async def _write(self, data: memoryview | bytes) -> None:
+    async def write(self, data: memoryview | bytes) -> None:
         assert self._object is not None
         try:
             await self._object.write(data)
         except (EngineError, Part10Error) as error:
             self._object.fail(error)
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
         ended = self._object
         assert ended is not None
         try:
@@ -175,24 +214,56 @@ class _Request:
         except (EngineError, Part10Error) as error:
             ended.fail(error)
         if ended.session is not None:
-            await self._slots.acquire()
-            self._commits.start_soon(self._commit, ended)
+            ended.announce()
+            await self._commits.start(ended.session, ended.result)
         self._object = None  # from here on the commit owns it
 
-    async def _commit(self, ended: ArrivingObject) -> None:
-        try:
-            assert ended.session is not None
-            ended.result.result = await ended.session.commit()
-        except EngineError as error:
-            ended.fail(error)
-        finally:
-            self._slots.release()
+    def finish(self) -> None:
+        """Every object is on its way."""
+
+    def tear(self) -> None:
+        # What came whole is stored and reported; the torn rest is a failure, so the sender sends again.
+        if self._object is None:
+            self._results.append(PartResult(failure_reason=CANNOT_UNDERSTAND))
 
     def abandon(self) -> None:
-        """Give back what an unfinished object holds."""
         if self._object is not None:
             self._object.refuse(CANNOT_UNDERSTAND)
             self._object = None
+
+
+async def _single(parts: _Parts, body: AsyncIterator[bytes]) -> None:
+    """The body is one object."""
+    await parts.begin({})
+    async for data in body:
+        await parts.write(data)
+    await parts.end()
+
+
+async def _multipart(
+    parts: _Parts, body: AsyncIterator[bytes], boundary: str, limits: WebLimits, results: list[PartResult]
+) -> None:
+    """The body is a multipart message."""
+    reader = MultipartReader(
+        boundary,
+        header_bytes_max=limits.part_header_bytes_max,
+        preamble_bytes_max=limits.preamble_bytes_max,
+    )
+    try:
+        async for data in body:
+            for event in reader.feed(data):
+                if isinstance(event, PartData):
+                    await parts.write(event.data)
+                elif isinstance(event, PartBegin):
+                    await parts.begin(event.headers)
+                else:
+                    await parts.end()
+        reader.finish()
+        parts.finish()
+    except MultipartError:
+        if not results:
+            raise
+        parts.tear()
 
 
 async def _body(receive: Receive) -> AsyncIterator[bytes]:

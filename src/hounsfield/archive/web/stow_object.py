@@ -10,8 +10,7 @@ from hounsfield.archive.dicom.scan import ScanLimits, scan
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.ingest import IngestSession
 from hounsfield.archive.engine.types import Source
-from hounsfield.archive.web.problems import row_of
-from hounsfield.archive.web.stow_results import CANNOT_UNDERSTAND, OTHER_STUDY, PartResult
+from hounsfield.archive.web.stow_results import OTHER_STUDY, PartResult
 from hounsfield.codecs.registry import lookup
 
 _PEEK_BYTES: Final = 4096
@@ -66,10 +65,14 @@ class ArrivingObject:
 
     def fail(self, error: Exception) -> None:
         """It cannot be stored, for this reason."""
-        row = row_of(error)
-        self.refuse(row.failure_reason if row is not None else CANNOT_UNDERSTAND)
-        self.result.retry = bool(getattr(error, "retry", False))
-        self.result.status = row.status if row is not None else 409
+        self.result.fail(error)
+        self.refuse(self.result.failure_reason)
+
+    def announce(self) -> None:
+        """Have the result say which object it is about, should its commit fail."""
+        if self._meta is not None:
+            self.result.sop_class_uid = self._meta.sop_class_uid
+            self.result.sop_uid = self._meta.sop_instance_uid
 
     def refuse(self, reason: int) -> None:
         """Swallow the rest of it."""
@@ -77,9 +80,7 @@ class ArrivingObject:
         self._peek.clear()
         self._searching = False
         self.result.failure_reason = reason
-        if self._meta is not None:
-            self.result.sop_class_uid = self._meta.sop_class_uid
-            self.result.sop_uid = self._meta.sop_instance_uid
+        self.announce()
         if self.session is not None:
             self.session.abandon()
             self.session = None

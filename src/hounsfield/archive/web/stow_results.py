@@ -9,10 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.archive.engine.types import Outcome, StoreResult
-from hounsfield.archive.web.problems import RETRY_AFTER_SECONDS, Header
+from hounsfield.archive.web.problems import RETRY_AFTER_SECONDS, Header, row_of
 from hounsfield.archive.web.responses import BuffersResponse, json_response
 from hounsfield.archive.web.urls import instance_url, study_url
 
+OUT_OF_RESOURCES: Final = 0xA700
+"""No room for it, or larger than is taken."""
+DOES_NOT_MATCH: Final = 0xA900
+"""Data set does not match: bulk data is missing, or is not what the metadata describes."""
 CANNOT_UNDERSTAND: Final = 0xC000
 """PS3.18 Table I.2-2, as in PS3.4 B.2.3: not a DICOM object, or not one that can be read."""
 OTHER_STUDY: Final = 0xA901
@@ -37,6 +41,13 @@ class PartResult:
     sop_uid: str = ""
     retry: bool = False
     status: int = 409
+
+    def fail(self, error: Exception) -> None:
+        """It cannot be stored, for this reason."""
+        row = row_of(error)
+        self.failure_reason = row.failure_reason if row is not None else CANNOT_UNDERSTAND
+        self.retry = bool(getattr(error, "retry", False))
+        self.status = row.status if row is not None else 409
 
 
 def store_response(
