@@ -75,9 +75,7 @@ class Decoding:
     async def _decoded(self, instance: Instance, number: int) -> DecodedFrame:
         uid = instance.row.transfer_syntax_uid
         coder = decoder_of(uid)
-        pixels = image_format(instance)
-        if coder.layout.value == "cells" and pixels.bits_allocated == 8 and not lookup(uid).little_endian:
-            pixels = replace(pixels, in_words=await self._in_words(instance))
+        pixels = await self.format(instance)
         frame = await self.frame(instance, number)
         plain = decoded_format(uid, pixels)
         if coder.isolated:
@@ -101,10 +99,14 @@ class Decoding:
             found = await self._gate.read(self._records.frame, row, number)
         return found.data
 
-    async def _in_words(self, instance: Instance) -> bool:
-        """Whether pixel data has VR OW: the header ends with tag, VR, two reserved bytes and length."""
+    async def format(self, instance: Instance) -> PixelFormat:
+        """What an instance says about its frames. ``UnsupportedPixelsError`` when it is no image."""
+        pixels = image_format(instance)
+        if pixels.bits_allocated > 8 or lookup(instance.row.transfer_syntax_uid).little_endian:
+            return pixels
+        # Big endian: whether bytes stand in words (VR OW). The header ends with VR, two bytes and length.
         header = await self._gate.read(self._records.header, instance.row)
-        return bytes(header.head[-8:-6]) == b"OW"
+        return replace(pixels, in_words=bytes(header.head[-8:-6]) == b"OW")
 
 
 def decoder_of(transfer_syntax_uid: str) -> Coder:

@@ -31,6 +31,7 @@ from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
 from hounsfield.archive.engine.search import Search
 from hounsfield.archive.engine.stable import StableStudies
+from hounsfield.archive.engine.transcoding import Transcoding, TranscodingLimits
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
 from hounsfield.archive.engine.undisturbed import UndisturbedRecords
 from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
@@ -71,6 +72,7 @@ class EngineOptions:
     compression: str = ""  # of native frames: "zstd", "jpegxl", "htj2k", or "" for none
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
     decoding: DecodingLimits = field(default_factory=DecodingLimits)
+    transcoding: TranscodingLimits = field(default_factory=TranscodingLimits)
     rendered: RenderedLimits = field(default_factory=RenderedLimits)
     study_stable_s: float = 60.0
     metadata: PreparedLimits = field(default_factory=PreparedLimits)
@@ -173,6 +175,11 @@ class Engine:
         self._retrieve = Retrieve(stores.indexer, self.records, self._gate)
         self.decoding = Decoding(self.records, self.isolation, self._gate, options.decoding)
         self.decoded = self.decoding.decoded
+        self.transcoding = Transcoding(
+            self._retrieve, self.decoding, self.isolation, self._gate, options.transcoding
+        )
+        self.transcoded_frame = self.transcoding.transcoded_frame
+        self.transcoded = self.transcoding.transcoded
         self.rendered = Rendered(
             find=self._retrieve.instances,
             header=self._retrieve.header,

@@ -51,6 +51,10 @@ class NotSeparableError(EngineError):
     """The frames of this object cannot be told apart without decoding; fetch the whole instance."""
 
 
+class NotTranscodableError(EngineError):
+    """It cannot be given in that transfer syntax, object or frame; it can be had as it is stored."""
+
+
 class ClosedError(EngineError):
     """The engine is draining or closed; no new objects are taken."""
 

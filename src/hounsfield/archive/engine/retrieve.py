@@ -171,6 +171,13 @@ class Retrieve:
         """
         return await self._gate.read(self._records.pixel_places, instance.row)
 
+    def ends_blocking(self, instance: Instance) -> Header:
+        """All bytes before the pixels and behind them, with corrections; see :meth:`Records.ends`."""
+        overlay = self._overlay(instance)
+        if overlay is None:
+            return self._records.ends(instance.row)[0]
+        return self._ends(instance, overlay).header
+
     async def bulk(self, instance: Instance) -> list[Buffer]:
         """The whole pixel data: of encapsulated data the fragments, else the frames."""
         return await self._gate.read(self._records.bulk, instance.row)

@@ -17,6 +17,7 @@ from hounsfield.archive.engine.errors import (
     HeldError,
     NotFoundError,
     NotSeparableError,
+    NotTranscodableError,
     ObjectTooLargeError,
     OutOfResourcesError,
     RefusedError,
@@ -67,6 +68,7 @@ BY_ERROR: dict[type[EngineError], StoreAnswer] = {
     NotFoundError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     DamagedError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     NotSeparableError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
+    NotTranscodableError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     EngineError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
 }
 
