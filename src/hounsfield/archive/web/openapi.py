@@ -1,7 +1,12 @@
-"""The OpenAPI 3.1 document, kept by hand as data; a test holds it and the routes together."""
+"""The OpenAPI 3.1 document, kept by hand as data; a test holds it and the routes together.
+
+What every operation of a kind has in common (its name, ``accept``, ranges, conditions, problems) is added by
+:func:`document`. The capabilities description (PS3.18 8.9) is made from the result.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from hounsfield import __version__
@@ -32,13 +37,28 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
 }
 
 _SEARCH_PARAMETERS: Final[list[dict[str, Any]]] = [
-    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 0}},
-    {"name": "offset", "in": "query", "schema": {"type": "integer", "minimum": 0}},
-    {"name": "fuzzymatching", "in": "query", "schema": {"type": "boolean"}},
+    {
+        "name": "limit",
+        "in": "query",
+        "description": "Answers in one page; 1,000 when it is not given, and never more than 10,000",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    {
+        "name": "offset",
+        "in": "query",
+        "description": "Answers to leave out before the first",
+        "schema": {"type": "integer", "minimum": 0, "maximum": 1_000_000_000},
+    },
+    {
+        "name": "fuzzymatching",
+        "in": "query",
+        "description": "Person names by the beginnings of their words, in any order",
+        "schema": {"type": "boolean"},
+    },
     {
         "name": "includefield",
         "in": "query",
-        "description": "Attributes to return besides: keywords, tags, or all",
+        "description": "Attributes to return besides: keywords, tags, paths into sequences (a.b), or all",
         "schema": {"type": "array", "items": {"type": "string"}},
         "explode": False,
     },
@@ -53,8 +73,25 @@ _SEARCH_PARAMETERS: Final[list[dict[str, Any]]] = [
 ]
 
 
+_ACCEPT: Final[dict[str, Any]] = {
+    "name": "accept",
+    "in": "query",
+    "description": "Media types, in place of the Accept header (PS3.18 8.3.3.1)",
+    "schema": {"type": "string"},
+}
+
+
 def _content(*kinds: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     return {kind: {"schema": _BINARY if schema is None else schema} for kind in kinds}
+
+
+#: Of objects, in JSON or in parts of XML.
+_DESCRIPTIONS: Final = _content(_JSON, "application/json", schema=_OBJECTS) | _content("multipart/related")
+_UNCHANGED: Final = {"description": "What If-None-Match names is still right"}
+_WARNING: Final = {
+    "description": "There are more answers, or a parameter was ignored (PS3.18 8.3.4)",
+    "schema": {"type": "string"},
+}
 
 
 def _get(summary: str, content: dict[str, Any], *, errors: str, tag: str, **more: Any) -> dict[str, Any]:
@@ -64,10 +101,12 @@ def _get(summary: str, content: dict[str, Any], *, errors: str, tag: str, **more
 
 
 def _search(summary: str) -> dict[str, Any]:
-    return _get(
-        summary, _content(_JSON, schema=_OBJECTS), errors="400 401 406 503", tag="QIDO-RS",
-        parameters=_SEARCH_PARAMETERS,
-    )  # fmt: skip
+    found = _get(
+        summary, _DESCRIPTIONS, errors="400 401 406 503", tag="QIDO-RS", parameters=_SEARCH_PARAMETERS
+    )
+    found["responses"]["200"] |= {"headers": {"Warning": _WARNING}}
+    found["responses"]["204"] = {"description": "Nothing matches, and XML was asked for"}
+    return found
 
 
 def _retrieve(summary: str) -> dict[str, Any]:
@@ -121,7 +160,9 @@ def _thumbnail(summary: str) -> dict[str, Any]:
 
 
 def _describe(summary: str) -> dict[str, Any]:
-    return _get(summary, _content(_JSON, schema=_OBJECTS), errors="400 401 404 406 503", tag="WADO-RS")
+    found = _get(summary, _DESCRIPTIONS, errors="400 401 404 406 503", tag="WADO-RS")
+    found["responses"]["304"] = _UNCHANGED
+    return found
 
 
 def _store(summary: str) -> dict[str, Any]:
@@ -161,6 +202,11 @@ def _plain(summary: str, kind: str, errors: str = "") -> dict[str, Any]:
     return _get(summary, _content(kind), errors=errors, tag="Operation")
 
 
+def _capabilities(summary: str) -> dict[str, Any]:
+    content = _content("application/vnd.sun.wadl+xml", "application/json")
+    return _get(summary, content, errors="400 401 406", tag="Capabilities")
+
+
 #: (method, path) → operation.
 OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", "/"): _plain("A page that says where everything is", "text/html", "401"),
@@ -169,6 +215,8 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", "/healthz/ready"): _plain("Whether requests may be sent here", "application/json", "503"),
     ("GET", "/metrics"): _plain("Figures in Prometheus' text format", "text/plain", "401 404"),
     ("GET", "/openapi.json"): _plain("This document", "application/json", "401"),
+    ("OPTIONS", DICOM_WEB): _capabilities("What this service can do (WADL)"),
+    ("OPTIONS", f"{DICOM_WEB}/"): _capabilities("What this service can do (WADL)"),
     ("GET", f"{DICOM_WEB}/studies"): _search("Search for studies"),
     ("GET", f"{DICOM_WEB}/series"): _search("Search for series in all studies"),
     ("GET", f"{DICOM_WEB}/instances"): _search("Search for instances in all studies"),
@@ -208,6 +256,58 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+RETRIEVE_CAPABILITIES: Final = "RetrieveCapabilities"
+_NAMES: Final = {"pixeldata": "PixelData", "{path}": "Bulkdata"}
+_TAGS: Final = {
+    "QIDO-RS": "Search (PS3.18 10.6)",
+    "WADO-RS": "Retrieval (PS3.18 10.4)",
+    "STOW-RS": "Storing (PS3.18 10.5)",
+    "Capabilities": "What there is, for machines (PS3.18 8.9)",
+    "Operation": "For whoever runs the archive",
+}
+
+
+def operation_id(method: str, path: str) -> str:
+    """The name of an operation, the standard's transaction where it has one (PS3.18 10)."""
+    if path in (DICOM_WEB, f"{DICOM_WEB}/"):
+        return RETRIEVE_CAPABILITIES + ("" if path.endswith("/") else "OfBase")
+    words = [word for word in path.removeprefix(DICOM_WEB).split("/") if word]
+    names = [_NAMES.get(word, word.strip("{}").title()) for word in words]
+    if not path.startswith(f"{DICOM_WEB}/"):
+        return method.title() + ("".join("".join(filter(str.isalnum, name)) for name in names) or "Start")
+    levels = [name for word, name in zip(words, names, strict=True) if word.startswith("{")]
+    last = names[-1]
+    if method == "POST":
+        return "Store" + "".join(levels) + ("Instances" if last in ("Studies", "Study") else last)
+    if method == "GET" and words[-1] in ("studies", "series", "instances"):
+        return "SearchFor" + "".join(levels) + last
+    verb = "Retrieve" if method == "GET" else method.title()
+    if words[-1].startswith("{"):
+        return verb + last
+    return verb + (levels[-1] if levels else "") + last
+
+
+def _whole(method: str, path: str, operation: Mapping[str, Any]) -> dict[str, Any]:
+    """An operation with what it has in common with others of its kind."""
+    responses: dict[str, Any] = dict(operation["responses"])
+    parameters = list(operation.get("parameters", ()))
+    if "416" in responses:
+        description = "The bytes that Range asks for"
+        responses.setdefault("206", {"description": description, "content": responses["200"]["content"]})
+    if "412" in responses and "200" in responses:
+        responses.setdefault("304", _UNCHANGED)
+    if path.startswith(DICOM_WEB):
+        responses.setdefault("default", _PROBLEM)
+        if method == "GET":
+            parameters.append({"$ref": "#/components/parameters/accept"})
+    whole = {"operationId": operation_id(method, path), **operation, "responses": responses}
+    if parameters:
+        whole["parameters"] = parameters
+    if path.startswith("/healthz"):
+        whole["security"] = []
+    return whole
+
+
 def document() -> dict[str, Any]:
     """The whole document."""
     paths: dict[str, dict[str, Any]] = {}
@@ -216,7 +316,7 @@ def document() -> dict[str, Any]:
         names = [name for name in _PARAMETERS if f"{{{name}}}" in path]
         if names:
             item["parameters"] = [{"$ref": f"#/components/parameters/{name}"} for name in names]
-        item[method.lower()] = operation
+        item[method.lower()] = _whole(method, path, operation)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -224,15 +324,23 @@ def document() -> dict[str, Any]:
             "version": __version__,
             "description": "A DICOM archive's web services: DICOMweb (PS3.18) and operation.",
         },
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "components": {
             "parameters": {
                 name: {"name": name, "in": "path", "required": True, **row}
                 for name, row in _PARAMETERS.items()
-            },
+            }
+            | {"accept": _ACCEPT},
             "responses": {
                 "Problem": {
                     "description": "What went wrong (RFC 9457)",
+                    "headers": {
+                        "Retry-After": {
+                            "description": "Seconds after which to ask again, of 503",
+                            "schema": {"type": "integer"},
+                        }
+                    },
                     "content": {
                         "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
                     },

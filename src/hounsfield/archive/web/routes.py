@@ -13,6 +13,7 @@ import msgspec
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.web.bulkdata import Bulkdata
+from hounsfield.archive.web.capabilities import capabilities_response
 from hounsfield.archive.web.deletion import Deletion
 from hounsfield.archive.web.http import AsgiApp, Receive, Scope
 from hounsfield.archive.web.instances import Instances
@@ -112,6 +113,9 @@ def routes(
     async def openapi(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return json_response(msgspec.json.encode(document()), "application/json")
 
+    async def capabilities(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return capabilities_response(scope, base_url(scope, settings.base_url))
+
     async def landing(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         page = landing_page(base_url(scope, settings.base_url))
         return BuffersResponse(200, [(b"content-type", b"text/html; charset=utf-8"), *_PAGE], (page,))
@@ -123,6 +127,8 @@ def routes(
         ("GET", "/healthz/ready", ready),
         ("GET", "/metrics", figures),
         ("GET", "/openapi.json", openapi),
+        ("OPTIONS", DICOM_WEB, capabilities),
+        ("OPTIONS", f"{DICOM_WEB}/", capabilities),
         ("GET", f"{DICOM_WEB}/studies", search(Level.STUDY)),
         ("GET", f"{DICOM_WEB}/series", search(Level.SERIES)),
         ("GET", f"{DICOM_WEB}/instances", search(Level.INSTANCE)),
