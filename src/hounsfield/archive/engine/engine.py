@@ -182,7 +182,8 @@ class Engine:
         self.transcoded = self.transcoding.transcoded
         self.rendered = Rendered(
             find=self._retrieve.instances,
-            header=self._retrieve.header,
+            header=self._retrieve.header_blocking,
+            read=self._gate.read,
             decoded=self.decoding.decoded,
             limits=options.rendered,
         )

@@ -69,12 +69,13 @@ class Rendered:
         self,
         *,
         find: Callable[[str, str, str], Awaitable[list[Instance]]],
-        header: Callable[[Instance], Awaitable[Header]],
+        read: Callable[[Callable[[], _Described]], Awaitable[_Described]],
+        header: Callable[[Instance], Header],
         decoded: Callable[[Instance, int], Awaitable[DecodedFrame]],
         limits: RenderedLimits | None = None,
     ) -> None:
         self.limits = limits or RenderedLimits()
-        self._find, self._header, self._decoded = find, header, decoded
+        self._find, self._read, self._header, self._decoded = find, read, header, decoded
         self._threads: trio.CapacityLimiter | None = None
         self._files: SharedWork[_Key, bytes] = SharedWork(self.limits.cache_bytes_max, len)
         self._described: SharedWork[_Key, _Described] = SharedWork(
@@ -115,15 +116,13 @@ class Rendered:
         return image
 
     async def _describe(self, instance: Instance, *, with_image: bool) -> _Described:
-        async def make() -> _Described:
-            header = await self._header(instance)
-            return await trio.to_thread.run_sync(read, header, limiter=self._limiter())
-
-        def read(header: Header) -> _Described:
+        def read() -> _Described:
+            header = self._header(instance)
             elements = Elements.of_header(header.head, header.transfer_syntax_uid)
             return elements, Image(elements) if with_image else None
 
-        return await self._described.get((*_key_of(instance), with_image), make)
+        key = (*_key_of(instance), with_image)
+        return await self._described.get(key, lambda: self._read(read))
 
     # ------------------------------------------------------------ pictures
 

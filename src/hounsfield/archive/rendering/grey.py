@@ -107,18 +107,37 @@ def data_range(stored: NDArray[Any], modality: Modality, padding: Padding | None
     return Range(float(ends.min()), float(ends.max()))
 
 
-def grey(stored: NDArray[Any], transform: GreyTransform) -> NDArray[Any]:
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Where a value stands: ``spare`` bits of its word are none of it, ``shift`` of them below it."""
+
+    spare: int = 0
+    shift: int = 0
+
+    def values(self, cells: NDArray[Any]) -> NDArray[Any]:
+        """The values alone, the sign extended."""
+        if not self.spare:
+            return cells
+        shifted = np.left_shift(cells, cells.dtype.type(self.spare - self.shift))
+        cleaned: NDArray[Any] = np.right_shift(shifted, cells.dtype.type(self.spare), out=shifted)
+        return cleaned
+
+
+WHOLE: Final = Word()
+
+
+def grey(stored: NDArray[Any], transform: GreyTransform, word: Word = WHOLE) -> NDArray[Any]:
     """Bytes of grey of one frame of integers; up to 16 bits by one table, which is kept."""
     if stored.dtype.itemsize > 2:
-        return transform(stored)
-    table = _table(stored.dtype.str, transform)
+        return transform(word.values(stored))
+    table = _table(stored.dtype.str, transform, word)
     index = stored if stored.dtype.kind == "u" else stored.view(f"u{stored.dtype.itemsize}")
     return table.take(index)
 
 
 @lru_cache(maxsize=TABLES_KEPT)
-def _table(dtype: str, transform: GreyTransform) -> NDArray[Any]:
+def _table(dtype: str, transform: GreyTransform, word: Word) -> NDArray[Any]:
     """The grey of every word."""
-    word = np.dtype(dtype)
-    words = np.arange(1 << (8 * word.itemsize), dtype=f"u{word.itemsize}")
-    return transform(words.view(word))
+    kind = np.dtype(dtype)
+    words = np.arange(1 << (8 * kind.itemsize), dtype=f"u{kind.itemsize}")
+    return transform(word.values(words.view(kind)))

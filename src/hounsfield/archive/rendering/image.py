@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from hounsfield.archive.rendering.color import MONOCHROME, PALETTE_COLOR, Palette, palette_of
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError
-from hounsfield.archive.rendering.grey import Modality, Padding, Rescale, modality_of
+from hounsfield.archive.rendering.grey import Modality, Padding, Rescale, Word, modality_of
 from hounsfield.archive.rendering.overlays import Overlay, overlays_of
 from hounsfield.archive.rendering.voi import Range, Voi, voi_of
 from hounsfield.codecs.deferred import deferred
@@ -17,7 +17,6 @@ from hounsfield.codecs.pixels import PixelFormat
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
 else:
     np = deferred("numpy")
 
@@ -181,12 +180,7 @@ class Image:
             if group is not None:
                 yield group
 
-    def cleaned(self, cells: NDArray[Any]) -> NDArray[Any]:
-        """Native cells without the bits that are no part of the value, the sign extended (PS3.5 8.1.1)."""
-        pixels = self.format
-        spare = pixels.bits_allocated - pixels.bits_stored
-        if not spare:
-            return cells
-        shifted = np.left_shift(cells, cells.dtype.type(spare - self.shift))
-        cleaned: NDArray[Any] = np.right_shift(shifted, cells.dtype.type(spare), out=shifted)
-        return cleaned
+    @property
+    def word(self) -> Word:
+        """Where the values of native cells stand."""
+        return Word(self.format.bits_allocated - self.format.bits_stored, self.shift)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.color import to_rgb
-from hounsfield.archive.rendering.grey import GreyTransform, data_range, grey
+from hounsfield.archive.rendering.grey import WHOLE, GreyTransform, Word, data_range, grey
 from hounsfield.archive.rendering.image import Image
 from hounsfield.archive.rendering.output import animated, encoded, in_profile
 from hounsfield.archive.rendering.overlays import Overlay
@@ -70,7 +70,7 @@ def picture_of(  # noqa: PLR0917
     if image.is_grey:
         picture = _grey(image, number, cells, asked, state, limits)
     elif image.format.samples == 1:
-        picture = image.palette(image.cleaned(cells.array[:, :, 0]) if cells.native else cells.array[:, :, 0])
+        picture = image.palette(_word(image, cells).values(cells.array[:, :, 0]))
     else:
         picture = to_rgb(cells.array, cells.photometric, image.format.bits_stored)
     if asked.overlays:
@@ -102,11 +102,15 @@ def _grey(  # noqa: PLR0917
         modality = state.modality or modality
         inverse, presentation = state.inverse, state.presentation_lut
     voi: Voi | None = asked.window or (image.voi(number) if state is None else state.voi)
-    if cells.native:
-        stored = image.cleaned(stored)
+    word = _word(image, cells)
     if voi is None:
-        voi = limits or data_range(stored, modality, image.padding)
-    return grey(stored, GreyTransform(modality, voi, inverse, image.padding, presentation))
+        voi = limits or data_range(word.values(stored), modality, image.padding)
+    return grey(stored, GreyTransform(modality, voi, inverse, image.padding, presentation), word)
+
+
+def _word(image: Image, cells: Cells) -> Word:
+    """Decoders have put the value right already; native cells are as stored."""
+    return image.word if cells.native else WHOLE
 
 
 def common_range(
@@ -122,7 +126,7 @@ def common_range(
     for number, cells in frames:
         if (image.voi(number) if state is None else state.voi) is not None:
             continue
-        stored = image.cleaned(cells.array[:, :, 0]) if cells.native else cells.array[:, :, 0]
+        stored = _word(image, cells).values(cells.array[:, :, 0])
         modality = (state.modality if state is not None else None) or image.modality(number)
         ranges.append(data_range(stored, modality, image.padding))
     if not ranges:
