@@ -81,8 +81,6 @@ class Query:
     matches: Mapping[int, str] = field(default_factory=dict)
     #: Further tags to return.
     includes: frozenset[int] = frozenset()
-    #: Attributes to return of the items of sequences: the tags that lead to each, two or more.
-    include_paths: frozenset[Path] = frozenset()
     #: Answers wanted; None: the archive's default.
     limit: int | None = None
     offset: int = 0
@@ -90,6 +88,8 @@ class Query:
     fuzzy: bool = False
     include_all: bool = False
     warnings: tuple[str, ...] = ()
+    #: Attributes to return of the items of sequences: the tags that lead to each, two or more.
+    include_paths: frozenset[Path] = frozenset()
 
 
 def matches(
@@ -163,12 +163,12 @@ def parse_qido(
         level,
         reader.matches,
         frozenset(reader.includes),
-        frozenset(reader.include_paths),
         reader.limit,
         reader.offset,
         reader.fuzzy,
         reader.include_all,
         tuple(reader.warnings),
+        frozenset(reader.include_paths),
     )
 
 

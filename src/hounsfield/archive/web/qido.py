@@ -63,7 +63,7 @@ _STUDY_VRS: Final = STUDY_LEVEL | COMPUTED_STUDY | {_CHARACTER_SET: "CS"}
 _SERIES_VRS: Final = SERIES_LEVEL | COMPUTED_SERIES
 _INSTANCE_VRS: Final = INSTANCE_LEVEL | COMPUTED_INSTANCE
 _INDEXED: Final = frozenset(_STUDY_VRS | _SERIES_VRS | _INSTANCE_VRS)
-_REQUEST_ATTRIBUTES: Final = 0x00400275
+_REQUEST_ATTRIBUTES_KEY: Final = "00400275"
 _STEP_ID, _PROCEDURE_ID = 0x00400009, 0x00401001
 #: What series and studies can have said of them from a header.
 _SPOKEN_FOR: Final = {Level.STUDY: HEADER_STUDY, Level.SERIES: HEADER_STUDY | HEADER_SERIES}
@@ -128,7 +128,7 @@ class Qido:
                     more, read = {}, 0
                     found.unread += 1
                 left -= read
-                model = dict(sorted((more | model).items()))
+                model = dict(sorted((model | more).items()))
             found.models.append(model)
         return found
 
@@ -198,23 +198,20 @@ def _answer(query: Query, row: FoundRow, base: str, above: tuple[bool, bool]) ->
     model = attributes_to_model(*levels)
     matched = _STEP_ID in query.matches or _PROCEDURE_ID in query.matches
     if series is not None and (query.level is Level.SERIES or above[1] or everything or matched):
-        _request_attributes(model, series, query)
+        _request_attributes(model, series)
     return model
 
 
-def _request_attributes(model: Model, series: Attributes, query: Query) -> None:
+def _request_attributes(model: Model, series: Attributes) -> None:
     """Put Request Attributes Sequence into an answer (PS3.18 Table 10.6.3-4).
 
     The index has the values of all items together. Where they do not tell which belong together, the
-    sequence comes only when it is asked for, and then from the header.
+    sequence comes only when it is asked for, from the header, as all that is asked for of it.
     """
-    key = f"{_REQUEST_ATTRIBUTES:08X}"
-    if any(path[0] == _REQUEST_ATTRIBUTES for path in _from_headers(query)):
-        return
     steps, procedures = (series.get(tag, "").split("\\") for tag in (_STEP_ID, _PROCEDURE_ID))
     if len(steps) > 1 < len(procedures) or not any((*steps, *procedures)):
         return
-    model[key] = {
+    model[_REQUEST_ATTRIBUTES_KEY] = {
         "vr": "SQ",
         "Value": [
             attributes_to_model(({_STEP_ID: step, _PROCEDURE_ID: procedure}, SERIES_LEVEL))
