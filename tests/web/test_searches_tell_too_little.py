@@ -276,3 +276,18 @@ async def test_metadata_is_xml_too(archive, sample):
     assert alone.headers["content-type"] == "application/dicom+xml"
     assert [xml_to_model(alone.content)] == await found(archive, f"{one}/metadata")
     assert (await get(archive, f"{series}/metadata", "application/dicom+xml")).status_code == 406
+
+
+@pytest.mark.parametrize("accept", ["application/dicom+xml", XML])
+async def test_what_became_of_stored_objects_is_xml_too(archive, sample, accept):
+    async with archive.client() as client:
+        for status, raw in ((200, sample["CT_small.dcm"]), (409, b"no object")):
+            answer = await client.post(
+                "/dicom-web/studies",
+                content=raw,
+                headers={"content-type": "application/dicom", "accept": accept},
+            )
+            assert answer.status_code == status
+            assert answer.headers["content-type"] == "application/dicom+xml"
+            model = xml_to_model(answer.content)
+            assert "00081199" in model if status == 200 else "0008119A" in model

@@ -166,7 +166,9 @@ def _describe(summary: str) -> dict[str, Any]:
 
 
 def _store(summary: str) -> dict[str, Any]:
-    result = {"content": _content(_JSON, schema={"$ref": "#/components/schemas/DicomJson"})}
+    schema = {"$ref": "#/components/schemas/DicomJson"}
+    kinds = _content(_JSON, "application/json", schema=schema) | _content("application/dicom+xml")
+    result = {"content": kinds}
     return {
         "summary": summary,
         "tags": ["STOW-RS"],

@@ -37,7 +37,7 @@ from hounsfield.archive.index.rows import Attributes
 from hounsfield.archive.web.described import form_of, xml_response
 from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.limits import WebSettings
-from hounsfield.archive.web.problems import Header, WebError
+from hounsfield.archive.web.problems import Header
 from hounsfield.archive.web.responses import BuffersResponse, json_response
 from hounsfield.archive.web.urls import base_url, instance_url, parameters, series_url, study_url
 
@@ -152,14 +152,6 @@ def _from_headers(query: Query) -> frozenset[Path]:
         and path[0] >= 0x00080000
         and (spoken_for is None or path[0] in spoken_for)
     )
-
-
-def json_type(scope: Scope) -> str:
-    """Which JSON media type the request takes; ``WebError`` (406) when none."""
-    form = form_of(scope)
-    if form.is_xml:
-        raise WebError(406, "this is answered as application/dicom+json, which the request does not accept")
-    return form.media_type
 
 
 def _warning(text: str) -> Header:

@@ -20,11 +20,11 @@ from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.ingest import IngestSession
 from hounsfield.archive.engine.types import Source
 from hounsfield.archive.web.accept import DICOM, MULTIPART
+from hounsfield.archive.web.described import form_of
 from hounsfield.archive.web.http import Receive, Scope
 from hounsfield.archive.web.limits import WebLimits, WebSettings
 from hounsfield.archive.web.multipart import MultipartError, MultipartReader, PartBegin, PartData
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.qido import json_type
 from hounsfield.archive.web.responses import BuffersResponse, NoResponse, sole_error
 from hounsfield.archive.web.stow_metadata import METADATA_TYPES, MetadataParts
 from hounsfield.archive.web.stow_object import ArrivingObject
@@ -60,7 +60,7 @@ class Stow:
     async def _store(
         self, scope: Scope, receive: Receive, study_uid: str | None
     ) -> BuffersResponse | NoResponse:
-        media_type = json_type(scope)
+        form = form_of(scope)
         content_type, boundary, part_type = _content_type(scope)
         if content_type == MULTIPART and part_type not in ("", DICOM, *METADATA_TYPES):
             raise WebError(
@@ -100,7 +100,7 @@ class Stow:
             raise error from None
         if not results:
             raise WebError(400, "the request holds no instance")
-        return store_response(results, base_url(scope, self._settings.base_url), study_uid, media_type)
+        return store_response(results, base_url(scope, self._settings.base_url), study_uid, form)
 
     def _parts(  # noqa: PLR0917
         self,

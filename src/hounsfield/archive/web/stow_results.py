@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import msgspec
 
+from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.web.described import Form
 from hounsfield.archive.web.problems import RETRY_AFTER_SECONDS, Header, row_of
-from hounsfield.archive.web.responses import BuffersResponse, json_response
+from hounsfield.archive.web.responses import BuffersResponse
 from hounsfield.archive.web.urls import instance_url, study_url
 
 OUT_OF_RESOURCES: Final = 0xA700
@@ -51,9 +53,12 @@ class PartResult:
 
 
 def store_response(
-    results: Sequence[PartResult], base: str, study_uid: str | None, media_type: str
+    results: Sequence[PartResult], base: str, study_uid: str | None, form: Form
 ) -> BuffersResponse:
-    """PS3.18 10.5.3: 200 if all is well, 202 if some is, 409 if nothing was, 503 when it may be soon."""
+    """PS3.18 10.5.3: 200 if all is well, 202 if some is, 409 if nothing was, 503 when it may be soon.
+
+    The answer is one object: also in XML it is no multipart message.
+    """
     referenced: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
@@ -101,7 +106,8 @@ def store_response(
         status = 413
     else:
         status = 409
-    return json_response(msgspec.json.encode(body), media_type, headers=headers, status=status)
+    encoded = model_to_xml(body) if form.is_xml else msgspec.json.encode(body)
+    return BuffersResponse(status, [(b"content-type", form.media_type.encode("ascii")), *headers], (encoded,))
 
 
 def _sop(class_uid: str, uid: str) -> dict[str, Any]:
