@@ -17,6 +17,7 @@ from PIL import ImageCms
 from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import BadParameterError, RenderingError
+from hounsfield.archive.rendering.lettering import plain
 from hounsfield.archive.rendering.output import animated, encoded, in_profile, profile_of
 from hounsfield.archive.rendering.request import JPEG, PNG, Rendering, Viewport, parse_rendering
 from hounsfield.archive.rendering.viewport import cut, shown
@@ -178,3 +179,8 @@ def test_a_name_is_burnt_in_unasked_or_not_when_asked() -> None:
     colour = annotated(np.zeros((300, 300, 3), np.uint8), found, frozenset({"patient", "technique"}))
     assert colour.shape == (300, 300, 3)
     assert (colour.max(axis=-1) > 0).any()
+
+
+def test_a_name_is_spelt_with_boxes() -> None:
+    assert plain("Łukasz Šťastný-Müller, Weiß") == "Lukasz Stastny-Muller, Weiss"
+    assert plain("山田\t太郎") == "????"

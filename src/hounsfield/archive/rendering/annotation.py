@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hounsfield.archive.rendering.elements import Elements
+from hounsfield.archive.rendering.lettering import letters, plain, size_for
 from hounsfield.codecs.deferred import deferred
 
 if TYPE_CHECKING:
@@ -12,10 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image as PilImage
     from PIL import ImageDraw as PilDraw
-    from PIL import ImageFont as PilFont
 else:
     np, PilImage = deferred("numpy"), deferred("PIL.Image")
-    PilDraw, PilFont = deferred("PIL.ImageDraw"), deferred("PIL.ImageFont")
+    PilDraw = deferred("PIL.ImageDraw")
 
 LINE_CHARACTERS_MAX: Final = 64
 _PATIENT_NAME: Final = 0x00100010
@@ -34,8 +34,8 @@ _TECHNIQUE: Final = (
 def annotated(picture: NDArray[Any], found: Elements, wanted: frozenset[str]) -> NDArray[Any]:
     """The picture with the patient's lines top left, and the technique's bottom left."""
     image = PilImage.fromarray(np.ascontiguousarray(picture))
-    size = max(9, min(picture.shape[0], picture.shape[1]) // 32)
-    letters, pen = PilFont.load_default(size), PilDraw.Draw(image)
+    size = size_for(*picture.shape[:2])
+    font, pen = letters(size), PilDraw.Draw(image)
     line = size * 5 // 4
     white, black = (255, 0) if image.mode == "L" else ((255,) * 3, (0,) * 3)
     blocks = []
@@ -47,7 +47,7 @@ def annotated(picture: NDArray[Any], found: Elements, wanted: frozenset[str]) ->
     for top, lines in blocks:
         for n, text in enumerate(lines):
             pen.text(
-                (size // 2, top + n * line), text, fill=white, font=letters,
+                (size // 2, top + n * line), text, fill=white, font=font,
                 stroke_width=max(1, size // 12), stroke_fill=black,
             )  # fmt: skip
     return np.asarray(image)
@@ -61,6 +61,5 @@ def lines_of(found: Elements, rows: tuple[tuple[int, str], ...]) -> list[str]:
         if tag == _PATIENT_NAME:
             text = " ".join(text.split("=")[0].replace("^", " ").split())
         if text:
-            printable = "".join(c for c in text if c.isprintable())
-            lines.append((label + printable)[:LINE_CHARACTERS_MAX])
+            lines.append((label + plain(text))[:LINE_CHARACTERS_MAX])
     return lines

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from hounsfield.archive.rendering.elements import Elements
+from hounsfield.archive.rendering.lettering import letters, plain, size_for
 from hounsfield.codecs.deferred import deferred
 
 if TYPE_CHECKING:
@@ -14,10 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image as PilImage
     from PIL import ImageDraw as PilDraw
-    from PIL import ImageFont as PilFont
 else:
     np, PilImage = deferred("numpy"), deferred("PIL.Image")
-    PilDraw, PilFont = deferred("PIL.ImageDraw"), deferred("PIL.ImageFont")
+    PilDraw = deferred("PIL.ImageDraw")
 
 _ANNOTATIONS, _TEXTS, _GRAPHICS = 0x00700001, 0x00700008, 0x00700009
 _BOX_UNITS, _ANCHOR_UNITS, _GRAPHIC_UNITS = 0x00700003, 0x00700004, 0x00700005
@@ -26,6 +26,9 @@ _DATA, _TYPE, _FILLED = 0x00700022, 0x00700023, 0x00700024
 
 DRAWINGS_MAX: Final = 2000
 """Of one image; what is beyond is not drawn: nobody would see the image below."""
+
+COORDINATE_MAX: Final = 100_000
+"""Pixels outside of a picture up to which something is drawn: what begins farther away is damage."""
 
 Point = tuple[float, float]
 
@@ -74,18 +77,20 @@ def drawn(
     pen = PilDraw.Draw(image)
     height, width = picture.shape[:2]
     white, black = (255, 0) if image.mode == "L" else ((255,) * 3, (0,) * 3)
-    size = max(9, min(height, width) // 32)
-    letters, line = PilFont.load_default(size), max(1, min(height, width) // 400)
+    size = size_for(*picture.shape[:2])
+    font, line = letters(size), max(1, min(height, width) // 400)
     for one in drawings:
         # A point between pixels, which PIL counts from their middles.
         points = [
             (x - 0.5, y - 0.5)
             for x, y in (place(*at) if one.pixels else (at[0] * width, at[1] * height) for at in one.points)
         ]
+        if any(abs(value) > COORDINATE_MAX for point in points for value in point):
+            continue
         fill = white if one.filled else None
         if one.kind == "TEXT":
-            text = "\n".join(one.text.splitlines())
-            pen.text(points[0], text, fill=white, font=letters, stroke_width=1, stroke_fill=black)
+            text = "\n".join(plain(line) for line in one.text.splitlines())
+            pen.text(points[0], text, fill=white, font=font, stroke_width=1, stroke_fill=black)
         elif one.kind == "POINT":
             (x, y), r = points[0], line + 1
             pen.ellipse((x - r, y - r, x + r, y + r), fill=white)
