@@ -79,7 +79,7 @@ DICOM = [
     ("application/dicom", [J2K], False),
     ("application/dicom; transfer-syntax=*", [J2K], False),
     ("application/json", [J2K], None),
-    ("application/zip, multipart/related; type=application/dicom", [J2K], True),
+    ("application/zip, multipart/related; type=application/dicom", [J2K], False),
 ]
 
 

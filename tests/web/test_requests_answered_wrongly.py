@@ -128,7 +128,7 @@ ERRORS = [
     ("GET", "{url}/frames/1,1", {"accept": "application/octet-stream"}, 406),
     ("GET", "{url}/frames/1", {"accept": "é".encode("latin-1")}, 400),
     ("GET", "{url}", {"accept": "image/png"}, 406),
-    ("GET", "{url}", {"accept": "application/dicom; transfer-syntax=1.2.840.10008.1.2"}, 406),
+    ("GET", "{url}", {"accept": "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.102"}, 406),
     ("GET", "{url}/metadata", {"accept": "text/html"}, 406),
     ("GET", "/dicom-web/studies", {"accept": "application/dicom"}, 406),
     ("GET", "/dicom-web/studies?limit=x", {}, 400),

@@ -5,21 +5,22 @@ ranges go first. Parameter values may be quoted or not; ``type="application/octe
 transfer-syntax=*"``, with parameters inside the quotes, is understood. Of ranges with the same quality
 the earlier one wins.
 
-What the archive does where PS3.18 8.7.3 leaves or demands a choice, and it has no decoders yet:
+What the archive does where PS3.18 8.7.3 leaves or demands a choice:
 
 * No ``transfer-syntax`` parameter with ``application/dicom``: delivered as stored. The standard's default
   is Explicit VR Little Endian; viewers and other archives expect what is stored.
-* ``application/octet-stream`` without the parameter is uncompressed little endian, as the standard says.
-  Compressed frames match it only with ``transfer-syntax=*`` or their own; the part then has the media
-  type that the bytes really are.
-* ``image/…`` without the parameter takes every transfer syntax of that media type.
-* A range that excludes the stored syntax gets 406.
+* ``application/octet-stream`` without the parameter is uncompressed little endian, as the standard says:
+  compressed frames are decoded for it. As they are they match it only with ``transfer-syntax=*`` or their
+  own; the part then has the media type that the bytes really are.
+* ``image/…`` without the parameter takes every stored transfer syntax of that media type; what is stored
+  otherwise is encoded in the media type's default.
+* What is stored goes before what could be made of it; a range that neither meets gets 406.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -28,6 +29,7 @@ from hounsfield.codecs.registry import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     OCTETS,
+    TransferSyntax,
     lookup,
 )
 
@@ -46,6 +48,11 @@ _ALIASES: Final[dict[str, frozenset[str]]] = {
     "image/jpeg": frozenset({"image/jpeg", "image/jpg"}),
     "image/dicom-rle": frozenset({"image/dicom-rle", "image/x-dicom-rle"}),
 }
+
+#: What a media type without a transfer syntax means, where several are offered (PS3.18 Table 8.7.3-5).
+_DEFAULTS: Final = frozenset(
+    f"1.2.840.10008.1.2.{suffix}" for suffix in ("4.70", "4.80", "4.90", "4.110", "4.201", "5")
+)
 
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z/-]+"
 _TYPE: Final = re.compile(rf"\s*({_WORD})\s*", re.ASCII)
@@ -151,28 +158,68 @@ def _covers(pattern: str, media_type: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def for_frames(ranges: tuple[MediaRange, ...], transfer_syntax_uid: str, *, alone: bool) -> Delivery | None:
+def for_frames(
+    ranges: tuple[MediaRange, ...], transfer_syntax_uid: str, offered: tuple[str, ...] = (), *, alone: bool
+) -> Delivery | None:
     """How frames of a stored transfer syntax may leave, None when no range allows it.
 
-    ``alone``: there is one frame, so that a range that is not multipart may be met.
+    ``offered``: transfer syntaxes into which they can be brought. ``alone``: there is one frame, so that a
+    range that is not multipart may be met.
     """
     syntax = lookup(transfer_syntax_uid)
-    native = not syntax.encapsulated
-    named = EXPLICIT_VR_LITTLE_ENDIAN.uid if native else syntax.uid
     for one in ranges:
         if one.media_type != "*/*" and not one.is_multipart and not alone:
             continue
-        wanted = one.content_type
-        explicit = one.transfer_syntax in (syntax.uid, "*") or (
-            native and one.transfer_syntax in NATIVE_SYNTAXES
-        )
-        if one.transfer_syntax and not explicit:
+        chosen = syntax.uid if _fits_stored(one, syntax) else _offered(one, offered)
+        if chosen is None:
             continue
-        if not _covers(wanted, syntax.media_type) and not (_covers(wanted, OCTETS) and (native or explicit)):
-            continue
-        multipart = one.is_multipart or one.media_type == "*/*"
-        return Delivery(multipart, syntax.media_type, named)
+        given = lookup(chosen)
+        named = given.uid if given.encapsulated else EXPLICIT_VR_LITTLE_ENDIAN.uid
+        return Delivery(one.is_multipart or one.media_type == "*/*", given.media_type, named)
     return None
+
+
+def _fits_stored(one: MediaRange, syntax: TransferSyntax) -> bool:
+    native = not syntax.encapsulated
+    explicit = one.transfer_syntax in (syntax.uid, "*") or (native and one.transfer_syntax in NATIVE_SYNTAXES)
+    if one.transfer_syntax and not explicit:
+        return False
+    wanted = one.content_type
+    return _covers(wanted, syntax.media_type) or (_covers(wanted, OCTETS) and (native or explicit))
+
+
+def _offered(one: MediaRange, offered: Sequence[str]) -> str | None:
+    """The best of the offered transfer syntaxes that a range allows."""
+    native = EXPLICIT_VR_LITTLE_ENDIAN.uid
+    wanted, named = one.content_type, one.transfer_syntax
+    octets = _covers(wanted, OCTETS)
+    if named not in ("", "*"):
+        if named in NATIVE_SYNTAXES:
+            return native if octets and native in offered else None
+        coded = lookup(named).encapsulated and named in offered
+        return named if coded and (octets or _covers(wanted, lookup(named).media_type)) else None
+    if octets:
+        return native if native in offered else None
+    fitting = [uid for uid in offered if lookup(uid).encapsulated and _covers(wanted, lookup(uid).media_type)]
+    for uid in fitting:
+        if uid in _DEFAULTS:
+            return uid
+    return next((uid for uid in fitting if lookup(uid).lossless), fitting[0] if fitting else None)
+
+
+def is_as_stored(delivery: Delivery, transfer_syntax_uid: str) -> bool:
+    """Whether a frame leaves with the bytes it has, but for the order of bytes in native cells."""
+    syntax = lookup(transfer_syntax_uid)
+    given = lookup(delivery.transfer_syntax)
+    return not given.encapsulated if not syntax.encapsulated else given.uid == syntax.uid
+
+
+def prefers_coded(ranges: tuple[MediaRange, ...]) -> bool:
+    """Whether the best range can only be met by compressed frames."""
+    best = ranges[0] if ranges else None
+    return best is not None and (
+        best.content_type.startswith("image/") or best.transfer_syntax not in ("", "*", *NATIVE_SYNTAXES)
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -186,20 +233,29 @@ def for_bulk(ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery | None:
 
 
 def for_instances(
-    ranges: Sequence[MediaRange], transfer_syntax_uids: Sequence[str], *, alone: bool
+    ranges: Sequence[MediaRange],
+    transfer_syntax_uids: Sequence[str],
+    offered: Callable[[str], Sequence[str]] | None = None,
+    *,
+    alone: bool,
 ) -> Delivery | None:
-    """How objects of these stored transfer syntaxes may leave, None when no range allows all of them."""
+    """How objects of these stored transfer syntaxes may leave, None when no range allows all of them.
+
+    ``offered`` says into which others objects of a transfer syntax can be brought.
+    """
     for one in ranges:
         if one.media_type not in ("*/*", ZIP) and not one.is_multipart and not alone:
             continue
         media_type = ZIP if one.media_type == ZIP else DICOM
         if not _covers(one.content_type, media_type):
             continue
-        if one.transfer_syntax not in ("", "*") and any(
-            uid != one.transfer_syntax for uid in transfer_syntax_uids
+        wanted = one.transfer_syntax
+        if wanted not in ("", "*") and any(
+            uid != wanted and (offered is None or wanted not in offered(uid)) for uid in transfer_syntax_uids
         ):
             continue
-        return Delivery(one.is_multipart or one.media_type == "*/*", media_type, one.transfer_syntax)
+        multipart = one.is_multipart or one.media_type == "*/*"
+        return Delivery(multipart, media_type, "" if wanted == "*" else wanted)
     return None
 
 

@@ -21,7 +21,7 @@ from hounsfield.archive.dicom.json import JsonWriter
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.prepared_build import instance_json
 from hounsfield.archive.engine.types import Instance
-from hounsfield.archive.web.files import Files
+from hounsfield.archive.web.files import Files, given_as, sop_uid_of
 from hounsfield.storage_backends.api import Buffer
 
 MEDIA_TYPE: Final = "application/zip"
@@ -30,6 +30,7 @@ FILES_MAX: Final = 999_999
 
 _INSTANCE_NUMBER: Final = 0x00200013
 _NS: Final = 1_000_000_000
+_NOT_KNOWN: Final = 1 << 32  # may be as long as that: it is announced as ZIP64
 _ZIP_BEGAN: Final = (1980, 1, 1, 0, 0, 0)  # the format has no earlier time
 
 
@@ -40,24 +41,33 @@ class Zips:
         self._engine = engine
         self._files = files
 
-    async def pieces(self, found: Sequence[Instance], uid: str) -> AsyncIterator[Sequence[Buffer]]:
-        """The archive of these instances of one study. ``uid``: the directory's own SOP Instance UID."""
+    async def pieces(
+        self, found: Sequence[Instance], uid: str, wanted: str = ""
+    ) -> AsyncIterator[Sequence[Buffer]]:
+        """The archive of these instances of one study, in the ``wanted`` transfer syntax or as stored.
+
+        ``uid``: the directory's own SOP Instance UID.
+        """
         out = _Outlet()
         archive = zipfile.ZipFile(out, "w", zipfile.ZIP_STORED)  # type: ignore[call-overload]
         listing = _Listing(self._engine)
         try:
             for one in found:
-                file_id = await self._engine.read(listing.add, one)
-                length = await self._files.length(one)
+                syntax = given_as(one, wanted)
+                file_id = await self._engine.read(listing.add, one, syntax)
+                if syntax == one.row.transfer_syntax_uid:
+                    length, made = await self._files.length(one), self._files.pieces(one)
+                else:
+                    length, made = _NOT_KNOWN, self._files.recoded(one, syntax)
                 entry = archive.open(_entry(file_id, length, one.row.received_ns), "w")
-                async with aclosing(self._files.pieces(one)) as pieces:
+                async with aclosing(made) as pieces:
                     async for piece in pieces:
                         await self._engine.read(_write, entry, piece)  # a checksum of megabytes
                         yield out.take()
                 entry.close()
-            made = listing.directory(uid)
-            with archive.open(_entry(("DICOMDIR",), len(made), listing.newest_ns), "w") as entry:
-                entry.write(made)
+            listed = listing.directory(uid)
+            with archive.open(_entry(("DICOMDIR",), len(listed), listing.newest_ns), "w") as entry:
+                entry.write(listed)
             archive.close()
             yield out.take()
         finally:
@@ -73,9 +83,12 @@ class _Listing:
         self._series: dict[str, tuple[int, Record]] = {}
         self.newest_ns = 0
 
-    def add(self, one: Instance) -> tuple[str, ...]:
-        """The file ID of an object that is listed now. Its header is read when the index does not say enough:
-        of the first of a series, and of what is no image."""
+    def add(self, one: Instance, syntax: str) -> tuple[str, ...]:
+        """The file ID of an object that is listed now, given in a transfer syntax.
+
+        Its header is read when the index does not say enough: of the first of a series, and of what is no
+        image.
+        """
         row = one.row
         kind = record_type(row.sop_class_uid)
         number, series = self._series.get(one.series_uid, (len(self._series) + 1, None))
@@ -98,8 +111,8 @@ class _Listing:
                 number=place,
                 file_id=file_id,
                 sop_class_uid=row.sop_class_uid,
-                sop_uid=row.sop_uid,
-                transfer_syntax_uid=row.transfer_syntax_uid,
+                sop_uid=sop_uid_of(one, syntax),
+                transfer_syntax_uid=syntax,
             )
         )
         return file_id

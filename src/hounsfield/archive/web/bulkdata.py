@@ -15,13 +15,14 @@ from hounsfield.archive.dicom.json import Bulk, find_bulk
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
+from hounsfield.archive.engine.records import number_of
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery, MediaRange
 from hounsfield.archive.web.conditional import is_unchanged
 from hounsfield.archive.web.deflated import deflated_pixels, is_deflated
 from hounsfield.archive.web.files import validators_of, validators_of_all
-from hounsfield.archive.web.frames import accepted, not_acceptable
+from hounsfield.archive.web.frames import accepted, not_acceptable, offered
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -34,13 +35,15 @@ from hounsfield.archive.web.pixels import (
     word_bytes,
 )
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.responses import PIECES_AHEAD, StreamResponse, unchanged, whole_or_range
+from hounsfield.archive.web.responses import PIECES_AHEAD, StreamResponse, begun, unchanged, whole_or_range
 from hounsfield.archive.web.urls import base_url, instance_url
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
 _WORD_BYTES: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 _PIXEL_PATHS: Final = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
+
+_NUMBER_OF_FRAMES: Final = 0x00280008
 
 Stretch = Callable[[int, int], AsyncIterator[Sequence[Buffer]]]
 
@@ -100,30 +103,32 @@ class Bulkdata:
         if len(found) == 1:
             return await self._pixels_of_one(scope, found[0], ranges)
         deliveries = [_delivery(one, ranges, alone=False) for one in found]
-        validators = validators_of_all(found, "pixels", self._url(scope, found[0]))
+        given = [delivery.transfer_syntax for delivery in deliveries]
+        validators = validators_of_all(found, "pixels", self._url(scope, found[0]), *given)
         if is_unchanged(scope, validators):
             return unchanged(validators)
         boundary = new_boundary()
         kind = multipart_type(deliveries[0].media_type, boundary)
-        body = self._multipart(scope, found, deliveries, boundary)
+        body = await begun(self._multipart(scope, found, deliveries, boundary))
         return StreamResponse([(b"content-type", kind), *validators.headers()], body, ahead=PIECES_AHEAD)
 
     async def _pixels_of_one(self, scope: Scope, one: Instance, ranges: tuple[MediaRange, ...]) -> AsgiApp:
-        syntax = lookup(one.row.transfer_syntax_uid)
-        alone = not syntax.encapsulated or syntax.is_video or one.row.location.frames == 1
-        delivery = _delivery(one, ranges, alone=alone)
-        if alone:
-            async with aclosing(self._values(one)) as values:
+        delivery = _delivery(one, ranges, alone=True)
+        if _is_one_value(one, delivery):
+            async with aclosing(self._values(one, delivery)) as values:
                 async for value in values:
                     return await self._one_value(
                         scope, one, value, delivery, await self._location(scope, one)
                     )
             raise NotFoundError("there is no pixel data here that can be given alone")
-        validators = validators_of_all([one], "pixels", self._url(scope, one))
+        if not delivery.multipart:
+            delivery = _delivery(one, ranges, alone=False)
+        given = ("pixels", self._url(scope, one), delivery.transfer_syntax)
+        validators = validators_of_all([one], *given)
         if is_unchanged(scope, validators):
             return unchanged(validators)
         boundary = new_boundary()
-        body = self._multipart(scope, [one], [delivery], boundary)
+        body = await begun(self._multipart(scope, [one], [delivery], boundary))
         kind = multipart_type(delivery.media_type, boundary)
         return StreamResponse([(b"content-type", kind), *validators.headers()], body, ahead=PIECES_AHEAD)
 
@@ -132,7 +137,9 @@ class Bulkdata:
     ) -> AsgiApp:
         kind = content_type(delivery)
         given = ("value", url, delivery.transfer_syntax)
-        validators = validators_of(one, *given, weak=delivery.multipart)
+        uid = one.row.transfer_syntax_uid
+        weak = delivery.multipart or not accept.is_as_stored(delivery, uid)
+        validators = validators_of(one, *given, weak=weak)
         if is_unchanged(scope, validators):
             return unchanged(validators)
         if not delivery.multipart:
@@ -149,7 +156,7 @@ class Bulkdata:
         first = True
         for one, delivery in zip(found, deliveries, strict=True):
             url = (await self._location(scope, one)).encode("ascii", "replace")
-            async with aclosing(self._values(one)) as values:
+            async with aclosing(self._values(one, delivery)) as values:
                 async for value in values:
                     yield (part_head(boundary, content_type(delivery), value.length, url, first=first),)
                     first = False
@@ -158,9 +165,17 @@ class Bulkdata:
                             yield piece
         yield (closing(boundary),)
 
-    async def _values(self, one: Instance) -> AsyncGenerator[Value, None]:
+    async def _values(self, one: Instance, delivery: Delivery) -> AsyncGenerator[Value, None]:
         """The values of an instance's pixel data, one after the other."""
         syntax = lookup(one.row.transfer_syntax_uid)
+        if not accept.is_as_stored(delivery, syntax.uid):
+            target = delivery.transfer_syntax
+            if not lookup(target).encapsulated:
+                yield await self._decoded_value(one, target)
+                return
+            for number in range(1, _frames_of(one) + 1):
+                yield _in_memory(await self._engine.transcoded_frame(one, number, target))
+            return
         if is_deflated(syntax.uid):
             header = await self._engine.header(one)
             yield _in_memory(await self._engine.heavy(deflated_pixels, header))
@@ -195,6 +210,17 @@ class Bulkdata:
 
         return Value(sum(end - begin for begin, end in places), read)
 
+    async def _decoded_value(self, one: Instance, target: str) -> Value:
+        """The cells of compressed frames, one frame after the other."""
+        size = len(await self._engine.transcoded_frame(one, 1, target))
+
+        async def read(start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
+            for number in range(start // size, -(-stop // size)):
+                cells = memoryview(await self._engine.transcoded_frame(one, number + 1, target))
+                yield (cells[max(start - number * size, 0) : stop - number * size],)
+
+        return Value(size * _frames_of(one), read)
+
     def _swapped_value(self, one: Instance, place: tuple[int, int], size: int) -> Value:
         """The same of big-endian words, little endian."""
         whole = self._value(one, [place])
@@ -228,12 +254,23 @@ class Bulkdata:
 
 def _delivery(one: Instance, ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery:
     uid = one.row.transfer_syntax_uid
-    delivery = accept.for_frames(ranges, uid, alone=alone)
+    delivery = accept.for_frames(ranges, uid, offered(uid), alone=alone)
     if delivery is None:
-        if not alone and accept.for_frames(ranges, uid, alone=True) is not None:
+        if not alone and accept.for_frames(ranges, uid, offered(uid), alone=True) is not None:
             raise WebError(406, "this comes in several parts, as multipart/related only")
         raise not_acceptable(uid)
     return delivery
+
+
+def _is_one_value(one: Instance, delivery: Delivery) -> bool:
+    """Whether all pixel data is one value: cells, a video's stream, or a single frame."""
+    given = lookup(delivery.transfer_syntax)
+    return not given.encapsulated or given.is_video or _frames_of(one) == 1
+
+
+def _frames_of(one: Instance) -> int:
+    """How many frames there are: the index knows, but of a deflated object only what it says itself."""
+    return one.row.location.frames or max(1, number_of(one.row.attributes.get(_NUMBER_OF_FRAMES, ""), 1))
 
 
 def _in_memory(data: Buffer) -> Value:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
+from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.part10 import file_header
+from hounsfield.archive.engine.derivation import LOSSY_METHODS, derived_uid
 from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.transcoding import SAME_FRAMES
 from hounsfield.archive.engine.types import Instance, Overlay
 from hounsfield.archive.web.conditional import Validators, entity_tag
+from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, lookup
 from hounsfield.storage_backends.api import Buffer
 
 
@@ -29,6 +33,15 @@ class Files:
     async def length(self, one: Instance) -> int:
         """Bytes of the file."""
         return len(meta_of(one)) + await self._engine.dataset_bytes(one)
+
+    async def recoded(
+        self, one: Instance, syntax: str, *, before: bytes = b""
+    ) -> AsyncGenerator[Sequence[Buffer], None]:
+        """``before``, and the file in another transfer syntax, as it is made."""
+        yield (before + meta_of(one, syntax),)
+        async with aclosing(self._engine.transcoded(one, syntax)) as buffers:  # type: ignore[type-var]
+            async for buffer in buffers:
+                yield (buffer,)
 
     async def pieces(
         self, one: Instance, start: int = 0, stop: int | None = None, *, before: bytes = b""
@@ -69,9 +82,31 @@ class Files:
             yield waiting
 
 
-def meta_of(one: Instance) -> bytes:
-    """Preamble and file meta information."""
-    return file_header(one.row.transfer_syntax_uid, one.row.sop_class_uid, one.row.sop_uid)
+def given_as(one: Instance, wanted: str) -> str:
+    """The transfer syntax in which an instance leaves when ``wanted`` is asked for, "" meaning as stored.
+
+    What has no pixel data cannot be encapsulated: it is Explicit VR Little Endian then.
+    """
+    stored = lookup(one.row.transfer_syntax_uid)
+    if wanted in ("", stored.uid):
+        return one.row.transfer_syntax_uid
+    if Layout(one.row.layout) is Layout.HEADER_ONLY and not stored.deflated and lookup(wanted).encapsulated:
+        return EXPLICIT_VR_LITTLE_ENDIAN.uid
+    return wanted
+
+
+def meta_of(one: Instance, syntax: str = "") -> bytes:
+    """Preamble and file meta information; ``syntax``: the transfer syntax into which it was brought."""
+    syntax = syntax or one.row.transfer_syntax_uid
+    return file_header(syntax, one.row.sop_class_uid, sop_uid_of(one, syntax))
+
+
+def sop_uid_of(one: Instance, syntax: str) -> str:
+    """The SOP Instance UID in a transfer syntax: where something is lost it is another object's."""
+    stored = one.row.transfer_syntax_uid
+    if syntax == stored or syntax not in LOSSY_METHODS or syntax in SAME_FRAMES.get(stored, ()):
+        return one.row.sop_uid
+    return derived_uid(one.row.sop_uid, syntax)
 
 
 def validators_of(one: Instance, *given: str, weak: bool = False) -> Validators:
@@ -90,9 +125,9 @@ def _state(one: Instance) -> tuple[bytes, str]:
     return one.row.location.record_id, one.overlay.stamp if isinstance(one.overlay, Overlay) else ""
 
 
-def part_type(one: Instance) -> bytes:
+def part_type(one: Instance, syntax: str = "") -> bytes:
     """The Content-Type of the file."""
-    uid = one.row.transfer_syntax_uid
+    uid = syntax or one.row.transfer_syntax_uid
     if not uid.replace(".", "").isdigit():  # a stored object can say anything; a header line cannot
         return b"application/dicom"
     return b"application/dicom; transfer-syntax=" + uid.encode("ascii")

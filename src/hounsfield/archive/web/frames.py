@@ -7,10 +7,12 @@ bytes are never joined with the multipart framing around them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotSeparableError
+from hounsfield.archive.engine.transcoding import transcodable
 from hounsfield.archive.engine.types import Frame, Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery
@@ -28,7 +30,7 @@ from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
 from hounsfield.archive.web.pixels import content_type, is_big_endian, little_endian, multipart_type
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.responses import StreamResponse, unchanged
+from hounsfield.archive.web.responses import StreamResponse, begun, unchanged
 from hounsfield.archive.web.urls import base_url, headers, instance_url, parameters
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
@@ -63,28 +65,32 @@ class Frames:
         if len(numbers) > 1:
             await self._several(scope, receive, send, (study, series, instance), numbers, ranges)
             return
-        number = numbers[0]
-        try:
-            frame = self._engine.frame_nowait(study, series, instance, number)
-        except NotSeparableError:
-            frame = None
+        number, where = numbers[0], (study, series, instance)
+        frame = self._at_once(where, number) if not accept.prefers_coded(ranges) else None
+        found = None
         if frame is None:
-            frame = await self._frame((study, series, instance), number)
-        delivery = accept.for_frames(ranges, frame.transfer_syntax_uid, alone=True)
+            (found,) = await self._engine.instances(*where)
+            uid, record_id = found.row.transfer_syntax_uid, found.row.location.record_id
+        else:
+            uid, record_id = frame.transfer_syntax_uid, frame.record_id
+        delivery = accept.for_frames(ranges, uid, offered(uid), alone=True)
         if delivery is None:
-            raise not_acceptable(frame.transfer_syntax_uid)
-        weak = delivery.multipart
+            raise not_acceptable(uid)
+        as_stored = accept.is_as_stored(delivery, uid)
+        weak = delivery.multipart or not as_stored
         validators = Validators(
-            entity_tag("frame", str(number), delivery.transfer_syntax, frame.record_id, weak=weak)
+            entity_tag("frame", str(number), delivery.transfer_syntax, record_id, weak=weak)
         )
         conditional = has_conditions(scope)
         if conditional and is_unchanged(scope, validators):
             await unchanged(validators)(scope, receive, send)
             return
-        data = frame.data
-        if is_big_endian(frame.transfer_syntax_uid):
-            (found,) = await self._engine.instances(study, series, instance)
-            data = await little_endian(self._engine, found, data)
+        if frame is not None and as_stored and not is_big_endian(uid):
+            data = frame.data
+        else:
+            if found is None:
+                (found,) = await self._engine.instances(*where)
+            data = await self._data(found, number, delivery)
         part_type = content_type(delivery)
         lines = validators.headers()
         if not delivery.multipart:
@@ -124,60 +130,71 @@ class Frames:
         ranges: tuple[accept.MediaRange, ...],
     ) -> None:
         (found,) = await self._engine.instances(*path)
-        # The highest number exists, so all do: what is wrong is said before the answer begins.
-        await self._frame(path, max(numbers))
         uid = found.row.transfer_syntax_uid
-        delivery = accept.for_frames(ranges, uid, alone=False)
+        # The highest number exists, so all do: what is wrong is said before the answer begins.
+        await self._frame(found, max(numbers))
+        delivery = accept.for_frames(ranges, uid, offered(uid), alone=False)
         if delivery is None:
-            if accept.for_frames(ranges, uid, alone=True) is not None:
+            if accept.for_frames(ranges, uid, offered(uid), alone=True) is not None:
                 raise WebError(
                     406, "several frames come as multipart/related only; ask for one frame at a time"
                 )
             raise not_acceptable(uid)
         url = instance_url(base_url(scope, self._settings.base_url), *path)
-        tag = entity_tag("frames", repr(numbers), url, found.row.location.record_id, weak=True)
-        validators = Validators(tag)
+        given = ("frames", repr(numbers), url, delivery.transfer_syntax)
+        validators = Validators(entity_tag(*given, found.row.location.record_id, weak=True))
         if is_unchanged(scope, validators):
             await unchanged(validators)(scope, receive, send)
             return
         boundary = new_boundary()
-        response = StreamResponse(
-            [(b"content-type", multipart_type(delivery.media_type, boundary)), *validators.headers()],
-            self._pieces(found, path, numbers, delivery, boundary, url),
-        )
-        await response(scope, receive, send)
+        lines = [(b"content-type", multipart_type(delivery.media_type, boundary)), *validators.headers()]
+        pieces = self._pieces(found, numbers, delivery, boundary, url)
+        if not accept.is_as_stored(delivery, uid):
+            pieces = await begun(pieces)
+        await StreamResponse(lines, pieces)(scope, receive, send)
 
-    async def _pieces(  # noqa: PLR0917
+    async def _pieces(
         self,
         found: Instance,
-        path: tuple[str, str, str],
         numbers: list[int],
         delivery: Delivery,
         boundary: bytes,
         url: str,
     ) -> AsyncIterator[Sequence[Buffer]]:
         part_type = content_type(delivery)
-        swap = is_big_endian(found.row.transfer_syntax_uid)
         first = True
         for number in numbers:
-            frame = await self._frame(path, number)
-            data = await little_endian(self._engine, found, frame.data) if swap else frame.data
+            data = await self._data(found, number, delivery)
             location = _header_text(f"{url}/frames/{number}")
             yield part_head(boundary, part_type, len(data), location, first=first), data
             first = False
         yield (closing(boundary),)
 
-    async def _frame(self, path: tuple[str, str, str], number: int) -> Frame:
-        """A frame that takes a thread; of a deflated object too."""
+    def _at_once(self, where: tuple[str, str, str], number: int) -> Frame | None:
+        """A frame that is in memory, or None."""
         try:
-            return await self._engine.frame(*path, number)
+            return self._engine.frame_nowait(*where, number)
         except NotSeparableError:
-            (found,) = await self._engine.instances(*path)
+            return None  # unless it is deflated: `_frame` looks
+
+    async def _data(self, found: Instance, number: int, delivery: Delivery) -> Buffer:
+        """A frame as it is to leave."""
+        uid = found.row.transfer_syntax_uid
+        if not accept.is_as_stored(delivery, uid):
+            return await self._engine.transcoded_frame(found, number, delivery.transfer_syntax)
+        data = await self._frame(found, number)
+        return await little_endian(self._engine, found, data) if is_big_endian(uid) else data
+
+    async def _frame(self, found: Instance, number: int) -> Buffer:
+        """A frame as it is stored; of a deflated object too."""
+        try:
+            where = (found.study_uid, found.series_uid, found.row.sop_uid)
+            return (await self._engine.frame(*where, number)).data
+        except NotSeparableError:
             if not is_deflated(found.row.transfer_syntax_uid):
                 raise
         header = await self._engine.header(found)
-        data = await self._engine.heavy(deflated_frame, header, number)
-        return Frame(data, found.row.transfer_syntax_uid, found.row.location.record_id)
+        return await self._engine.heavy(deflated_frame, header, number)
 
     def _numbers(self, text: str) -> list[int]:
         numbers: list[int] = []
@@ -201,13 +218,21 @@ def accepted(scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(headers(scope, b"accept")), given
 
 
+@lru_cache(maxsize=256)
+def offered(transfer_syntax_uid: str) -> tuple[str, ...]:
+    """The transfer syntaxes into which frames stored in one can be brought, best first."""
+    return transcodable(transfer_syntax_uid)
+
+
 def not_acceptable(transfer_syntax_uid: str) -> WebError:
-    """What a client is told that cannot take the content as it is stored."""
+    """What a client is told that takes nothing of what could be given."""
     syntax = lookup(transfer_syntax_uid)
+    others = [uid for uid in offered(transfer_syntax_uid) if uid != transfer_syntax_uid]
     return WebError(
         406,
-        f"this is stored in transfer syntax {syntax.uid} ({syntax.media_type}), which the request does not "
-        f'accept, and is not transcoded; ask for type="{syntax.media_type}" or transfer-syntax=*',
+        f'the request accepts none of what there is: type="{syntax.media_type}" as stored '
+        f"({syntax.uid}, or transfer-syntax=*)"
+        + (f", or one of the transfer syntaxes {', '.join(others)}" if others else ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""WADO-RS study, series and instance retrieval (PS3.18 10.4.1.1): Part 10 files, streamed as stored.
+"""WADO-RS study, series and instance retrieval (PS3.18 10.4.1.1): Part 10 files, as stored or transcoded.
 
 Nothing larger than a few megabytes is held at a time, however large the study.
 """
@@ -9,17 +9,18 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.transcoding import transcodable
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.archive_zip import FILES_MAX, Zips
 from hounsfield.archive.web.conditional import is_unchanged
-from hounsfield.archive.web.files import Files, part_type, validators_of, validators_of_all
-from hounsfield.archive.web.frames import accepted, not_acceptable
+from hounsfield.archive.web.files import Files, given_as, part_type, validators_of, validators_of_all
+from hounsfield.archive.web.frames import accepted
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.responses import PIECES_AHEAD, StreamResponse, unchanged, whole_or_range
+from hounsfield.archive.web.responses import PIECES_AHEAD, StreamResponse, begun, unchanged, whole_or_range
 from hounsfield.archive.web.urls import base_url, instance_url
 from hounsfield.storage_backends.api import Buffer
 
@@ -40,25 +41,27 @@ class Instances:
         ranges = accept.ranges_of(*accepted(scope))
         found = await self._engine.instances(study_uid, series_uid, sop_uid)
         syntaxes = sorted({one.row.transfer_syntax_uid for one in found})
-        delivery = accept.for_instances(ranges, syntaxes, alone=len(found) == 1)
+        delivery = accept.for_instances(ranges, syntaxes, transcodable, alone=len(found) == 1)
         if delivery is None:
-            if accept.for_instances(ranges, syntaxes, alone=True) is not None:
-                raise WebError(406, "several instances come as multipart/related only")
-            if len(syntaxes) == 1:
-                raise not_acceptable(syntaxes[0])
-            raise WebError(
-                406,
-                "these instances are stored in several transfer syntaxes and are not transcoded; ask for "
-                'multipart/related; type="application/dicom"; transfer-syntax=*',
-            )
+            if accept.for_instances(ranges, syntaxes, transcodable, alone=True) is not None:
+                raise WebError(406, "several instances come as multipart/related, or as application/zip")
+            raise _not_acceptable(syntaxes)
+        wanted = delivery.transfer_syntax
         if delivery.media_type == accept.ZIP:
             level = "study" if series_uid is None else "series" if sop_uid is None else "instance"
-            return self._zip(scope, found, level)
+            return await self._zip(scope, found, level, wanted)
         if not delivery.multipart:
-            return await self._alone(scope, found[0])
-        return self._together(scope, found)
+            return await self._alone(scope, found[0], given_as(found[0], wanted))
+        return await self._together(scope, found, wanted)
 
-    async def _alone(self, scope: Scope, one: Instance) -> AsgiApp:
+    async def _alone(self, scope: Scope, one: Instance, syntax: str) -> AsgiApp:
+        if syntax != one.row.transfer_syntax_uid:
+            validators = validators_of(one, "file", syntax, weak=True)
+            if is_unchanged(scope, validators):
+                return unchanged(validators)
+            lines = [(b"content-type", part_type(one, syntax)), *validators.headers()]
+            made = await begun(self._files.recoded(one, syntax))
+            return StreamResponse(lines, made, ahead=PIECES_AHEAD)
         validators = validators_of(one, "file")
         if is_unchanged(scope, validators):
             return unchanged(validators)
@@ -69,10 +72,10 @@ class Instances:
         length = await self._files.length(one)
         return whole_or_range(scope, validators, part_type(one), length, pieces)
 
-    def _zip(self, scope: Scope, found: Sequence[Instance], level: str) -> AsgiApp:
+    async def _zip(self, scope: Scope, found: Sequence[Instance], level: str, wanted: str) -> AsgiApp:
         if len(found) > FILES_MAX:
             raise WebError(406, f"an archive has at most {FILES_MAX} files; ask for one series at a time")
-        validators = validators_of_all(found, "zip")
+        validators = validators_of_all(found, "zip", wanted)
         if is_unchanged(scope, validators):
             return unchanged(validators)
         # A UID that is the same as long as the archive is (PS3.5 B.2).
@@ -82,44 +85,68 @@ class Instances:
             (b"content-type", accept.ZIP.encode()),
             (b"content-disposition", f'attachment; filename="{level}.zip"'.encode()),
         ]
-        return StreamResponse([*lines, *validators.headers()], self._zips.pieces(found, uid))
+        pieces = self._zips.pieces(found, uid, wanted)
+        if wanted:
+            pieces = await begun(pieces)
+        return StreamResponse([*lines, *validators.headers()], pieces)
 
-    def _together(self, scope: Scope, found: Sequence[Instance]) -> AsgiApp:
+    async def _together(self, scope: Scope, found: Sequence[Instance], wanted: str) -> AsgiApp:
         base = base_url(scope, self._settings.base_url)
-        validators = validators_of_all(found, "files", base)
+        validators = validators_of_all(found, "files", base, wanted)
         if is_unchanged(scope, validators):
             return unchanged(validators)
         boundary = new_boundary()
         content_type = b'multipart/related; type="application/dicom"; boundary=' + boundary
         length = None
-        if all(self._files.is_known(one) for one in found):
+        if all(self._files.is_known(one) and self._is_as_stored(one, wanted) for one in found):
             length = len(closing(boundary)) + sum(
                 len(head) + size
                 for head, size in (self._part(one, boundary, base, n == 0) for n, one in enumerate(found))
             )
-        return StreamResponse(
-            [(b"content-type", content_type), *validators.headers()],
-            self._parts(found, boundary, base),
-            length=length,
-            ahead=PIECES_AHEAD,
-        )
+        pieces: AsyncIterator[Sequence[Buffer]] = self._parts(found, boundary, base, wanted)
+        if not all(self._is_as_stored(one, wanted) for one in found):
+            pieces = await begun(pieces)
+        lines = [(b"content-type", content_type), *validators.headers()]
+        return StreamResponse(lines, pieces, length=length, ahead=PIECES_AHEAD)
+
+    @staticmethod
+    def _is_as_stored(one: Instance, wanted: str) -> bool:
+        return given_as(one, wanted) == one.row.transfer_syntax_uid
 
     def _part(self, one: Instance, boundary: bytes, base: str, first: bool) -> tuple[bytes, int]:
         """What precedes one file on the wire, and the file's length."""
         size = self._files.length_blocking(one)
-        location = instance_url(base, one.study_uid, one.series_uid, one.row.sop_uid)
-        head = part_head(boundary, part_type(one), size, location.encode("ascii", "replace"), first=first)
-        return head, size
+        return part_head(boundary, part_type(one), size, _location(one, base), first=first), size
 
     async def _parts(
-        self, found: Sequence[Instance], boundary: bytes, base: str
+        self, found: Sequence[Instance], boundary: bytes, base: str, wanted: str
     ) -> AsyncIterator[Sequence[Buffer]]:
         for n, one in enumerate(found):
-            if self._files.is_known(one):
-                head, _ = self._part(one, boundary, base, n == 0)
+            syntax = given_as(one, wanted)
+            if syntax != one.row.transfer_syntax_uid:
+                head = part_head(boundary, part_type(one, syntax), None, _location(one, base), first=n == 0)
+                made = self._files.recoded(one, syntax, before=head)
             else:
-                head, _ = await self._engine.read(self._part, one, boundary, base, n == 0)
-            async with aclosing(self._files.pieces(one, before=head)) as pieces:
+                if self._files.is_known(one):
+                    head, _ = self._part(one, boundary, base, n == 0)
+                else:
+                    head, _ = await self._engine.read(self._part, one, boundary, base, n == 0)
+                made = self._files.pieces(one, before=head)
+            async with aclosing(made) as pieces:
                 async for piece in pieces:
                     yield piece
         yield (closing(boundary),)
+
+
+def _location(one: Instance, base: str) -> bytes:
+    return instance_url(base, one.study_uid, one.series_uid, one.row.sop_uid).encode("ascii", "replace")
+
+
+def _not_acceptable(syntaxes: Sequence[str]) -> WebError:
+    common = [uid for uid in transcodable(syntaxes[0]) if all(uid in transcodable(one) for one in syntaxes)]
+    return WebError(
+        406,
+        'these instances are given as "application/dicom", several as multipart/related, or as '
+        "application/zip; as they are stored (transfer-syntax=*)"
+        + (f" or in transfer syntax {', '.join(common)}" if common else ""),
+    )

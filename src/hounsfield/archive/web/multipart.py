@@ -215,14 +215,17 @@ def new_boundary() -> bytes:
 
 
 def part_head(
-    boundary: bytes, content_type: bytes, length: int, location: bytes = b"", *, first: bool = False
+    boundary: bytes, content_type: bytes, length: int | None, location: bytes = b"", *, first: bool = False
 ) -> bytes:
-    """The boundary and header of one part; each but the first ends the part before it."""
-    return b"%b--%b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
+    """The boundary and header of one part; each but the first ends the part before it.
+
+    ``length`` None: not known yet.
+    """
+    return b"%b--%b\r\nContent-Type: %b\r\n%b%b\r\n" % (
         b"" if first else b"\r\n",
         boundary,
         content_type,
-        length,
+        b"" if length is None else b"Content-Length: %d\r\n" % length,
         b"Content-Location: %b\r\n" % location if location else b"",
     )
 

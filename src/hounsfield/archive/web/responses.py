@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 import trio
@@ -62,6 +62,9 @@ class StreamResponse:
             async with aclosing(self.pieces) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": tuple(piece), "more_body": True})
+        else:
+            async with aclosing(self.pieces):  # type: ignore[type-var]
+                pass
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_ahead(self, send: Send) -> None:
@@ -99,6 +102,34 @@ def whole_or_range(
     start, stop = wanted
     lines.append(content_range(start, stop, length))
     return StreamResponse(lines, pieces(start, stop), length=stop - start, ahead=PIECES_AHEAD, status=206)
+
+
+async def begun(pieces: AsyncIterator[Sequence[Buffer]]) -> AsyncIterator[Sequence[Buffer]]:
+    """The same pieces, of which the first two are there.
+
+    What is wrong with them is raised now, while there can be an answer that says so.
+    """
+    first: list[Sequence[Buffer]] = []
+    with suppress(StopAsyncIteration):
+        while len(first) < 2:
+            first.append(await anext(pieces))
+    return _Begun(first, pieces)
+
+
+class _Begun:
+    def __init__(self, first: list[Sequence[Buffer]], rest: AsyncIterator[Sequence[Buffer]]) -> None:
+        self._first = first
+        self._rest = rest
+
+    def __aiter__(self) -> _Begun:
+        return self
+
+    async def __anext__(self) -> Sequence[Buffer]:
+        return self._first.pop(0) if self._first else await anext(self._rest)
+
+    async def aclose(self) -> None:
+        async with aclosing(self._rest):  # type: ignore[type-var]
+            pass
 
 
 def unchanged(validators: Validators) -> BuffersResponse:
