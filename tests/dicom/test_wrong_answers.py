@@ -17,8 +17,8 @@ from hounsfield.archive.dicom.query import (
     QueryError,
     QueryLimits,
     matches,
-    parse_qido,
     parse_path,
+    parse_qido,
     parse_tag,
 )
 
@@ -317,6 +317,18 @@ def test_what_is_not_known_is_ignored_and_said() -> None:
     assert query.matches == {}
     assert len(query.warnings) == 4
     assert all("purple" not in warning for warning in query.warnings)
+
+
+def test_kinds_of_matching_that_there_are_not_are_said_in_the_standards_words() -> None:
+    assert ask(("emptyvaluematching", "false"), ("multiplevaluematching", "")).warnings == ()
+    for kind in ("Empty", "Multiple"):
+        name = f"{kind.lower()}valuematching"
+        (warning,) = ask((name, "true")).warnings
+        assert warning == (
+            f"The {name} parameter is not supported. {kind} Value Matching has not been performed."
+        )
+    with pytest.raises(QueryError):
+        ask(("emptyvaluematching", "perhaps"))
 
 
 def test_a_warning_cannot_break_out_of_its_header() -> None:

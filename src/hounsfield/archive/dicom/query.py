@@ -119,6 +119,11 @@ def matches(
 
 _PAIR_TAG: Final = re.compile(r"\(?([0-9A-Fa-f]{4})[,|]?([0-9A-Fa-f]{4})\)?", re.ASCII)
 #: Parameters of other purposes that clients send along; never worth a warning.
+#: Kinds of matching that a server may leave out, saying so in these words (PS3.18 8.3.4.5, 8.3.4.6).
+_NOT_SUPPORTED: Final = {
+    "emptyvaluematching": "Empty Value Matching",
+    "multiplevaluematching": "Multiple Value Matching",
+}
 _SILENT: Final = frozenset({"accept", "charset", "_", "orderby"})
 
 
@@ -215,6 +220,10 @@ class _Reader:
                 self.fuzzy = self._flag(name, value)
             case "includefield":
                 self._include(value)
+            case lowered if lowered in _NOT_SUPPORTED:
+                if self._flag(name, value):
+                    kind = _NOT_SUPPORTED[lowered]
+                    self._warn(f"The {lowered} parameter is not supported. {kind} has not been performed.")
             case lowered if lowered in _SILENT:
                 pass
             case _:
