@@ -22,6 +22,7 @@ _PROGRAMS = {
     "dcmdump": "dcmtk",
     "dcm2xml": "dcmtk",
     "dcm2pnm": "dcmtk",
+    "dcmp2pgm": "dcmtk",
     "Orthanc": "orthanc orthanc-dicomweb",
     "wrk": "wrk",
     "curl": "curl",

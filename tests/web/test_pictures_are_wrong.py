@@ -20,6 +20,7 @@ from hounsfield.archive.rendering.request import Rendering
 from hounsfield.archive.rendering.voi import Window
 from support.archives import encode, store
 from support.rendering import cells_of, image_of, paths
+from support.states import presentation_state
 
 JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
 
@@ -213,16 +214,7 @@ async def test_a_presentation_state_is_not_followed(archive) -> None:
 
 def presentation_of(of: Dataset) -> Dataset:
     """A grayscale softcopy presentation state: a window, inverted, turned, flipped, a part shown."""
-    state = Dataset()
-    state.SpecificCharacterSet = "ISO_IR 192"
-    state.SOPClassUID, state.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.11.1", generate_uid()
-    state.StudyInstanceUID, state.SeriesInstanceUID = of.StudyInstanceUID, generate_uid()
-    state.PatientID, state.PatientName, state.Modality = of.PatientID, of.PatientName, "PR"
-    image = Dataset()
-    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = of.SOPClassUID, of.SOPInstanceUID
-    series = Dataset()
-    series.SeriesInstanceUID, series.ReferencedImageSequence = of.SeriesInstanceUID, [image]
-    state.ReferencedSeriesSequence = [series]
+    state = presentation_state(of)
     voi = Dataset()
     voi.WindowCenter, voi.WindowWidth = 100, 50
     state.SoftcopyVOILUTSequence = [voi]

@@ -1,0 +1,197 @@
+"""Presentation states: beside DCMTK's own renderer, and by what the standard says of each part."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+
+from hounsfield.archive.rendering.elements import Elements
+from hounsfield.archive.rendering.pipeline import Cells, picture_of
+from hounsfield.archive.rendering.presentation import ImagePresentation, PresentationState
+from hounsfield.archive.rendering.request import Rendering
+from support.archives import encode
+from support.rendering import cells_of, image_of
+from support.states import presentation_state
+
+UID = "1.2.840.10008.1.2.1"
+
+
+def applied(state: Dataset, sop_uid: str = "1.2.3", number: int = 1) -> ImagePresentation:
+    return PresentationState(Elements.of_header(encode(state, UID), UID)).of_image(sop_uid, number)
+
+
+def state_of(**attributes: object) -> Dataset:
+    state = presentation_state()
+    for keyword, value in attributes.items():
+        setattr(state, keyword, value)
+    return state
+
+
+def window(center: float, width: float, sop_uid: str | None = None) -> Dataset:
+    item = Dataset()
+    item.WindowCenter, item.WindowWidth = center, width
+    if sop_uid is not None:
+        image = Dataset()
+        image.ReferencedSOPInstanceUID = sop_uid
+        item.ReferencedImageSequence = [image]
+    return item
+
+
+@pytest.mark.peer("dcmp2pgm")
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm"])
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE"])
+def test_the_grey_is_not_dcmtks(name: str, shape: str, tmp_path: Path) -> None:
+    path, image = image_of(name)
+    of = pydicom.dcmread(path)
+    state = presentation_state(of)
+    state.PresentationLUTShape = shape
+    state.SoftcopyVOILUTSequence = [window(300, 800)]
+    ours = picture_of(image, 1, cells_of(path, image), Rendering(), applied(state))
+    theirs = _dcmtk(state, of, path, tmp_path)
+    measured = np.ones(ours.shape, bool)
+    if image.padding is not None:
+        measured = ~image.padding.mask(cells_of(path, image).array[:, :, 0])
+    assert np.abs(ours.astype(int) - theirs)[measured].max() <= 1
+
+
+def _dcmtk(state: Dataset, of: Dataset, path: Path, tmp_path: Path) -> np.ndarray:
+    """The picture that dcmp2pgm makes of an image with a state, which must be complete for it."""
+    area = Dataset()
+    area.DisplayedAreaTopLeftHandCorner = [1, 1]
+    area.DisplayedAreaBottomRightHandCorner = [of.Columns, of.Rows]
+    area.PresentationSizeMode, area.PresentationPixelAspectRatio = "SCALE TO FIT", [1, 1]
+    state.DisplayedAreaSelectionSequence = [area]
+    state.RescaleIntercept = of.get("RescaleIntercept", 0)
+    state.RescaleSlope, state.RescaleType = of.get("RescaleSlope", 1), "US"
+    state.SeriesNumber, state.InstanceNumber, state.ContentLabel = 1, 1, "TEST"
+    state.StudyDate = state.StudyTime = state.PatientBirthDate = state.PatientSex = state.StudyID = ""
+    state.PresentationCreationDate, state.PresentationCreationTime = "20260101", "101010"
+    state.ReferringPhysicianName = state.AccessionNumber = state.ContentDescription = ""
+    state.ContentCreatorName, state.Manufacturer, state.PatientName = "", "", of.PatientName
+    state.file_meta = FileMetaDataset()
+    state.file_meta.TransferSyntaxUID = UID
+    state.save_as(tmp_path / "state.dcm", enforce_file_format=True)
+    out = tmp_path / "picture.pgm"
+    words = ["dcmp2pgm", "-p", str(tmp_path / "state.dcm"), str(path), str(out)]
+    done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    assert out.exists(), done.stderr
+    picture = out.read_bytes()
+    assert picture.startswith(b"P5")
+    return np.frombuffer(picture, np.uint8)[-of.Rows * of.Columns :].reshape(of.Rows, of.Columns)
+
+
+def test_the_window_of_another_image_is_taken() -> None:
+    state = state_of(
+        SoftcopyVOILUTSequence=[window(10, 20, "1.2.9"), window(30, 40, "1.2.3")],
+        PresentationLUTShape="INVERSE",
+    )
+    assert applied(state).voi.center == 30
+    assert applied(state, "1.2.9").voi.center == 10
+    assert applied(state, "1.2.4").voi is None
+
+
+BLANK = np.full((20, 30), 200, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "open_"),
+    [
+        (
+            {"ShutterShape": "RECTANGULAR", "ShutterLeftVerticalEdge": 3, "ShutterRightVerticalEdge": 10,
+             "ShutterUpperHorizontalEdge": 5, "ShutterLowerHorizontalEdge": 20},
+            lambda row, column: (column >= 3) & (column <= 10) & (row >= 5),
+        ),
+        (
+            {"ShutterShape": "CIRCULAR", "CenterOfCircularShutter": [10, 15], "RadiusOfCircularShutter": 6},
+            lambda row, column: (row - 10) ** 2 + (column - 15) ** 2 <= 36,
+        ),
+        (
+            {"ShutterShape": "POLYGONAL", "VerticesOfThePolygonalShutter": [2, 4, 2, 12, 9, 12, 9, 4]},
+            lambda row, column: (row >= 2) & (row <= 9) & (column >= 4) & (column <= 12),
+        ),
+    ],
+    ids=["rectangular", "circular", "polygonal"],
+)  # fmt: skip
+def test_a_shutter_covers_what_it_should_not(attributes: dict[str, object], open_) -> None:
+    state = applied(state_of(ShutterPresentationValue=0x6400, **attributes))
+    row, column = np.mgrid[1:21, 1:31]
+    assert np.array_equal(state.applied(BLANK), np.where(open_(row, column), 200, 0x64))
+
+
+def area(top_left: list[int], bottom_right: list[int], **more: object) -> Dataset:
+    item = Dataset()
+    item.DisplayedAreaTopLeftHandCorner, item.DisplayedAreaBottomRightHandCorner = top_left, bottom_right
+    for keyword, value in more.items():
+        setattr(item, keyword, value)
+    return item
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("flip", ["Y", "N"])
+def test_the_image_is_turned_the_wrong_way_round(rotation: int, flip: str) -> None:
+    picture = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30).astype(np.uint8)
+    dot = Dataset()
+    dot.GraphicAnnotationUnits, dot.GraphicType, dot.GraphicData = "PIXEL", "POINT", [24.5, 3.5]
+    graphics = Dataset()
+    graphics.GraphicObjectSequence = [dot]
+    state = state_of(ImageRotation=rotation, ImageHorizontalFlip=flip)
+    expected = np.rot90(picture, -(rotation // 90))
+    if flip == "Y":
+        expected = np.fliplr(expected)
+    assert np.array_equal(applied(state).applied(picture), expected)
+    state.GraphicAnnotationSequence = [graphics]
+    marked = np.zeros_like(picture)
+    marked[3, 24] = 1
+    where = np.rot90(marked, -(rotation // 90))
+    where = np.fliplr(where) if flip == "Y" else where
+    drawn = applied(state).applied(np.zeros_like(picture))
+    rows, columns = np.nonzero(drawn)
+    centre = np.argwhere(where)[0]
+    assert (abs(rows.mean() - centre[0]) < 0.5, abs(columns.mean() - centre[1]) < 0.5) == (True, True)
+
+
+def test_the_displayed_area_is_not_the_one_that_was_chosen() -> None:
+    picture = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30).astype(np.uint8)
+    inside = applied(state_of(DisplayedAreaSelectionSequence=[area([5, 3], [14, 9])]))
+    assert np.array_equal(inside.applied(picture), picture[2:9, 4:14])
+    beyond = applied(state_of(DisplayedAreaSelectionSequence=[area([-1, 0], [30, 21])])).applied(picture)
+    assert beyond.shape == (22, 32)
+    assert np.array_equal(beyond[1:21, 2:], picture)
+    assert not beyond[0].any()
+    nowhere = applied(state_of(DisplayedAreaSelectionSequence=[area([500, 500], [900, 900])]))
+    assert np.array_equal(nowhere.applied(picture), picture)
+    absurd = applied(state_of(DisplayedAreaSelectionSequence=[area([-99999, -99999], [99999, 99999])]))
+    assert np.array_equal(absurd.applied(picture), picture)
+
+
+def test_an_overlay_is_shown_that_nobody_put_into_a_layer() -> None:
+    path, image = image_of("MR-SIEMENS-DICOM-WithOverlays.dcm")
+    cells = cells_of(path, image)
+    groups = [overlay.group for overlay in image.overlays]
+    assert groups
+    silent = applied(state_of(SoftcopyVOILUTSequence=[window(100, 200)]))
+    assert silent.overlays(image.overlays) == ()
+    loud = state_of(SoftcopyVOILUTSequence=[window(100, 200)])
+    loud.add_new(groups[0] << 16 | 0x1001, "CS", "LAYER1")
+    assert [one.group for one in applied(loud).overlays(image.overlays)] == groups[:1]
+    shown = [picture_of(image, 1, cells, Rendering(), applied(state)) for state in (loud, state_of())]
+    assert not np.array_equal(*shown)
+
+
+def test_a_presentation_lut_is_left_out() -> None:
+    _, image = image_of("CT_small.dcm")
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [256, 0, 8], bytes(255 - n for n in range(256))
+    state = state_of(SoftcopyVOILUTSequence=[window(0, 100)], PresentationLUTSequence=[table])
+    del state.PresentationLUTShape
+    cells = Cells(np.linspace(900, 1100, 400).astype(np.int16).reshape(20, 20, 1), "MONOCHROME2", native=True)
+    plain = picture_of(
+        image, 1, cells, Rendering(), applied(state_of(SoftcopyVOILUTSequence=[window(0, 100)]))
+    )
+    inverted = picture_of(image, 1, cells, Rendering(), applied(state))
+    assert np.abs(inverted.astype(int) - (255 - plain.astype(int))).max() <= 1
