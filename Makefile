@@ -15,7 +15,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run demo test check peers bench large fuzz crash kills setup clean help
+.PHONY: run demo test check peers programs bench large fuzz crash kills setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -41,13 +41,18 @@ run: setup
 demo: setup
 	$(BIN)/python benchmarks/demo.py $(if $(EXIT),--exit)
 
-PEERS := curl dcmtk gcc libc6-dev openssl orthanc orthanc-dicomweb strace wrk
+PEERS := chromium curl dcmtk gcc libc6-dev openssl orthanc orthanc-dicomweb strace wrk
 
-# The programs that the tests talk to. policy-rc.d keeps apt from starting their services; ours start them.
-peers:
+# What the tests talk to: programs, a viewer and studies. Packages of npm are kept in .cache/npm.
+peers: programs
+	@$(PYTHON) tests/viewers/npm_packages.py
+
+# policy-rc.d keeps apt from starting services; ours start them. Other builds of Node.js bring npm along.
+programs:
 	@missing=""; for package in $(PEERS); do \
 	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
 	done; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	install="apt-get install -y --no-install-recommends$$missing"; \
 	if [ "$$(id -u)" != 0 ]; then echo "not root: tests that need$$missing are skipped. To run them: sudo $$install"; exit 0; fi; \

@@ -1,0 +1,181 @@
+"""A radiologist's desk: a browser window with the viewer in it, and what it complains about."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from viewers.pictures import Grey, screen
+
+PATIENCE_S = 60.0
+_POLL_MS = 50
+_NOTCH = 100  # pixels that a wheel gives for a notch
+_BLANK = 5.0  # standard deviation of brightness: text on black stays below it
+_ARGUMENTS = ("--disable-background-networking", "--enable-unsafe-swiftshader", "--use-angle=swiftshader")
+_PIXELS = """
+async imageId => {
+    const image = await cornerstone.imageLoader.loadAndCacheImage(imageId);
+    const values = image.getPixelData();
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    let text = "";
+    for (let at = 0; at < bytes.length; at += 32768)
+        text += String.fromCharCode(...bytes.subarray(at, at + 32768));
+    return [values.constructor.name, btoa(text)];
+}
+"""
+_PLACES = """
+() => [...document.querySelectorAll("canvas.cornerstone-canvas")]
+    .map(canvas => canvas.getBoundingClientRect())
+    .map(place => [place.top, place.bottom, place.left, place.right])
+"""
+# Corners of each viewport in the patient, in mm: top left, top right, bottom left.
+_PLANES = """
+() => cornerstone.getEnabledElements().map(({viewport}) => {
+    const {clientWidth: width, clientHeight: height} = viewport.canvas;
+    return [[0, 0], [width, 0], [0, height]].map(corner => [...viewport.canvasToWorld(corner)]);
+})
+"""
+_DISPLAY_SET = """
+study => window.services?.displaySetService.getActiveDisplaySets()
+    .find(each => each.StudyInstanceUID === study)?.displaySetInstanceUID
+"""
+_ARRAYS = {
+    "Int8Array": np.int8,
+    "Uint8Array": np.uint8,
+    "Uint8ClampedArray": np.uint8,
+    "Int16Array": np.int16,
+    "Uint16Array": np.uint16,
+    "Float32Array": np.float32,
+}
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium without a window; it draws in software."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=_ARGUMENTS, chromium_sandbox=False
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Desk:
+    """One page. Everything that waits ends after ``PATIENCE_S``."""
+
+    def __init__(self, browser: Browser, viewer: str, dicomweb: str) -> None:
+        self._viewer = viewer
+        self._dicomweb = dicomweb
+        self._complaints: list[str] = []
+        self._open: tuple[str, ...] = ()
+        self.page: Page = browser.new_page(viewport={"width": 1000, "height": 640})
+        self.page.set_default_timeout(PATIENCE_S * 1000)
+        page, said = self.page, self._complaints.append
+        page.on("console", lambda got: said(f"console: {got.text}") if got.type == "error" else None)
+        page.on("pageerror", lambda error: said(f"uncaught: {error}"))
+        page.on("requestfailed", lambda request: said(f"failed: {request.url} {request.failure}"))
+        page.on("response", lambda got: said(f"{got.status}: {got.url}") if got.status >= 400 else None)
+
+    def complaints(self) -> list[str]:
+        """What went wrong in the browser since this was asked last."""
+        found = self._complaints[:]
+        self._complaints.clear()
+        return found
+
+    # ------------------------------------------------------------------ pages
+
+    def open_list(self) -> None:
+        """The study list."""
+        self._open = ()
+        self.page.goto(f"{self._viewer}/")
+        self.page.get_by_text("Study List").wait_for()
+
+    def open_viewer(self, *study_uids: str, token: str = "") -> None:
+        """The viewer with these studies, until it shows the first. Stays where it is if it has them open."""
+        if self._open == study_uids:
+            return
+        access = f"&token={token}" if token else ""
+        self.page.goto(f"{self._viewer}/viewer?StudyInstanceUIDs={','.join(study_uids)}{access}")
+        self.seen(lambda: float(self.viewport().std()), _BLANK, "something on the screen")
+        self._open = study_uids
+
+    def thumbnail(self, study_uid: str) -> Locator:
+        """In the study browser: of a study that has one series."""
+        self.until(lambda: self.page.evaluate(_DISPLAY_SET, study_uid), "the series of a study")
+        return self.page.locator(f"#thumbnail-{self.page.evaluate(_DISPLAY_SET, study_uid)}")
+
+    # ------------------------------------------------------------------ looks
+
+    def thumbnail_picture(self, study_uid: str) -> Grey:
+        """What the thumbnail shows, without what the study browser writes over it."""
+        source = self.thumbnail(study_uid).locator("img").get_attribute("src")
+        assert source is not None
+        head, _, data = source.partition(",")
+        assert head.startswith("data:image/"), head
+        return screen(base64.b64decode(data))
+
+    def scroll(self, steps: int) -> None:
+        """Turn the wheel over the viewport."""
+        self.page.locator("canvas.cornerstone-canvas").hover()
+        for _ in range(steps):
+            self.page.mouse.wheel(0, _NOTCH)
+
+    def viewports(self, count: int) -> list[Grey]:
+        """What a person sees in them: each viewport's brightness, once there are so many."""
+        places: list[list[float]] = []
+
+        def arranged() -> bool:
+            places[:] = self.page.evaluate(_PLACES)
+            return len(places) == count
+
+        self.until(arranged, f"{count} viewports")
+        window = screen(self.page.screenshot())
+        return [
+            window[round(top) : round(bottom), round(left) : round(right)]
+            for top, bottom, left, right in places
+        ]
+
+    def planes(self) -> list[list[list[float]]]:
+        """Where each viewport lies in the patient: its corners top left, top right and bottom left, in mm."""
+        corners: list[list[list[float]]] = self.page.evaluate(_PLANES)
+        return corners
+
+    def viewport(self) -> Grey:
+        """What a person sees in the only one."""
+        return self.viewports(1)[0]
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Return when it is true; the browser goes on meanwhile."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"not after {PATIENCE_S:.0f} s: {what}; {self._complaints}"
+            self.page.wait_for_timeout(_POLL_MS)
+
+    def seen(self, score: Callable[[], float], enough: float, what: str) -> None:
+        """Return when ``score`` is as high as ``enough``."""
+        best = -1.0
+
+        def high() -> bool:
+            nonlocal best
+            best = max(best, score())
+            return best >= enough
+
+        try:
+            self.until(high, what)
+        except AssertionError as late:
+            raise AssertionError(f"{late}; the best look was {best:.3f} of {enough}") from None
+
+    def pixels(self, study: str, series: str, sop: str, number: int) -> NDArray[Any]:
+        """The values of one frame as Cornerstone3D's image loader reads them, in the viewer that is open."""
+        url = f"{self._dicomweb}/studies/{study}/series/{series}/instances/{sop}/frames/{number}"
+        kind, text = self.page.evaluate(_PIXELS, f"wadors:{url}")
+        return np.frombuffer(base64.b64decode(text), _ARRAYS[kind])

