@@ -43,6 +43,7 @@ class HttpService:
             engine,
             settings=WebSettings(
                 base_url=config.http.base_url,
+                trusted_proxies=config.http.trusted_proxies,
                 cors_origins=config.http.cors_origins,
                 deletion_by=config.http.deletion_by,
                 limits=WebLimits(

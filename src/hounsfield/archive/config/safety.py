@@ -126,7 +126,7 @@ def _refuse_development_key(config: Config, name: str) -> None:
 
 
 def _check_networks(config: Config) -> None:
-    lists = [("dicom.sources", config.dicom.sources)]
+    lists = [("dicom.sources", config.dicom.sources), ("http.trusted_proxies", config.http.trusted_proxies)]
     lists += [(f"aes {ae.title!r} sources", ae.sources) for ae in config.aes]
     for name, sources in lists:
         for source in sources:

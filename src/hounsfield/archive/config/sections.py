@@ -84,6 +84,7 @@ class Http(Section, frozen=True):
     listeners: tuple[HttpListener, ...] = (HttpListener(),)
     bearer_token_file: str = ""
     base_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     deletion_by: tuple[str, ...] = ()
     connections_max: Count = 1000

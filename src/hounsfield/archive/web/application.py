@@ -11,6 +11,7 @@ from starlette.routing import Route, Router
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.security.bearer import BearerTokens
 from hounsfield.archive.web.cors import Cors
+from hounsfield.archive.web.forwarded import Forwarded
 from hounsfield.archive.web.frames import Frames, is_frames_path
 from hounsfield.archive.web.guard import Guard
 from hounsfield.archive.web.http import AsgiApp, Receive, Scope, Send
@@ -43,6 +44,8 @@ def create_app(
         app = Guard(app, tokens)
     if settings.cors_origins:
         app = Cors(app, settings.cors_origins)
+    if settings.trusted_proxies and not settings.base_url:
+        app = Forwarded(app, settings.trusted_proxies)
     return app
 
 

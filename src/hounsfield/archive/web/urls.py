@@ -11,10 +11,12 @@ from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.problems import WebError
 
 DICOM_WEB: Final = "/dicom-web"
+FORWARDED_PREFIX: Final = "hounsfield.forwarded_prefix"
+"""Of a request's scope: the path below which a trusted proxy shows this archive."""
 PARAMETERS_MAX: Final = 512
 """Of a query string, before anything is made of them; QIDO-RS has its own, lower limit."""
 
-_HOST: Final = re.compile(rb"[0-9A-Za-z._~-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+HOST: Final = re.compile(rb"[0-9A-Za-z._~-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -45,15 +47,15 @@ def parameters(scope: Scope) -> list[tuple[str, str]]:
 def base_url(scope: Scope, configured: str) -> str:
     """The URL of the DICOMweb root, without a slash at its end.
 
-    The configured one; else the scheme and Host of the request; a path when there is no usable Host. Behind a
-    proxy that does not pass Host on, configure it.
+    The configured one; else the scheme and Host of the request, as a trusted proxy tells them
+    (:mod:`.forwarded`) or as they came; a path when there is no usable Host.
 
     A Host that is this very socket's address without its port (dicomweb-client sends that) gets the port.
     """
     if configured:
         return configured.rstrip("/") + DICOM_WEB
     host = header(scope, b"host")
-    if host is None or not _HOST.fullmatch(host):
+    if host is None or not HOST.fullmatch(host):
         return DICOM_WEB
     name = host.decode("ascii")
     server = scope.get("server")
@@ -61,7 +63,7 @@ def base_url(scope: Scope, configured: str) -> str:
         own = f"[{server[0]}]" if ":" in server[0] else server[0]
         if name == own or (name == "localhost" and (own.startswith("127.") or own == "[::1]")):
             name = f"{name}:{server[1]}"
-    return f"{scope['scheme']}://{name}{DICOM_WEB}"
+    return f"{scope['scheme']}://{name}{scope.get(FORWARDED_PREFIX, '')}{DICOM_WEB}"
 
 
 def study_url(base: str, study: str) -> str:
