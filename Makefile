@@ -15,7 +15,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run demo test check peers programs bench large fuzz crash kills setup clean help
+.PHONY: run demo test check peers programs bench large fuzz strange-requests crash kills setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -83,6 +83,10 @@ large: setup
 
 fuzz: setup
 	$(BIN)/python tests/wire/fuzz_wire.py $(FUZZ)
+
+# Requests made from the OpenAPI document, so many of each operation: STRANGE_REQUESTS=500.
+strange-requests: setup
+	STRANGE_REQUESTS=$(or $(STRANGE_REQUESTS),100) $(BIN)/pytest -n 0 --timeout 0 tests/web/test_strange_requests_fail_the_server.py
 
 CRASH_DIRECTORY := .cache/crash-truth/recorded
 
