@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@if $(BIN)/python -m pip --version >/dev/null 2>&1; then pip="$(BIN)/python -m pip"; \
 	else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
 	echo "installing into $(VENV) ..."; \
-	$$pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[dev,ris,s3,postgres]'
+	$$pip install --quiet --disable-pip-version-check --no-input -c constraints.txt -e '.[dev,ris,s3,postgres,video]'
 	@touch $@
 
 run: setup

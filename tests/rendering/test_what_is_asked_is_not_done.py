@@ -17,8 +17,9 @@ from PIL import ImageCms
 from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import BadParameterError, RenderingError
+from hounsfield.archive.rendering.film import animated, filmed
 from hounsfield.archive.rendering.lettering import plain
-from hounsfield.archive.rendering.output import animated, encoded, in_profile, profile_of
+from hounsfield.archive.rendering.output import encoded, in_profile, profile_of
 from hounsfield.archive.rendering.request import JPEG, PNG, Rendering, Viewport, parse_rendering
 from hounsfield.archive.rendering.viewport import cut, shown
 from hounsfield.archive.rendering.voi import Function, Window
@@ -161,6 +162,28 @@ def test_a_film_loses_frames_or_time() -> None:
     for n, value in enumerate((0, 100, 200)):
         film.seek(n)
         assert np.abs(np.asarray(film.convert("L")).astype(int) - value).max() <= 1
+
+
+@pytest.mark.peer("av")
+@pytest.mark.parametrize("depth", [(), (3,)])
+def test_an_mp4_is_not_played(depth: tuple[int, ...]) -> None:
+    import av
+
+    frames = [np.full((21, 33, *depth), value, np.uint8) for value in (10, 120, 230)]
+    frames[1][:10] = 60
+    data = filmed(frames, 0.04, 100)
+    assert data.index(b"moov") < data.index(b"mdat")
+    with av.open(io.BytesIO(data)) as film:
+        (stream,) = film.streams
+        assert (stream.codec_context.name, stream.width, stream.height) == ("h264", 34, 22)
+        assert stream.average_rate == 25
+        read = [frame.to_ndarray(format="gray")[:21, :33] for frame in film.decode(stream)]
+    assert len(read) == 3
+    for one, frame in zip(read, frames, strict=True):
+        shown = frame if frame.ndim == 2 else frame[..., 0]
+        assert np.abs(one.astype(int) - shown)[2:8].mean() < 4
+        assert np.abs(one.astype(int) - shown)[13:].mean() < 4
+    assert len(filmed(frames, 0.04, 1)) < len(data)
 
 
 def test_a_name_is_burnt_in_unasked_or_not_when_asked() -> None:

@@ -75,7 +75,9 @@ async def test_a_window_is_not_the_one_asked_for(archive) -> None:
         ("image/png;q=0.5, image/jpeg;q=0.4", PNG),
         ("image/avif,image/webp,image/apng,*/*;q=0.8", JPEG), ("image/gif", GIF), ("image/jpg", JPEG),
         ('multipart/related; type="image/png"', "multipart/related"), ("application/dicom", None),
-        ("image/jp2", None), ("video/mp4", None),
+        ("image/jp2", None), ("video/mpeg", None),
+        pytest.param("video/mp4", "video/mp4", marks=pytest.mark.peer("av")),
+        pytest.param("video/*", "video/mp4", marks=pytest.mark.peer("av")),
     ],
 )  # fmt: skip
 async def test_accept_is_misread(archive, accept: str | None, kind: str | None) -> None:

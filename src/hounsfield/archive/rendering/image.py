@@ -34,7 +34,13 @@ _PIXEL_MEASURES, _PIXEL_VALUES, _FRAME_VOI = 0x00289110, 0x00289145, 0x00289132
 _ICC_PROFILE, _OPTICAL_PATHS = 0x00282000, 0x00480105
 _RECOMMENDED_RATE, _FRAME_TIME, _CINE_RATE = 0x00082144, 0x00181063, 0x00180040
 FRAME_SECONDS_DEFAULT: Final = 0.1
-"""A frame's time in an animation when the object says none."""
+"""A frame's time in a film when the object says none."""
+FRAME_SECONDS_MIN, FRAME_SECONDS_MAX = 1 / 240, 60.0
+"""Nobody sees faster ones, nobody waits for slower ones: such values are damage."""
+
+
+def _within(seconds: float) -> float:
+    return min(max(seconds, FRAME_SECONDS_MIN), FRAME_SECONDS_MAX)
 
 
 class Image:
@@ -166,9 +172,9 @@ class Image:
         for tag in (_RECOMMENDED_RATE, _CINE_RATE):
             rate = self.elements.number(tag)
             if rate is not None and rate > 0:
-                return 1 / rate
+                return _within(1 / rate)
         time = self.elements.number(_FRAME_TIME)
-        return time / 1000 if time is not None and time > 0 else FRAME_SECONDS_DEFAULT
+        return _within(time / 1000) if time is not None and time > 0 else FRAME_SECONDS_DEFAULT
 
     def _groups(self, number: int, tag: int) -> Iterator[Elements]:
         """The functional group of a frame: its own, then the one that all share (PS3.3 C.7.6.16)."""

@@ -1,11 +1,9 @@
-"""Pictures as files: JPEG, PNG, and GIF for several frames, with an ICC profile when asked."""
+"""Pictures as files: JPEG and PNG, with an ICC profile when asked."""
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,9 +14,8 @@ from hounsfield.codecs.deferred import deferred
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image as PilImage
 else:
-    np, PilImage = deferred("numpy"), deferred("PIL.Image")
+    np = deferred("numpy")
 
 imagecodecs: Any = deferred("imagecodecs")
 
@@ -74,21 +71,6 @@ def encoded(picture: NDArray[Any], media_type: str, quality: int, profile: bytes
         return _png_with(data, profile) if profile else data
     data = imagecodecs.jpeg8_encode(picture, level=quality, subsampling="444" if picture.ndim == 3 else None)
     return _jpeg_with(data, profile) if profile else data
-
-
-def animated(pictures: Sequence[NDArray[Any]], frame_seconds: float) -> bytes:
-    """Pictures of one size as a GIF that goes round."""
-    frames = []
-    for picture in pictures:
-        image = PilImage.fromarray(np.ascontiguousarray(picture))
-        # Grey has the 256 colours of a GIF; of others the 256 that are nearest are found frame by frame.
-        frames.append(image if image.mode == "L" else image.quantize(256, PilImage.Quantize.FASTOCTREE))
-    out = io.BytesIO()
-    milliseconds = max(round(frame_seconds * 100), 2) * 10  # players slow anything faster down
-    frames[0].save(
-        out, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, optimize=False
-    )
-    return out.getvalue()
 
 
 def _jpeg_with(data: bytes, profile: bytes) -> bytes:

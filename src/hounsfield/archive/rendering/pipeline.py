@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.color import to_rgb
+from hounsfield.archive.rendering.film import animated, filmed
 from hounsfield.archive.rendering.grey import WHOLE, GreyTransform, Word, data_range, grey
 from hounsfield.archive.rendering.image import Image
-from hounsfield.archive.rendering.output import animated, encoded, in_profile
+from hounsfield.archive.rendering.output import encoded, in_profile
 from hounsfield.archive.rendering.overlays import Overlay
 from hounsfield.archive.rendering.presentation import ImagePresentation
-from hounsfield.archive.rendering.request import GIF, Rendering
+from hounsfield.archive.rendering.request import FILMS, GIF, Rendering
 from hounsfield.archive.rendering.viewport import shown
 from hounsfield.archive.rendering.voi import Range, Voi
 from hounsfield.codecs.deferred import deferred
@@ -43,12 +44,14 @@ def file_of(
     asked: Rendering,
     state: ImagePresentation | None = None,
 ) -> bytes:
-    """The file that is asked for, of one frame, or of many as a GIF. ``RenderingError``."""
-    if asked.media_type == GIF:
+    """The file that is asked for, of one frame, or of many as a film. ``RenderingError``."""
+    if asked.media_type in FILMS:
         everything = list(frames)
         limits = common_range(image, everything, asked, state)
         pictures = [picture_of(image, n, cells, asked, state, limits) for n, cells in everything]
-        return animated(pictures, image.frame_seconds)
+        if asked.media_type == GIF:
+            return animated(pictures, image.frame_seconds)
+        return filmed(pictures, image.frame_seconds, asked.quality)
     ((number, cells),) = frames
     picture = picture_of(image, number, cells, asked, state)
     picture, profile = in_profile(picture, asked.icc, image.icc_profile)

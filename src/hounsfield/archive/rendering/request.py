@@ -10,8 +10,9 @@ from typing import Final
 from hounsfield.archive.rendering.errors import BadParameterError
 from hounsfield.archive.rendering.voi import Function, Window
 
-JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
+JPEG, PNG, GIF, MP4 = "image/jpeg", "image/png", "image/gif", "video/mp4"
 STILL: Final = (JPEG, PNG)
+FILMS: Final = (GIF, MP4)
 QUALITY_DEFAULT: Final = 90
 VIEWPORT_MAX: Final = 8192
 """Pixels on a side: twice what the widest displays have, and 192 MiB of RGB."""

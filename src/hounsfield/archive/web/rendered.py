@@ -1,7 +1,7 @@
 """WADO-RS rendered resources and thumbnails (PS3.18 10.4.1.1.4, 10.4.1.1.5, 8.3.5, 8.7.4).
 
 One picture is answered alone or in a part, as Accept says; several come as ``multipart/related``, each drawn
-while the one before is sent. An object of many frames is one GIF for those who ask for that, else, asked for
+while the one before is sent. An object of many frames is a film for those who ask for one, else, asked for
 one picture, the frame that stands for it.
 """
 
@@ -17,8 +17,9 @@ from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.rendered import Subject
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.rendering.errors import NoImageError, RenderingError
+from hounsfield.archive.rendering.film import film_types
 from hounsfield.archive.rendering.presentation import SOP_CLASSES as PRESENTATION_STATES
-from hounsfield.archive.rendering.request import GIF, JPEG, PNG, STILL, Rendering, parse_rendering
+from hounsfield.archive.rendering.request import FILMS, JPEG, STILL, Rendering, parse_rendering
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.conditional import Validators, entity_tag, has_conditions, is_unchanged
 from hounsfield.archive.web.frames import accepted
@@ -99,7 +100,7 @@ class RenderedPictures:
         warnings = _warnings(ignored)
         if not answer.multipart:
             subject, numbers = wanted[0]
-            if answer.media_type != GIF and len(numbers) > 1:
+            if answer.media_type not in FILMS and len(numbers) > 1:
                 numbers = (subject.image.representative_frame,) if subject.state is None else numbers[:1]
             validators = _validators(subject, numbers, asked)
             if has_conditions(scope) and is_unchanged(scope, validators):
@@ -110,7 +111,7 @@ class RenderedPictures:
         pictures = [
             (subject, each)
             for subject, numbers in wanted
-            for each in ([numbers] if answer.media_type == GIF else [(number,) for number in numbers])
+            for each in ([numbers] if answer.media_type in FILMS else [(number,) for number in numbers])
         ]
         first = await self._engine.rendered.file(
             *pictures[0], asked
@@ -240,26 +241,28 @@ class RenderedPictures:
 def negotiated(ranges: Sequence[accept.MediaRange], *, alone: bool, film: bool) -> _Answer:
     """What Accept allows, the best first. ``WebError`` (406) when that is nothing we make.
 
-    ``alone``: one picture can be the answer. ``film``: several frames may come as one GIF.
+    ``alone``: one picture can be the answer. ``film``: several frames may come as one film.
     """
+    kinds = (*STILL, *film_types()) if film else STILL
     in_parts_only = False
     for one in ranges:
-        for offered in (JPEG, PNG, GIF):
-            if not _covers(one.content_type, offered) or (offered == GIF and not film):
+        for offered in kinds:
+            if not _covers(one.content_type, offered):
                 continue
             if one.is_multipart or (one.media_type == "*/*" and not alone):
                 return _Answer(offered, multipart=True)
-            if alone or offered == GIF:
+            if alone or offered in FILMS:
                 return _Answer(offered, multipart=False)
             in_parts_only = True
     if in_parts_only:
         raise WebError(406, 'several pictures come as multipart/related only; ask for type="image/jpeg"')
-    kinds = ", ".join(STILL if not film else (*STILL, GIF))
-    raise WebError(406, f"pictures are given as {kinds}, which the request does not accept")
+    raise WebError(406, f"pictures are given as {', '.join(kinds)}, which the request does not accept")
 
 
 def _covers(pattern: str, media_type: str) -> bool:
-    return pattern in ("*/*", "image/*", media_type) or (pattern == "image/jpg" and media_type == JPEG)
+    if pattern in ("*/*", media_type) or (pattern == "image/jpg" and media_type == JPEG):
+        return True
+    return pattern.endswith("/*") and media_type.startswith(pattern[:-1])
 
 
 def representatives(found: Sequence[Instance]) -> list[Instance]:
