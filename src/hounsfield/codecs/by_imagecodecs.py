@@ -117,6 +117,8 @@ def encode_jpeg_baseline(array: Pixels, pixels: PixelFormat) -> bytes:
     """JPEG process 1: eight unsigned bits; RGB becomes YCbCr with half the chrominance (PS3.5 8.2.1)."""
     if pixels.bits_allocated != 8 or pixels.bits_stored != 8 or pixels.signed:
         raise UnsupportedPixelsError("JPEG baseline has 8 unsigned bits a sample")
+    if pixels.photometric.startswith("PALETTE"):
+        raise UnsupportedPixelsError("numbers of colours in a table mean nothing when they are almost right")
     words = plain_words(array, pixels)
     if words.array.ndim == 2:
         coded: bytes = _called("jpeg8_encode", words.array, level=JPEG_QUALITY)
@@ -146,8 +148,9 @@ def encode_jpeg_lossless(array: Pixels, pixels: PixelFormat) -> bytes:
 
 
 def encode_jpeg_ls(array: Pixels, pixels: PixelFormat) -> bytes:
-    """NEAR = 0; components as they are."""
-    coded: bytes = _called("jpegls_encode", plain_words(array, pixels, unsigned=True).array)
+    """NEAR = 0; components as they are. The precision in the codestream is the word's."""
+    words = plain_words(array, pixels, unsigned=True, sign_extended=True)
+    coded: bytes = _called("jpegls_encode", words.array)
     return coded
 
 

@@ -15,12 +15,15 @@ class Coded(NamedTuple):
     bits: int
 
 
-def plain_words(array: Pixels, pixels: PixelFormat, *, unsigned: bool = False) -> Coded:
+def plain_words(
+    array: Pixels, pixels: PixelFormat, *, unsigned: bool = False, sign_extended: bool = False
+) -> Coded:
     """What an encoder of at most 16 bits and of one or three samples takes.
 
     Bits above the sample that mean nothing (PS3.5 8.1.1) are left out, so that the codestream's precision is
     Bits Stored; those that hold something are coded with the rest of the word. ``unsigned``: of signed
-    samples the bits of two's complement, for codecs that have no sign. ``UnsupportedPixelsError``.
+    samples the bits of two's complement, for codecs that have no sign; ``sign_extended``: all of the word's,
+    for encoders whose precision is the word's. ``UnsupportedPixelsError``.
     """
     pixels.check()
     if pixels.bits_allocated not in (8, 16):
@@ -32,8 +35,9 @@ def plain_words(array: Pixels, pixels: PixelFormat, *, unsigned: bool = False) -
     words = array if values is None else values
     if unsigned and pixels.signed:
         words = words.view(f"u{pixels.bits_allocated // 8}")
-        words = words & words.dtype.type((1 << bits) - 1)
-    if bits <= 8 and words.dtype.itemsize > 1:
+        if not sign_extended:
+            words = words & words.dtype.type((1 << bits) - 1)
+    if bits <= 8 and words.dtype.itemsize > 1 and not (sign_extended and pixels.signed):
         words = words.astype(f"{words.dtype.kind}1")
     if pixels.samples == 1:
         words = words[:, :, 0]

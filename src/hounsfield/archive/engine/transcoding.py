@@ -37,7 +37,7 @@ from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Instance
 from hounsfield.codecs.coders import coder_of
 from hounsfield.codecs.deferred import deferred
-from hounsfield.codecs.errors import CodecError
+from hounsfield.codecs.errors import CodecError, UnsupportedPixelsError
 from hounsfield.codecs.pixels import PixelFormat, decoded_format
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax, lookup
 from hounsfield.storage_backends.api import Buffer
@@ -183,6 +183,8 @@ class Transcoding:
         stored = instance.row.transfer_syntax_uid
         try:
             pixels = await self._decoding.format(instance)
+            if target.encapsulated and pixels.bits_allocated == 1:
+                raise UnsupportedPixelsError("cells of one bit")
             if target.encapsulated:
                 return await self._isolation.transcode_in_turn(stored, target.uid, frame, pixels)
             return await self._isolation.decode_in_turn(stored, frame, pixels)
