@@ -170,7 +170,7 @@ def test_every_real_file_is_the_xml_that_dcm2xml_writes(sample: Any) -> None:
 def test_private_elements_find_their_block() -> None:
     model = {
         "00091001": {"vr": "LO", "Value": ["of the first"]},
-        "00090010": {"vr": "LO", "Value": ["FIRST & <ONE>"]},
+        "00090010": {"vr": "LO", "Value": ["FIRST & <ONE>\"'"]},
         "00090012": {"vr": "LO", "Value": ["SECOND"]},
         "00091201": {"vr": "US", "Value": [1, 2]},
         "00090013": {"vr": "LO", "Value": ["SECOND"]},
@@ -178,7 +178,7 @@ def test_private_elements_find_their_block() -> None:
         "00111001": {"vr": "LO", "Value": ["nobody's"]},
     }
     document = model_to_xml(model)
-    assert b'tag="00090001" privateCreator="FIRST &amp; &lt;ONE&gt;"' in document
+    assert b'tag="00090001" privateCreator="FIRST &amp; &lt;ONE&gt;&quot;\'"' in document
     assert xml_to_model(document) == dict(sorted(model.items()))
 
 

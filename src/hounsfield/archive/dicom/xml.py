@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from xml.parsers import expat
-from xml.sax.saxutils import quoteattr
 
 from hounsfield.archive.dicom.dictionary import KEYWORD_OF, vr_of
 from hounsfield.archive.dicom.walk import DEPTH_MAX
@@ -36,6 +35,7 @@ _COMPONENTS: Final = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "Na
 #: What has to be written otherwise: markup, the line end that XML would change, and what XML cannot say.
 _SPECIAL: Final = re.compile("[&<>\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _WRITTEN: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"}
+_BLANKS: Final = str.maketrans({"\n": "&#10;", "\t": "&#9;"})
 _INTEGERS: Final = frozenset({"SL", "SS", "SV", "UL", "US", "UV"})
 _FLOATS: Final = frozenset({"FL", "FD"})
 _EXACT: Final = 1 << 53
@@ -91,7 +91,7 @@ def _write(model: Mapping[str, Any], out: list[str], depth: int) -> None:
         if keyword is not None:
             out.append(f' keyword="{keyword}"')
         if element.get("BulkDataURI") is not None:
-            out.append(f"><BulkData uri={quoteattr(_clean(str(element['BulkDataURI'])))}/></DicomAttribute>")
+            out.append(f"><BulkData uri={quoted(str(element['BulkDataURI']))}/></DicomAttribute>")
         elif element.get("InlineBinary"):
             out.append(
                 f"><InlineBinary>{_text(str(element['InlineBinary']))}</InlineBinary></DicomAttribute>"
@@ -114,7 +114,7 @@ def _named(key: str, model: Mapping[str, Any]) -> str:
         creator = _creator(model, key[:4], key[4:6])
         blocks = (f"{block:02X}" for block in range(0x10, int(key[4:6], 16)))
         if creator and all(_creator(model, key[:4], block) != creator for block in blocks):
-            return f'tag="{key[:4]}00{key[6:]}" privateCreator={quoteattr(_clean(creator))}'
+            return f'tag="{key[:4]}00{key[6:]}" privateCreator={quoted(creator)}'
     return f'tag="{key}"'
 
 
@@ -153,9 +153,9 @@ def _text(text: str) -> str:
     return _SPECIAL.sub(lambda found: _WRITTEN.get(found[0], "\ufffd"), text)
 
 
-def _clean(text: str) -> str:
-    """Without what XML cannot say; the rest is quoted by others."""
-    return _SPECIAL.sub(lambda found: found[0] if found[0] in _WRITTEN else "\ufffd", text)
+def quoted(text: str) -> str:
+    """An attribute's value, quotes included. (The standard library's brings an HTTP client along.)"""
+    return f'"{_text(text).replace(chr(34), "&quot;").translate(_BLANKS)}"'
 
 
 # ------------------------------------------------------------ reading

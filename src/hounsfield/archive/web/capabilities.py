@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from xml.sax.saxutils import quoteattr
 
 import msgspec
 
+from hounsfield.archive.dicom.xml import quoted
 from hounsfield.archive.web.accept import JSON, ranges_of
 from hounsfield.archive.web.frames import accepted
 from hounsfield.archive.web.http import Scope
@@ -128,7 +128,7 @@ def _write(node: Node, out: list[str]) -> None:
             continue
         for child in children:
             attributes = "".join(
-                f" {key}={quoteattr(value)}" for key, value in child.items() if isinstance(value, str)
+                f" {key}={quoted(value)}" for key, value in child.items() if isinstance(value, str)
             )
             out.append(f"<{name}{attributes}>")
             _write(child, out)
