@@ -112,7 +112,9 @@ def joined(fragments: bytes) -> bytes:
 
 SKIPPED = {
     # Frames cannot be told apart, or what the scan keeps is not whole.
-    "MR_truncated.dcm", "JPEG2000-embedded-sequence-delimiter.dcm", "emri_small_jpeg_2k_lossless_too_short.dcm",
+    "MR_truncated.dcm",
+    "JPEG2000-embedded-sequence-delimiter.dcm",
+    "emri_small_jpeg_2k_lossless_too_short.dcm",
 }  # fmt: skip
 
 

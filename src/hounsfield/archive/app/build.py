@@ -76,6 +76,7 @@ async def _services(resources: Resources, engine: Engine) -> Services:
     sampler.add(dicom.figures)
 
     http = HttpService(resources, engine)
+    services.background.append(partial(engine.changes.hear, resources.wakeups.wait))
     services.listeners += http.listeners()
     services.drains.append(http.drain)
     sampler.add(http.figures)

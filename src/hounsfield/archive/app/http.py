@@ -39,6 +39,7 @@ class HttpService:
         self._connections = self._board.cell("worker_connections")
         self._counted = 0
         self._responses = [self._board.cell(f"http_responses_total.{number}xx") for number in range(1, 6)]
+        self._closing = trio.Event()
         app = create_app(
             engine,
             settings=WebSettings(
@@ -47,10 +48,14 @@ class HttpService:
                 cors_origins=config.http.cors_origins,
                 deletion_by=config.http.deletion_by,
                 limits=WebLimits(
-                    uploads_max=config.http.uploads_max, upload_wait_s=config.ingest.memory_wait_seconds
+                    uploads_max=config.http.uploads_max,
+                    upload_wait_s=config.ingest.memory_wait_seconds,
+                    feeds_max=config.http.feeds_max,
                 ),
             ),
             uploads_open=self._board.cell("http_uploads"),
+            feeds_open=self._board.cell("http_feeds"),
+            closing=self._closing,
             metrics=(lambda: prometheus_text(self._board)) if config.metrics.enabled else None,
             health=self._health,
             tokens=self._tokens,
@@ -94,6 +99,7 @@ class HttpService:
 
     async def drain(self) -> None:
         """Stop accepting; return when every request in flight is answered."""
+        self._closing.set()
         for server, _, _ in self._servers:
             server.drain()
         for _, _, done in self._servers:

@@ -95,6 +95,7 @@ METRICS: tuple[Metric, ...] = (
     *_by("dimse_bytes_total", Kind.COUNTER, "Bytes on DICOM connections", "direction", "in", "out"),
     Metric("http_connections", Kind.GAUGE, "Open HTTP connections"),
     Metric("http_uploads", Kind.GAUGE, "Open store requests"),
+    Metric("http_feeds", Kind.GAUGE, "Open change feeds"),
     Metric("http_requests_total", Kind.COUNTER, "HTTP requests answered"),
     *_by(
         "http_responses_total",

@@ -89,6 +89,7 @@ class Http(Section, frozen=True):
     deletion_by: tuple[str, ...] = ()
     connections_max: Count = 1000
     uploads_max: Count = 64
+    feeds_max: Count = 64
     header_bytes_max: Annotated[int, msgspec.Meta(ge=KIB, le=MIB)] = 32 * KIB
     body_bytes_max: Bytes = 64 * GIB
     header_seconds: Seconds = 15.0

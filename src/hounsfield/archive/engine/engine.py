@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from hounsfield.archive.engine.changes import Changes
 from hounsfield.archive.engine.compaction import Compaction, CompactionLimits
 from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.corrections import Correcting
@@ -37,6 +38,7 @@ from hounsfield.archive.engine.undisturbed import UndisturbedRecords
 from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
 from hounsfield.archive.index.correcting import Corrections
 from hounsfield.archive.index.deletion import Deletions
+from hounsfield.archive.index.epochs import begin_epoch
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.merging import Merger
@@ -133,6 +135,8 @@ class Stores:
 
     def catch_up(self, *, at_start: bool) -> RecoveryReport:
         """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
+        if at_start:
+            begin_epoch(self.store)  # before anything is appended to the journal
         report = catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
         self.corrections.resume()
         return report
@@ -159,6 +163,8 @@ class Engine:
     ) -> None:
         self.stores = stores
         self._gate = Gate()
+        self.changes = Changes(stores.store, stores.journal, self._gate, on_commit)
+        on_commit = self.changes.committed
         self._search = Search(stores.planner, self._gate)
         self.records = UndisturbedRecords(stores.indexer)
         self.isolation = Isolation(options.isolation)

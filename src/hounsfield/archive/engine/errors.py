@@ -29,6 +29,10 @@ class NotFoundError(EngineError):
     """No such study, series, instance or frame."""
 
 
+class GoneError(EngineError):
+    """A place in a journal that was made anew since: read it from the beginning."""
+
+
 class HeldError(EngineError):
     """A legal hold forbids to delete it: nothing was deleted."""
 

@@ -14,6 +14,7 @@ from hounsfield.archive.engine.errors import (
     ClosedError,
     DamagedError,
     EngineError,
+    GoneError,
     HeldError,
     NotFoundError,
     NotSeparableError,
@@ -63,6 +64,7 @@ BY_ERROR: dict[type[EngineError], StoreAnswer] = {
     ),
     # not raised by ingest; here so that the table is whole
     BusyError: StoreAnswer(Status.OUT_OF_RESOURCES, "busy at the moment, try again later"),
+    GoneError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     HeldError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     RefusedError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     NotFoundError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route, Router
@@ -30,15 +31,26 @@ def create_app(
     health: Health | None = None,
     tokens: BearerTokens | None = None,
     uploads_open: SharedCount | None = None,
+    feeds_open: SharedCount | None = None,
+    closing: trio.Event | None = None,
 ) -> AsgiApp:
     """The ASGI application over a running engine.
 
     ``metrics`` makes the answer of ``/metrics``; ``health`` the named checks of ``/healthz/ready``. With
     ``tokens``, everything but ``/healthz`` wants one of them. ``uploads_open`` counts the store requests that
-    are open, over all workers; without it, this application's own.
+    are open, over all workers; without it, this application's own; ``feeds_open`` the change feeds. When
+    ``closing`` is set, feeds end.
     """
     settings = settings or WebSettings()
-    table = routes(engine, settings, metrics=metrics, health=health, uploads_open=uploads_open)
+    table = routes(
+        engine,
+        settings,
+        metrics=metrics,
+        health=health,
+        uploads_open=uploads_open,
+        feeds_open=feeds_open,
+        closing=closing,
+    )
     app: AsgiApp = Application(engine, settings, table)
     if tokens is not None:
         app = Guard(app, tokens)

@@ -22,6 +22,9 @@ class WebLimits:
     uploads_max: int = 64
     """Store requests open at once, over all workers. Each holds an object that comes in and up to
     ``commits_pending_max`` that are being committed; more at once than this is a loop, not a department."""
+    feeds_max: int = 64
+    """Change feeds that wait at once, over all workers: a worklist and an AI pipeline are two; each looks at
+    the journal up to ten times a second while much is being stored."""
     upload_wait_s: float = 20.0
     """How long one more waits for its turn, unread, before it is told to come back (503)."""
     search_headers_max: int = 1000

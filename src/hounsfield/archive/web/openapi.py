@@ -36,6 +36,28 @@ _PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
+_CHANGES_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {
+        "name": "since",
+        "in": "query",
+        "description": "A cursor of an answer, now, or 0 for the beginning",
+        "schema": {"type": "string", "pattern": "^(0|now|[0-9a-f]{16}-[0-9]{1,19})$"},
+    },
+    {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1}},
+    {
+        "name": "wait",
+        "in": "query",
+        "description": "Seconds that an answer without changes may wait for one",
+        "schema": {"type": "number", "minimum": 0},
+    },
+    {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "description": "Of a stream: where it goes on, in place of since",
+        "schema": {"type": "string"},
+    },
+]
+
 _SEARCH_PARAMETERS: Final[list[dict[str, Any]]] = [
     {
         "name": "limit",
@@ -79,6 +101,7 @@ _ACCEPT: Final[dict[str, Any]] = {
     "description": "Media types, in place of the Accept header (PS3.18 8.3.3.1)",
     "schema": {"type": "string"},
 }
+
 
 
 def _content(*kinds: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -219,6 +242,11 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", "/openapi.json"): _plain("This document", "application/json", "401"),
     ("OPTIONS", DICOM_WEB): _capabilities("What this service can do (WADL)"),
     ("OPTIONS", f"{DICOM_WEB}/"): _capabilities("What this service can do (WADL)"),
+    ("GET", "/changes"): _get(
+        "What changed in studies: a page of it, or a stream of server-sent events",
+        _content("application/json", "text/event-stream"),
+        errors="400 401 406 410 503", tag="Changes", parameters=_CHANGES_PARAMETERS,
+    ),
     ("GET", f"{DICOM_WEB}/studies"): _search("Search for studies"),
     ("GET", f"{DICOM_WEB}/series"): _search("Search for series in all studies"),
     ("GET", f"{DICOM_WEB}/instances"): _search("Search for instances in all studies"),

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+import trio
 
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.web.bulkdata import Bulkdata
 from hounsfield.archive.web.capabilities import capabilities_response
+from hounsfield.archive.web.changes import ChangeFeed
 from hounsfield.archive.web.deletion import Deletion
 from hounsfield.archive.web.http import AsgiApp, Receive, Scope
 from hounsfield.archive.web.instances import Instances
@@ -54,12 +56,17 @@ def routes(
     metrics: Callable[[], bytes] | None,
     health: Health | None,
     uploads_open: SharedCount | None = None,
+    feeds_open: SharedCount | None = None,
+    closing: trio.Event | None = None,
 ) -> tuple[RouteRow, ...]:
     """The table, over one engine."""
     qido, instances = Qido(engine, settings), Instances(engine, settings)
     metadata, stow = Metadata(engine, settings), Stow(engine, settings, uploads_open)
     pictures = RenderedPictures(engine, settings)
     bulkdata, deletion = Bulkdata(engine, settings), Deletion(engine, settings)
+
+    changes = ChangeFeed(engine, settings, feeds_open=feeds_open, closing=closing)
+
 
     def search(level: Level) -> Answer:
         async def answer(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
@@ -95,6 +102,9 @@ def routes(
     async def delete(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await deletion.delete(scope, path["study"], path.get("series"), path.get("instance"))
 
+    async def follow(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await changes.answer(scope, receive)
+
     async def live(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return json_response(b'{"status":"ok"}', "application/json", headers=_FRESH)
 
@@ -127,6 +137,7 @@ def routes(
         ("GET", "/healthz/ready", ready),
         ("GET", "/metrics", figures),
         ("GET", "/openapi.json", openapi),
+        ("GET", "/changes", follow),
         ("OPTIONS", DICOM_WEB, capabilities),
         ("OPTIONS", f"{DICOM_WEB}/", capabilities),
         ("GET", f"{DICOM_WEB}/studies", search(Level.STUDY)),
