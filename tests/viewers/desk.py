@@ -19,16 +19,28 @@ _POLL_MS = 50
 _NOTCH = 100  # pixels that a wheel gives for a notch
 _BLANK = 5.0  # standard deviation of brightness: text on black stays below it
 _ARGUMENTS = ("--disable-background-networking", "--enable-unsafe-swiftshader", "--use-angle=swiftshader")
-_PIXELS = """
-async imageId => {
-    const image = await cornerstone.imageLoader.loadAndCacheImage(imageId);
-    const values = image.getPixelData();
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+_BASE64 = """
+const base64 = bytes => {
     let text = "";
     for (let at = 0; at < bytes.length; at += 32768)
         text += String.fromCharCode(...bytes.subarray(at, at + 32768));
-    return [values.constructor.name, btoa(text)];
-}
+    return btoa(text);
+};
+"""
+_PIXELS = f"""
+async imageId => {{
+    {_BASE64}
+    const image = await cornerstone.imageLoader.loadAndCacheImage(imageId);
+    const values = image.getPixelData();
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    return [values.constructor.name, base64(bytes)];
+}}
+"""
+_FILE = f"""
+async image => {{
+    {_BASE64}
+    return base64(new Uint8Array(await (await fetch(image.src)).arrayBuffer()));
+}}
 """
 _PLACES = """
 () => [...document.querySelectorAll("canvas.cornerstone-canvas")]
@@ -117,11 +129,8 @@ class Desk:
 
     def thumbnail_picture(self, study_uid: str) -> Grey:
         """What the thumbnail shows, without what the study browser writes over it."""
-        source = self.thumbnail(study_uid).locator("img").get_attribute("src")
-        assert source is not None
-        head, _, data = source.partition(",")
-        assert head.startswith("data:image/"), head
-        return screen(base64.b64decode(data))
+        picture = self.thumbnail(study_uid).locator("img")
+        return screen(base64.b64decode(picture.evaluate(_FILE)))
 
     def scroll(self, steps: int) -> None:
         """Turn the wheel over the viewport."""

@@ -24,8 +24,8 @@ class Site:
     configuration: dict[str, Any]
 
 
-def configuration(dicomweb: str) -> dict[str, Any]:
-    """``window.config`` as docs/viewers.md has it, for a DICOMweb root; without the guided tour."""
+def configuration(dicomweb: str, **also: Any) -> dict[str, Any]:
+    """``window.config`` as docs/viewers.md has it, for a DICOMweb root; ``also`` for the data source."""
     source = {
         "friendlyName": "Hounsfield",
         "name": "hounsfield",
@@ -39,13 +39,14 @@ def configuration(dicomweb: str) -> dict[str, Any]:
         "imageRendering": "wadors",
         "thumbnailRendering": "wadors",
         "bulkDataURI": {"enabled": True},
+        **also,
     }
     namespace = "@ohif/extension-default.dataSourcesModule.dicomweb"
     return {
         "routerBasename": "/",
         "extensions": [],
         "modes": [],
-        "customizationService": [{"ohif.tours": {"$set": []}}],
+        "customizationService": [{"ohif.tours": {"$set": []}}],  # nobody is here to be shown around
         "showStudyList": True,
         "maxNumberOfWebWorkers": 2,
         "showWarningMessageForCrossOrigin": False,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Response
+from pydicom.uid import HTJ2KLossless
 
 from support.server import archive_server
 from viewers.desk import Desk
@@ -100,25 +101,43 @@ def test_cornerstone_reads_the_values_that_pydicom_reads(desk: Desk, studies: St
             assert difference <= (0 if study.exact else LOSSY_STEPS_MAX)
 
 
-def test_a_viewer_with_a_token_gets_in(
+def test_a_viewer_with_a_token_is_served_as_it_asks(
     desk: Desk, browser: Browser, studies: Studies, tmp_path: Path
 ) -> None:
+    """It comes from another origin, wants frames as HTJ2K, and thumbnails that the archive draws."""
+    brain = studies.brain
     tokens = tmp_path / "tokens"
     tokens.write_text(f"viewer:{TOKEN}\n")
     tokens.chmod(0o600)
     with viewer_site() as site:
         settings = (f'http.cors_origins=["{site.origin}"]', f'http.bearer_token_file="{tokens}"')
         with archive_server(tmp_path / "archive", *settings, workers=1) as guarded:
-            guarded.run_json("send", guarded.dicom_target, str(studies.folder / studies.brain.label))
-            site.configuration = configuration(guarded.url)
+            guarded.run_json("send", guarded.dicom_target, str(studies.folder / brain.label))
             assert guarded.client.get("/dicom-web/studies").status_code == 401
-            visitor = Desk(browser, site.origin, guarded.url)
-            visitor.open_viewer(studies.brain.uid, token=TOKEN)
-            last = picture(studies.brain.datasets[-1])
-            visitor.seen(
-                lambda: likeness(_picture_in(visitor.viewport(), studies.brain), last), ALIKE, "a slice"
+            site.configuration = configuration(
+                guarded.url,
+                acceptHeader=[f'multipart/related; type="image/jphc"; transfer-syntax="{HTJ2KLossless}"'],
+                thumbnailRendering="thumbnail",
+                thumbnailRequestStrategy="fetch",
             )
+            visitor = Desk(browser, site.origin, guarded.url)
+            kinds: set[str] = set()
+
+            def note(answer: Response) -> None:
+                if "/frames/" in answer.url:
+                    kinds.add(answer.headers["content-type"].partition("; boundary=")[0])
+
+            visitor.page.on("response", note)
+            visitor.open_viewer(brain.uid, token=TOKEN)
+            last = picture(brain.datasets[-1])
+            visitor.seen(lambda: likeness(_picture_in(visitor.viewport(), brain), last), ALIKE, "a slice")
+            assert kinds == {'multipart/related; type="image/jphc"'}
             assert TOKEN not in visitor.page.url
+            thumbnail = visitor.thumbnail_picture(brain.uid)
+            assert max(likeness(thumbnail, picture(each)) for each in brain.datasets) >= ALIKE
+            sop = str(brain.datasets[3].SOPInstanceUID)
+            read = visitor.pixels(brain.uid, brain.series_uid, sop, 1)
+            assert np.array_equal(read, brain.datasets[3].pixel_array.ravel())
             assert visitor.complaints() == []
             visitor.page.close()
 
