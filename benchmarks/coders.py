@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -125,10 +124,8 @@ def main() -> int:
         )  # fmt: skip
     Console(width=150).print(table)
     if options.json:
-        found = {
-            "machine": asdict(machine.describe()) if hasattr(machine, "describe") else os.uname().machine
-        }
-        options.json.write_text(json.dumps(found | {"cells": [asdict(cell) for cell in cells]}, indent=1))
+        found = {"machine": machine.describe(Path.cwd()), "cells": [asdict(cell) for cell in cells]}
+        options.json.write_text(json.dumps(found, indent=1))
     return 1 if wrong else 0
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.compaction import CompactionLimits
+from hounsfield.archive.engine.decoding import DecodingLimits
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.isolation import IsolationLimits
 from hounsfield.archive.engine.large_objects import LargeLimits
 from hounsfield.archive.engine.prepared_store import PreparedLimits
 from hounsfield.archive.engine.scrub import ScrubLimits
+from hounsfield.archive.engine.transcoding import TranscodingLimits
 from hounsfield.storage_backends.lmdb_store import LmdbLimits
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits
 from hounsfield.storage_backends.segments import SegmentLimits
@@ -44,6 +49,15 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
         compression="" if ingest.compression == "none" else ingest.compression,
         study_stable_s=storage.study_stable_seconds,
         metadata=PreparedLimits(quiet_s=storage.metadata_quiet_seconds, bytes_max=storage.metadata_bytes_max),
+        isolation=IsolationLimits(
+            memory_bytes_max=config.frames.process_bytes_max,
+            cpu_s_max=math.ceil(config.frames.frame_seconds_max / 2),
+            wall_s_max=config.frames.frame_seconds_max,
+            frame_bytes_max=config.frames.frame_bytes_max,
+            processes_max=config.frames.processes_max,
+        ),
+        decoding=DecodingLimits(cache_bytes_max=config.frames.decoded_bytes_max // workers),
+        transcoding=TranscodingLimits(cache_bytes_max=config.frames.transcoded_bytes_max // workers),
         compaction=CompactionLimits(
             dead_fraction=config.compaction.dead_fraction,
             erase_s=config.compaction.erase_days * 86_400,

@@ -126,6 +126,15 @@ class Scrub(Section, frozen=True):
     copies: tuple[str, ...] = ()
 
 
+class Frames(Section, frozen=True):
+    decoded_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 128 * MIB
+    transcoded_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 128 * MIB
+    processes_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    process_bytes_max: Annotated[int, msgspec.Meta(ge=512 * MIB, le=TIB)] = GIB
+    frame_seconds_max: Seconds = 20.0
+    frame_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=8 * GIB)] = 128 * MIB
+
+
 class Compaction(Section, frozen=True):
     dead_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
     erase_days: Annotated[float, msgspec.Meta(ge=0, le=3650)] = 30.0
@@ -163,6 +172,7 @@ class Config(Section, frozen=True):
     ingest: Ingest = Ingest()
     storage: Storage = Storage()
     scrub: Scrub = Scrub()
+    frames: Frames = Frames()
     compaction: Compaction = Compaction()
     logs: Logs = Logs()
     metrics: Metrics = Metrics()
