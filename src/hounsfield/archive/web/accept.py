@@ -149,7 +149,8 @@ def ranges_of(headers: tuple[str, ...], parameters: tuple[str, ...] = ()) -> tup
     return parse(text) if text else ANYTHING
 
 
-def _covers(pattern: str, media_type: str) -> bool:
+def covers(pattern: str, media_type: str) -> bool:
+    """Whether a media range names a media type, by any of its names."""
     if pattern in ("*/*", media_type):
         return True
     if pattern in _ALIASES.get(media_type, ()):
@@ -185,22 +186,22 @@ def _fits_stored(one: MediaRange, syntax: TransferSyntax) -> bool:
     if one.transfer_syntax and not explicit:
         return False
     wanted = one.content_type
-    return _covers(wanted, syntax.media_type) or (_covers(wanted, OCTETS) and (native or explicit))
+    return covers(wanted, syntax.media_type) or (covers(wanted, OCTETS) and (native or explicit))
 
 
 def _offered(one: MediaRange, offered: Sequence[str]) -> str | None:
     """The best of the offered transfer syntaxes that a range allows."""
     native = EXPLICIT_VR_LITTLE_ENDIAN.uid
     wanted, named = one.content_type, one.transfer_syntax
-    octets = _covers(wanted, OCTETS)
+    octets = covers(wanted, OCTETS)
     if named not in ("", "*"):
         if named in NATIVE_SYNTAXES:
             return native if octets and native in offered else None
         coded = lookup(named).encapsulated and named in offered
-        return named if coded and (octets or _covers(wanted, lookup(named).media_type)) else None
+        return named if coded and (octets or covers(wanted, lookup(named).media_type)) else None
     if octets:
         return native if native in offered else None
-    fitting = [uid for uid in offered if lookup(uid).encapsulated and _covers(wanted, lookup(uid).media_type)]
+    fitting = [uid for uid in offered if lookup(uid).encapsulated and covers(wanted, lookup(uid).media_type)]
     for uid in fitting:
         if uid in _DEFAULTS:
             return uid
@@ -226,7 +227,7 @@ def prefers_coded(ranges: tuple[MediaRange, ...]) -> bool:
 def for_bulk(ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery | None:
     """How bulk data that is no frame may leave: as octets."""
     for one in ranges:
-        if _covers(one.content_type, OCTETS) and (one.is_multipart or alone or one.media_type == "*/*"):
+        if covers(one.content_type, OCTETS) and (one.is_multipart or alone or one.media_type == "*/*"):
             multipart = one.is_multipart or one.media_type == "*/*"
             return Delivery(multipart, OCTETS, EXPLICIT_VR_LITTLE_ENDIAN.uid)
     return None
@@ -247,7 +248,7 @@ def for_instances(
         if one.media_type not in ("*/*", ZIP) and not one.is_multipart and not alone:
             continue
         media_type = ZIP if one.media_type == ZIP else DICOM
-        if not _covers(one.content_type, media_type):
+        if not covers(one.content_type, media_type):
             continue
         wanted = one.transfer_syntax
         if wanted not in ("", "*") and any(
@@ -263,7 +264,7 @@ def for_json(ranges: Sequence[MediaRange]) -> str | None:
     """The media type that a DICOM JSON answer may have, None when no range allows JSON."""
     for one in ranges:
         for offered in (DICOM_JSON, JSON):
-            if _covers(one.content_type, offered):
+            if covers(one.content_type, offered):
                 return offered
     return None
 

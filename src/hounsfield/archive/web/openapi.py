@@ -104,6 +104,27 @@ _ACCEPT: Final[dict[str, Any]] = {
 
 
 
+_URI_PARAMETERS: Final[list[dict[str, Any]]] = [
+    {"name": name, "in": "query", "required": name.endswith("UID") or name == "requestType", "schema": schema}
+    for name, schema in {
+        "requestType": {"type": "string", "enum": ["WADO"]},
+        "studyUID": {"type": "string"},
+        "seriesUID": {"type": "string"},
+        "objectUID": {"type": "string"},
+        "contentType": {"type": "string"},
+        "transferSyntax": {"type": "string"},
+        "frameNumber": {"type": "integer", "minimum": 1},
+        "rows": {"type": "integer", "minimum": 1},
+        "columns": {"type": "integer", "minimum": 1},
+        "region": {"type": "string"},
+        "windowCenter": {"type": "number"},
+        "windowWidth": {"type": "number"},
+        "imageQuality": {"type": "integer", "minimum": 1, "maximum": 100},
+        "annotation": {"type": "string"},
+    }.items()
+]
+
+
 def _content(*kinds: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     return {kind: {"schema": _BINARY if schema is None else schema} for kind in kinds}
 
@@ -278,6 +299,11 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", f"{_SERIES}/thumbnail"): _thumbnail("A small picture that stands for a series"),
     ("GET", f"{_INSTANCE}/thumbnail"): _thumbnail("A small picture of an instance"),
     ("GET", f"{_INSTANCE}/frames/{{frames}}/thumbnail"): _thumbnail("A small picture of a frame"),
+    ("GET", "/wado"): _get(
+        "Retrieve one object as a file or a picture (WADO-URI, PS3.18 9)",
+        _content("application/dicom", "image/jpeg", "image/png", "image/gif"),
+        errors="400 401 404 406 412 416 503", tag="WADO-URI", parameters=_URI_PARAMETERS,
+    ),
     ("POST", f"{DICOM_WEB}/studies"): _store("Store instances"),
     ("POST", _STUDY): _store("Store instances of one study"),
     ("DELETE", _STUDY): _delete("Delete a study"),

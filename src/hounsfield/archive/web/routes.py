@@ -30,6 +30,8 @@ from hounsfield.archive.web.responses import BuffersResponse, json_response
 from hounsfield.archive.web.stow import Stow
 from hounsfield.archive.web.uploads import SharedCount
 from hounsfield.archive.web.urls import DICOM_WEB, base_url
+from hounsfield.archive.web.wado_uri import PATH as WADO_URI
+from hounsfield.archive.web.wado_uri import WadoUri
 
 Answer = Callable[[Scope, Receive, Mapping[str, str]], Awaitable[AsgiApp]]
 Health = Callable[[], Mapping[str, bool]]
@@ -67,6 +69,8 @@ def routes(
 
     changes = ChangeFeed(engine, settings, feeds_open=feeds_open, closing=closing)
 
+
+    wado_uri = WadoUri(engine, instances, pictures)
 
     def search(level: Level) -> Answer:
         async def answer(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
@@ -130,6 +134,9 @@ def routes(
         page = landing_page(base_url(scope, settings.base_url))
         return BuffersResponse(200, [(b"content-type", b"text/html; charset=utf-8"), *_PAGE], (page,))
 
+    async def uri(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await wado_uri.retrieve(scope)
+
     rows = (
         ("GET", "/", landing),
         ("GET", "/healthz", live),
@@ -164,6 +171,7 @@ def routes(
         ("GET", f"{_SERIES}/thumbnail", thumbnail),
         ("GET", f"{_INSTANCE}/thumbnail", thumbnail),
         ("GET", f"{_INSTANCE}/frames/{{frames}}/thumbnail", thumbnail),
+        ("GET", WADO_URI, uri),
         ("POST", f"{DICOM_WEB}/studies", store),
         ("POST", _STUDY, store),
         ("DELETE", _STUDY, delete),
