@@ -103,7 +103,6 @@ _ACCEPT: Final[dict[str, Any]] = {
 }
 
 
-
 _URI_PARAMETERS: Final[list[dict[str, Any]]] = [
     {"name": name, "in": "query", "required": name.endswith("UID") or name == "requestType", "schema": schema}
     for name, schema in {

@@ -69,7 +69,6 @@ def routes(
 
     changes = ChangeFeed(engine, settings, feeds_open=feeds_open, closing=closing)
 
-
     wado_uri = WadoUri(engine, instances, pictures)
 
     def search(level: Level) -> Answer:
