@@ -129,3 +129,11 @@ def test_nonsense_is_an_error_that_says_so(header):
 )
 def test_gzip(header, expected):
     assert accept.takes_gzip(header) is expected
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [("gzip", False), ("gzip;q=0, zstd", True), ("ZSTD;q=0.1", True), ("zstd;q=0", False)],
+)
+def test_zstd(header, expected):
+    assert accept.takes_zstd(header) is expected

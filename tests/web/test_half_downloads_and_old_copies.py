@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from itertools import pairwise
 
 import httpx
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -271,3 +273,22 @@ async def test_pixel_data_of_large_objects_is_streamed(tmp_path, kind):
         ((fields, whole),) = parts_of(await client.get(f"{url}/pixeldata"))
         assert whole == pixels
         assert fields["Content-Location"].endswith(f"{url}/bulkdata/7FE00010")
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [("zstd", "zstd"), ("br, zstd;q=0.5, identity;q=0.1", "zstd"), ("zstd, gzip", "gzip"), ("br", "")],
+)
+async def test_metadata_in_the_coding_that_is_taken(archive, asked, given):
+    result = await store(archive.engine, ct_slice(), EXPLICIT)
+    url = f"/dicom-web/studies/{result.study_uid}/metadata"
+    async with archive.client() as client:
+        plain = (await client.get(url, headers={"accept-encoding": "identity"})).content
+        async with client.stream("GET", url, headers={"accept-encoding": asked}) as answer:
+            assert answer.headers.get("content-encoding", "") == given
+            raw = b"".join([piece async for piece in answer.aiter_raw()])
+    if given == "zstd":
+        raw = zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+    elif given == "gzip":
+        raw = gzip.decompress(raw)
+    assert raw == plain

@@ -271,6 +271,15 @@ def for_json(ranges: Sequence[MediaRange]) -> str | None:
 
 def takes_gzip(accept_encoding: str) -> bool:
     """Whether gzip is named (or covered by ``*``) with a quality above 0 (RFC 9110 12.5.3)."""
+    return _takes(accept_encoding, "gzip", "x-gzip")
+
+
+def takes_zstd(accept_encoding: str) -> bool:
+    """The same of zstd (RFC 8878)."""
+    return _takes(accept_encoding, "zstd")
+
+
+def _takes(accept_encoding: str, *names: str) -> bool:
     wildcard = False
     for part in accept_encoding.lower().split(","):
         coding, _, parameters = part.partition(";")
@@ -279,7 +288,7 @@ def takes_gzip(accept_encoding: str) -> bool:
             wanted = float(quality or "1") > 0
         except ValueError:
             wanted = False
-        if coding.strip() in ("gzip", "x-gzip"):
+        if coding.strip() in names:
             return wanted
         if coding.strip() == "*":
             wildcard = wanted

@@ -1,11 +1,17 @@
 """WADO-RS metadata (PS3.18 10.4.1.1.2).
 
 Metadata is prepared (:mod:`hounsfield.archive.engine.prepared`): its compressed bytes are sent as they are
-kept, inflated for the few clients that do not take gzip. BulkDataURIs are absolute: below the configured
-base URL, or the request's Host.
+kept, inflated (and compressed by zstd) for the few clients that do not take gzip. BulkDataURIs are absolute:
+below the configured base URL, or the request's Host.
 """
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Final
+
+import zstandard
 
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.prepared import Answer
@@ -25,6 +31,10 @@ from hounsfield.archive.web.multipart import new_boundary
 from hounsfield.archive.web.problems import Header
 from hounsfield.archive.web.responses import BuffersResponse, StreamResponse
 from hounsfield.archive.web.urls import base_url, headers
+from hounsfield.storage_backends.api import Buffer
+
+ZSTD_LEVEL: Final = 3
+"""The library's own default: metadata repeats itself so much that any level finds it."""
 
 
 class Metadata:
@@ -60,10 +70,22 @@ class Metadata:
         if answer.unchanged:
             return BuffersResponse(304, lines)
         lines.append((b"content-type", form.media_type.encode("ascii")))
-        if not accept.takes_gzip(",".join(headers(scope, b"accept-encoding"))):
-            return StreamResponse(lines, answer.identity())
-        lines.append((b"content-encoding", b"gzip"))
-        return StreamResponse(lines, answer.gzip(), length=answer.gzip_bytes)
+        codings = ",".join(headers(scope, b"accept-encoding"))
+        if accept.takes_gzip(codings):
+            lines.append((b"content-encoding", b"gzip"))
+            return StreamResponse(lines, answer.gzip(), length=answer.gzip_bytes)
+        if accept.takes_zstd(codings):
+            lines.append((b"content-encoding", b"zstd"))
+            return StreamResponse(lines, self._zstd(answer.identity()))
+        return StreamResponse(lines, answer.identity())
+
+    async def _zstd(self, pieces: AsyncIterator[Sequence[Buffer]]) -> AsyncIterator[Sequence[Buffer]]:
+        """For clients that take no gzip, in which metadata is kept."""
+        packer = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj()
+        async with aclosing(pieces) as texts:  # type: ignore[type-var]
+            async for piece in texts:
+                yield (await self._engine.read(packer.compress, b"".join(piece)),)
+        yield (packer.flush(),)
 
     async def _xml(
         self, answer: Answer, form: Form, lines: list[Header], *, alone: bool
