@@ -7,13 +7,14 @@ one picture, the frame that stands for it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.engine.errors import NotFoundError
+from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
 from hounsfield.archive.engine.rendered import Subject
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.rendering.errors import NoImageError, RenderingError
@@ -41,6 +42,11 @@ _DERIVED: Final = frozenset({
 })  # fmt: skip
 THUMBNAIL_TRIES_MAX: Final = 4
 """Images that are tried when the one in the middle cannot be shown."""
+#: One object of many that fails so is left out: it is damaged, unusual, or was deleted meanwhile.
+_UNSHOWN: Final = (RenderingError, CodecError, NotFoundError, NotSeparableError, DamagedError)
+
+#: Of which object, which of its frames, and the file.
+_Picture = tuple[Instance, Sequence[int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +119,15 @@ class RenderedPictures:
             for subject, numbers in wanted
             for each in ([numbers] if answer.media_type in FILMS else [(number,) for number in numbers])
         ]
-        first = await self._engine.rendered.file(
-            *pictures[0], asked
-        )  # what is wrong is said before the answer
-        return self._parts(scope, answer.media_type, self._each(pictures, asked, first), warnings)
+        # What is wrong is said before the answer begins; the first picture is kept until its turn comes.
+        await self._engine.rendered.file(*pictures[0], asked)
+        return self._parts(scope, answer.media_type, self._each(pictures, asked), warnings)
 
     async def _each(
-        self, pictures: Sequence[tuple[Subject, Sequence[int]]], asked: Rendering, first: bytes
-    ) -> AsyncIterator[tuple[Instance, Sequence[int], bytes]]:
-        for n, (subject, numbers) in enumerate(pictures):
-            data = first if n == 0 else await self._engine.rendered.file(subject, numbers, asked)
-            yield subject.instance, numbers, data
+        self, pictures: Sequence[tuple[Subject, Sequence[int]]], asked: Rendering
+    ) -> AsyncGenerator[_Picture, None]:
+        for subject, numbers in pictures:
+            yield subject.instance, numbers, await self._engine.rendered.file(subject, numbers, asked)
 
     async def _many(
         self, scope: Scope, study_uid: str, series_uid: str | None, ranges: tuple[accept.MediaRange, ...]
@@ -138,35 +142,28 @@ class RenderedPictures:
             return await self._pictures(scope, wanted, ranges, chosen=False)
         answer = negotiated(ranges, alone=False, film=False)
         asked, ignored = parse_rendering(parameters(scope), answer.media_type)
-        pictures = self._drawable(found, asked)
-        try:
-            first = await anext(pictures)
-        except StopAsyncIteration:
-            raise NoImageError("none of the images in this study or series can be shown") from None
-
-        async def every() -> AsyncIterator[tuple[Instance, Sequence[int], bytes]]:
-            yield first
-            async for one in pictures:
-                yield one
-
-        return self._parts(scope, answer.media_type, every(), _warnings(ignored))
-
-    async def _drawable(
-        self, found: Sequence[Instance], asked: Rendering
-    ) -> AsyncIterator[tuple[Instance, Sequence[int], bytes]]:
-        for one in found:
+        for first, one in enumerate(found):
             try:
+                (subject,) = await self._engine.rendered.subjects(one)
+                await self._engine.rendered.file(subject, subject.frames[:1], asked)
+            except _UNSHOWN:
+                continue
+            pictures = self._drawable(found[first:], asked)
+            return self._parts(scope, answer.media_type, pictures, _warnings(ignored))
+        raise NoImageError("none of the images in this study or series can be shown")
+
+    async def _drawable(self, found: Sequence[Instance], asked: Rendering) -> AsyncGenerator[_Picture, None]:
+        for one in found:
+            with suppress(*_UNSHOWN):
                 (subject,) = await self._engine.rendered.subjects(one)
                 for number in subject.frames:
                     yield one, (number,), await self._engine.rendered.file(subject, (number,), asked)
-            except (RenderingError, CodecError, NotFoundError):
-                continue  # an object that is damaged or was deleted meanwhile does not keep the others away
 
     def _parts(
         self,
         scope: Scope,
         media_type: str,
-        pictures: AsyncIterator[tuple[Instance, Sequence[int], bytes]],
+        pictures: AsyncGenerator[_Picture, None],
         lines: Sequence[Header],
     ) -> StreamResponse:
         boundary = new_boundary()
@@ -174,13 +171,14 @@ class RenderedPictures:
 
         async def pieces() -> AsyncIterator[Sequence[Buffer]]:
             first = True
-            async for one, numbers, data in pictures:
-                url = instance_url(base, one.study_uid, one.series_uid, one.row.sop_uid)
-                if len(numbers) == 1:
-                    url = f"{url}/frames/{numbers[0]}"
-                location = f"{url}/rendered".encode("ascii", "replace")
-                yield part_head(boundary, media_type.encode(), len(data), location, first=first), data
-                first = False
+            async with aclosing(pictures) as drawn:
+                async for one, numbers, data in drawn:
+                    url = instance_url(base, one.study_uid, one.series_uid, one.row.sop_uid)
+                    if len(numbers) == 1:
+                        url = f"{url}/frames/{numbers[0]}"
+                    location = f"{url}/rendered".encode("ascii", "replace")
+                    yield part_head(boundary, media_type.encode(), len(data), location, first=first), data
+                    first = False
             yield (closing(boundary),)
 
         head = [(b"content-type", multipart_type(media_type, boundary)), *lines, *_CACHING]
@@ -213,7 +211,7 @@ class RenderedPictures:
                 if has_conditions(scope) and is_unchanged(scope, validators):
                     return unchanged(validators)
                 data = await self._engine.rendered.file(subject, numbers, asked)
-            except (RenderingError, CodecError) as error:
+            except _UNSHOWN as error:
                 failure = error
                 continue
             kind, lines = answer.media_type.encode(), validators.headers()
