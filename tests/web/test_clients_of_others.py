@@ -84,6 +84,56 @@ async def test_curl_stores_and_reads(archive, sample, tmp_path):
         await curl(f"{url}/frames/9")
 
 
+@pytest.mark.peer("curl")
+async def test_curl_goes_on_where_a_download_broke(archive, sample, tmp_path):
+    result = await archive.put(sample["CT_small.dcm"])
+    url = (
+        f"{archive.base}/studies/{result.study_uid}/series/{result.series_uid}"
+        f"/instances/{result.sop_instance_uid}"
+    )
+    whole, resumed, tag = tmp_path / "whole", tmp_path / "resumed", tmp_path / "tag"
+
+    async def curl(*arguments: str) -> str:
+        every = ["curl", "-sS", "--fail-with-body", "--max-time", "30", *arguments]
+        return (await trio.run_process(every, capture_stdout=True)).stdout.decode()
+
+    for path, kind in (("", "application/dicom"), ("/frames/1", "application/octet-stream")):
+        accept = ("-H", f"Accept: {kind}", f"{url}{path}")
+        await curl("-o", str(whole), "--etag-save", str(tag), *accept)
+        resumed.write_bytes(whole.read_bytes()[:1000])
+        await curl("-C", "-", "-o", str(resumed), *accept)
+        assert resumed.read_bytes() == whole.read_bytes()
+        status = ("-o", str(resumed), "-w", "%{http_code} %{size_download}")
+        assert await curl("--etag-compare", str(tag), *status, *accept) == "304 0"
+        assert await curl("-r", "-8", *status, *accept) == "206 8"
+
+
+@pytest.mark.peer("dicomweb_client")
+async def test_dicomweb_client_gets_the_syntax_it_names(archive, sample):
+    raw = pydicom.dcmread(io.BytesIO(sample["MR_small_RLE.dcm"]))
+    result = await archive.put(sample["MR_small_RLE.dcm"])
+    path = (result.study_uid, result.series_uid, result.sop_instance_uid)
+
+    def talk() -> None:
+        client = DICOMwebClient(url=archive.base)
+        plain = "1.2.840.10008.1.2.1"
+        kind = ("application/octet-stream", plain)
+        (frame,) = client.retrieve_instance_frames(*path, [1], media_types=(kind,))
+        raw.decompress()
+        assert frame == raw.PixelData
+        for syntax in (plain, "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5"):
+            got = client.retrieve_instance(*path, media_types=(("application/dicom", syntax),))
+            assert got.file_meta.TransferSyntaxUID == syntax
+            if syntax == plain:
+                assert got.PixelData == raw.PixelData
+        (coded,) = client.retrieve_instance_frames(
+            *path, [1], media_types=(("image/jls", "1.2.840.10008.1.2.4.80"),)
+        )
+        assert coded.startswith(b"\xff\xd8\xff"), coded[:8]
+
+    await trio.to_thread.run_sync(talk)
+
+
 def _related(raw: bytes, directory) -> str:
     path = directory / "body"
     path.write_bytes(b"--zz\r\nContent-Type: application/dicom\r\n\r\n" + raw + b"\r\n--zz--\r\n")
