@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from hounsfield.archive.engine import changes
 from hounsfield.archive.engine.changes import Cursor
 from hounsfield.archive.engine.engine import INDEX, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.errors import GoneError
@@ -142,3 +143,37 @@ def test_epochs_are_bounded_and_old_ones_unknown(tmp_path: Path, monkeypatch: py
             for one in begun[2:]:
                 assert go_on_from(snapshot, one.epoch_id, 7) == 0
             assert current_epoch(snapshot) == begun[-1]
+
+
+def test_another_workers_commits_wake_who_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "LOOK_S", 86_400.0)  # nothing but the ring wakes
+
+    async def run(stores: Stores) -> None:
+        rung = trio.Event()
+
+        async def ring(_: int | None) -> int:
+            await rung.wait()
+            await trio.lowlevel.checkpoint()
+            return 1
+
+        with trio.fail_after(30):
+            async with (
+                open_engine(stores, EngineOptions(), owner="one") as one,
+                open_engine(stores, EngineOptions(), owner="other", on_commit=rung.set) as other,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(one.changes.hear, ring)
+                end = await one.changes.end()
+                assert not await one.changes.wait(end, 0.01)
+
+                async def commit() -> None:
+                    while not one.changes.waiting:
+                        await trio.lowlevel.checkpoint()
+                    await store(other, ct_slice(), EXPLICIT)
+
+                nursery.start_soon(commit)
+                assert await one.changes.wait(end, 20)
+                nursery.cancel_scope.cancel()
+
+    with stores_in(tmp_path / "data") as stores:
+        trio.run(run, stores)

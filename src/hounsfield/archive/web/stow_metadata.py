@@ -28,6 +28,7 @@ from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.ingest import IngestSession
 from hounsfield.archive.engine.types import Source
 from hounsfield.archive.web.accept import DICOM_JSON, JSON
+from hounsfield.archive.web.described import DICOM_XML
 from hounsfield.archive.web.limits import WebLimits
 from hounsfield.archive.web.multipart import MultipartError
 from hounsfield.archive.web.problems import WebError
@@ -40,7 +41,6 @@ from hounsfield.archive.web.stow_results import (
     PartResult,
 )
 
-DICOM_XML: Final = "application/dicom+xml"
 METADATA_TYPES: Final = frozenset({DICOM_JSON, DICOM_XML, JSON})
 _INLINE_BYTES: Final = 65_536  # of metadata that is read on the event loop: a millisecond
 
