@@ -25,8 +25,8 @@ else:
 
 #: Grayscale and Color Softcopy Presentation State Storage.
 SOP_CLASSES: Final = frozenset({"1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.11.2"})
-REFERENCES_MAX: Final = 10_000
-"""Images of one presentation state: more than a study has series of."""
+REFERENCES_MAX: Final = 2000
+"""Images of one presentation state: it is for one series as a rule. What is beyond is not shown."""
 
 _REFERENCED_SERIES, _REFERENCED_IMAGES = 0x00081115, 0x00081140
 _SERIES_UID, _SOP_UID, _FRAMES = 0x0020000E, 0x00081155, 0x00081160
