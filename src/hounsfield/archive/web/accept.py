@@ -160,18 +160,25 @@ def covers(pattern: str, media_type: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def for_frames(
-    ranges: tuple[MediaRange, ...], transfer_syntax_uid: str, offered: tuple[str, ...] = (), *, alone: bool
+    ranges: tuple[MediaRange, ...],
+    transfer_syntax_uid: str,
+    offered: Callable[[str], Sequence[str]] | None = None,
+    *,
+    alone: bool,
 ) -> Delivery | None:
     """How frames of a stored transfer syntax may leave, None when no range allows it.
 
-    ``offered``: transfer syntaxes into which they can be brought. ``alone``: there is one frame, so that a
-    range that is not multipart may be met.
+    ``offered`` says into which others frames of a transfer syntax can be brought. ``alone``: there is one
+    frame, so that a range that is not multipart may be met.
     """
     syntax = lookup(transfer_syntax_uid)
     for one in ranges:
         if one.media_type != "*/*" and not one.is_multipart and not alone:
             continue
-        chosen = syntax.uid if _fits_stored(one, syntax) else _offered(one, offered)
+        if _fits_stored(one, syntax):
+            chosen: str | None = syntax.uid
+        else:
+            chosen = _offered(one, offered(transfer_syntax_uid)) if offered is not None else None
         if chosen is None:
             continue
         given = lookup(chosen)
@@ -208,6 +215,7 @@ def _offered(one: MediaRange, offered: Sequence[str]) -> str | None:
     return next((uid for uid in fitting if lookup(uid).lossless), fitting[0] if fitting else None)
 
 
+@lru_cache(maxsize=256)
 def is_as_stored(delivery: Delivery, transfer_syntax_uid: str) -> bool:
     """Whether a frame leaves with the bytes it has, but for the order of bytes in native cells."""
     syntax = lookup(transfer_syntax_uid)
@@ -215,6 +223,7 @@ def is_as_stored(delivery: Delivery, transfer_syntax_uid: str) -> bool:
     return not given.encapsulated if not syntax.encapsulated else given.uid == syntax.uid
 
 
+@lru_cache(maxsize=256)
 def prefers_coded(ranges: tuple[MediaRange, ...]) -> bool:
     """Whether the best range can only be met by compressed frames."""
     best = ranges[0] if ranges else None

@@ -16,13 +16,14 @@ from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.records import number_of
+from hounsfield.archive.engine.transcoding import transcodable
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery, MediaRange
 from hounsfield.archive.web.conditional import is_unchanged
 from hounsfield.archive.web.deflated import deflated_pixels, is_deflated
 from hounsfield.archive.web.files import validators_of, validators_of_all
-from hounsfield.archive.web.frames import accepted, not_acceptable, offered
+from hounsfield.archive.web.frames import accepted, not_acceptable
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -254,9 +255,9 @@ class Bulkdata:
 
 def _delivery(one: Instance, ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery:
     uid = one.row.transfer_syntax_uid
-    delivery = accept.for_frames(ranges, uid, offered(uid), alone=alone)
+    delivery = accept.for_frames(ranges, uid, transcodable, alone=alone)
     if delivery is None:
-        if not alone and accept.for_frames(ranges, uid, offered(uid), alone=True) is not None:
+        if not alone and accept.for_frames(ranges, uid, transcodable, alone=True) is not None:
             raise WebError(406, "this comes in several parts, as multipart/related only")
         raise not_acceptable(uid)
     return delivery

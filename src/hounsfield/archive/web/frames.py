@@ -7,7 +7,6 @@ bytes are never joined with the multipart framing around them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from functools import lru_cache
 from typing import Final
 
 from hounsfield.archive.engine.engine import Engine
@@ -21,6 +20,7 @@ from hounsfield.archive.web.conditional import (
     byte_range,
     content_range,
     entity_tag,
+    frame_tag,
     has_conditions,
     is_unchanged,
 )
@@ -73,14 +73,12 @@ class Frames:
             uid, record_id = found.row.transfer_syntax_uid, found.row.location.record_id
         else:
             uid, record_id = frame.transfer_syntax_uid, frame.record_id
-        delivery = accept.for_frames(ranges, uid, offered(uid), alone=True)
+        delivery = accept.for_frames(ranges, uid, transcodable, alone=True)
         if delivery is None:
             raise not_acceptable(uid)
         as_stored = accept.is_as_stored(delivery, uid)
         weak = delivery.multipart or not as_stored
-        validators = Validators(
-            entity_tag("frame", str(number), delivery.transfer_syntax, record_id, weak=weak)
-        )
+        validators = Validators(frame_tag(record_id, number, delivery.transfer_syntax, weak=weak))
         conditional = has_conditions(scope)
         if conditional and is_unchanged(scope, validators):
             await unchanged(validators)(scope, receive, send)
@@ -133,9 +131,9 @@ class Frames:
         uid = found.row.transfer_syntax_uid
         # The highest number exists, so all do: what is wrong is said before the answer begins.
         await self._frame(found, max(numbers))
-        delivery = accept.for_frames(ranges, uid, offered(uid), alone=False)
+        delivery = accept.for_frames(ranges, uid, transcodable, alone=False)
         if delivery is None:
-            if accept.for_frames(ranges, uid, offered(uid), alone=True) is not None:
+            if accept.for_frames(ranges, uid, transcodable, alone=True) is not None:
                 raise WebError(
                     406, "several frames come as multipart/related only; ask for one frame at a time"
                 )
@@ -218,16 +216,10 @@ def accepted(scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(headers(scope, b"accept")), given
 
 
-@lru_cache(maxsize=256)
-def offered(transfer_syntax_uid: str) -> tuple[str, ...]:
-    """The transfer syntaxes into which frames stored in one can be brought, best first."""
-    return transcodable(transfer_syntax_uid)
-
-
 def not_acceptable(transfer_syntax_uid: str) -> WebError:
     """What a client is told that takes nothing of what could be given."""
     syntax = lookup(transfer_syntax_uid)
-    others = [uid for uid in offered(transfer_syntax_uid) if uid != transfer_syntax_uid]
+    others = [uid for uid in transcodable(transfer_syntax_uid) if uid != transfer_syntax_uid]
     return WebError(
         406,
         f'the request accepts none of what there is: type="{syntax.media_type}" as stored '
