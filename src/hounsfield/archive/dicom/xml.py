@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 from xml.parsers import expat
 
@@ -41,6 +42,7 @@ _FLOATS: Final = frozenset({"FL", "FD"})
 _EXACT: Final = 1 << 53
 _INTEGER_TEXT: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _DECIMAL_TEXT: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_ODD: Final = frozenset("13579BDFbdf")  # last digits of the groups of private attributes
 _TAG: Final = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
 _VR: Final = re.compile(r"[A-Z]{2}", re.ASCII)
 
@@ -86,10 +88,7 @@ def _write(model: Mapping[str, Any], out: list[str], depth: int) -> None:
     for key in sorted(model):
         element = model[key]
         vr = str(element.get("vr") or vr_of(int(key, 16)))
-        out.append(f'<DicomAttribute {_named(key, model)} vr="{vr}"')
-        keyword = KEYWORD_OF.get(int(key, 16))
-        if keyword is not None:
-            out.append(f' keyword="{keyword}"')
+        out.append(_private(key, vr, model) if key[3] in _ODD else _standard(key, vr))
         if element.get("BulkDataURI") is not None:
             out.append(f"><BulkData uri={quoted(str(element['BulkDataURI']))}/></DicomAttribute>")
         elif element.get("InlineBinary"):
@@ -105,17 +104,26 @@ def _write(model: Mapping[str, Any], out: list[str], depth: int) -> None:
             out.append("/>")
 
 
-def _named(key: str, model: Mapping[str, Any]) -> str:
-    """The attributes that tell which element it is.
+@lru_cache(maxsize=8192)
+def _standard(key: str, vr: str) -> str:
+    """How an attribute of the standard begins."""
+    keyword = KEYWORD_OF.get(int(key, 16))
+    named = "" if keyword is None else f' keyword="{keyword}"'
+    return f'<DicomAttribute tag="{key}" vr="{vr}"{named}'
+
+
+def _private(key: str, vr: str, model: Mapping[str, Any]) -> str:
+    """How a private attribute begins.
 
     A creator with two blocks is named for the first one only, or their elements would be mixed up.
     """
-    if int(key[3], 16) & 1 and key[4:6] >= "10":
+    tag = f'tag="{key}"'
+    if key[4:6] >= "10":
         creator = _creator(model, key[:4], key[4:6])
         blocks = (f"{block:02X}" for block in range(0x10, int(key[4:6], 16)))
         if creator and all(_creator(model, key[:4], block) != creator for block in blocks):
-            return f'tag="{key[:4]}00{key[6:]}" privateCreator={quoted(creator)}'
-    return f'tag="{key}"'
+            tag = f'tag="{key[:4]}00{key[6:]}" privateCreator={quoted(creator)}'
+    return f'<DicomAttribute {tag} vr="{vr}"'
 
 
 def _creator(model: Mapping[str, Any], group: str, block: str) -> str | None:
