@@ -276,6 +276,27 @@ def test_a_frame_of_another_shape_than_announced_is_an_error() -> None:
             CODERS[frame.transfer_syntax_uid].decode(frame.data, pixels)
 
 
+@pytest.mark.parametrize(
+    "name", ["MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPEG-LL.dcm"]
+)
+def test_a_codestream_that_says_to_be_enormous_is_not_decoded(name: str) -> None:
+    frame = next(one for one in CODED if one.path.name == name)
+    coder = CODERS[frame.transfer_syntax_uid]
+    asked: list[int] = []
+
+    def decode(data, pixels):
+        asked.append(1)
+        raise CorruptFrameError("asked")
+
+    counted = replace(coder, decoders=(replace(coder.decoders[0], decode=decode),))
+    with pytest.raises(CorruptFrameError, match="asked"):
+        counted.decode(frame.data, frame.pixels)
+    larger = replace(frame.pixels, rows=frame.pixels.rows + 1)
+    with pytest.raises(CorruptFrameError, match="another size"):
+        counted.decode(frame.data, larger)
+    assert len(asked) == 1
+
+
 def test_a_frame_that_inflates_without_end_is_cut_off() -> None:
     bomb = zlib.compressobj(wbits=-15)
     stream = bomb.compress(bytes(50 << 20)) + bomb.flush()

@@ -11,9 +11,9 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from hounsfield.codecs.codestreams import components_are_rgb
 from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CorruptFrameError, UnsupportedPixelsError
-from hounsfield.codecs.jpeg import components_are_rgb
 from hounsfield.codecs.pixels import Buffer, PixelFormat, Pixels, in_words
 from hounsfield.codecs.to_code import Coded, plain_words
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from hounsfield.codecs import by_gdcm, by_imagecodecs, by_pylibjpeg, native
+from hounsfield.codecs.codestreams import check_size
 from hounsfield.codecs.errors import CodecError, DisagreeingError, UnsupportedPixelsError
 from hounsfield.codecs.pixels import Buffer, PixelFormat, Pixels
 
@@ -71,6 +72,8 @@ class Coder:
     def decode(self, frame: Buffer, pixels: PixelFormat) -> Pixels:
         """The frame's samples, colour by pixel; every decoder is asked. ``CodecError`` is the first one's."""
         refused: CodecError | None = None
+        if self.layout is FrameLayout.FRAGMENTS:
+            check_size(bytes(frame[:CODESTREAM_HEAD_BYTES]), pixels)
         for decoder in self.decoders:
             try:
                 return decoder.decode(frame, pixels)
@@ -90,6 +93,9 @@ class Coder:
                 refused = refused or error
         raise refused or UnsupportedPixelsError("this transfer syntax is not written here")
 
+
+#: The size of an image is said in so many bytes of its codestream, or the decoder finds it out.
+CODESTREAM_HEAD_BYTES: Final = 1 << 16
 
 _ROOT: Final = "1.2.840.10008.1.2"
 _NUMPY: Final = "numpy"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+import trio
+
 from hounsfield.archive.dicom.cuts import FrameError, Layout, frame_bytes, undivided_frame
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, Scanned, inflate, scan
@@ -62,6 +64,8 @@ class Decoding:
             limits.cache_bytes_max, lambda frame: int(frame.pixels.nbytes)
         )
         self.figures = self._frames.figures
+        #: Whoever has one may hold a frame on its way to a decoder: a few more than are decoded at once.
+        self.turns = trio.CapacityLimiter(2 * isolation.limits.processes_max)
 
     async def decoded(self, instance: Instance, number: int) -> DecodedFrame:
         """Frame ``number``, from 1, as pixels; not to be written to, others have it too.
@@ -76,15 +80,16 @@ class Decoding:
         uid = instance.row.transfer_syntax_uid
         coder = decoder_of(uid)
         pixels = await self.format(instance)
-        frame = await self.frame(instance, number)
         plain = decoded_format(uid, pixels)
-        if coder.isolated:
-            data = await self._isolation.decode_in_turn(uid, frame, pixels)
-            array = from_native(data, plain)
-        elif len(frame) <= CHEAP_BYTES_MAX:
-            array = coder.decode(frame, pixels)
-        else:
-            array = await self._gate.heavy(coder.decode, frame, pixels)
+        async with self.turns:
+            frame = await self.frame(instance, number)
+            if coder.isolated:
+                data = await self._isolation.decode_in_turn(uid, frame, pixels)
+                array = from_native(data, plain)
+            elif len(frame) <= CHEAP_BYTES_MAX:
+                array = coder.decode(frame, pixels)
+            else:
+                array = await self._gate.heavy(coder.decode, frame, pixels)
         array.flags.writeable = False
         return DecodedFrame(array, plain, plain.photometric)
 

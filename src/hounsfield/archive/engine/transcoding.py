@@ -175,7 +175,8 @@ class Transcoding:
         key = (instance.row.location.record_id, number, kept_as)
 
         async def made() -> Buffer:
-            return await self._made(instance, number, target, await read(instance, number))
+            async with self._decoding.turns:
+                return await self._made(instance, number, target, await read(instance, number))
 
         return await self._frames.get(key, made)
 
