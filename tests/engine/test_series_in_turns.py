@@ -51,9 +51,7 @@ def test_each_association_has_its_own_neighbour(walks: list[int]) -> None:
             changed.append(shape.study)
         if instance == 2:
             learnt = len(walks)
-    assert learnt <= 2 + len(
-        sources
-    )  # a header; how series differ; in each, how slices do
+    assert learnt <= 2 + len(sources)  # a header; how series differ; in each, how slices do
     assert len(walks) == learnt
     # Between two slices of one association the study's values were not even read again.
     last, before = changed[-8:], changed[-16:-8]

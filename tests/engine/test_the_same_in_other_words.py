@@ -32,8 +32,8 @@ from pydicom.uid import (
 from hounsfield.archive.dicom.part10 import split
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.types import Outcome
-from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.by_imagecodecs import imagecodecs
+from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.pixels import from_native
 from support.archives import encode, store, stored_bytes, stores_in
 from support.frames import pixel_format
