@@ -192,3 +192,56 @@ async def test_what_cannot_be_is_said_before_anything_is_sent(archive):
             assert answer.status_code == 406, (path, accept, answer.headers, answer.content[:200])
             assert "transfer" in answer.json()["detail"]
             assert result.study_uid not in answer.text
+
+
+async def test_pixel_data_of_a_study_leaves_out_what_has_none(archive):
+    """That a deflated object has none shows only when it is inflated."""
+
+    def without_pixels(data: pydicom.Dataset) -> None:
+        del data.PixelData
+
+    study, deflated = {"study_uid": "1.2.3"}, "1.2.840.10008.1.2.1.99"
+    sent = {}
+    for number, (syntax, change) in enumerate(
+        ((deflated, without_pixels), (EXPLICIT, None), (deflated, None), (EXPLICIT, without_pixels))
+    ):
+        sop = f"1.2.3.{number}"
+        raw = ct_slice(
+            sop_uid=sop, number=number, change=change, syntax=syntax, pixels=bytes([number]) * 512, **study
+        )
+        result = await store(archive.engine, raw, syntax)
+        sent[sop] = f"/dicom-web/studies/1.2.3/series/{result.series_uid}/instances/{sop}"
+    async with archive.client() as client:
+        parts = parts_of(await client.get("/dicom-web/studies/1.2.3/pixeldata"))
+        found = {fields["Content-Location"].split("/")[-3]: content for fields, content in parts}
+        assert found == {"1.2.3.1": b"\1" * 512, "1.2.3.2": b"\2" * 512}
+        for sop, url in sent.items():
+            status = (await client.get(f"{url}/pixeldata")).status_code
+            assert status == (200 if sop in found else 404)
+
+
+async def test_head_says_what_get_would(archive):
+    result = await store(archive.engine, ct_slice(), EXPLICIT)
+    study = f"/dicom-web/studies/{result.study_uid}"
+    url = f"{study}/series/{result.series_uid}/instances/{result.sop_instance_uid}"
+    async with archive.client() as client:
+        for path, accept in (
+            (url, "application/dicom"),
+            (url, f"application/dicom; transfer-syntax={JLS}"),
+            (study, f"multipart/related; type=application/dicom; transfer-syntax={JLS}"),
+            (study, "application/zip"),
+            (study, f"application/zip; transfer-syntax={JLS}"),
+            (f"{url}/frames/1", "image/jls"),
+            (f"{url}/frames/1,1", "multipart/related; type=image/jls"),
+            (f"{url}/pixeldata", "application/octet-stream"),
+            (f"{study}/pixeldata", "*/*"),
+        ):
+            head = await client.head(path, headers={"accept": accept})
+            got = await client.get(path, headers={"accept": accept})
+            assert head.status_code == got.status_code == 200
+            assert head.content == b""
+            assert head.headers["etag"] == got.headers["etag"]
+            kinds = [one.headers["content-type"].partition("boundary")[0] for one in (head, got)]
+            assert kinds[0] == kinds[1]
+            if "content-length" in head.headers:
+                assert int(head.headers["content-length"]) == len(got.content)

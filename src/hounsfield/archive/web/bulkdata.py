@@ -7,10 +7,11 @@ its fragments joined (PS3.18 8.7.3.3). A value that comes alone can be asked for
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.json import Bulk, find_bulk
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.engine.engine import Engine
@@ -97,7 +98,7 @@ class Bulkdata:
         found = [
             one
             for one in await self._engine.instances(study_uid, series_uid, sop_uid)
-            if is_deflated(one.row.transfer_syntax_uid) or await self._engine.pixel_places(one) != []
+            if is_deflated(one.row.transfer_syntax_uid) or Layout(one.row.layout) is not Layout.HEADER_ONLY
         ]
         if not found:
             raise NotFoundError("there is no pixel data here that can be given alone")
@@ -179,7 +180,8 @@ class Bulkdata:
             return
         if is_deflated(syntax.uid):
             header = await self._engine.header(one)
-            yield _in_memory(await self._engine.heavy(deflated_pixels, header))
+            with suppress(NotFoundError):  # only inflating it tells that it has none
+                yield _in_memory(await self._engine.heavy(deflated_pixels, header))
             return
         places = await self._engine.pixel_places(one)
         if places is None:
