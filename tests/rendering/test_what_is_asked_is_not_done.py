@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image as PilImage
 from PIL import ImageCms
 
+from hounsfield.archive.engine.foreign_profiles import ProfileLimits, converted
 from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.elements import Elements
-from hounsfield.archive.rendering.errors import BadParameterError, RenderingError
+from hounsfield.archive.rendering.errors import BadParameterError, NotRenderableError, RenderingError
 from hounsfield.archive.rendering.film import animated, filmed
 from hounsfield.archive.rendering.lettering import plain
 from hounsfield.archive.rendering.output import encoded, in_profile, profile_of
@@ -121,18 +122,18 @@ def test_files_are_not_read_by_others(picture: np.ndarray) -> None:
 @pytest.mark.parametrize("icc", ["yes", "srgb", "adobergb", "rommrgb"])
 def test_a_profile_is_not_in_the_file(media_type: str, icc: str) -> None:
     picture = np.full((8, 8, 3), (200, 50, 30), np.uint8)
-    converted, profile = in_profile(picture, icc, b"")
-    image = PilImage.open(io.BytesIO(encoded(converted, media_type, 100, profile)))
+    here, profile = in_profile(picture, icc, b"")
+    image = PilImage.open(io.BytesIO(encoded(here, media_type, 100, profile)))
     assert image.info["icc_profile"] == profile
     # Back in sRGB it is the same colour.
     back = ImageCms.profileToProfile(
-        PilImage.fromarray(converted),
+        PilImage.fromarray(here),
         ImageCms.ImageCmsProfile(io.BytesIO(profile)),
         ImageCms.createProfile("sRGB"),
     )
     assert np.abs(np.asarray(back).astype(int) - picture).max() <= 4
     if icc in ("adobergb", "rommrgb"):
-        assert not np.array_equal(converted, picture)
+        assert not np.array_equal(here, picture)
 
 
 def test_a_profile_of_its_own_is_replaced() -> None:
@@ -140,10 +141,24 @@ def test_a_profile_of_its_own_is_replaced() -> None:
     picture = np.full((4, 4, 3), (200, 50, 30), np.uint8)
     same, profile = in_profile(picture, "yes", own)
     assert (profile, same.tolist()) == (own, picture.tolist())
-    converted, profile = in_profile(picture, "srgb", own)
+    here, profile = in_profile(picture, "srgb", own, converted)
     assert profile == profile_of("srgb")
-    assert not np.array_equal(converted, picture)
+    assert not np.array_equal(here, picture)
+    in_file, srgb = ImageCms.ImageCmsProfile(io.BytesIO(own)), ImageCms.createProfile("sRGB")
+    theirs = ImageCms.profileToProfile(PilImage.fromarray(picture), in_file, srgb)
+    assert np.abs(here.astype(int) - np.asarray(theirs)).max() <= 1
     assert in_profile(picture, "no", own)[1] == b""
+
+
+def test_a_strange_profile_is_read_in_this_process() -> None:
+    picture = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(NotRenderableError):
+        in_profile(picture, "srgb", b"no profile")
+    for own in (b"no profile", profile_of("adobergb")[:300], bytes(17 << 20)):
+        with pytest.raises(NotRenderableError):
+            converted(picture, own, profile_of("srgb"))
+    with pytest.raises(NotRenderableError):
+        converted(picture, profile_of("adobergb"), profile_of("srgb"), ProfileLimits(wall_s_max=0.01))
 
 
 def test_a_long_profile_is_cut() -> None:

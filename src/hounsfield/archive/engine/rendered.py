@@ -14,6 +14,7 @@ import trio
 
 from hounsfield.archive.engine.decoding import DecodedFrame
 from hounsfield.archive.engine.errors import NotFoundError
+from hounsfield.archive.engine.foreign_profiles import converted
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Header, Instance, Overlay
 from hounsfield.archive.rendering.elements import Elements
@@ -156,7 +157,7 @@ class Rendered:
             state = None
             if subject.state is not None:
                 state = subject.state.of_image(subject.instance.row.sop_uid, numbers[0])
-            return file_of(image, frames, asked, state)
+            return file_of(image, frames, asked, state, converted)
 
         return await trio.to_thread.run_sync(draw, limiter=self._limiter())
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hounsfield.archive.rendering.errors import NotRenderableError
 from hounsfield.archive.rendering.request import PNG
@@ -18,6 +19,9 @@ else:
     np = deferred("numpy")
 
 imagecodecs: Any = deferred("imagecodecs")
+
+#: A picture, the profile that it has, and the one that it shall have, to the picture that it is then.
+Convert: TypeAlias = "Callable[[NDArray[Any], bytes, bytes], NDArray[Any]]"
 
 _ICC_CHUNK: Final = 65_519
 """Of a profile in one APP2 segment: 65,535 less the length, the name and the two counters (ICC.1 B.4)."""
@@ -40,24 +44,29 @@ def profile_of(name: str) -> bytes:
     return profile
 
 
-def in_profile(picture: NDArray[Any], icc: str, own: bytes) -> tuple[NDArray[Any], bytes]:
-    """The picture in the colour space that is asked for, and that one's profile (PS3.18 8.3.5.1.5)."""
+def in_profile(
+    picture: NDArray[Any], icc: str, own: bytes, foreign: Convert | None = None
+) -> tuple[NDArray[Any], bytes]:
+    """The picture in the colour space that is asked for, and that one's profile (PS3.18 8.3.5.1.5).
+
+    ``own``: a profile that came with the image; ``foreign`` converts by it, where it can do no harm.
+    """
     if icc == "no":
         return picture, b""
     if picture.ndim == 2:
         picture, own = np.repeat(picture[:, :, np.newaxis], 3, axis=2), b""
-    own = own or profile_of("srgb")
     if icc == "yes":
-        return picture, own
+        return picture, own or profile_of("srgb")
     wanted = profile_of(icc)
-    if wanted == own:
-        return picture, own
-    try:
-        converted: NDArray[Any] = imagecodecs.cms_transform(
-            np.ascontiguousarray(picture), own, wanted, colorspace="rgb", outcolorspace="rgb"
-        )
-    except Exception as error:  # the library's own class; a profile that somebody made up
-        raise NotRenderableError("the image's ICC profile cannot be used") from error
+    if own and own != wanted:
+        if foreign is None:
+            raise NotRenderableError("colours are not converted by an image's own ICC profile here")
+        return foreign(picture, own, wanted), wanted
+    if own or icc == "srgb":
+        return picture, wanted
+    converted: NDArray[Any] = imagecodecs.cms_transform(
+        np.ascontiguousarray(picture), profile_of("srgb"), wanted, colorspace="rgb", outcolorspace="rgb"
+    )
     return converted, wanted
 
 

@@ -11,7 +11,7 @@ from hounsfield.archive.rendering.color import to_rgb
 from hounsfield.archive.rendering.film import animated, filmed
 from hounsfield.archive.rendering.grey import WHOLE, GreyTransform, Word, data_range, grey
 from hounsfield.archive.rendering.image import Image
-from hounsfield.archive.rendering.output import encoded, in_profile
+from hounsfield.archive.rendering.output import Convert, encoded, in_profile
 from hounsfield.archive.rendering.overlays import Overlay
 from hounsfield.archive.rendering.presentation import ImagePresentation
 from hounsfield.archive.rendering.request import FILMS, GIF, Rendering
@@ -43,6 +43,7 @@ def file_of(
     frames: Iterable[tuple[int, Cells]],
     asked: Rendering,
     state: ImagePresentation | None = None,
+    foreign: Convert | None = None,
 ) -> bytes:
     """The file that is asked for, of one frame, or of many as a film. ``RenderingError``."""
     if asked.media_type in FILMS:
@@ -54,7 +55,7 @@ def file_of(
         return filmed(pictures, image.frame_seconds, asked.quality)
     ((number, cells),) = frames
     picture = picture_of(image, number, cells, asked, state)
-    picture, profile = in_profile(picture, asked.icc, image.icc_profile)
+    picture, profile = in_profile(picture, asked.icc, image.icc_profile, foreign)
     return encoded(picture, asked.media_type, asked.quality, profile)
 
 
