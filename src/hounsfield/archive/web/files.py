@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from functools import lru_cache
 
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.part10 import file_header
@@ -98,7 +99,10 @@ def given_as(one: Instance, wanted: str) -> str:
 def meta_of(one: Instance, syntax: str = "") -> bytes:
     """Preamble and file meta information; ``syntax``: the transfer syntax into which it was brought."""
     syntax = syntax or one.row.transfer_syntax_uid
-    return file_header(syntax, one.row.sop_class_uid, sop_uid_of(one, syntax))
+    return _file_header(syntax, one.row.sop_class_uid, sop_uid_of(one, syntax))
+
+
+_file_header = lru_cache(maxsize=64)(file_header)  # of one object it is asked for its length, then for itself
 
 
 def sop_uid_of(one: Instance, syntax: str) -> str:

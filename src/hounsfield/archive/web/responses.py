@@ -17,6 +17,8 @@ from hounsfield.storage_backends.api import Buffer
 
 PIECES_AHEAD: Final = 2
 """Read and opened while the one before is sent: a thread and the network, both busy."""
+AHEAD_BYTES_MIN: Final = 4 << 20
+"""One body up to this comes in one piece: there is nothing to be read ahead."""
 
 
 class BuffersResponse:
@@ -97,11 +99,16 @@ def whole_or_range(
     """
     lines = [(b"content-type", content_type), *validators.headers(), (b"accept-ranges", b"bytes")]
     wanted = byte_range(scope, validators, length)
-    if wanted is None:
-        return StreamResponse(lines, pieces(0, length), length=length, ahead=PIECES_AHEAD)
-    start, stop = wanted
-    lines.append(content_range(start, stop, length))
-    return StreamResponse(lines, pieces(start, stop), length=stop - start, ahead=PIECES_AHEAD, status=206)
+    start, stop = wanted or (0, length)
+    if wanted is not None:
+        lines.append(content_range(start, stop, length))
+    return StreamResponse(
+        lines,
+        pieces(start, stop),
+        length=stop - start,
+        ahead=PIECES_AHEAD if stop - start > AHEAD_BYTES_MIN else 0,
+        status=200 if wanted is None else 206,
+    )
 
 
 async def begun(pieces: AsyncIterator[Sequence[Buffer]]) -> AsyncIterator[Sequence[Buffer]]:
