@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import warnings
 from base64 import b64decode
 from typing import Any
@@ -225,6 +226,10 @@ def test_text_is_utf8_and_said_to_be() -> None:
         {"00280010": {"vr": "US", "Value": [True]}},
         {"00280010": {"vr": "FL", "Value": [1e300]}},
         {"00200013": {"vr": "IS", "Value": [1.5]}},
+        {"00200013": {"vr": "IS", "Value": [10**5000]}},
+        {"00280030": {"vr": "DS", "Value": [math.inf]}},
+        {"00280030": {"vr": "DS", "Value": [math.nan]}},
+        {"00280010": {"vr": "FD", "Value": [10**5000]}},
         {"00080005": {"vr": "AT", "Value": ["xyz"]}},
         {"00080005": {"vr": "AT", "Value": ["+1234567"]}},
         {"7FE00010": {"vr": "OW", "Value": [1]}},

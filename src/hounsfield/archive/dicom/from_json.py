@@ -59,6 +59,7 @@ _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _KEY: Final = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _ITEM: Final = b"\xfe\xff\x00\xe0"
+_NUMBER_MAX: Final = 1e300
 _DS_CHARS_MAX: Final = 16  # PS3.5 Table 6.2-1
 _EMPTY: Final = 8  # bytes of an element without a value, with a VR of a short length
 _LENGTH_MAX: Final = 0xFFFFFFFE
@@ -318,6 +319,8 @@ def _text(key: str, vr: str, value: Any) -> str:
         return "=".join(groups).rstrip("=")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ModelError(f"a value of attribute {key} is not text")
+    if not -_NUMBER_MAX < value < _NUMBER_MAX:  # nor is NaN
+        raise ModelError(f"a value of attribute {key} is no number that text could say")
     if isinstance(value, int):
         return str(value)
     if vr == "IS":

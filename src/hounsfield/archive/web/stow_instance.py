@@ -75,7 +75,7 @@ class ArrivingInstance:
         result.sop_class_uid = text_of(model, _SOP_CLASS_UID)
         result.sop_uid = text_of(model, _SOP_INSTANCE_UID)
         frames = text_of(model, _FRAMES)
-        self._frames = max(1, int(frames)) if frames.isascii() and frames.isdigit() else 1
+        self._frames = max(1, _count(frames))
         self._announced = text_of(model, AVAILABLE_TRANSFER_SYNTAX_UID) or text_of(model, TRANSFER_SYNTAX_UID)
         self._shape = _shape(model, self.pixels.tag) if self.pixels is not None else None
         self._encoded: Encoded | None = None
@@ -237,7 +237,12 @@ def _shape(model: Any, tag: int) -> FrameShape | None:
     numbers = [text_of(model, one) for one in (_ROWS, _COLUMNS, _SAMPLES, _BITS)]
     if tag in _FLOAT_BITS:
         numbers[3] = str(_FLOAT_BITS[tag])
-    if not all(text.isascii() and text.isdigit() and 0 < int(text) <= 0xFFFF for text in numbers):
+    rows, columns, samples, bits = map(_count, numbers)
+    if not all(0 < number <= 0xFFFF for number in (rows, columns, samples, bits)):
         return None
-    rows, columns, samples, bits = map(int, numbers)
     return FrameShape(rows, columns, samples, bits, text_of(model, _PHOTOMETRIC).upper())
+
+
+def _count(text: str) -> int:
+    """The number, or 0 for what is none, or none of a count of frames (PS3.5 6.2, IS)."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0

@@ -42,6 +42,8 @@ from hounsfield.archive.web.stow_results import (
 )
 
 METADATA_TYPES: Final = frozenset({DICOM_JSON, DICOM_XML, JSON})
+#: What reading JSON raises: text that is not UTF-8 is met when the strings are made.
+_NO_JSON: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _INLINE_BYTES: Final = 65_536  # of metadata that is read on the event loop: a millisecond
 
 
@@ -194,7 +196,7 @@ class MetadataParts:
 
         try:
             one, study_uid = look() if len(raw) <= _INLINE_BYTES else await self._engine.heavy(look)
-        except (ModelError, msgspec.MsgspecError, RecursionError):
+        except (ModelError, *_NO_JSON):
             result.failure_reason = CANNOT_UNDERSTAND
             return
         self._instances.append(one)
@@ -307,5 +309,5 @@ def _instances_of(part: PartType, document: bytes) -> list[bytes]:
         return [bytes(one) for one in msgspec.json.decode(document, type=list[msgspec.Raw])]
     except XmlError as error:
         raise MultipartError(str(error)) from None
-    except (msgspec.MsgspecError, RecursionError):
+    except _NO_JSON:
         raise MultipartError("the metadata is not a JSON array of objects") from None
