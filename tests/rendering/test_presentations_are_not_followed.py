@@ -11,6 +11,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from hounsfield.archive.rendering.elements import Elements
+from hounsfield.archive.rendering.image import Image
 from hounsfield.archive.rendering.pipeline import Cells, picture_of
 from hounsfield.archive.rendering.presentation import ImagePresentation, PresentationState
 from hounsfield.archive.rendering.request import Rendering
@@ -121,6 +122,21 @@ def test_a_shutter_covers_what_it_should_not(attributes: dict[str, object], open
     state = applied(state_of(ShutterPresentationValue=0x6400, **attributes))
     row, column = np.mgrid[1:21, 1:31]
     assert np.array_equal(state.applied(BLANK), np.where(open_(row, column), 200, 0x64))
+
+
+def test_the_shutter_of_the_image_itself_is_left_open() -> None:
+    path, _ = image_of("CT_small.dcm")
+    of = pydicom.dcmread(path)
+    of.ShutterShape, of.CenterOfCircularShutter, of.RadiusOfCircularShutter = "CIRCULAR", [64, 64], 50
+    image = Image(Elements.of_header(encode(of, UID), UID))
+    cells = cells_of(path, image)
+    alone = picture_of(image, 1, cells, Rendering())
+    with_state = picture_of(image, 1, cells, Rendering(), applied(state_of()))
+    row, column = np.mgrid[1:129, 1:129]
+    outside = (row - 64) ** 2 + (column - 64) ** 2 > 2500
+    assert not alone[outside].any()
+    assert np.array_equal(alone[~outside], with_state[~outside])
+    assert with_state[outside].any()
 
 
 def area(top_left: list[int], bottom_right: list[int], **more: object) -> Dataset:

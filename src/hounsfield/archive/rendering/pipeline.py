@@ -15,6 +15,7 @@ from hounsfield.archive.rendering.output import Convert, encoded, in_profile
 from hounsfield.archive.rendering.overlays import Overlay
 from hounsfield.archive.rendering.presentation import ImagePresentation
 from hounsfield.archive.rendering.request import FILMS, GIF, Rendering
+from hounsfield.archive.rendering.shutter import shuttered
 from hounsfield.archive.rendering.viewport import shown
 from hounsfield.archive.rendering.voi import Range, Voi
 from hounsfield.codecs.deferred import deferred
@@ -79,8 +80,7 @@ def picture_of(  # noqa: PLR0917
         picture = to_rgb(cells.array, cells.photometric, image.format.bits_stored)
     if asked.overlays:
         picture = _overlaid(picture, _overlays(image, state), number, cells)
-    if state is not None:
-        picture = state.applied(picture)
+    picture = state.applied(picture) if state is not None else shuttered(picture, image.elements)
     if asked.viewport is not None:
         aspect = image.pixel_aspect
         if state is not None:
