@@ -107,7 +107,7 @@ def main() -> int:
     for coder in CODERS.values():
         libraries = (coder.decoders, coder.encoders)
         if not coder.encoders or not coder.isolated or libraries in seen:
-            continue  # .91 is coded as .90 is, .203 as .201, .112 as .110
+            continue  # .203 is coded as .201 is, .112 as .110
         seen.append(libraries)
         for name, (kind, pixels) in FRAMES.items():
             array = from_native(picture(kind, 0)[: pixels.frame_bytes], pixels)
