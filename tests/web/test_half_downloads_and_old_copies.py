@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import httpx
 import pytest
+import trio
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -292,3 +293,35 @@ async def test_metadata_in_the_coding_that_is_taken(archive, asked, given):
     elif given == "gzip":
         raw = gzip.decompress(raw)
     assert raw == plain
+
+
+@pytest.mark.parametrize(
+    ("path", "accept"),
+    [
+        ("", "application/dicom"),
+        ("", "application/zip"),
+        ("", "application/dicom; transfer-syntax=1.2.840.10008.1.2.5"),
+        ("", "multipart/related; type=application/dicom; transfer-syntax=1.2.840.10008.1.2.5"),
+        ("/pixeldata", "application/octet-stream"),
+        ("/pixeldata", "multipart/related; type=image/dicom-rle"),
+        (f"/frames/{','.join(map(str, range(1, 65)))}", "multipart/related; type=application/octet-stream"),
+    ],
+)
+async def test_a_client_that_leaves_in_the_middle_disturbs_nobody(archive, path, accept):
+    def change(data: Dataset) -> None:
+        data.Rows = data.Columns = 256
+        data.NumberOfFrames = 64
+        data.PixelData = bytes(256 * 256 * 2 * 64)
+
+    result = await store(archive.engine, ct_slice(change=change), EXPLICIT)
+    url = f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+    url += f"/instances/{result.sop_instance_uid}{path}"
+    request = f"GET {url} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
+    for _ in range(2):
+        async with await trio.open_tcp_stream("127.0.0.1", archive.port) as stream:
+            await stream.send_all(request.encode())
+            assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 200")
+    async with archive.client() as client:
+        answer = await client.get(url, headers={"accept": accept})
+        assert answer.status_code == 200
+        assert len(answer.content) > 1000
