@@ -36,10 +36,12 @@ from pydicom.uid import (
 )
 
 from hounsfield.archive.dicom.part10 import Part10Error, split
+from hounsfield.archive.engine.corrections import Request
 from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.errors import NotSeparableError, NotTranscodableError
+from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.isolation import IsolationLimits
-from hounsfield.archive.engine.transcoding import SAME_FRAMES, TARGETS, transcodable
+from hounsfield.archive.engine.transcoding import SAME_FRAMES, TARGETS, TranscodingLimits, transcodable
 from hounsfield.archive.engine.types import Instance, Outcome
 from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.errors import CodecError
@@ -392,3 +394,49 @@ def test_what_can_be_had() -> None:
     assert transcodable(MPEG2MPML) == (MPEG2MPML,)
     assert transcodable("1.2.3") == ("1.2.3",)
     assert {uid for uid, coder in CODERS.items() if coder.encoders} == set(TARGETS)
+
+
+async def test_a_large_object_is_transcoded_piece_by_piece_and_with_its_corrections(tmp_path: Path) -> None:
+    """Stored while it came in, corrected since; frames come in order, none is held for the next."""
+    frames = 40
+    rng = np.random.default_rng(1)
+    volume = (rng.integers(0, 40, (frames, 256, 256)) + 1000).astype("<u2")
+
+    def many(data: Dataset) -> None:
+        data.Rows = data.Columns = 256
+        data.NumberOfFrames = frames
+        data.PixelData = volume.tobytes()
+
+    options = EngineOptions(
+        ingest=IngestLimits(stream_bytes_min=1 << 20), transcoding=TranscodingLimits(cache_bytes_max=1 << 18)
+    )
+    async with archive(tmp_path, options) as engine:
+        instance = await stored(engine, ct_slice(change=many), ExplicitVRLittleEndian)
+        assert instance.row.location.stream is not None
+        await engine.correcting.make(
+            Request(
+                kind="set-patient",
+                actor="tester",
+                reason="misspelt",
+                patient=("P-0001", ""),
+                values={0x00100010: "Neu^Name"},
+            )
+        )
+        (instance,) = await engine.instances(instance.study_uid, instance.series_uid, instance.row.sop_uid)
+        for uid in (HTJ2KLossless, ImplicitVRLittleEndian):
+            sizes = []
+            pieces = []
+            async for piece in engine.transcoded(instance, uid):
+                sizes.append(len(piece))
+                pieces.append(bytes(piece))
+            assert max(sizes) <= 2 * 256 * 256
+            dataset = pydicom.dcmread(io.BytesIO(part10(b"".join(pieces), uid)))
+            assert dataset.PatientName == "Neu^Name"
+            if uid == ImplicitVRLittleEndian:
+                assert dataset.PixelData == volume.tobytes()
+                continue
+            coded = list(generate_frames(dataset.PixelData, number_of_frames=frames))
+            assert len(coded) == frames
+            last = await engine.decoded(instance, frames)
+            assert np.array_equal(CODERS[uid].decode(coded[-1], last.format)[:, :, 0], volume[-1])
+        assert engine.transcoding.figures.bytes_held <= 1 << 18
