@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, sync_playwright
 
 from viewers.pictures import Grey, screen
 
@@ -94,7 +94,7 @@ class Desk:
         page, said = self.page, self._complaints.append
         page.on("console", lambda got: said(f"console: {got.text}") if got.type == "error" else None)
         page.on("pageerror", lambda error: said(f"uncaught: {error}"))
-        page.on("requestfailed", lambda request: said(f"failed: {request.url} {request.failure}"))
+        page.on("requestfailed", self._note_failure)
         page.on("response", lambda got: said(f"{got.status}: {got.url}") if got.status >= 400 else None)
 
     def complaints(self) -> list[str]:
@@ -102,6 +102,10 @@ class Desk:
         found = self._complaints[:]
         self._complaints.clear()
         return found
+
+    def _note_failure(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # what the page itself gave up, by moving on
+            self._complaints.append(f"failed: {request.url} {request.failure}")
 
     # ------------------------------------------------------------------ pages
 

@@ -10,6 +10,7 @@ import data_store  # of pydicom-data
 import imagecodecs
 import numpy as np
 import pydicom
+import pydicom.data
 from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless, generate_uid
 
@@ -59,7 +60,10 @@ class Studies:
     """With a folder for each."""
     brain: Study
     """MR, 20 slices, in the order of their instance numbers."""
+    ecg: Study
+    """Waveforms, 12 channels."""
     others: dict[str, Study]
+    """Pictures of every kind, by label."""
 
 
 _HTJ2K = "CT, HTJ2K lossless"
@@ -79,7 +83,13 @@ def prepare(folder: Path) -> Studies:
     slices = [pydicom.dcmread(path) for path in brain]
     for each in slices:
         each.PatientName = BRAIN_NAME
-    return Studies(folder, _study(folder, "MR, 20 slices", slices), others)
+    ecg = Path(pydicom.data.__file__).parent / "test_files" / "waveform_ecg.dcm"
+    return Studies(
+        folder,
+        _study(folder, "MR, 20 slices", slices),
+        _study(folder, "ECG", [pydicom.dcmread(ecg)]),
+        others,
+    )
 
 
 def _htj2k(dataset: pydicom.FileDataset) -> pydicom.FileDataset:
@@ -98,10 +108,8 @@ def _study(folder: Path, name: str, datasets: list[pydicom.FileDataset], exact: 
     place = folder / name
     place.mkdir()
     for number, each in enumerate(datasets):
-        for tag in [
-            element.tag for element in each.group_dataset(0)
-        ]:  # one file begins with a C-STORE command
-            del each[tag]
+        for element in each.group_dataset(0):  # one file begins with the C-STORE command that brought it
+            del each[element.tag]
         if each.get("WindowWidth") == 0:
             each.WindowCenter, each.WindowWidth = _WINDOW
         each.StudyInstanceUID, each.SeriesInstanceUID, each.SOPInstanceUID = study, series, generate_uid()

@@ -27,7 +27,7 @@ TOKEN = "a-token-of-the-viewer-tests"
 def test_the_study_list_finds_by_name(desk: Desk, studies: Studies) -> None:
     desk.open_list()
     rows = desk.page.locator("tbody tr")  # the first holds the filters
-    desk.until(lambda: rows.count() == 2 + len(studies.others), "every study in the list")
+    desk.until(lambda: rows.count() == 3 + len(studies.others), "every study in the list")
     rows.first.locator("input").first.fill("kopf")
     desk.until(lambda: rows.count() == 2, "one study of that name")
     assert "Kopf, Anna" in rows.last.inner_text()
@@ -60,6 +60,13 @@ def test_a_series_is_scrolled_and_cut_into_other_planes(desk: Desk, studies: Stu
         return min(likeness(seen, volume.plane(*corners, seen.shape)) for seen, corners in planes)
 
     desk.seen(worst, SAME_PLANE, "three planes through the series")
+
+
+def test_an_ecg_is_drawn_from_bulk_data(desk: Desk, studies: Studies) -> None:
+    (dataset,) = studies.ecg.datasets
+    with desk.page.expect_response(lambda answer: "/bulkdata/" in answer.url) as answer:
+        desk.open_viewer(studies.ecg.uid)
+    assert answer.value.body() == dataset.WaveformSequence[0].WaveformData
 
 
 @pytest.mark.parametrize("label", LABELS)
