@@ -155,7 +155,7 @@ def _search(summary: str) -> dict[str, Any]:
 def _retrieve(summary: str) -> dict[str, Any]:
     return _get(
         summary,
-        _content("multipart/related", "application/dicom"),
+        _content("multipart/related", "application/dicom", "application/zip"),
         errors="400 401 404 406 412 416 503",
         tag="WADO-RS",
     )
