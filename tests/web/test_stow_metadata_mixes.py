@@ -503,3 +503,26 @@ async def test_mutilated_requests_never_fail_the_server(archive):
             assert answer.status_code in (200, 202, 400, 409, 413), answer.text
             assert archive.engine.statistics().sessions_open == 0
             assert archive.engine.statistics().bytes_in_flight == 0
+
+
+async def test_what_is_gathered_is_in_the_memory_budget(archive):
+    """Metadata and bulk data count as objects do; what does not fit is to be sent again."""
+    lut = {"00281201": {"vr": "OW", "BulkDataURI": "lut"}}
+    whole = [
+        *metadata(model_of(1, **lut), model_of(2)),
+        Part(OCTETS, bytes(1_200_000), "lut"),
+        pixels(1),
+        pixels(2),
+    ]
+    budget = archive.engine.memory
+    free = budget._bytes_max
+    async with archive.client() as client:
+        for left, status in ((100, 503), (1_000_000, 202), (free, 200)):
+            taken = free - left
+            assert budget.take_nowait(taken)
+            answer = await post(client, whole, size=1000)
+            budget.give_back(taken)
+            assert answer.status_code == status, answer.text
+            if status == 202:
+                assert reasons(answer) == (1, [0xA700], [])
+            assert budget.in_flight == 0

@@ -246,6 +246,7 @@ class Engine:
         self.is_corrected = self._retrieve.is_corrected
         self.bulk = self._retrieve.bulk
         self.pixel_places = self._retrieve.pixel_places
+        self.memory = self._ingest.budget  # what comes in takes from it, objects or not
         self.read = self._gate.read
         self.heavy = self._gate.heavy
 

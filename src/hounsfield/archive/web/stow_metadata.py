@@ -24,7 +24,7 @@ from hounsfield.archive.dicom.attributes import STUDY_INSTANCE_UID
 from hounsfield.archive.dicom.from_json import ModelError, text_of
 from hounsfield.archive.dicom.xml import XmlError, xml_to_model
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.engine.errors import EngineError
+from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError
 from hounsfield.archive.engine.ingest import IngestSession
 from hounsfield.archive.engine.types import Source
 from hounsfield.archive.web.accept import DICOM_JSON, JSON
@@ -71,6 +71,7 @@ class MetadataParts:
         self._parts = 0
         self._metadata_bytes = 0
         self._gathered_bytes = 0
+        self._taken = 0  # of the memory budget
         self._users: dict[str, list[ArrivingInstance]] = {}
         self._instances: list[ArrivingInstance] = []
         self._bulk: dict[str, bytes] = {}
@@ -125,13 +126,38 @@ class MetadataParts:
                     "send binary values as bulk data, or several requests",
                 )
         elif self._gathered_bytes + len(self._gathering) + len(data) > self._limits.bulk_bytes_max:
-            # Its instances cannot be stored; what fits is, so the request goes on.
-            self._gathering = None
-            for user in self._users[self._location]:
-                user.result.status = 413
-                user.fail(OUT_OF_RESOURCES)
+            self._let_pass(413)
             return
-        self._gathering += data
+        if self._is_in_budget(len(data)):
+            self._gathering += data
+        elif self._location:
+            self._let_pass(503)
+        else:
+            raise OutOfResourcesError(
+                "the memory budget for what comes in is used up: send again later, with fewer requests at "
+                "once, or raise ingest.memory_bytes_max"
+            )
+
+    def _let_pass(self, status: int) -> None:
+        """There is no room for this part: its instances cannot be stored, and the request goes on."""
+        self._gathering = None
+        for user in self._users[self._location]:
+            if not user.is_over:
+                user.fail(OUT_OF_RESOURCES)
+                user.result.status, user.result.retry = status, status == 503
+        self._is_in_budget(0)
+
+    def _is_in_budget(self, more: int) -> bool:
+        """Have the memory budget know what is held, and ``more``; whether there is so much."""
+        gathering = len(self._gathering) if self._gathering is not None and self._location else 0
+        wanted = self._metadata_bytes + self._gathered_bytes + gathering
+        wanted += more if self._location else 0  # metadata is counted already
+        if wanted < self._taken:
+            self._engine.memory.give_back(self._taken - wanted)
+        elif not self._engine.memory.take_nowait(wanted - self._taken):
+            return False
+        self._taken = wanted
+        return True
 
     async def end(self) -> None:
         """The part is complete."""
@@ -163,6 +189,8 @@ class MetadataParts:
         """Give back what unfinished instances hold."""
         for one in self._instances:
             one.fail(CANNOT_UNDERSTAND)
+        self._engine.memory.give_back(self._taken)
+        self._taken = 0
 
     # ------------------------------------------------------------ metadata
 
