@@ -31,7 +31,7 @@ def configuration(dicomweb: str, **also: Any) -> dict[str, Any]:
         "name": "hounsfield",
         "qidoRoot": dicomweb,
         "wadoRoot": dicomweb,
-        "wadoUriRoot": dicomweb,
+        "wadoUriRoot": dicomweb.removesuffix("/dicom-web") + "/wado",
         "qidoSupportsIncludeField": True,
         "supportsFuzzyMatching": True,
         "supportsWildcard": True,
