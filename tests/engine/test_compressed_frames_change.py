@@ -99,7 +99,7 @@ async def test_every_real_object_comes_back_as_it_was(tmp_path: Path, encoding: 
 async def frames_are_slices_of(engine: Engine, row: InstanceRow, result: StoreResult, data: bytes) -> None:
     uids = result.study_uid, result.series_uid, result.sop_instance_uid
     (instance,) = await engine.instances(*uids)
-    pixels = b"".join([bytes(one) for one in await engine.bulk(instance)])
+    pixels = b"".join([bytes(one) for one in await engine.read(engine.records.bulk, instance.row)])
     assert pixels
     assert pixels in data
     if Layout(row.layout) is Layout.NATIVE:

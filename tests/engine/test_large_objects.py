@@ -79,7 +79,7 @@ async def answers(engine: Engine, one: Instance) -> list[object]:
             out.append(bytes((await engine.frame(one.study_uid, one.series_uid, row.sop_uid, number)).data))
         except (NotFoundError, NotSeparableError) as error:
             out.append(type(error))
-    out.append(b"".join(map(bytes, await engine.bulk(one))))
+    out.append(b"".join(map(bytes, await engine.read(engine.records.bulk, row))))
     header = await engine.header(one)
     return [*out, bytes(header.head), bytes(header.trailer)]
 

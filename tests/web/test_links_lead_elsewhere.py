@@ -59,9 +59,7 @@ async def seen(client: str = PROXY, **lines: str) -> str:
         ({"x_forwarded_host": f"{EVIL}, pacs.example"}, "http://pacs.example"),
         # Two of our own proxies: the outer one knows what the client asked for.
         (
-            {
-                "forwarded": f"host={EVIL}, for=192.0.2.1;host=pacs.example;proto=https, for=10.0.0.8;host=b"
-            },
+            {"forwarded": f"host={EVIL}, for=192.0.2.1;host=pacs.example;proto=https, for=10.0.0.8;host=b"},
             "https://pacs.example",
         ),
         ({"forwarded": 'for="[2001:db8::7]";host=pacs.example'}, "http://pacs.example"),

@@ -244,7 +244,6 @@ class Engine:
         self.dataset_bytes = self._retrieve.dataset_bytes
         self.dataset_bytes_blocking = self._retrieve.dataset_bytes_blocking
         self.is_corrected = self._retrieve.is_corrected
-        self.bulk = self._retrieve.bulk
         self.pixel_places = self._retrieve.pixel_places
         self.memory = self._ingest.budget  # what comes in takes from it, objects or not
         self.read = self._gate.read
