@@ -404,3 +404,38 @@ async def test_after_a_restore_no_old_key_seals_rows(archive: Archive, tmp_path:
     stores.sealer.prepare()
     assert stores.keyring.key_ids("index") == [*epochs, str(len(epochs) + 1)]
     stores.close()
+
+
+def test_who_came_first_speaks_for_a_study_also_after_a_restore(archive: Archive, tmp_path: Path) -> None:
+    """Objects of one study that disagree, received after the backup: their segments are read in any order."""
+
+    async def one(stores: Stores, name: str) -> None:
+        async with open_engine(stores, SMALL, owner="test") as engine:
+            data = ct_slice(study_uid="2.25.1", series_uid="2.25.2", patient_name=name, patient_id=name)
+            await store(engine, data, EXPLICIT)
+
+    def shown(data: Path) -> tuple[str, str]:
+        stores = open_stores(data, archive.key, SMALL)
+        try:
+            with stores.store.snapshot() as snapshot:
+                row = stores.catalog.study(snapshot, "2.25.1")
+        finally:
+            stores.close()
+        assert row is not None
+        return row.attributes[0x00100010], row.attributes[0x00100020]
+
+    archive.backup(segments=True)
+    archive.stores.close()
+    for number in range(8):  # a segment each, with random names
+        stores = open_stores(archive.data, archive.key, SMALL)
+        trio.run(one, stores, f"N{number}")
+        stores.close()
+    assert shown(archive.data) == ("N0", "N0")
+    _restore(archive, tmp_path / "new", segments_from=archive.data)
+    assert shown(tmp_path / "new") == ("N0", "N0")
+
+
+def test_a_backup_into_something_that_is_no_directory_is_refused(archive: Archive) -> None:
+    archive.backups.write_text("a file")
+    with pytest.raises(BackupError, match="no directory"):
+        archive.backup()

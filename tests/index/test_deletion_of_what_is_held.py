@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
@@ -185,3 +186,37 @@ def test_a_patient_is_held_through_a_merge(tmp_path: Path) -> None:
             with stores.store.snapshot() as snapshot:
                 holds = Holds.load(snapshot, stores.journal, catalog, NOW)
             assert one.hold_id in holds.on(row, keys), on
+
+
+@pytest.mark.parametrize("on", [{"study_uid": "2.25.1"}, {"patient_id": "P-0001"}], ids=["study", "patient"])
+def test_what_is_in_quarantine_is_held_too(tmp_path: Path, on: dict[str, str]) -> None:
+    """It is in no study, but says itself of which study and patient it is."""
+
+    def without_uid(data: Dataset) -> None:
+        data.SOPInstanceUID = ""
+
+    async def quarantined(stores: Stores) -> None:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await store(engine, ct_slice(study_uid="2.25.1", change=without_uid), ExplicitVRLittleEndian)
+
+    with stores_in(tmp_path / "data") as stores:
+        trio.run(quarantined, stores)
+        with stores.store.snapshot() as snapshot:
+            (row,) = stores.catalog.quarantined(snapshot)
+        target = Target(quarantined=row.location.record_id)
+        one = hold(stores, **on)
+        with pytest.raises(OnHoldError, match=one.hold_id):
+            stores.deletions.delete(target, now_ns=NOW + 1, **WHY)
+        assert stores.deletions.look(target, now_ns=NOW + 1).holds == (one.hold_id,)
+        release_hold(stores.journal, one.hold_id, by="judge", why="over", now_ns=NOW + 2)
+        assert stores.deletions.delete(target, now_ns=NOW + 3, **WHY).quarantined == 1
+
+
+def test_a_blank_copied_along_holds_all_the_same(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        fill(stores, "2.25.1")
+        for on in ({"study_uid": "2.25.1 "}, {"patient_id": " P-0001\n"}):
+            one = hold(stores, **on)
+            with pytest.raises(OnHoldError, match=one.hold_id):
+                stores.deletions.delete(Target("2.25.1"), now_ns=NOW + 1, **WHY)
+            release_hold(stores.journal, one.hold_id, by="judge", why="over", now_ns=NOW + 2)

@@ -400,3 +400,34 @@ def test_intersections_against_sets(
         assert [int.from_bytes(value, "big") for value in found] == expected
     finally:
         store.close()
+
+
+COPIES = """
+import sys
+from pathlib import Path
+from hounsfield.storage_backends.api import Batch
+from hounsfield.storage_backends.lmdb_store import LmdbLimits, LmdbStore
+from hounsfield.storage_backends.testing import CONFORMANCE_TABLES, POSTINGS
+
+def entries(store):
+    with store.snapshot() as view:
+        return list(view.entries(POSTINGS))
+
+store = LmdbStore(sys.argv[1], CONFORMANCE_TABLES, limits=LmdbLimits(reserve_bytes=0))
+batch = Batch()
+for number in range(5000):
+    for key in (b"one", b"two", b"three%d" % (number % 40)):
+        batch.add(POSTINGS, key, number.to_bytes(POSTINGS.value_bytes, "big"))
+store.commit(batch)
+store.copy_to(Path(sys.argv[2]))
+copy = LmdbStore(sys.argv[2], CONFORMANCE_TABLES, limits=LmdbLimits(reserve_bytes=0))
+assert entries(copy) == entries(store) and len(entries(copy)) == 15000
+print("same")
+"""
+
+
+def test_a_copy_has_long_lists_of_postings(tmp_path: Path) -> None:
+    """Of a hundred studies and more: in a process of its own, which LMDB's compacting copy ends."""
+    command = [sys.executable, "-c", COPIES, str(tmp_path / "index"), str(tmp_path / "copy")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "same\n"), done.stderr

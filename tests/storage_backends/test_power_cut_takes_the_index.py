@@ -287,3 +287,40 @@ def test_an_idle_process_keeps_no_pages_from_the_others(tmp_path: Path) -> None:
     change(store, random.Random(2))
     assert checkpoints._taken  # took one before it committed
     store.close()
+
+
+def test_checkpoints_of_a_file_that_is_gone_are_not_put_into_its_successor(tmp_path: Path) -> None:
+    """``data.mdb`` was removed, or lost, and what other processes knew of it stayed beside it."""
+    chance = random.Random(1)
+    store = opened(tmp_path / "index")
+    for _ in range(40):
+        change(store, chance)
+    store.close()
+    shutil.copy(tmp_path / "index" / "checkpoint-0000", tmp_path / "index" / "checkpoint-0001")
+    (tmp_path / "index" / "data.mdb").rename(tmp_path / "aside")  # its inode is not used again
+    store = opened(tmp_path / "index")
+    change(store, chance)
+    before = digest(store)
+    store.close()
+    assert not lmdb_checkpoints.recover(tmp_path / "index")
+    store = opened(tmp_path / "index")
+    assert digest(store) == before
+    store.close()
+
+
+def test_checkpoints_are_not_put_into_an_older_file(tmp_path: Path) -> None:
+    """As who puts the ``data.mdb`` of a backup in the place of the one that is there."""
+    chance = random.Random(2)
+    store = opened(tmp_path / "index")
+    for _ in range(5):
+        change(store, chance)
+    store.copy_to(tmp_path / "copy")
+    before = digest(store)
+    for _ in range(40):
+        change(store, chance)
+    store.close()
+    (tmp_path / "copy" / "data.mdb").replace(tmp_path / "index" / "data.mdb")
+    assert not lmdb_checkpoints.recover(tmp_path / "index")
+    store = opened(tmp_path / "index")
+    assert digest(store) == before
+    store.close()

@@ -133,7 +133,10 @@ def recover(path: Path) -> bool:
     """
     data = path / DATA_FILE
     slots = sorted(path.glob("checkpoint-*"))
-    if not slots or not data.exists():
+    if not data.exists():
+        _forget(path, slots)  # they are of a file that is gone: never into the one that follows it
+        return False
+    if not slots:
         return False
     newest = max((record for slot in slots for record in _read_slot(slot)), default=None)
     if newest is None:
@@ -144,6 +147,11 @@ def recover(path: Path) -> bool:
         page_bytes = _page_bytes(meta)
         metas = _metas(descriptor, page_bytes)
         if session == session_of(path) and not (path / UNFLUSHED_FILE).exists():
+            return False
+        if metas and max(metas)[0] < transaction:
+            # Flushed with each checkpoint is a meta page at least as new: these are of another file (one that
+            # was put here from a backup), and would make of it a tree of pages that are not there.
+            _forget(path, slots)
             return False
         # Both places: the other one must not look newer, nor hold half of what came later.
         for number, shown in ((transaction & 1, transaction), (~transaction & 1, max(transaction - 1, 0))):
@@ -156,6 +164,13 @@ def recover(path: Path) -> bool:
         os.close(descriptor)
     (path / UNFLUSHED_FILE).unlink(missing_ok=True)
     return not metas or max(metas)[0] != transaction
+
+
+def _forget(path: Path, slots: list[Path]) -> None:
+    for slot in (*slots, path / UNFLUSHED_FILE):
+        slot.unlink(missing_ok=True)
+    if slots:
+        sync_directory(path)
 
 
 def nobody_has_it_open(path: Path) -> bool:

@@ -150,6 +150,8 @@ class Backup:
         """Make the directory ours, or see that it is."""
         if self._target.resolve().is_relative_to(self._data.resolve()):
             raise BackupError(f"{self._target} lies inside the data directory: choose another disk")
+        if self._target.exists() and not self._target.is_dir():
+            raise BackupError(f"{self._target} is no directory: choose another")
         marker = self._target / MARKER
         root = self._keyring.root_id.hex()
         if not marker.exists():

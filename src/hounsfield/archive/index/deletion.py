@@ -127,7 +127,7 @@ class Deletions:
         carried = Carried(self._indexer)
         with self._indexer.store.snapshot() as snapshot:
             found = self._plan(snapshot, Batch(), target, now_ns, carried=carried)
-            return found.report(target, "", self._holds(snapshot, target, now_ns))
+            return found.report(target, "", self._holds(snapshot, target, now_ns, carried))
 
     def delete(self, target: Target, *, reason: str, actor: str, now_ns: int) -> DeletionReport:
         """Delete ``target``: durable, and gone for every reader, when this returns.
@@ -140,7 +140,7 @@ class Deletions:
         made: list[_Found] = []
 
         def plan(snapshot: Snapshot, batch: Batch) -> Event:
-            holds = self._holds(snapshot, target, now_ns)
+            holds = self._holds(snapshot, target, now_ns, carried)
             if holds:
                 raise OnHoldError(holds)
             found = self._plan(snapshot, batch, target, now_ns, carried=carried)
@@ -164,12 +164,20 @@ class Deletions:
 
     # ------------------------------------------------------------ planning
 
-    def _holds(self, snapshot: Snapshot, target: Target, now_ns: int) -> list[str]:
-        """The holds on what ``target`` is a part of."""
-        if not target.study_uid:
-            return []
+    def _holds(self, snapshot: Snapshot, target: Target, now_ns: int, carried: Carried) -> list[str]:
+        """The holds on what ``target`` is a part of; an object in quarantine says itself of what."""
         holds = Holds.load(snapshot, self._journal, self._catalog, now_ns)
-        return holds.on_study(snapshot, self._catalog, target.study_uid)
+        if target.study_uid:
+            return holds.on_study(snapshot, self._catalog, target.study_uid)
+        held = snapshot.get(QUARANTINE, target.quarantined)
+        if held is None:
+            return []
+        row = self._catalog.open_row(QUARANTINE, target.quarantined, held, QuarantineRow)
+        said = carried.row(row.location)
+        if said is None:  # it does not open: nobody can say whose it is
+            return []
+        found = holds.on_object(said.study_uid, self._catalog.patient_key(said.study, said.study_uid))
+        return sorted({*found, *holds.on_study(snapshot, self._catalog, said.study_uid)})
 
     def _plan(
         self, snapshot: Snapshot, batch: Batch, target: Target, now_ns: int, *, carried: Carried

@@ -105,6 +105,10 @@ class Holds:
             found.update(self._patients.get(key, ()))
         return sorted(found)
 
+    def on_object(self, study_uid: str, patient_key: bytes) -> list[str]:
+        """The ids of the holds on an object that is in no study, by the study and patient that it names."""
+        return sorted({*self._studies.get(study_uid, ()), *self._patients.get(patient_key, ())})
+
     def on_study(self, snapshot: Snapshot, catalog: Catalog, study_uid: str) -> list[str]:
         """The ids of the holds on a study, also on those that it, or parts of it, were before corrections."""
         study = catalog.study(snapshot, study_uid)
@@ -133,6 +137,9 @@ def patient_attributes(patient_id: str, issuer: str) -> dict[int, str]:
 
 def add_hold(journal: Journal, hold: Hold) -> Hold:
     """Set a hold; the hold with the id that it got. Raises HoldError for one on nothing or on no one."""
+    # As stored values are read: a blank that was copied along would hold nothing, and say nothing.
+    named = {name: getattr(hold, name).strip(" \0\t\r\n") for name in ("study_uid", "patient_id", "issuer")}
+    hold = Hold.of({**hold.body(), **named})
     if bool(hold.study_uid) == bool(hold.patient_id):
         raise HoldError("a hold is on a study or on a patient: name one of them")
     if not hold.why.strip():
