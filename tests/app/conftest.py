@@ -19,7 +19,7 @@ from hounsfield.archive.app.asking import ask
 HERE = Path(__file__).parent
 
 _LAUNCH = """
-import sys, trio, json
+import os, sys, trio, json
 from hounsfield.archive.app.logs import set_up_logs
 from hounsfield.archive.app.supervisor import Supervisor, ready_line
 from hounsfield.archive.config import load_config
@@ -29,7 +29,8 @@ load = lambda: load_config(None, sys.argv[2:])
 ready = lambda status: print(ready_line(status), end="", flush=True)
 command = (sys.executable, sys.argv[1])
 try:
-    trio.run(Supervisor(load(), reload_config=load, on_ready=ready, worker_command=command).run)
+    limits = json.loads(os.environ.get("SUPERVISOR_LIMITS", "{}"))
+    trio.run(Supervisor(load(), reload_config=load, on_ready=ready, worker_command=command, **limits).run)
 except HounsfieldError as error:
     print(json.dumps({"error": str(error)}), flush=True)
     sys.exit(1)

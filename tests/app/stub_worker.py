@@ -29,6 +29,10 @@ async def build(resources: Resources) -> AsyncIterator[Services]:
     board, worker = resources.board, resources.boot.worker
     if "FAIL" in resources.config.archive.ae_title:
         raise StubError("the stub was told to fail")
+    if (worker == 0 and "LONG" in resources.config.archive.ae_title) or (
+        worker == 1 and "STUCK" in resources.config.archive.ae_title
+    ):
+        await trio.sleep(2)
     stopping = trio.Event()
     idle = trio.Event()
     open_connections = 0

@@ -164,6 +164,26 @@ def test_a_worker_that_cannot_start_ends_the_start_with_its_reason(start_server:
         server.ask("status")
 
 
+def test_a_long_recovery_is_waited_for_and_mentioned(
+    start_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a reindex of millions that was killed: giving up would begin it anew, for ever."""
+    monkeypatch.setenv("SUPERVISOR_LIMITS", '{"ready_seconds_max": 1.5, "recovery_note_seconds": 0.5}')
+    server = start_server("archive.ae_title=LONG")
+    assert "error" not in server.ready
+    assert any("still being opened" in event["event"] for event in server.events())
+    assert server.stop() == 0
+
+
+def test_a_worker_that_is_not_ready_in_time_ends_the_start(
+    start_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPERVISOR_LIMITS", '{"ready_seconds_max": 0.2}')
+    server = start_server("archive.ae_title=STUCK")
+    assert "not every worker was ready" in server.ready["error"]
+    assert server.process.wait(60) == 1
+
+
 def test_an_address_in_use_is_one_clear_error(start_server: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -40,7 +40,8 @@ from hounsfield.archive.errors import ConfigError, ControlError, HounsfieldError
 RESTART_SECONDS_MIN = 0.1
 RESTART_SECONDS_MAX = 10.0  # a worker that cannot start must not fill the disk with logs
 STEADY_SECONDS = 60.0  # a worker that ran this long is restarted at once again
-READY_SECONDS_MAX = 120.0
+READY_SECONDS_MAX = 120.0  # from the moment the archive is open: a worker then only imports and listens
+RECOVERY_NOTE_SECONDS = 60.0  # how often a long recovery is mentioned: it may take hours, and is no failure
 LAST_WORDS_SECONDS = 1.0
 KILL_SECONDS = 5.0  # after a drain's grace or a stop, until SIGKILL
 ANSWER_SECONDS_MAX = 600.0
@@ -70,6 +71,8 @@ class Supervisor:
         on_ready: Callable[[dict[str, Any]], None] | None = None,
         announce: Callable[[str], None] | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
+        ready_seconds_max: float = READY_SECONDS_MAX,
+        recovery_note_seconds: float = RECOVERY_NOTE_SECONDS,
     ) -> None:
         self.config = config
         self.state = State.STARTING
@@ -79,6 +82,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._announce = announce
         self._worker_command = tuple(worker_command)
+        self._ready_seconds_max = ready_seconds_max
+        self._recovery_note_seconds = recovery_note_seconds
         self._log = structlog.get_logger()
         self._recent = RecentPeers()
         self._questions: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
@@ -161,12 +166,20 @@ class Supervisor:
             listener.sock.close()
 
     async def _become_ready(self) -> None:
-        with trio.move_on_after(READY_SECONDS_MAX) as patience:
+        while not self._opened.is_set():
+            with trio.move_on_after(self._recovery_note_seconds) as waited:
+                await self._opened.wait()
+            if waited.cancelled_caught:
+                self._log.warning(
+                    "the archive is still being opened: what its logs hold is put into the index",
+                    seconds=round(time.monotonic() - self._started_at),
+                )
+        with trio.move_on_after(self._ready_seconds_max) as patience:
             await self._all_ready.wait()
         if self.state is not State.STARTING:
             return
         if patience.cancelled_caught:
-            self._failure = f"not every worker was ready after {READY_SECONDS_MAX:.0f} s"
+            self._failure = f"not every worker was ready after {self._ready_seconds_max:.0f} s"
             self._shut_down(State.STOPPED, "stop")
             return
         self.state = State.SERVING
