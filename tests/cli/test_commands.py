@@ -229,6 +229,6 @@ def test_a_fault_of_ours_keeps_its_traceback(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(offline.Archive, "call", broken)
+    monkeypatch.setattr(offline.OpenedArchive, "call", broken)
     with pytest.raises(ZeroDivisionError):
         cli("ls", "--data", archive)
