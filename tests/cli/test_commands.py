@@ -157,6 +157,15 @@ def test_a_failed_reindex_puts_the_old_index_back(
     assert [ae["title"] for ae in cli("ae", "list", "--json", "--data", archive).json()] == ["CT1"]
 
 
+def test_a_reindex_after_one_that_was_killed_leaves_nothing_behind(cli: Any, archive: Path) -> None:
+    cli("ae", "add", "CT1", "192.0.2.1:104", "--data", archive)
+    (archive / "index").rename(archive / "index.aside-20260101-000000")
+    (archive / "index").mkdir(mode=0o700)  # as far as it came
+    assert cli("reindex", "--data", archive, "--keep-old").code == 0
+    assert sorted(path.name for path in archive.glob("index*")) == ["index", "index.old-20260101-000000"]
+    assert [ae["title"] for ae in cli("ae", "list", "--json", "--data", archive).json()] == ["CT1"]
+
+
 def test_export_of_nothing_is_an_error(cli: Any, archive: Path, tmp_path: Path) -> None:
     result = cli("export", "1.2.3", "--to", tmp_path / "out", "--data", archive)
     assert result.code == 1

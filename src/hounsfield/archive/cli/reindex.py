@@ -49,10 +49,14 @@ def command(
 
     config = effective_config(config_file, overrides, data)
     index = Path(config.archive.data).expanduser().absolute() / INDEX
-    aside = index.with_name(f"{INDEX}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+    # One that was killed left the index of before aside, and in its place the beginning of a new one.
+    left = sorted(index.parent.glob(f"{INDEX}.aside-*"))
+    aside = left[0] if left else index.with_name(f"{INDEX}.aside-{time.strftime('%Y%m%d-%H%M%S')}")
 
     def put_aside() -> None:
-        if index.exists():
+        if left:
+            shutil.rmtree(index, ignore_errors=True)
+        elif index.exists():
             index.rename(aside)
 
     try:
@@ -69,7 +73,9 @@ def command(
             shutil.rmtree(index, ignore_errors=True)
             aside.rename(index)
         raise
-    if aside.exists() and not keep_old:
+    if aside.exists() and keep_old:
+        aside.rename(aside.with_name(aside.name.replace(".aside-", ".old-")))
+    elif aside.exists():
         shutil.rmtree(aside)
     if as_json:
         print_json(

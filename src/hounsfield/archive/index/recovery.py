@@ -28,7 +28,8 @@ from hounsfield.archive.index.rows import (
     SegmentRow,
     decode,
 )
-from hounsfield.archive.index.tables import SEGMENT
+from hounsfield.archive.index.tables import META, SEGMENT
+from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import KeyringError, PoisonedError, SealError
 from hounsfield.storage_backends.segments import Damage, DamageReason, ScannedRecord
 
@@ -37,6 +38,7 @@ GROUP_RECORDS = (
     256  # indexed in one transaction: large enough to share its sync, small enough to hold no lock long
 )
 REINDEX_GROUP_RECORDS = 1024  # nobody else waits for the lock then
+_UNSETTLED = b"recovery/unsettled"  # in META while an index is filled anew
 TAIL_RECORDS = 4096  # as many as one group may have where no padding tells groups apart
 
 
@@ -77,7 +79,10 @@ def catch_up(
         known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
     # Before anything is indexed: what was deleted stays out, also of an index restored from a backup.
     announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
-    for segment in indexer.log.segment_ids():
+    segments = indexer.log.segment_ids()
+    if at_start and not known and len(segments) > 1:
+        _note_unsettled(indexer)  # the index was lost: it is filled anew
+    for segment in segments:
         row = known.get(segment)
         if (row is not None and row.closed) or is_being_written(segment):
             continue
@@ -99,6 +104,8 @@ def catch_up(
             continue
         indexer.store.commit(progress_batch({segment: end}, closed=True))
     report.facts = journal.replay(pending)
+    if at_start:
+        _settle(indexer)
     return report
 
 
@@ -129,6 +136,8 @@ def reindex(
     pending = journal.pending(report.saw)
     announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
     segments = indexer.log.segment_ids()
+    if not rescan:  # what records carry is not what they were told to say
+        _note_unsettled(indexer)
     for done, segment in enumerate(segments):
         progress(done, len(segments))
         report.segments += 1
@@ -145,10 +154,27 @@ def reindex(
             continue
         indexer.store.commit(progress_batch({segment: end}, closed=True))
     report.facts = journal.replay(pending)
-    if not rescan:  # what records carry is not what they were told to say
-        settle_order(indexer)
+    _settle(indexer)
     progress(len(segments), len(segments))
     return report
+
+
+def _note_unsettled(indexer: Indexer) -> None:
+    """Note that segments are read in any order, so that also who goes on after a kill settles who speaks."""
+    batch = Batch(uses_reserve=True)
+    batch.put(META, _UNSETTLED, b"1")
+    indexer.store.commit(batch)
+
+
+def _settle(indexer: Indexer) -> None:
+    """Have studies say what the first received of their objects say, where that was noted to be open."""
+    with indexer.store.snapshot() as snapshot:
+        if snapshot.get(META, _UNSETTLED) is None:
+            return
+    settle_order(indexer)
+    batch = Batch(uses_reserve=True)
+    batch.delete(META, _UNSETTLED)
+    indexer.store.commit(batch)
 
 
 def _index_segment(
