@@ -56,6 +56,11 @@ def test_what_is_held_is_not_deleted(cli: Any, stored: tuple[Path, str, str]) ->
     assert cli("hold", "add", *REASON, "--data", archive).code == 2
     first = cli("hold", "add", "--study", study, *REASON, "--json", "--data", archive).json()
     second = cli("hold", "add", "--patient", "P-0001", *REASON, "--json", "--data", archive).json()
+    assert (first["studies"], second["studies"]) == (1, 1)
+    other = cli("hold", "add", "--patient", "P-0001", "--issuer", "ELSEWHERE", *REASON, "--data", archive)
+    assert "on nothing that is here now" in other.err
+    cli("hold", "release", other.err.split()[1], *REASON, "--data", archive)
+    assert "no Study Instance UID" in cli("hold", "add", "--study", "4711/8", *REASON, "--data", archive).err
     ended = cli("hold", "add", "--study", study, *REASON, "--until", "2020-01-01", "--data", archive)
     assert ended.code == 1
     refused = cli("delete", study, "--series", series, *REASON, "--yes", "--data", archive)
@@ -69,7 +74,7 @@ def test_what_is_held_is_not_deleted(cli: Any, stored: tuple[Path, str, str]) ->
     assert second["hold_id"] in cli("delete", study, *REASON, "--yes", "--data", archive).err
     assert cli("hold", "release", second["hold_id"], *REASON, "--data", archive).code == 0
     assert len(cli("hold", "list", "--json", "--data", archive).json()) == 0
-    assert len(cli("hold", "list", "--all", "--json", "--data", archive).json()) == 2
+    assert len(cli("hold", "list", "--all", "--json", "--data", archive).json()) == 3
     assert cli("hold", "list", "--all", "--data", archive).code == 0
     assert cli("delete", study, *REASON, "--yes", "--data", archive).code == 0
 

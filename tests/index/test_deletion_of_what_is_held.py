@@ -212,6 +212,30 @@ def test_what_is_in_quarantine_is_held_too(tmp_path: Path, on: dict[str, str]) -
         assert stores.deletions.delete(target, now_ns=NOW + 3, **WHY).quarantined == 1
 
 
+@pytest.mark.parametrize("same_object", [False, True], ids=["beside", "as a version"])
+def test_an_object_of_a_held_patient_in_the_study_of_another(tmp_path: Path, same_object: bool) -> None:
+    """The first received says whose study it is; what came later is no less evidence."""
+
+    async def both(stores: Stores) -> None:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            for number, patient in enumerate(("FIRST", "HELD")):
+                data = ct_slice(
+                    study_uid="2.25.1", series_uid="2.25.2", patient_id=patient,
+                    sop_uid="2.25.3" if same_object else f"2.25.3{number}",
+                )  # fmt: skip
+                await store(engine, data, ExplicitVRLittleEndian)
+
+    with stores_in(tmp_path / "data") as stores:
+        trio.run(both, stores)
+        one = hold(stores, patient_id="HELD")
+        with pytest.raises(OnHoldError, match=one.hold_id):
+            stores.deletions.delete(Target("2.25.1"), now_ns=NOW + 1, **WHY)
+        assert stores.deletions.look(Target("2.25.1"), now_ns=NOW + 1).holds == (one.hold_id,)
+        release_hold(stores.journal, one.hold_id, by="judge", why="over", now_ns=NOW + 2)
+        hold(stores, patient_id="NOBODY")
+        assert stores.deletions.delete(Target("2.25.1"), now_ns=NOW + 3, **WHY).studies == 1
+
+
 def test_a_blank_copied_along_holds_all_the_same(tmp_path: Path) -> None:
     with stores_in(tmp_path / "data") as stores:
         fill(stores, "2.25.1")

@@ -48,8 +48,9 @@ class Deleting:
         return [hold.body() for hold in await self._engine.deleting.holds(ended=ended)]
 
     async def hold(self, **hold: Any) -> dict[str, Any]:
-        """Set a hold."""
-        return (await self._engine.deleting.hold(**hold)).body()
+        """Set a hold; with the number of studies that it is on now."""
+        held = await self._engine.deleting.hold(**hold)
+        return {**held.body(), "studies": await self._engine.deleting.studies_held(held)}
 
     async def release(self, hold_id: str, by: str, why: str) -> dict[str, Any]:
         """End a hold."""

@@ -69,6 +69,11 @@ def add(
         print_json(hold)
     else:
         remark(f"hold {hold['hold_id']} is in force; `hounsfield hold release {hold['hold_id']}` ends it")
+        if hold["studies"]:
+            remark(f"studies that it is on now: {hold['studies']}")
+        else:
+            what = "the UID" if study else "the id, and the issuer that the archive files it under (--issuer)"
+            remark(f"warning: it is on nothing that is here now; unless that is to come, check {what}")
     return 0
 
 

@@ -14,7 +14,15 @@ from hounsfield.archive.engine.errors import (
 )
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.index.deletion import DeletionReport, Deletions, NothingToDeleteError, Target
-from hounsfield.archive.index.holds import Hold, HoldError, OnHoldError, add_hold, all_holds, release_hold
+from hounsfield.archive.index.holds import (
+    Hold,
+    HoldError,
+    OnHoldError,
+    add_hold,
+    all_holds,
+    release_hold,
+    studies_held,
+)
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.recovery import RecoveryReport
 from hounsfield.storage_backends.api import KeyValueStore
@@ -114,6 +122,14 @@ class Deleting:
             raise RefusedError(str(error)) from error
         finally:
             self._on_commit()
+
+    async def studies_held(self, hold: Hold) -> int:
+        """How many studies that are here now a hold is on."""
+        return await self._gate.read(self._studies_held, hold)
+
+    def _studies_held(self, hold: Hold) -> int:
+        with self._store.snapshot() as snapshot:
+            return studies_held(snapshot, self._deletions.catalog, hold)
 
     async def release(self, hold_id: str, *, by: str, why: str) -> Hold:
         """End a hold. Raises ``RefusedError`` when it is not in force, or without a reason."""

@@ -15,18 +15,18 @@ A deletion is refused when anything of it is on legal hold (:mod:`~hounsfield.ar
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.draft import Removed, StudyDraft
-from hounsfield.archive.index.holds import Holds, OnHoldError
+from hounsfield.archive.index.draft import FLAG_DEMOGRAPHICS, Removed, StudyDraft
+from hounsfield.archive.index.holds import ISSUER_OF_PATIENT_ID, PATIENT_ID, Holds, OnHoldError
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.remaining import Carried
-from hounsfield.archive.index.rows import Event, InstanceRow, QuarantineRow
-from hounsfield.archive.index.tables import QUARANTINE, SPARE, TOMBSTONE
+from hounsfield.archive.index.rows import Event, InstanceRow, Location, QuarantineRow
+from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, SPARE, TOMBSTONE, VERSION
 from hounsfield.archive.index.use import DeadRecords, with_segments
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
 
@@ -34,6 +34,7 @@ FACT_DELETION = "deletion"
 EVENT_DELETED = "instances-deleted"
 EVENT_INSTANCES_MAX = 1000  # of one event: a consumer reads a thousand events at a time into memory
 DELETION_ID_BYTES = 8
+_OTHER_PATIENTS = frozenset(f"{FLAG_DEMOGRAPHICS}:{tag:08X}" for tag in (PATIENT_ID, ISSUER_OF_PATIENT_ID))
 
 
 class NothingToDeleteError(LookupError):
@@ -117,7 +118,7 @@ class Deletions:
 
     def __init__(self, indexer: Indexer, journal: Journal, *, newest_current: bool = False) -> None:
         self._indexer = indexer
-        self._catalog: Catalog = indexer.catalog
+        self.catalog: Catalog = indexer.catalog
         self._journal = journal
         self._newest_current = newest_current
         journal.on_fact(FACT_DELETION, self._apply)
@@ -166,18 +167,39 @@ class Deletions:
 
     def _holds(self, snapshot: Snapshot, target: Target, now_ns: int, carried: Carried) -> list[str]:
         """The holds on what ``target`` is a part of; an object in quarantine says itself of what."""
-        holds = Holds.load(snapshot, self._journal, self._catalog, now_ns)
+        holds = Holds.load(snapshot, self._journal, self.catalog, now_ns)
         if target.study_uid:
-            return holds.on_study(snapshot, self._catalog, target.study_uid)
+            found = set(holds.on_study(snapshot, self.catalog, target.study_uid))
+            if holds.on_patients:
+                for location in self._of_others(snapshot, target.study_uid):
+                    said = carried.row(location)
+                    if said is not None:
+                        patient = self.catalog.patient_key(said.study, said.study_uid)
+                        found.update(holds.on_object("", patient))
+            return sorted(found)
         held = snapshot.get(QUARANTINE, target.quarantined)
         if held is None:
             return []
-        row = self._catalog.open_row(QUARANTINE, target.quarantined, held, QuarantineRow)
+        row = self.catalog.open_row(QUARANTINE, target.quarantined, held, QuarantineRow)
         said = carried.row(row.location)
         if said is None:  # it does not open: nobody can say whose it is
             return []
-        found = holds.on_object(said.study_uid, self._catalog.patient_key(said.study, said.study_uid))
-        return sorted({*found, *holds.on_study(snapshot, self._catalog, said.study_uid)})
+        named = holds.on_object(said.study_uid, self.catalog.patient_key(said.study, said.study_uid))
+        return sorted({*named, *holds.on_study(snapshot, self.catalog, said.study_uid)})
+
+    def _of_others(self, snapshot: Snapshot, study_uid: str) -> Iterator[Location]:
+        """The records of a study that may name another patient than it does: versions, and where objects of
+        the study disagree on the patient, all."""
+        study_id = self.catalog.study_id(study_uid)
+        study = self.catalog.study_by_id(snapshot, study_id)
+        if study is None:
+            return
+        tables = [VERSION]
+        if any(flag in _OTHER_PATIENTS for flag in study.flags):
+            tables.append(INSTANCE)
+        for table in tables:
+            for key, sealed in snapshot.scan(table, prefix=study_id):
+                yield self.catalog.open_row(table, key, sealed, InstanceRow).location
 
     def _plan(
         self, snapshot: Snapshot, batch: Batch, target: Target, now_ns: int, *, carried: Carried
@@ -187,7 +209,7 @@ class Deletions:
         if target.quarantined:
             self._take_quarantined(snapshot, batch, target.quarantined, found, carried)
         else:
-            draft = StudyDraft(self._catalog, snapshot, target.study_uid)
+            draft = StudyDraft(self.catalog, snapshot, target.study_uid)
             if draft.old is None:
                 raise NothingToDeleteError("no such study in this archive")
             self._take(snapshot, batch, (draft, self._removed(draft, target)), found, carried)
@@ -263,7 +285,7 @@ class Deletions:
         held = snapshot.get(QUARANTINE, record_id)
         if held is None:
             raise NothingToDeleteError("no such object in quarantine")
-        row = self._catalog.open_row(QUARANTINE, record_id, held, QuarantineRow)
+        row = self.catalog.open_row(QUARANTINE, record_id, held, QuarantineRow)
         batch.require(QUARANTINE, record_id, held)
         batch.delete(QUARANTINE, record_id)
         found.quarantined = 1
@@ -301,7 +323,7 @@ class Deletions:
             by_instance.setdefault((series_uid, sop_uid), set()).add(record_id)
         carried, found = Carried(self._indexer), _Found()
         if body["study"]:
-            draft = StudyDraft(self._catalog, snapshot, body["study"])
+            draft = StudyDraft(self.catalog, snapshot, body["study"])
             removed = []
             for (series_uid, sop_uid), ids in by_instance.items():
                 one = draft.remove(series_uid, sop_uid, frozenset(ids), newest_current=self._newest_current)

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hounsfield.archive.dicom.attributes import uid_is_usable
 from hounsfield.archive.index.corrections import View
-from hounsfield.archive.index.rows import Event, StudyRow
+from hounsfield.archive.index.rows import Event, PatientRow, StudyRow
+from hounsfield.archive.index.tables import PATIENT
 
 if TYPE_CHECKING:
     from hounsfield.archive.index.catalog import Catalog
@@ -105,6 +107,11 @@ class Holds:
             found.update(self._patients.get(key, ()))
         return sorted(found)
 
+    @property
+    def on_patients(self) -> bool:
+        """Whether there is any on a patient."""
+        return bool(self._patients)
+
     def on_object(self, study_uid: str, patient_key: bytes) -> list[str]:
         """The ids of the holds on an object that is in no study, by the study and patient that it names."""
         return sorted({*self._studies.get(study_uid, ()), *self._patients.get(patient_key, ())})
@@ -142,6 +149,8 @@ def add_hold(journal: Journal, hold: Hold) -> Hold:
     hold = Hold.of({**hold.body(), **named})
     if bool(hold.study_uid) == bool(hold.patient_id):
         raise HoldError("a hold is on a study or on a patient: name one of them")
+    if hold.study_uid and not uid_is_usable(hold.study_uid):
+        raise HoldError("this is no Study Instance UID: digits and dots, at most 64; nothing is held by it")
     if not hold.why.strip():
         raise HoldError("a hold needs a reason")
     if hold.until_ns and hold.until_ns <= hold.since_ns:
@@ -149,6 +158,16 @@ def add_hold(journal: Journal, hold: Hold) -> Hold:
     hold = Hold.of({**hold.body(), "hold_id": secrets.token_hex(HOLD_ID_BYTES)})
     journal.commit_fact(FACT_HOLD, hold.hold_id, hold.body(), hold.since_ns)
     return hold
+
+
+def studies_held(snapshot: Snapshot, catalog: Catalog, hold: Hold) -> int:
+    """How many of the studies that are here now a hold is on; of a patient, those filed under that id and
+    issuer."""
+    if hold.study_uid:
+        return int(catalog.study(snapshot, hold.study_uid) is not None)
+    key = catalog.patient_key(patient_attributes(hold.patient_id, hold.issuer), "")
+    held = snapshot.get(PATIENT, key)
+    return 0 if held is None else catalog.open_row(PATIENT, key, held, PatientRow).studies
 
 
 def release_hold(journal: Journal, hold_id: str, *, by: str, why: str, now_ns: int) -> Hold:
