@@ -72,3 +72,13 @@ def test_what_is_no_row_is_not_taken_for_one(study: object) -> None:
 def test_rows_of_before_have_fewer_fields() -> None:
     data = msgspec.msgpack.encode([1, "1", "2", "3", "4", "5", {1: "a"}, {}, {}, 1, 7, ["dimse"]])
     assert ObjectRows().decode(data) == decode(ObjectRow, data)
+
+
+@pytest.mark.parametrize("at", ["sop_uid", "study", "series"])
+def test_text_that_is_no_utf_8_is_no_row(at: str) -> None:
+    """Whoever reads many rows counts one that is none, and goes on."""
+    text = {"sop_uid": "qqqq", "study": {1: "qqqq"}, "series": {1: "qqqq"}}[at]
+    data = encode(msgspec.structs.replace(a_row({}), **{at: text})).replace(b"qqqq", b"\xff\xfe\xff\xfe")
+    for decoded in (lambda: decode(ObjectRow, data), lambda: ObjectRows().decode(data)):
+        with pytest.raises(msgspec.MsgspecError):
+            decoded()

@@ -61,7 +61,10 @@ class ObjectRows:
 
     def decode(self, data: bytes) -> ObjectRow:
         """The row; ``msgspec.MsgspecError`` when the bytes are not one."""
-        values = list(structs.astuple(_decode(data)))
-        for position, remembered in self._remembered:
-            values[position] = remembered.value(values[position])
+        try:
+            values = list(structs.astuple(_decode(data)))
+            for position, remembered in self._remembered:
+                values[position] = remembered.value(values[position])
+        except UnicodeDecodeError as error:
+            raise msgspec.DecodeError("a row holds text that is not UTF-8") from error
         return ObjectRow(*values)

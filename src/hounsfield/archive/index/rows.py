@@ -345,5 +345,8 @@ def encode(row: msgspec.Struct) -> bytes:
 
 def decode(kind: type[Row], data: bytes | memoryview) -> Row:
     """The row; ``msgspec.DecodeError`` (a ``ValueError``) when the bytes are not one."""
-    row: Row = _decoders[kind].decode(decompress(data) if kind is InstanceRow else data)
+    try:
+        row: Row = _decoders[kind].decode(decompress(data) if kind is InstanceRow else data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError("a row holds text that is not UTF-8") from error
     return row
