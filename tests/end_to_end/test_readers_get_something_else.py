@@ -145,7 +145,7 @@ def curl(archive: ArchiveServer, *words: str) -> bytes:
         ('multipart/related; type="application/octet-stream"; transfer-syntax="*"', True),
         ('multipart/related; type="application/octet-stream"; transfer-syntax=*', True),
         ("multipart/related; type=application/octet-stream; transfer-syntax=*", True),
-        ("multipart/related;type=image/jphc, multipart/related;type=application/octet-stream", True),
+        ("multipart/related;type=application/octet-stream, multipart/related;type=image/jphc", True),
         ("*/*", True),
         ("application/octet-stream", False),
     ],

@@ -189,16 +189,23 @@ async def test_pynetdicom_stores_bits_and_gets_its_window(open_archive: Callable
 
 @pytest.mark.peer("pynetdicom")
 async def test_pynetdicom_is_refused(open_archive: Callable[..., Any]) -> None:
-    def rejected(association: Any) -> tuple[bool, Any]:
-        return association.is_rejected, association.acceptor.primitive.diagnostic
+    def rejected(association: Any) -> tuple[bool, Any] | None:
+        # On a busy machine pynetdicom's reactor now and then sees the end of the connection before the PDU.
+        answer = association.acceptor.primitive
+        return None if answer is None else (association.is_rejected, answer.diagnostic)
 
     policy = ListenerPolicy(calling_titles=frozenset({"PYNETDICOM"}))
     async with open_archive(policy=policy) as archive:
         contexts = [(VERIFICATION, [EXPLICIT])]
-        assert await trio.to_thread.run_sync(
-            lambda: _pynetdicom(archive.port, contexts, rejected, called="OTHER")
-        ) == (True, 7)
-        assert [call.reason for call in archive.observer.calls] == ["called AE title not recognized"]
+        for attempt in range(1, 4):
+            seen = await trio.to_thread.run_sync(
+                lambda: _pynetdicom(archive.port, contexts, rejected, called="OTHER")
+            )
+            reasons = [call.reason for call in archive.observer.calls]
+            assert reasons == ["called AE title not recognized"] * attempt
+            if seen is not None:
+                break
+        assert seen == (True, 7)
 
 
 @pytest.mark.peer("pynetdicom")
