@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from hounsfield.archive.dicom.cuts import FrameError, Layout, frame_bytes, undivided_frame
+from hounsfield.archive.dicom.cuts import FrameError, frame_bytes, undivided_frame
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, Scanned, inflate, scan
 from hounsfield.archive.engine.compressing import pixel_format
@@ -142,7 +142,7 @@ def deflated_frame(header: Header, number: int) -> Buffer:
         raise NotFoundError(f"this instance has {found.frame_count} frames; there is no frame {number}")
     if found.layout.has_frames:
         return frame_bytes(slices[number], found.layout)
-    if found.shape is None or found.layout is not Layout.UNDIVIDED_NATIVE:
+    if found.shape is None:
         raise NotSeparableError("the frames of this instance cannot be told apart; fetch it whole")
     try:
         return undivided_frame(slices[1], found.layout, found.shape, number)

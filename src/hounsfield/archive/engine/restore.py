@@ -38,8 +38,7 @@ from hounsfield.archive.engine.backup import (
 )
 from hounsfield.archive.engine.engine import EngineOptions, Stores
 from hounsfield.archive.index import locations
-from hounsfield.archive.index.recovery import RecoveryReport
-from hounsfield.archive.index.remaining import settle_order
+from hounsfield.archive.index.recovery import RecoveryReport, note_unsettled
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, Location, ObjectRow, SegmentRow, decode
 from hounsfield.archive.index.tables import SCRUB, SEGMENT, USE
 from hounsfield.storage_backends.api import Batch
@@ -241,8 +240,8 @@ def bring_up_to_date(stores: Stores, report: RestoreReport, progress: Progress) 
     missing = _missing(stores)
     report.moved = _find_moved(stores, missing)
     progress("indexing what is newer", 0, 1)
+    note_unsettled(stores.indexer)  # segments come in any order: who was first speaks, as before the loss
     report.recovery = stores.catch_up(at_start=True)
-    settle_order(stores.indexer)  # segments were read in any order: who came first speaks, as before the loss
     if missing:
         left = _missing(stores)
         report.lost = sum(len(rows) for rows in left.values())

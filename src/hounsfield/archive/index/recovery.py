@@ -81,7 +81,7 @@ def catch_up(
     announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
     segments = indexer.log.segment_ids()
     if at_start and not known and len(segments) > 1:
-        _note_unsettled(indexer)  # the index was lost: it is filled anew
+        note_unsettled(indexer)  # the index was lost: it is filled anew
     for segment in segments:
         row = known.get(segment)
         if (row is not None and row.closed) or is_being_written(segment):
@@ -137,7 +137,7 @@ def reindex(
     announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
     segments = indexer.log.segment_ids()
     if not rescan:  # what records carry is not what they were told to say
-        _note_unsettled(indexer)
+        note_unsettled(indexer)
     for done, segment in enumerate(segments):
         progress(done, len(segments))
         report.segments += 1
@@ -159,7 +159,7 @@ def reindex(
     return report
 
 
-def _note_unsettled(indexer: Indexer) -> None:
+def note_unsettled(indexer: Indexer) -> None:
     """Note that segments are read in any order, so that also who goes on after a kill settles who speaks."""
     batch = Batch(uses_reserve=True)
     batch.put(META, _UNSETTLED, b"1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
+from hounsfield.archive.engine.decoding import deflated_frame
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotSeparableError
 from hounsfield.archive.engine.transcoding import transcodable
@@ -24,7 +25,7 @@ from hounsfield.archive.web.conditional import (
     has_conditions,
     is_unchanged,
 )
-from hounsfield.archive.web.deflated import deflated_frame, is_deflated
+from hounsfield.archive.web.deflated import is_deflated
 from hounsfield.archive.web.http import Receive, Scope, Send
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -60,7 +61,7 @@ class Frames:
         """One request. Raises what :mod:`.problems` maps; nothing was sent then."""
         scope["route"] = ROUTE
         study, series, instance, text = path
-        numbers = self._numbers(text)
+        numbers = frame_numbers(text, self._settings.limits.frames_max)
         ranges = accept.ranges_of(*accepted(scope))
         if len(numbers) > 1:
             await self._several(scope, receive, send, (study, series, instance), numbers, ranges)
@@ -194,17 +195,17 @@ class Frames:
         header = await self._engine.header(found)
         return await self._engine.heavy(deflated_frame, header, number)
 
-    def _numbers(self, text: str) -> list[int]:
-        numbers: list[int] = []
-        for part in map(str.strip, text.split(",")):
-            if not (part.isascii() and part.isdigit() and len(part) <= 9) or int(part) == 0:
-                raise WebError(400, "the frame list must be frame numbers from 1, separated by commas")
-            numbers.append(int(part))
-        if len(numbers) > self._settings.limits.frames_max:
-            raise WebError(
-                400, f"more than {self._settings.limits.frames_max} frames in one request; ask for fewer"
-            )
-        return numbers
+
+def frame_numbers(text: str, frames_max: int) -> list[int]:
+    """The frame list of a path: numbers from 1, in the order asked for. ``WebError`` 400 when it is none."""
+    numbers: list[int] = []
+    for part in map(str.strip, text.split(",")):
+        if not (part.isascii() and part.isdigit() and len(part) <= 9) or int(part) == 0:
+            raise WebError(400, "the frame list must be frame numbers from 1, separated by commas")
+        numbers.append(int(part))
+    if len(numbers) > frames_max:
+        raise WebError(400, f"more than {frames_max} frames in one request; ask for fewer")
+    return numbers
 
 
 def accepted(scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:

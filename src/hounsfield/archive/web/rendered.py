@@ -23,7 +23,7 @@ from hounsfield.archive.rendering.presentation import SOP_CLASSES as PRESENTATIO
 from hounsfield.archive.rendering.request import FILMS, JPEG, STILL, Rendering, parse_rendering
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.conditional import Validators, entity_tag, has_conditions, is_unchanged
-from hounsfield.archive.web.frames import accepted
+from hounsfield.archive.web.frames import accepted, frame_numbers
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -224,16 +224,7 @@ class RenderedPictures:
         raise failure
 
     def _numbers(self, text: str) -> tuple[int, ...]:
-        numbers: list[int] = []
-        for part in map(str.strip, text.split(",")):
-            if not (part.isascii() and part.isdigit() and len(part) <= 9) or int(part) == 0:
-                raise WebError(400, "the frame list must be frame numbers from 1, separated by commas")
-            numbers.append(int(part))
-        if len(numbers) > self._settings.limits.frames_max:
-            raise WebError(
-                400, f"more than {self._settings.limits.frames_max} frames in one request; ask for fewer"
-            )
-        return tuple(numbers)
+        return tuple(frame_numbers(text, self._settings.limits.frames_max))
 
 
 def negotiated(ranges: Sequence[accept.MediaRange], *, alone: bool, film: bool) -> _Answer:
