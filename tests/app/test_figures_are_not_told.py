@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
+from hounsfield.archive.app.engine_options import engine_options
+from hounsfield.archive.app.metrics import prometheus_text
 from hounsfield.archive.app.sampling import Sampler
-from hounsfield.archive.app.scoreboard import Scoreboard
+from hounsfield.archive.app.scoreboard import METRICS, Scoreboard
+from hounsfield.archive.config import Config
+from hounsfield.archive.config.sections import Rendered
 from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.rendered import RenderedLimits
 from hounsfield.archive.engine.types import Source
+from hounsfield.archive.rendering.errors import BadParameterError
+from hounsfield.archive.rendering.request import Rendering, Viewport
 from support.archives import ct_slice, stores_in
 
 WATCHED = (
@@ -71,3 +79,57 @@ async def test_compressed_compared_and_prepared(tmp_path: Path) -> None:
         "compression_objects_total.as_received": 0,
     }
     assert 0 < kept < received == 3 * 64 * 64 * 2
+
+
+async def test_pictures_drawn_kept_and_refused(tmp_path: Path) -> None:
+    descriptor, board = Scoreboard.create(1)
+    with stores_in(tmp_path) as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            row = Scoreboard(descriptor, worker=0)
+            sampler = Sampler(row)
+            sampler.add_engine(engine)
+            uids = {name: generate_uid() for name in ("study_uid", "series_uid", "sop_uid")}
+            await store(engine, ct_slice(change=smooth, **uids), ExplicitVRLittleEndian)
+            (one,) = await engine.instances(*uids.values())
+            (subject,) = await engine.rendered.subjects(one)
+            data = await engine.rendered.file(subject, [1], Rendering())
+            for _ in range(2):
+                assert await engine.rendered.file(subject, [1], Rendering()) == data
+            outside = Rendering(viewport=Viewport(8, 8, left=64))
+            with pytest.raises(BadParameterError):
+                await engine.rendered.file(subject, [1], outside)
+            sampler.sample()
+            row.close()
+    told = {metric.key: board.total(metric.key) for metric in METRICS if metric.name.startswith("rendered")}
+    text = prometheus_text(board).decode()
+    board.close()
+    os.close(descriptor)
+    microseconds = told.pop("rendered_work_seconds_total")
+    assert told == {
+        "rendered_files_total.drawn": 1,
+        "rendered_files_total.kept": 2,
+        "rendered_files_total.shared": 0,
+        "rendered_bytes_total": len(data),
+        "rendered_refused_total": 1,
+        "rendered_kept_bytes": len(data),
+    }
+    assert 0 < microseconds < 60e6
+    (line,) = (
+        line for line in text.splitlines() if line.startswith("hounsfield_rendered_work_seconds_total ")
+    )
+    assert float(line.split()[1]) == pytest.approx(microseconds * 1e-6)
+
+
+def test_a_key_for_pictures_reaches_their_limits() -> None:
+    """Every limit of RenderedLimits has a key; memory is the archive's, shared by its workers."""
+    section = Rendered(
+        files_bytes_max=30,
+        descriptions_bytes_max=60,
+        film_frames_max=7,
+        film_bytes_max=9 << 20,
+        at_once_max=5,
+    )
+    limits = engine_options(Config(rendered=section), workers=3).rendered
+    assert limits == RenderedLimits(10, 20, 7, 9 << 20, 5)
+    defaults = engine_options(Config(), workers=2).rendered
+    assert defaults == RenderedLimits()

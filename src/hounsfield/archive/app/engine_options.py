@@ -12,6 +12,7 @@ from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.isolation import IsolationLimits
 from hounsfield.archive.engine.large_objects import LargeLimits
 from hounsfield.archive.engine.prepared_store import PreparedLimits
+from hounsfield.archive.engine.rendered import RenderedLimits
 from hounsfield.archive.engine.scrub import ScrubLimits
 from hounsfield.archive.engine.transcoding import TranscodingLimits
 from hounsfield.storage_backends.lmdb_store import LmdbLimits
@@ -58,6 +59,13 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
         ),
         decoding=DecodingLimits(cache_bytes_max=config.frames.decoded_bytes_max // workers),
         transcoding=TranscodingLimits(cache_bytes_max=config.frames.transcoded_bytes_max // workers),
+        rendered=RenderedLimits(
+            cache_bytes_max=config.rendered.files_bytes_max // workers,
+            descriptions_bytes_max=config.rendered.descriptions_bytes_max // workers,
+            animation_frames_max=config.rendered.film_frames_max,
+            animation_bytes_max=config.rendered.film_bytes_max,
+            at_once_max=config.rendered.at_once_max,
+        ),
         compaction=CompactionLimits(
             dead_fraction=config.compaction.dead_fraction,
             erase_s=config.compaction.erase_days * 86_400,

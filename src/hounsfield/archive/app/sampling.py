@@ -86,8 +86,21 @@ class Sampler:
                 "search_studies_merged_total": engine.gram_merging.merged,
             }
 
+        def rendered() -> dict[str, int]:
+            files, drawing = engine.rendered.figures, engine.rendered.drawing
+            return {
+                "rendered_files_total.drawn": files.made,
+                "rendered_files_total.kept": files.found,
+                "rendered_files_total.shared": files.shared,
+                "rendered_bytes_total": drawing.bytes_drawn,
+                "rendered_work_seconds_total": drawing.work_us,
+                "rendered_refused_total": drawing.refused,
+                "rendered_kept_bytes": files.bytes_held,
+            }
+
         self.add(figures)
         self.add(content)
+        self.add(rendered)
         self.add(deletion_figures)
         self.add(scrub)
 

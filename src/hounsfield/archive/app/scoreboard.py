@@ -183,6 +183,28 @@ METRICS: tuple[Metric, ...] = (
         "prepared",
         "built",
     ),
+    *_by(
+        "rendered_files_total",
+        Kind.COUNTER,
+        "Pictures and films given: drawn, kept from before, or drawn for another at that moment",
+        "way",
+        "drawn",
+        "kept",
+        "shared",
+    ),
+    Metric("rendered_bytes_total", Kind.COUNTER, "Bytes of the pictures and films that were drawn"),
+    Metric(
+        "rendered_work_seconds_total",
+        Kind.COUNTER,
+        "CPU time of drawing them, without decoding",
+        (),
+        (),
+        _MICRO,
+    ),
+    Metric(
+        "rendered_refused_total", Kind.COUNTER, "Requests for pictures of what cannot be shown, or not so"
+    ),
+    Metric("rendered_kept_bytes", Kind.GAUGE, "Bytes of pictures and films kept in memory"),
     Metric("search_studies_merged_total", Kind.COUNTER, "Studies merged into the search index"),
 )
 

@@ -135,6 +135,14 @@ class Frames(Section, frozen=True):
     frame_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=8 * GIB)] = 128 * MIB
 
 
+class Rendered(Section, frozen=True):
+    files_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 128 * MIB
+    descriptions_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 96 * MIB
+    film_frames_max: Count = 1024
+    film_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = 256 * MIB
+    at_once_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+
+
 class Compaction(Section, frozen=True):
     dead_fraction: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.25
     erase_days: Annotated[float, msgspec.Meta(ge=0, le=3650)] = 30.0
@@ -173,6 +181,7 @@ class Config(Section, frozen=True):
     storage: Storage = Storage()
     scrub: Scrub = Scrub()
     frames: Frames = Frames()
+    rendered: Rendered = Rendered()
     compaction: Compaction = Compaction()
     logs: Logs = Logs()
     metrics: Metrics = Metrics()

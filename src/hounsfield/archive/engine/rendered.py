@@ -7,6 +7,7 @@ record, the corrections in force, the presentation state, and everything the req
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,12 +19,25 @@ from hounsfield.archive.engine.foreign_profiles import converted
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Header, Instance, Overlay
 from hounsfield.archive.rendering.elements import Elements
-from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError
+from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError, RenderingError
 from hounsfield.archive.rendering.image import Image
 from hounsfield.archive.rendering.pipeline import Cells, file_of
 from hounsfield.archive.rendering.presentation import SOP_CLASSES, PresentationState
 from hounsfield.archive.rendering.request import Rendering
+from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.registry import lookup
+
+
+@dataclass(slots=True)
+class DrawingFigures:
+    """Files that were drawn: their bytes, and the CPU time it took without decoding; requests refused.
+
+    Refused is what has no pixels, or pixels that are not shown, or a wish that the object cannot follow.
+    """
+
+    bytes_drawn: int = 0
+    work_us: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +97,7 @@ class Rendered:
             self.limits.descriptions_bytes_max, lambda one: one[0].bytes_held
         )
         self.figures = self._files.figures
+        self.drawing = DrawingFigures()
 
     # ------------------------------------------------------------ what is shown
 
@@ -92,6 +107,13 @@ class Rendered:
         ``NoImageError`` or ``NotRenderableError`` when that is nothing, ``NotFoundError`` when the images are
         not here.
         """
+        try:
+            return await self._subjects(instance)
+        except (RenderingError, CodecError):
+            self.drawing.refused += 1
+            raise
+
+    async def _subjects(self, instance: Instance) -> list[Subject]:
         if instance.row.sop_class_uid not in SOP_CLASSES:
             image = await self._image(instance)
             return [Subject(instance, image, tuple(range(1, image.frames + 1)))]
@@ -137,7 +159,11 @@ class Rendered:
                 f"this instance has {subject.image.frames} frames; there is none of that number"
             )
         key = (subject.key, tuple(numbers), asked)
-        return await self._files.get(key, lambda: self._draw(subject, numbers, asked))
+        try:
+            return await self._files.get(key, lambda: self._draw(subject, numbers, asked))
+        except (RenderingError, CodecError):
+            self.drawing.refused += 1
+            raise
 
     async def _draw(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> bytes:
         image, limits = subject.image, self.limits
@@ -153,13 +179,18 @@ class Rendered:
             decoded = await self._decoded(subject.instance, number)
             frames.append((number, Cells(decoded.pixels, decoded.photometric, native)))
 
-        def draw() -> bytes:
+        def draw() -> tuple[bytes, float]:
+            began = time.thread_time()
             state = None
             if subject.state is not None:
                 state = subject.state.of_image(subject.instance.row.sop_uid, numbers[0])
-            return file_of(image, frames, asked, state, converted)
+            data = file_of(image, frames, asked, state, converted)
+            return data, time.thread_time() - began
 
-        return await trio.to_thread.run_sync(draw, limiter=self._limiter())
+        data, seconds = await trio.to_thread.run_sync(draw, limiter=self._limiter())
+        self.drawing.bytes_drawn += len(data)
+        self.drawing.work_us += round(seconds * 1e6)
+        return data
 
     def _limiter(self) -> trio.CapacityLimiter:
         if self._threads is None:
