@@ -25,6 +25,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from hounsfield.archive.web.http import Scope
+from hounsfield.archive.web.problems import WebError
+from hounsfield.archive.web.urls import headers, parameters
 from hounsfield.codecs.registry import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -61,10 +64,11 @@ _PARAMETER: Final = re.compile(
 )
 
 
-class AcceptError(ValueError):
-    """An Accept header or parameter that cannot be read."""
+class AcceptError(WebError):
+    """An Accept header or parameter that cannot be read: 400."""
 
-    retry = False
+    def __init__(self, detail: str) -> None:
+        super().__init__(400, detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,15 @@ def _range(media_type: str, parameters: dict[str, str]) -> MediaRange:
     except ValueError:
         quality = 1.0
     return MediaRange(media_type, part_type.strip().lower(), parameters.get("transfer-syntax", ""), quality)
+
+
+def accepted(scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The Accept headers and ``accept`` parameters of a request."""
+    query = scope["query_string"]
+    given: tuple[str, ...] = ()
+    if b"ccept" in query:
+        given = tuple(value for name, value in parameters(scope) if name.lower() == "accept")
+    return tuple(headers(scope, b"accept")), given
 
 
 ANYTHING: Final = (MediaRange("*/*", "", "", 1.0),)

@@ -24,7 +24,7 @@ from hounsfield.archive.web.accept import Delivery, MediaRange
 from hounsfield.archive.web.conditional import is_unchanged
 from hounsfield.archive.web.deflated import deflated_pixels, is_deflated
 from hounsfield.archive.web.files import validators_of, validators_of_all
-from hounsfield.archive.web.frames import accepted, not_acceptable
+from hounsfield.archive.web.frames import not_acceptable
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -71,7 +71,7 @@ class Bulkdata:
         """The value that a BulkDataURI names."""
         if path.upper() in _PIXEL_PATHS:
             return await self.pixels(scope, study_uid, series_uid, sop_uid)
-        ranges = accept.ranges_of(*accepted(scope))
+        ranges = accept.ranges_of(*accept.accepted(scope))
         (one,) = await self._engine.instances(study_uid, series_uid, sop_uid)
         found = await self._engine.read(self._find, one, path)
         if found is None:
@@ -94,7 +94,7 @@ class Bulkdata:
 
         ``NotFoundError`` when none has; 406 when that of one of them cannot be given as asked.
         """
-        ranges = accept.ranges_of(*accepted(scope))
+        ranges = accept.ranges_of(*accept.accepted(scope))
         found = [
             one
             for one in await self._engine.instances(study_uid, series_uid, sop_uid)

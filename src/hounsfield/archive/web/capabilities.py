@@ -12,8 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.archive.dicom.xml import quoted
-from hounsfield.archive.web.accept import JSON, ranges_of
-from hounsfield.archive.web.frames import accepted
+from hounsfield.archive.web.accept import JSON, accepted, ranges_of
 from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.openapi import RETRIEVE_CAPABILITIES, document
 from hounsfield.archive.web.problems import WebError

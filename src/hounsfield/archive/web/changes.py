@@ -20,8 +20,7 @@ import trio
 from hounsfield.archive.engine.changes import Change, ChangePage, Cursor
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import OutOfResourcesError
-from hounsfield.archive.web.accept import JSON, ranges_of
-from hounsfield.archive.web.frames import accepted
+from hounsfield.archive.web.accept import JSON, accepted, ranges_of
 from hounsfield.archive.web.http import AsgiApp, Receive, Scope, Send
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.problems import Header, WebError

@@ -12,8 +12,7 @@ from hounsfield.archive.dicom.json import Model
 from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.web import accept
-from hounsfield.archive.web.accept import ranges_of
-from hounsfield.archive.web.frames import accepted
+from hounsfield.archive.web.accept import accepted, ranges_of
 from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
 from hounsfield.archive.web.problems import Header, WebError

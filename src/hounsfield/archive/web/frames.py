@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from hounsfield.archive.engine.decoding import deflated_frame
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotSeparableError
 from hounsfield.archive.engine.transcoding import transcodable
@@ -25,14 +24,13 @@ from hounsfield.archive.web.conditional import (
     has_conditions,
     is_unchanged,
 )
-from hounsfield.archive.web.deflated import is_deflated
 from hounsfield.archive.web.http import Receive, Scope, Send
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
 from hounsfield.archive.web.pixels import content_type, is_big_endian, little_endian, multipart_type
 from hounsfield.archive.web.problems import WebError
 from hounsfield.archive.web.responses import StreamResponse, begun, unchanged
-from hounsfield.archive.web.urls import base_url, headers, instance_url, parameters
+from hounsfield.archive.web.urls import base_url, instance_url
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
@@ -62,7 +60,7 @@ class Frames:
         scope["route"] = ROUTE
         study, series, instance, text = path
         numbers = frame_numbers(text, self._settings.limits.frames_max)
-        ranges = accept.ranges_of(*accepted(scope))
+        ranges = accept.ranges_of(*accept.accepted(scope))
         if len(numbers) > 1:
             await self._several(scope, receive, send, (study, series, instance), numbers, ranges)
             return
@@ -131,7 +129,7 @@ class Frames:
         (found,) = await self._engine.instances(*path)
         uid = found.row.transfer_syntax_uid
         # The highest number exists, so all do: what is wrong is said before the answer begins.
-        await self._frame(found, max(numbers))
+        await self._engine.decoding.frame(found, max(numbers))
         delivery = accept.for_frames(ranges, uid, transcodable, alone=False)
         if delivery is None:
             if accept.for_frames(ranges, uid, transcodable, alone=True) is not None:
@@ -174,26 +172,15 @@ class Frames:
         try:
             return self._engine.frame_nowait(*where, number)
         except NotSeparableError:
-            return None  # unless it is deflated: `_frame` looks
+            return None  # unless it is deflated: `_data` looks inside
 
     async def _data(self, found: Instance, number: int, delivery: Delivery) -> Buffer:
         """A frame as it is to leave."""
         uid = found.row.transfer_syntax_uid
         if not accept.is_as_stored(delivery, uid):
             return await self._engine.transcoded_frame(found, number, delivery.transfer_syntax)
-        data = await self._frame(found, number)
+        data = await self._engine.decoding.frame(found, number)
         return await little_endian(self._engine, found, data) if is_big_endian(uid) else data
-
-    async def _frame(self, found: Instance, number: int) -> Buffer:
-        """A frame as it is stored; of a deflated object too."""
-        try:
-            where = (found.study_uid, found.series_uid, found.row.sop_uid)
-            return (await self._engine.frame(*where, number)).data
-        except NotSeparableError:
-            if not is_deflated(found.row.transfer_syntax_uid):
-                raise
-        header = await self._engine.header(found)
-        return await self._engine.heavy(deflated_frame, header, number)
 
 
 def frame_numbers(text: str, frames_max: int) -> list[int]:
@@ -206,15 +193,6 @@ def frame_numbers(text: str, frames_max: int) -> list[int]:
     if len(numbers) > frames_max:
         raise WebError(400, f"more than {frames_max} frames in one request; ask for fewer")
     return numbers
-
-
-def accepted(scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The Accept headers and ``accept`` parameters of a request."""
-    query = scope["query_string"]
-    given: tuple[str, ...] = ()
-    if b"ccept" in query:
-        given = tuple(value for name, value in parameters(scope) if name.lower() == "accept")
-    return tuple(headers(scope, b"accept")), given
 
 
 def not_acceptable(transfer_syntax_uid: str) -> WebError:

@@ -15,7 +15,6 @@ from hounsfield.archive.web import accept
 from hounsfield.archive.web.archive_zip import FILES_MAX, Zips
 from hounsfield.archive.web.conditional import is_unchanged
 from hounsfield.archive.web.files import Files, given_as, part_type, validators_of, validators_of_all
-from hounsfield.archive.web.frames import accepted
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -38,7 +37,7 @@ class Instances:
         self, scope: Scope, study_uid: str, series_uid: str | None = None, sop_uid: str | None = None
     ) -> AsgiApp:
         """The objects of a study, a series, or one. Raises what :mod:`.problems` maps."""
-        ranges = accept.ranges_of(*accepted(scope))
+        ranges = accept.ranges_of(*accept.accepted(scope))
         found = await self._engine.instances(study_uid, series_uid, sop_uid)
         syntaxes = sorted({one.row.transfer_syntax_uid for one in found})
         delivery = accept.for_instances(ranges, syntaxes, transcodable, alone=len(found) == 1)

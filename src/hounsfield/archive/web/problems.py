@@ -30,7 +30,6 @@ from hounsfield.archive.engine.errors import (
     StorageFailedError,
 )
 from hounsfield.archive.rendering.errors import BadParameterError, NoImageError, RenderingError
-from hounsfield.archive.web.accept import AcceptError
 from hounsfield.archive.web.multipart import MultipartError
 from hounsfield.codecs.errors import CodecError
 
@@ -79,7 +78,6 @@ TABLE: Final[dict[type[Exception], Row]] = {
     NotTranscodableError: Row(406, _PROCESSING_FAILURE),
     ClosedError: Row(503, _OUT_OF_RESOURCES),
     QueryError: Row(400, _CANNOT_UNDERSTAND),
-    AcceptError: Row(400, _CANNOT_UNDERSTAND),
     MultipartError: Row(400, _CANNOT_UNDERSTAND),
     Part10Error: Row(400, _CANNOT_UNDERSTAND),
     CodecError: Row(406, _PROCESSING_FAILURE),

@@ -23,7 +23,7 @@ from hounsfield.archive.rendering.presentation import SOP_CLASSES as PRESENTATIO
 from hounsfield.archive.rendering.request import FILMS, JPEG, STILL, Rendering, parse_rendering
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.conditional import Validators, entity_tag, has_conditions, is_unchanged
-from hounsfield.archive.web.frames import accepted, frame_numbers
+from hounsfield.archive.web.frames import frame_numbers
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -75,7 +75,7 @@ class RenderedPictures:
         frames: str | None = None,
     ) -> AsgiApp:
         """The pictures of a study, a series, an instance, or of some of its frames."""
-        ranges = accept.ranges_of(*accepted(scope))
+        ranges = accept.ranges_of(*accept.accepted(scope))
         if sop_uid is None or series_uid is None:
             return await self._many(scope, study_uid, series_uid, ranges)
         (one,) = await self._engine.instances(study_uid, series_uid, sop_uid)
@@ -195,7 +195,7 @@ class RenderedPictures:
         frames: str | None = None,
     ) -> AsgiApp:
         """One small picture that stands for a study, a series, an instance or a frame."""
-        answer = negotiated(accept.ranges_of(*accepted(scope)), alone=True, film=False)
+        answer = negotiated(accept.ranges_of(*accept.accepted(scope)), alone=True, film=False)
         asked, _ = parse_rendering(parameters(scope), answer.media_type, thumbnail=True)
         if sop_uid is not None and series_uid is not None:
             candidates = await self._engine.instances(study_uid, series_uid, sop_uid)
