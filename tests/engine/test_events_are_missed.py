@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import trio
 import trio.testing
@@ -10,11 +11,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.gate import Gate
-from hounsfield.archive.engine.stable import EVENT_STABLE, StableStudies
+from hounsfield.archive.engine.quiet import QuietStudies
+from hounsfield.archive.engine.stable import EVENT_STABLE, announcing_stable_studies
 from hounsfield.archive.index import leases
 from hounsfield.archive.index.indexing import EVENT_CONFLICT, EVENT_QUARANTINED, EVENT_STORED
 from hounsfield.archive.index.rows import Event
-from hounsfield.storage_backends.api import Batch
+from hounsfield.storage_backends.api import Batch, KeyValueStore
+from hounsfield.storage_backends.errors import StoreFullError
 from support.archives import ct_slice, store, stores_in
 
 _S = 1_000_000_000
@@ -79,8 +82,9 @@ def test_a_lease_is_one_owners_until_it_runs_out(tmp_path: Path) -> None:
         assert hold(stores.store, "work", "a", 21 * _S, 10 * _S)
 
 
-def stable(stores: Stores, owner: str) -> StableStudies:
-    return StableStudies(stores.store, stores.journal, stores.sealer, Gate(), owner=owner, quiet_s=60.0)
+def stable(stores: Stores, owner: str, store: KeyValueStore | None = None) -> QuietStudies:
+    consumer = announcing_stable_studies(60.0)
+    return QuietStudies(store or stores.store, stores.journal, stores.sealer, Gate(), consumer, owner=owner)
 
 
 def announced(stores: Stores) -> list[str]:
@@ -94,24 +98,24 @@ async def test_a_quiet_study_is_announced_once_and_a_busy_one_is_not(tmp_path: P
             await store(engine, ct_slice(study_uid="2.25.1"), ExplicitVRLittleEndian)
             await store(engine, ct_slice(study_uid="2.25.2"), ExplicitVRLittleEndian)
         watcher = stable(stores, "one")
-        watcher._step(100.0)
-        watcher._step(159.0)
+        await watcher.step(100.0)
+        await watcher.step(159.0)
         assert announced(stores) == []
         async with open_engine(stores, EngineOptions(study_stable_s=1e6), owner="one") as engine:
             await store(engine, ct_slice(study_uid="2.25.2"), ExplicitVRLittleEndian)
         watcher = _continued(watcher, stores)
-        watcher._step(160.0)
+        await watcher.step(160.0)
         assert announced(stores) == ["2.25.1"]
         with stores.store.snapshot() as snapshot:
             # The first event of the study that is still open is yet to come for a successor.
             assert stores.journal.cursor(snapshot, "study-stable") == 1
-        watcher._step(400.0)
+        await watcher.step(400.0)
         assert announced(stores) == ["2.25.1", "2.25.2"]
-        watcher._step(900.0)
+        await watcher.step(900.0)
         assert announced(stores) == ["2.25.1", "2.25.2"]
 
 
-def _continued(watcher: StableStudies, stores: Stores) -> StableStudies:
+def _continued(watcher: QuietStudies, stores: Stores) -> QuietStudies:
     """The lease may have been given up by the engine that stored: take it again, keep the memory."""
     leases.give_up(stores.store, "study-stable", "one")
     return watcher
@@ -122,13 +126,44 @@ async def test_a_successor_takes_over_with_nothing_lost(tmp_path: Path) -> None:
         async with open_engine(stores, EngineOptions(study_stable_s=1e6), owner="test") as engine:
             await store(engine, ct_slice(study_uid="2.25.1"), ExplicitVRLittleEndian)
         first, second = stable(stores, "one"), stable(stores, "two")
-        first._step(0.0)
-        second._step(0.0)
-        second._step(1000.0)
+        await first.step(0.0)
+        await second.step(0.0)
+        await second.step(1000.0)
         assert announced(stores) == []  # one holds the lease
         leases.give_up(stores.store, "study-stable", "one")
-        second._step(1001.0)
-        second._step(1100.0)
+        await second.step(1001.0)
+        await second.step(1100.0)
+        assert announced(stores) == ["2.25.1"]
+
+
+class FullStore:
+    """A store with no room: nothing but what uses the reserve is committed."""
+
+    def __init__(self, store: KeyValueStore) -> None:
+        self._store = store
+        self.full = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, batch: Batch) -> None:
+        if self.full and not batch.uses_reserve:
+            raise StoreFullError("no room")
+        self._store.commit(batch)
+
+
+async def test_what_cannot_be_announced_for_want_of_room_is_when_there_is(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(study_stable_s=1e6), owner="test") as engine:
+            await store(engine, ct_slice(study_uid="2.25.1"), ExplicitVRLittleEndian)
+        full = FullStore(stores.store)
+        watcher = stable(stores, "one", full)  # type: ignore[arg-type]
+        await watcher.step(0.0)
+        await watcher.step(100.0)
+        assert announced(stores) == []
+        full.full = False
+        await watcher.step(101.0)
+        await watcher.step(102.0)
         assert announced(stores) == ["2.25.1"]
 
 

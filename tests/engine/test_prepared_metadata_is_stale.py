@@ -26,7 +26,8 @@ from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.gzip_pieces import GzipJoin, gzip_length, pack, unpack
 from hounsfield.archive.engine.prepared import Answer
 from hounsfield.archive.engine.prepared_store import BODY, DROPPED, HEAD, MEMBERS, PreparedLimits
-from hounsfield.archive.engine.quiet import QuietStudies
+from hounsfield.archive.engine.quiet import Consumer, QuietStudies
+from hounsfield.archive.engine.stable import EVENT_STABLE
 from hounsfield.archive.index import leases
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.deletion import Target
@@ -477,15 +478,8 @@ async def test_entity_tags(tmp_path: Path) -> None:
 
 def watcher(engine: Engine, owner: str) -> QuietStudies:
     stores = engine.stores
-    return QuietStudies(
-        stores.store,
-        stores.journal,
-        Gate(),
-        name="watch",
-        owner=owner,
-        quiet_s=10.0,
-        act=engine.metadata.prepare,
-    )
+    consumer = Consumer("watch", 10.0, heeds=lambda kind: kind != EVENT_STABLE, act=engine.metadata.prepare)
+    return QuietStudies(stores.store, stores.journal, stores.sealer, Gate(), consumer, owner=owner)
 
 
 async def test_what_is_quiet_is_prepared_and_what_is_busy_is_not(tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ from hounsfield.archive.engine.isolation import Isolation, IsolationLimits
 from hounsfield.archive.engine.prepared import PreparedMetadata
 from hounsfield.archive.engine.prepared_build import Blocking
 from hounsfield.archive.engine.prepared_store import PreparedLimits, PreparedStore, open_cache
-from hounsfield.archive.engine.quiet import QuietStudies
+from hounsfield.archive.engine.quiet import Consumer, QuietStudies
 from hounsfield.archive.engine.rendered import Rendered, RenderedLimits
 from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
 from hounsfield.archive.engine.search import Search
-from hounsfield.archive.engine.stable import StableStudies
+from hounsfield.archive.engine.stable import EVENT_STABLE, announcing_stable_studies
 from hounsfield.archive.engine.transcoding import Transcoding, TranscodingLimits
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
 from hounsfield.archive.engine.undisturbed import UndisturbedRecords
@@ -191,6 +191,7 @@ class Engine:
             header=self._retrieve.header_blocking,
             read=self._gate.read,
             decoded=self.decoding.decoded,
+            frame=self.decoding.frame,
             limits=options.rendered,
         )
         cache = PreparedStore(stores.derived, stores.keyring, options.metadata)
@@ -203,24 +204,20 @@ class Engine:
             limits=options.metadata,
         )
         self.metadata = PreparedMetadata(blocking, cache, self._gate, options.metadata)
-        self._quiet = QuietStudies(
-            stores.store,
-            stores.journal,
-            self._gate,
-            name="metadata",
-            owner=owner,
-            quiet_s=options.metadata.quiet_s,
-            act=self.metadata.prepare,
+        consumers = (
+            announcing_stable_studies(options.study_stable_s),
+            Consumer(
+                "metadata",
+                options.metadata.quiet_s,
+                heeds=lambda kind: kind != EVENT_STABLE,
+                act=self.metadata.prepare,
+            ),
         )
+        self._quiet = [
+            QuietStudies(stores.store, stores.journal, stores.sealer, self._gate, consumer, owner=owner)
+            for consumer in consumers
+        ]
         self.gram_merging = GramMerging(stores.store, stores.merger, self._gate, owner=owner)
-        self._stable = StableStudies(
-            stores.store,
-            stores.journal,
-            stores.sealer,
-            self._gate,
-            owner=owner,
-            quiet_s=options.study_stable_s,
-        )
         self.scrub = Scrub.of(stores, self._gate, options.scrub, owner=owner)
         self._on_commit = on_commit
         self.deleting = Deleting(
@@ -276,11 +273,11 @@ class Engine:
         return number
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit what comes in, and announce stable studies, until :meth:`close`."""
+        """Commit what comes in, and do what is to be done beside it, until :meth:`close`."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.metadata.run)
-            nursery.start_soon(self._quiet.run)
-            nursery.start_soon(self._stable.run)
+            for quiet in self._quiet:
+                nursery.start_soon(quiet.run)
             nursery.start_soon(self.compaction.run)
             nursery.start_soon(self.gram_merging.run)
             nursery.start_soon(self.scrub.run)

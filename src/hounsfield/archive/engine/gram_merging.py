@@ -8,24 +8,21 @@ it competes with those who store for the index's one writer and for the interpre
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 
 import trio
 
 from hounsfield.archive.engine.gate import Gate
-from hounsfield.archive.index import leases
+from hounsfield.archive.engine.leadership import Leadership
 from hounsfield.archive.index.merging import Merger
 from hounsfield.storage_backends.api import KeyValueStore
 from hounsfield.storage_backends.errors import PreconditionError, StorageError
 
 LEASE = "gram-merging"
 LEASE_S = 10.0
-RENEW_S = 3.0
 PAUSE_S = 2.0  # between rounds: studies gather meanwhile, and share the blocks that change
 REST_RATIO = 2.0  # rest this many times as long as the step before took
 REST_S_MAX = 0.2
-_NS = 1_000_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -34,21 +31,18 @@ class GramMerging:
     """Runs in every worker; the lease lets one of them work."""
 
     def __init__(self, store: KeyValueStore, merger: Merger, gate: Gate, *, owner: str) -> None:
-        self._store = store
         self._merger = merger
         self._gate = gate
-        self._owner = owner
-        self._leading = False
-        self._renewed = -RENEW_S
+        self._leadership = Leadership(store, gate, LEASE, owner=owner, lease_s=LEASE_S)
         self.merged = 0
 
     async def run(self) -> None:
         """Work until cancelled. Fresh studies are found also when they cannot be merged."""
         failing = False
-        try:
+        async with self._leadership:
             while True:
                 try:
-                    if await self._lead():
+                    if await self._leadership.lead():
                         await self._round()
                     failing = False
                 except PreconditionError:
@@ -58,10 +52,6 @@ class GramMerging:
                         _log.warning("fresh studies are not merged now, searches take longer: %s", error)
                     failing = True
                 await trio.sleep(PAUSE_S)
-        finally:
-            if self._leading:
-                with trio.CancelScope(shield=True):
-                    await self._gate.read(leases.give_up, self._store, LEASE, self._owner)
 
     async def _round(self) -> None:
         steps = self._merger.round()
@@ -72,16 +62,8 @@ class GramMerging:
                 return
             self.merged += done
             await trio.sleep(min(REST_S_MAX, (trio.current_time() - began) * REST_RATIO))
-            if not await self._lead():
+            if not await self._leadership.lead():
                 return
-
-    async def _lead(self) -> bool:
-        if trio.current_time() - self._renewed >= RENEW_S or not self._leading:
-            self._renewed = trio.current_time()
-            self._leading = await self._gate.read(
-                leases.hold, self._store, LEASE, self._owner, time.time_ns(), int(LEASE_S * _NS)
-            )
-        return self._leading
 
 
 def _next_step(steps: Iterator[int]) -> int | None:

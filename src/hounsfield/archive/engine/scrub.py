@@ -1,7 +1,7 @@
 """The scrub: leader work that reads everything stored again, slowly, and says what does not open.
 
-Run in every worker; a lease lets one of them work (as :mod:`~hounsfield.archive.engine.stable`). What it does
-is in :mod:`~hounsfield.archive.index.scrubbing`; here is when, and how fast: each segment again after
+Run in every worker; a lease lets one of them work (:mod:`~hounsfield.archive.engine.leadership`). What it
+does is in :mod:`~hounsfield.archive.index.scrubbing`; here is when, and how fast: each segment again after
 ``interval_s``, no more than ``bytes_per_second``, past the page cache so that viewers keep what they are
 reading in memory.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from hounsfield.archive.engine.gate import Gate
-from hounsfield.archive.index import leases
+from hounsfield.archive.engine.leadership import RENEW_S, Leadership
 from hounsfield.archive.index.repairing import SegmentCopies
 from hounsfield.archive.index.scrubbing import Scrubber, ScrubFigures
 from hounsfield.archive.index.suspects import RequestRow, ScrubRow, SuspectRow
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 LEASE = "scrub"
 LEASE_S = 10.0
-RENEW_S = 3.0
 POLL_S = 5.0  # between two looks whether something is due; a request waits so long
 DUE_S = 300.0  # between two looks at what is due when nobody asks: all segments are listed for it
 STEP_BYTES = 8 << 20  # verified at a time: milliseconds of a thread, and no longer than a lease
@@ -74,13 +73,10 @@ class Scrub:
         resting: BlobStore | None = None,
     ) -> None:
         self._scrubber = scrubber
-        self._store = store
         self._gate = gate
         self._limits = limits
-        self._owner = owner
         self._resting = resting
-        self._leading = False
-        self._renewed = -RENEW_S
+        self._leadership = Leadership(store, gate, LEASE, owner=owner, lease_s=LEASE_S)
         self._looked = -DUE_S
         self._asked = trio.Event()
         self._working = trio.Lock()
@@ -113,7 +109,7 @@ class Scrub:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        try:
+        async with self._leadership:
             while True:
                 with trio.move_on_after(POLL_S):
                     await self._asked.wait()
@@ -122,10 +118,6 @@ class Scrub:
                     await self.now()
                 except (StorageError, OSError) as error:
                     _log.warning("the scrub stops for now: %s", type(error).__name__)
-        finally:
-            if self._leading:
-                with trio.CancelScope(shield=True):
-                    await self._gate.read(leases.give_up, self._store, LEASE, self._owner)
 
     async def round(self) -> None:
         """Do all that is due now, or as much of it as this process stays the leader for."""
@@ -183,7 +175,7 @@ class Scrub:
         """Wait until ``count`` bytes since ``began`` are within ``rate``; False when no longer leading."""
         until = began + (count / rate if rate else 0.0)
         while True:
-            if trio.current_time() - self._renewed >= RENEW_S and not await self._lead():
+            if not await self._lead():
                 return False
             left = until - trio.current_time()
             await trio.sleep(min(max(left, 0.0), RENEW_S))
@@ -191,13 +183,10 @@ class Scrub:
                 return True
 
     async def _lead(self) -> bool:
-        self._leading = await self._gate.read(
-            leases.hold, self._store, LEASE, self._owner, time.time_ns(), int(LEASE_S * _NS)
-        )
-        self._renewed = trio.current_time()
-        if not self._leading:  # whoever leads says it
-            self.figures.known_damaged = self.figures.oldest_s = 0
-        return self._leading
+        if await self._leadership.lead():
+            return True
+        self.figures.known_damaged = self.figures.oldest_s = 0  # whoever leads says it
+        return False
 
     # ------------------------------------------------------------ for people
 
