@@ -1,11 +1,13 @@
-"""Presentation states to render with."""
+"""Presentation states and parametric maps to render with."""
 
 from __future__ import annotations
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 GRAYSCALE_STATE = "1.2.840.10008.5.1.4.1.1.11.1"
+PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
 
 
 def presentation_state(of: Dataset | None = None) -> Dataset:
@@ -60,3 +62,17 @@ def annotated_state() -> Dataset:
     annotation.TextObjectSequence = [text]
     state.GraphicAnnotationSequence = [annotation]
     return state
+
+
+def parametric_map(*frames: np.ndarray) -> Dataset:
+    """A parametric map of one frame or more, of numbers of 32 or 64 bits (PS3.3 A.75), without a window."""
+    data = Dataset()
+    data.SOPClassUID, data.SOPInstanceUID = PARAMETRIC_MAP, generate_uid()
+    data.StudyInstanceUID, data.SeriesInstanceUID = generate_uid(), generate_uid()
+    data.Modality, data.PatientID = "MR", "1"
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.Rows, data.Columns = frames[0].shape
+    data.NumberOfFrames, data.BitsAllocated = len(frames), frames[0].dtype.itemsize * 8
+    name = "FloatPixelData" if data.BitsAllocated == 32 else "DoubleFloatPixelData"
+    setattr(data, name, b"".join(frame.tobytes() for frame in frames))
+    return data

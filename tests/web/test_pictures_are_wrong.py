@@ -20,7 +20,7 @@ from hounsfield.archive.rendering.request import Rendering
 from hounsfield.archive.rendering.voi import Window
 from support.archives import encode, store
 from support.rendering import cells_of, image_of, paths
-from support.states import presentation_state
+from support.states import parametric_map, presentation_state
 
 JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
 
@@ -253,3 +253,27 @@ async def test_a_real_file_is_answered_with_an_error_of_ours(archive) -> None:
     assert shown > 130, (shown, refused)
     with_pixels = [(name, why) for name, why in refused if "no pixels" not in why]
     assert len(with_pixels) <= 8, with_pixels
+
+
+async def test_a_map_of_numbers_is_not_shown(archive) -> None:
+    """Frames of a parametric map, numbers of both lengths, in every way they may be stored."""
+    frames = [np.linspace(-1, 1 + n, 40 * 30).reshape(40, 30) for n in range(3)]
+    for kind in ("f4", "f8"):
+        for syntax in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"):
+            dataset = parametric_map(*(frame.astype(kind) for frame in frames))
+            result = await store(archive.engine, encode(dataset, syntax), syntax)
+            url = f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+            url = f"{url}/instances/{result.sop_instance_uid}"
+            async with archive.client() as client:
+                third = picture(await client.get(f"{url}/frames/3/rendered", headers={"Accept": PNG}))
+                asked = f"{url}/frames/2/rendered?window=0,1,linear-exact"
+                second = picture(await client.get(asked, headers={"Accept": PNG}))
+                film = await client.get(f"{url}/rendered", headers={"Accept": GIF})
+                small = picture(await client.get(f"{url}/thumbnail"))
+            assert np.abs(third - (frames[2] + 1) / 4 * 255).max() <= 1
+            assert np.abs(second - np.clip(frames[1] + 0.5, 0, 1) * 255).max() <= 1
+            assert small.shape == (200, 150)
+            # The range of all frames: the first does not reach white.
+            moving = PilImage.open(io.BytesIO(film.content))
+            assert moving.n_frames == 3
+            assert abs(np.asarray(moving.convert("L")).max() - 127.5) <= 1

@@ -21,11 +21,12 @@ from hounsfield.archive.engine.types import Header, Instance, Overlay
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError, RenderingError
 from hounsfield.archive.rendering.image import Image
-from hounsfield.archive.rendering.pipeline import Cells, file_of
+from hounsfield.archive.rendering.pipeline import Cells, file_of, floating_cells
 from hounsfield.archive.rendering.presentation import SOP_CLASSES, PresentationState
 from hounsfield.archive.rendering.request import Rendering
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.registry import lookup
+from hounsfield.storage_backends.api import Buffer
 
 
 @dataclass(slots=True)
@@ -87,10 +88,12 @@ class Rendered:
         read: Callable[[Callable[[], _Described]], Awaitable[_Described]],
         header: Callable[[Instance], Header],
         decoded: Callable[[Instance, int], Awaitable[DecodedFrame]],
+        frame: Callable[[Instance, int], Awaitable[Buffer]],
         limits: RenderedLimits | None = None,
     ) -> None:
         self.limits = limits or RenderedLimits()
         self._find, self._read, self._header, self._decoded = find, read, header, decoded
+        self._frame = frame
         self._threads: trio.CapacityLimiter | None = None
         self._files: SharedWork[_Key, bytes] = SharedWork(self.limits.cache_bytes_max, len)
         self._described: SharedWork[_Key, _Described] = SharedWork(
@@ -173,11 +176,7 @@ class Rendered:
             len(numbers) > limits.animation_frames_max or film_bytes > limits.animation_bytes_max
         ):
             raise NotRenderableError("too many frames for one film: ask for fewer, or for each as a picture")
-        native = not lookup(subject.instance.row.transfer_syntax_uid).encapsulated
-        frames: list[tuple[int, Cells]] = []
-        for number in numbers:
-            decoded = await self._decoded(subject.instance, number)
-            frames.append((number, Cells(decoded.pixels, decoded.photometric, native)))
+        frames = [(number, await self._cells(subject, number)) for number in numbers]
 
         def draw() -> tuple[bytes, float]:
             began = time.thread_time()
@@ -191,6 +190,14 @@ class Rendered:
         self.drawing.bytes_drawn += len(data)
         self.drawing.work_us += round(seconds * 1e6)
         return data
+
+    async def _cells(self, subject: Subject, number: int) -> Cells:
+        syntax = lookup(subject.instance.row.transfer_syntax_uid)
+        if subject.image.floating and not syntax.encapsulated:
+            frame = await self._frame(subject.instance, number)
+            return floating_cells(subject.image, frame, little_endian=syntax.little_endian)
+        decoded = await self._decoded(subject.instance, number)
+        return Cells(decoded.pixels, decoded.photometric, not syntax.encapsulated)
 
     def _limiter(self) -> trio.CapacityLimiter:
         if self._threads is None:

@@ -19,6 +19,8 @@ else:
 
 _MODALITY_LUT_SEQUENCE: Final = 0x00283000
 _RESCALE_INTERCEPT, _RESCALE_SLOPE = 0x00281052, 0x00281053
+_RANGE_MAX: Final = 1e300
+"""Where the ends of a range are cut, so that their difference is a number too."""
 TABLES_KEPT: Final = 64
 """Tables from stored values to grey, 64 KiB each: every slice of a series has the same."""
 
@@ -56,8 +58,8 @@ def modality_of(found: Elements) -> Modality | None:
 class Padding:
     """Stored values that are no measurement (PS3.3 C.7.5.1.1.2)."""
 
-    low: int
-    high: int
+    low: float
+    high: float
 
     def mask(self, stored: NDArray[Any]) -> NDArray[Any]:
         found: NDArray[Any] = (stored >= self.low) & (stored <= self.high)
@@ -97,14 +99,17 @@ class GreyTransform:
 
 def data_range(stored: NDArray[Any], modality: Modality, padding: Padding | None) -> Range:
     """The range of the values that are measurements."""
+    if stored.dtype.kind == "f":
+        stored = stored[np.isfinite(stored)].astype(np.float64)
     if padding is not None:
         stored = stored[~padding.mask(stored)]
     if not stored.size:
         return Range(0, 0)
-    ends = modality(np.array([stored.min(), stored.max()]).astype(np.float64))
+    with np.errstate(over="ignore"):
+        ends = modality(np.array([stored.min(), stored.max()]).astype(np.float64))
     if isinstance(modality, Lut):  # a table may go up and down
         ends = modality(stored)
-    return Range(float(ends.min()), float(ends.max()))
+    return Range(max(float(ends.min()), -_RANGE_MAX), min(float(ends.max()), _RANGE_MAX))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,16 @@ WHOLE: Final = Word()
 
 
 def grey(stored: NDArray[Any], transform: GreyTransform, word: Word = WHOLE) -> NDArray[Any]:
-    """Bytes of grey of one frame of integers; up to 16 bits by one table, which is kept."""
+    """Bytes of grey of one frame; of integers of up to 16 bits by one table, which is kept.
+
+    Floating point numbers that are none, and infinite ones, are black: nothing was measured there.
+    """
+    if stored.dtype.kind == "f":
+        finite = np.isfinite(stored)
+        with np.errstate(over="ignore"):
+            shown = transform(np.where(finite, stored, 0).astype(np.float64))
+        shown[~finite] = 0
+        return shown
     if stored.dtype.itemsize > 2:
         return transform(word.values(stored))
     table = _table(stored.dtype.str, transform, word)

@@ -24,9 +24,14 @@ _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
 _ALLOCATED, _STORED, _HIGH_BIT, _REPRESENTATION = 0x00280100, 0x00280101, 0x00280102, 0x00280103
 _PADDING, _PADDING_LIMIT = 0x00280120, 0x00280121
+#: Bits of a number, its padding value, and the other end of a range of padding (PS3.3 C.7.6.24, C.7.6.25).
+_FLOATING: Final = {
+    0x7FE00008: (32, 0x00280122, 0x00280124),
+    0x7FE00009: (64, 0x00280123, 0x00280125),
+}
 _REPRESENTATIVE_FRAME: Final = 0x00286010
 _PRESENTATION_LUT_SHAPE: Final = 0x20500020
-_PIXEL_DATA, _FLOAT_PIXELS, _DOUBLE_PIXELS = 0x7FE00010, 0x7FE00008, 0x7FE00009
+_PIXEL_DATA: Final = 0x7FE00010
 _PIXEL_ASPECT_RATIO: Final = 0x00280034
 _SPACINGS: Final = (0x00280030, 0x00181164, 0x00182010)
 _SHARED, _PER_FRAME = 0x52009229, 0x52009230
@@ -53,6 +58,8 @@ class Image:
         self.frames = max(found.integer(_FRAMES, 1), 1)
         allocated = found.integer(_ALLOCATED, 16)
         stored = found.integer(_STORED, allocated)
+        if self.floating:
+            allocated = stored = _FLOATING[self.floating][0]
         if not 1 <= stored <= allocated:
             stored = allocated
         samples = found.integer(_SAMPLES, 1)
@@ -70,12 +77,21 @@ class Image:
             raise NotRenderableError(f"{samples} samples a pixel are not rendered")
         if samples == 1 and self.photometric not in MONOCHROME and self.photometric != PALETTE_COLOR:
             raise NotRenderableError("the photometric interpretation does not fit one sample a pixel")
+        if self.floating and not self.is_grey:
+            raise NotRenderableError("floating point numbers that are colours are not rendered")
+
+    @cached_property
+    def floating(self) -> int:
+        """The element that holds its pixels when those are floating point numbers, else 0."""
+        return next((tag for tag in _FLOATING if tag in self.elements), 0)
 
     def _check(self) -> None:
         found = self.elements
-        if _FLOAT_PIXELS in found or _DOUBLE_PIXELS in found:
-            raise NotRenderableError("pixels that are floating point numbers are not rendered")
-        if _PIXEL_DATA not in found or found.integer(_ROWS) < 1 or found.integer(_COLUMNS) < 1:
+        if (
+            not (self.floating or _PIXEL_DATA in found)
+            or found.integer(_ROWS) < 1
+            or found.integer(_COLUMNS) < 1
+        ):
             raise NoImageError("this instance has no pixels to show")
 
     @property
@@ -108,6 +124,10 @@ class Image:
     @cached_property
     def padding(self) -> Padding | None:
         """The stored values that stand for no measurement."""
+        if self.floating:
+            _, value, limit = _FLOATING[self.floating]
+            numbers = [number for tag in (value, limit) for number in self.elements.numbers(tag)[:1]]
+            return Padding(min(numbers), max(numbers)) if value in self.elements and numbers else None
         ends = [self.elements.number(tag) for tag in (_PADDING, _PADDING_LIMIT)]
         words = [self._in_word(int(end)) for end in ends if end is not None]
         if ends[0] is None:

@@ -33,7 +33,7 @@ class Lut:
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """The entries of these values, which are rounded."""
         if values.dtype.kind == "f":
-            values = np.rint(values)
+            values = np.clip(np.rint(values), self.first, self.first + len(self.table) - 1)
         index = np.clip(values.astype(np.int64) - self.first, 0, len(self.table) - 1)
         found: NDArray[Any] = self.table[index]
         return found

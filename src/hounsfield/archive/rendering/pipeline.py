@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.color import to_rgb
+from hounsfield.archive.rendering.errors import NotRenderableError
 from hounsfield.archive.rendering.film import animated, filmed
 from hounsfield.archive.rendering.grey import WHOLE, GreyTransform, Word, data_range, grey
 from hounsfield.archive.rendering.image import Image
@@ -37,6 +38,15 @@ class Cells:
     array: NDArray[Any]
     photometric: str
     native: bool
+
+
+def floating_cells(image: Image, frame: bytes | bytearray | memoryview, *, little_endian: bool) -> Cells:
+    """A frame of Float or Double Float Pixel Data (PS3.5 8.4). ``NotRenderableError``: of another length."""
+    size = image.format.bits_allocated // 8
+    if not image.floating or len(frame) != image.format.frame_bytes:
+        raise NotRenderableError("a frame of another length than its rows and columns have")
+    numbers = np.frombuffer(frame, f"{'<' if little_endian else '>'}f{size}").reshape(image.format.shape)
+    return Cells(numbers.astype(f"f{size}", copy=False), image.photometric, native=True)
 
 
 def file_of(
@@ -143,7 +153,7 @@ def _overlays(image: Image, state: ImagePresentation | None) -> tuple[Overlay, .
 
 
 def _overlaid(picture: NDArray[Any], overlays: Iterable[Overlay], number: int, cells: Cells) -> NDArray[Any]:
-    raw = cells.array[:, :, 0] if cells.native else None
+    raw = cells.array[:, :, 0] if cells.native and cells.array.dtype.kind != "f" else None
     for overlay in overlays:
         mask = overlay.mask(number, picture.shape, raw)
         if mask is not None and mask.any():
