@@ -9,16 +9,13 @@ from __future__ import annotations
 import io
 import subprocess
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     MPEG2MPML,
     UID,
@@ -35,21 +32,21 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from hounsfield.archive.dicom.part10 import Part10Error, split
+from hounsfield.archive.dicom.part10 import Part10Error
 from hounsfield.archive.engine.corrections import Request
-from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.errors import NotSeparableError, NotTranscodableError
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.isolation import IsolationLimits
 from hounsfield.archive.engine.transcoding import SAME_FRAMES, TARGETS, TranscodingLimits, transcodable
-from hounsfield.archive.engine.types import Instance, Outcome
 from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.pixels import PixelFormat, samples
 from hounsfield.codecs.registry import lookup
-from support.archives import ct_slice, encode, store, stores_in
+from support.archives import ct_slice, encode
 from support.frames import UNDECODABLE
 from support.frames import test_files as files_at_hand
+from support.transcoded import archive, file_named, given, part10, stored, stored_file
 
 DEFLATED, JPEG_XL = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.110"
 #: JPEG's inverse transforms and colour conversions may differ by rounding (ISO 10918-2: 1; chrominance
@@ -68,47 +65,6 @@ OBJECTS = [
     "emri_small_jpeg_ls_lossless.dcm", "rtdose.dcm", "examples_rgb_color.dcm", "mlut_18.dcm",
     "image_dfl.dcm", "SC_ybr_full_422_uncompressed.dcm",
 ]  # fmt: skip
-
-
-def part10(data_set: bytes, transfer_syntax_uid: str) -> bytes:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID("1.2.3"), UID("1.2.4")
-    out = io.BytesIO()
-    out.write(bytes(128) + b"DICM")
-    write_file_meta_info(out, meta, enforce_standard=False)
-    return out.getvalue() + data_set
-
-
-def file_named(name: str) -> Path:
-    return next(path for path in files_at_hand() if path.name == name)
-
-
-@asynccontextmanager
-async def archive(directory: Path, options: EngineOptions | None = None) -> AsyncIterator[Engine]:
-    with stores_in(directory / "data", options) as stores:
-        async with open_engine(stores, options or EngineOptions(), owner="test") as engine:
-            yield engine
-
-
-async def stored(engine: Engine, data: bytes, transfer_syntax_uid: str) -> Instance:
-    result = await store(engine, data, transfer_syntax_uid)
-    assert result.outcome in (Outcome.STORED, Outcome.CONFLICT)
-    (instance,) = await engine.instances(result.study_uid, result.series_uid, result.sop_instance_uid)
-    return instance
-
-
-async def stored_file(engine: Engine, path: Path) -> Instance:
-    raw = path.read_bytes()
-    cut = split(raw)
-    return await stored(engine, raw[cut.offset :], cut.transfer_syntax_uid)
-
-
-async def given(engine: Engine, instance: Instance, uid: str) -> tuple[bytes, Dataset]:
-    """The object in ``uid``: as a file, and as pydicom reads it."""
-    pieces = [bytes(piece) async for piece in engine.transcoded(instance, uid)]
-    file = part10(b"".join(pieces), uid)
-    return file, pydicom.dcmread(io.BytesIO(file))
 
 
 def cells(array: np.ndarray) -> np.ndarray:
@@ -312,21 +268,6 @@ async def test_an_overlay_in_high_bits_is_not_lost(tmp_path: Path, uid: str) -> 
         assert before.pixels[4, 4, 0] & 0x8000
         frame = await engine.transcoded_frame(instance, 1, uid)
         assert np.array_equal(CODERS[uid].decode(frame, before.format), before.pixels)
-
-
-async def test_tables_of_the_encapsulation_before_are_gone(tmp_path: Path) -> None:
-    def extended(data: Dataset) -> None:
-        data.ExtendedOffsetTable = bytes(8)
-        data.ExtendedOffsetTableLengths = b"\x10" + bytes(7)
-
-    dataset = pydicom.dcmread(file_named("MR_small_RLE.dcm"))
-    extended(dataset)
-    async with archive(tmp_path) as engine:
-        instance = await stored(engine, encode(dataset, RLELossless), RLELossless)
-        for uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, HTJ2KLossless):
-            _, given_so = await given(engine, instance, uid)
-            assert "ExtendedOffsetTable" not in given_so
-            assert "ExtendedOffsetTableLengths" not in given_so
 
 
 async def test_what_follows_the_pixels_follows_them_still(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ is another one, and says so (:mod:`~hounsfield.archive.engine.derivation`).
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from hounsfield.archive.dicom.cuts import Layout, frame_bytes
+from hounsfield.archive.dicom.encapsulation import PIXEL_DATA_HEAD, SEQUENCE_END, item_head, offset_tables
 from hounsfield.archive.dicom.recoding import NotRecodableError, recoded
 from hounsfield.archive.dicom.scan import PIXEL_DATA, PIXEL_TAGS, scan
 from hounsfield.archive.dicom.walk import looks_implicit
@@ -64,15 +65,18 @@ SAME_FRAMES: Final = {
     }.items()
 }  # fmt: skip
 _NATIVE_BYTES_MAX: Final = 0xFFFFFFFE
-_SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0" + bytes(4)
-_ITEM: Final = b"\xfe\xff\x00\xe0"
 
 
 @dataclass(frozen=True, slots=True)
 class TranscodingLimits:
-    """``cache_bytes_max``: encoded frames that one worker keeps: a series of 300 CT slices in HTJ2K."""
+    """``cache_bytes_max``: encoded frames that one worker keeps: a series of 300 CT slices in HTJ2K.
+
+    ``offset_table_bytes_max``: encoded frames of one object that are waited for so that its offset table can
+    say where they begin: half a second's work. Larger objects are sent as they are made, with an empty table.
+    """
 
     cache_bytes_max: int = 64 << 20
+    offset_table_bytes_max: int = 8 << 20
 
 
 def transcodable(stored_uid: str) -> tuple[str, ...]:
@@ -115,6 +119,7 @@ class Transcoding:
         self._decoding = decoding
         self._isolation = isolation
         self._gate = gate
+        self._limits = limits
         self._frames: SharedWork[tuple[bytes, int, str], Buffer] = SharedWork(limits.cache_bytes_max, len)
         self.figures = self._frames.figures
 
@@ -284,10 +289,14 @@ class Transcoding:
     async def _encapsulated(
         self, instance: Instance, source: _Source, target: TransferSyntax
     ) -> AsyncIterator[Buffer]:
-        """Frames of any kind, encoded, each in one fragment. The offset table is empty: frames are made as
-        they are sent, and one fragment each needs none (PS3.5 A.4)."""
+        """Frames of any kind, encoded, each in one fragment, behind an offset table where one can be had."""
         pixels = self._image(instance, source)
-        ratio = await self._ratio(instance, source, target, pixels)
+        # What loses something is encoded twice: its header tells the ratio, before the frames come.
+        lengths = await self._lengths(instance, source, target) if target.uid in LOSSY_METHODS else None
+        ratio = None
+        if lengths is not None:
+            plain = decoded_format(instance.row.transfer_syntax_uid, pixels)
+            ratio = plain.frame_bytes * source.frames / max(1, sum(lengths))
         made = derivation(
             instance, pixels, target.uid, ratio=ratio, ratios_before=_text_of(source, LOSSY_RATIO),
             methods_before=_text_of(source, LOSSY_METHOD),
@@ -297,19 +306,25 @@ class Transcoding:
             element = _pixel_element(source)
             assert element is not None
             padding = max(0, element[2] - len(await source.frame(1)) * source.frames)
+        frames = self._in_order_of_number(instance, source, target)
+        waited_for: list[Buffer] = []
+        if lengths is None:
+            waited_for, complete = await self._waited_for(frames, source.frames)
+            lengths = [len(frame) for frame in waited_for] if complete else None
+        tables = offset_tables(lengths)
+        made.changes.update(tables.extended)
         before, behind = self._ends(source, target, made, padding)
-        table = _item(bytes(4)) if source.frames == 1 else _item(b"")
-        head: Buffer = before + b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff" + table
-        async for frames in self._in_batches(instance, source, target):
-            if head:
-                yield head
-                head = b""
-            for frame in frames:
-                yield _ITEM + (len(frame) + len(frame) % 2).to_bytes(4, "little")
-                yield frame
-                if len(frame) % 2:
-                    yield b"\0"
-        yield _SEQUENCE_END + behind
+        yield before + PIXEL_DATA_HEAD + tables.basic
+        for number, frame in enumerate(waited_for):
+            for piece in _fragment(frame, lengths, number):
+                yield piece
+        number = len(waited_for)
+        waited_for.clear()
+        async for frame in frames:
+            for piece in _fragment(frame, lengths, number):
+                yield piece
+            number += 1
+        yield SEQUENCE_END + behind
 
     def _image(self, instance: Instance, source: _Source) -> PixelFormat:
         if not source.layout.has_frames or not source.frames:
@@ -319,20 +334,28 @@ class Transcoding:
         except CodecError as error:
             raise NotTranscodableError(f"{error}; ask for the object as it is stored") from error
 
-    async def _ratio(
-        self, instance: Instance, source: _Source, target: TransferSyntax, pixels: PixelFormat
-    ) -> float | None:
-        """By how much frames shrink, when that loses something: the header says it before they come.
+    async def _lengths(self, instance: Instance, source: _Source, target: TransferSyntax) -> list[int]:
+        """Of all frames, which are encoded again later where the cache has not kept them."""
+        return [len(frame) async for frame in self._in_order_of_number(instance, source, target)]
 
-        All of them are encoded for that, and encoded again where the cache has not kept them.
-        """
-        if target.uid not in LOSSY_METHODS:
-            return None
-        coded = 0
+    async def _waited_for(self, frames: AsyncIterator[Buffer], count: int) -> tuple[list[Buffer], bool]:
+        """The first frames, and whether they are all: that none follows, and that they were worth waiting."""
+        first: list[Buffer] = []
+        held = 0
+        async for frame in frames:
+            first.append(frame)
+            held += len(frame)
+            # The others are about as long: what will not be complete is not waited for.
+            if held // len(first) * count > self._limits.offset_table_bytes_max:
+                break
+        return first, len(first) == count
+
+    async def _in_order_of_number(
+        self, instance: Instance, source: _Source, target: TransferSyntax
+    ) -> AsyncIterator[Buffer]:
         async for frames in self._in_batches(instance, source, target):
-            coded += sum(map(len, frames))
-        plain = decoded_format(instance.row.transfer_syntax_uid, pixels)
-        return plain.frame_bytes * source.frames / max(1, coded)
+            for frame in frames:
+                yield frame
 
     async def _in_batches(
         self, instance: Instance, source: _Source, target: TransferSyntax
@@ -389,8 +412,14 @@ def _native_head(tag: int, vr: str, length: int, target: TransferSyntax) -> byte
     return start + vr.encode("latin-1") + bytes(2) + length.to_bytes(4, "little")
 
 
-def _item(value: bytes) -> bytes:
-    return _ITEM + len(value).to_bytes(4, "little") + value
+def _fragment(frame: Buffer, lengths: list[int] | None, number: int) -> Iterator[Buffer]:
+    """The item of a frame, whose length is what the offset table says."""
+    if lengths is not None and lengths[number] != len(frame):
+        raise NotTranscodableError("a frame was not encoded twice to the same length")
+    yield item_head(len(frame))
+    yield frame
+    if len(frame) % 2:
+        yield b"\0"
 
 
 def _swapped(data: Buffer, size: int) -> Buffer:
