@@ -29,7 +29,7 @@ from hounsfield.archive.dicom.rewrite import (
     rewrite,
     whole_elements,
 )
-from hounsfield.archive.dicom.scan import ScanLimits, scan
+from hounsfield.archive.dicom.scan import scan
 from hounsfield.codecs.registry import lookup
 from support.archives import encode
 
@@ -219,7 +219,7 @@ def test_a_text_that_outgrows_its_length_field_is_kept_whole() -> None:
 def test_a_deflated_object_that_inflates_too_far_is_refused_not_shown_uncorrected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rewriting, "DEFAULT_LIMITS", ScanLimits(inflated_bytes_max=1 << 16))
+    monkeypatch.setattr(rewriting, "INFLATED_BYTES_MAX", 1 << 16)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     head = element(ID, "LO", b"P1", implicit=False, little=True)
     packed = packer.compress(head + bytes(1 << 17)) + packer.flush()

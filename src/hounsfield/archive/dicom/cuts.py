@@ -5,7 +5,7 @@ PS3.3 C.7.6.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
@@ -16,7 +16,12 @@ from hounsfield.archive.dicom.problems import Problem
 from hounsfield.codecs.frames import FrameShape, extract_bits
 
 Buffer = bytes | bytearray | memoryview
+#: VR, offset of the value, length of the value in bytes (delimiters not counted).
+Element = tuple[str, int, int]
 
+NUMBER_OF_FRAMES: Final = 0x00280008
+
+_FLOAT_BITS: Final = {0x7FE00008: 32, 0x7FE00009: 64}
 _ITEM_LENGTH: Final = Struct("<4xL")
 _ITEM_LENGTH_BIG: Final = Struct(">4xL")
 _ITEM_TAG_LITTLE: Final = b"\xfe\xff\x00\xe0"
@@ -101,6 +106,42 @@ def cut_native(
     # A plain range: this is the only place whose work grows with the number of frames.
     cuts = [0, *range(start, start + total + 1, length), size]
     return Layout.NATIVE, cuts, frames
+
+
+def frame_shape(
+    data: Buffer, found: Mapping[int, Element], pixel_tag: int, *, little: bool
+) -> FrameShape | None:
+    """What the image pixel attributes say of one frame (PS3.3 C.7.6.3), None when they do not say how large.
+
+    ``found``: elements of ``data``; floats have their bits by the tag of their pixel data (C.7.6.24, 25).
+    """
+    rows, columns = _unsigned(data, found, 0x00280010, little), _unsigned(data, found, 0x00280011, little)
+    if not rows or not columns:
+        return None
+    bits = _FLOAT_BITS.get(pixel_tag) or _unsigned(data, found, 0x00280100, little) or 8
+    _, start, length = found.get(0x00280004, ("", 0, 0))
+    photometric = ""
+    if length <= 64:
+        photometric = bytes(data[start : start + length]).decode("latin-1").strip(" \0").upper()
+    return FrameShape(rows, columns, _unsigned(data, found, 0x00280002, little) or 1, bits, photometric)
+
+
+def declared_frames(data: Buffer, found: Mapping[int, Element]) -> int | None:
+    """NumberOfFrames as it is written, None when it is missing or no number."""
+    _, start, length = found.get(NUMBER_OF_FRAMES, ("", 0, 0))
+    if not 0 < length <= 32:
+        return None
+    try:
+        return int(bytes(data[start : start + length]).split(b"\\")[0].strip(b" \0"))
+    except ValueError:
+        return None
+
+
+def _unsigned(data: Buffer, found: Mapping[int, Element], tag: int, little: bool) -> int | None:
+    _, start, length = found.get(tag, ("", 0, 0))
+    if length < 2:
+        return None
+    return int.from_bytes(data[start : start + 2], "little" if little else "big")
 
 
 def native_frame_length(shape: FrameShape, frames: int, available: int) -> int | None:

@@ -31,10 +31,10 @@ import msgspec
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
 from hounsfield.archive.dicom.cuts import native_frame_length
+from hounsfield.archive.dicom.deflated import plain_header
 from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, VR_OF, private_vr_of, vr_of
 from hounsfield.archive.dicom.json_likeness import Likeness, Met
-from hounsfield.archive.dicom.problems import Problem
-from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, PIXEL_TAGS, inflate
+from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.dicom.text import DEFAULT_CHARACTER_SET, CharacterSet, character_set, decode, trim
 from hounsfield.archive.dicom.walk import DEPTH_MAX, Budget, elements, items, looks_implicit
 from hounsfield.codecs.frames import FrameShape
@@ -157,10 +157,7 @@ def _has_elements(trailer: Buffer) -> bool:
 
 
 def _body(header: Buffer, transfer_syntax: TransferSyntax) -> bytes:
-    if transfer_syntax.deflated:
-        problems: dict[Problem, None] = {}
-        return inflate(header, DEFAULT_LIMITS.inflated_bytes_max, problems)
-    return bytes(header)
+    return plain_header(header, transfer_syntax)
 
 
 def _trailer_start(header: bytes, trailer: bytes, fragments: list[bytes], little: bool) -> int:

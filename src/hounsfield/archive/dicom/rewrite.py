@@ -24,15 +24,14 @@ from struct import Struct, pack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET, VALUE_BYTES_MAX, to_text
-from hounsfield.archive.dicom.cuts import native_frame_length
+from hounsfield.archive.dicom.deflated import INFLATED_BYTES_MAX, inflate
 from hounsfield.archive.dicom.dictionary import LONG_VRS, vr_of
+from hounsfield.archive.dicom.ends import trailer_start
 from hounsfield.archive.dicom.problems import Problem
-from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, PIXEL_TAGS, inflate
 from hounsfield.archive.dicom.text import CHARACTER_SET_VRS, DEFAULT_CHARACTER_SET, character_set, decode
 from hounsfield.archive.dicom.transcode import UTF_8, in_utf8
 from hounsfield.archive.dicom.walk import Buffer, elements, looks_implicit
 from hounsfield.codecs.deferred import deferred
-from hounsfield.codecs.frames import FrameShape
 from hounsfield.codecs.registry import TransferSyntax
 
 if TYPE_CHECKING:
@@ -52,7 +51,6 @@ _LENGTH_TO_END: Final = 0x00080001
 
 _SHORT_LENGTH_MAX: Final = 0xFFFE
 _ITEM: Final = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}
-_SEQUENCE_ENDS: Final = (b"\xfe\xff\xdd\xe0", b"\xff\xfe\xe0\xdd")
 _TAG: Final = {True: Struct("<HH"), False: Struct(">HH")}
 
 
@@ -99,7 +97,7 @@ def rewrite(
     body = bytes(head)
     if syntax.deflated:
         problems: dict[Problem, None] = {}
-        body = inflate(head, DEFAULT_LIMITS.inflated_bytes_max, problems)
+        body = inflate(head, INFLATED_BYTES_MAX, problems)
         if Problem.INFLATES_TOO_FAR in problems:
             raise RewriteError("this deflated data set is too large to be corrected on its way out")
     rewritten = _Rewriter(body, bytes(trailer), syntax).apply(changes)
@@ -120,7 +118,9 @@ class _Rewriter:
     def _take(self, body: bytes, trailer: bytes) -> None:
         self._body, self._trailer = body, trailer
         self._elements = self._walk(body, 0)
-        self._tail = self._walk(trailer, self._trailer_start()) if len(trailer) > 8 else []
+        found = {one.tag: (one.vr, one.at, one.length) for one in self._elements}
+        start = trailer_start(body, trailer, found, little=self._little)
+        self._tail = self._walk(trailer, start) if len(trailer) > 8 else []
         # Changes are few, elements many: what is not asked for is not taken out.
         self._found: dict[int, _Element] = {one.tag: one for one in self._elements}
         self._behind: dict[int, _Element] = {one.tag: one for one in self._tail}
@@ -184,34 +184,6 @@ class _Rewriter:
                 break
             pos += 8
         return found
-
-    def _trailer_start(self) -> int:
-        """Where elements begin in the trailer: behind the sequence delimiter, or what pads the last frame."""
-        if self._trailer[:4] in _SEQUENCE_ENDS:
-            return 8
-        last = self._elements[-1] if self._elements else None
-        if last is None or last.tag not in PIXEL_TAGS or len(self._body) < 4:
-            return 0
-        found = {one.tag: one for one in self._elements}
-
-        def value(tag: int) -> bytes:
-            one = found.get(tag)
-            return b"" if one is None else self._body[one.at : one.at + min(one.length, 64)]
-
-        def number(tag: int) -> int:
-            return int.from_bytes(value(tag)[:2], "little" if self._little else "big")
-
-        text = value(0x00280008).strip(b" \0")
-        frames = int(text) if text.isdigit() else 1
-        bits = {0x7FE00008: 32, 0x7FE00009: 64}.get(last.tag) or number(0x00280100) or 8
-        photometric = value(0x00280004).decode("latin-1").strip(" \0").upper()
-        shape = FrameShape(number(0x00280010), number(0x00280011), number(0x00280002) or 1, bits, photometric)
-        declared = int.from_bytes(self._body[-4:], "little" if self._little else "big")
-        if not shape.rows or not shape.columns or not frames:
-            return 0
-        one = native_frame_length(shape, frames, declared)
-        padding = declared - one * frames if one else 0
-        return padding if 0 < padding <= len(self._trailer) else 0
 
     def _text(self, tag: int) -> str | None:
         """An attribute's text as an index has it, None when it is not there."""

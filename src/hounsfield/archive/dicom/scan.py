@@ -18,20 +18,24 @@ undefined.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from itertools import pairwise
 from struct import Struct
 from typing import Final
 
 from hounsfield.archive.dicom.cuts import (
+    NUMBER_OF_FRAMES,
+    Element,
     Fragments,
     Layout,
     Sighted,
     cut_encapsulated,
     cut_native,
     cut_sighted,
+    declared_frames,
+    frame_shape,
 )
+from hounsfield.archive.dicom.deflated import INFLATED_BYTES_MAX, inflate
 from hounsfield.archive.dicom.dictionary import (
     ITEM,
     ITEM_END,
@@ -57,8 +61,6 @@ from hounsfield.codecs.frames import FrameShape
 from hounsfield.codecs.registry import TransferSyntax
 
 Buffer = bytes | bytearray | memoryview
-#: VR, offset of the value, length of the value in bytes (delimiters not counted).
-Element = tuple[str, int, int]
 
 PIXEL_DATA: Final = 0x7FE00010
 PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
@@ -84,8 +86,7 @@ class ScanLimits:
     #: Frames of one object, and fragments of its pixel data: each costs a number in a list, and a frame may
     #: be one byte. The largest real ones, tiles of a slide, are some hundred thousand.
     frames_max: int = 1_000_000
-    #: A deflated data set is inflated this far: deflate can grow a thousandfold.
-    inflated_bytes_max: int = 256 * 1024 * 1024
+    inflated_bytes_max: int = INFLATED_BYTES_MAX
 
 
 DEFAULT_LIMITS: Final = ScanLimits()
@@ -180,44 +181,6 @@ def scan(data: Buffer, transfer_syntax: TransferSyntax, limits: ScanLimits = DEF
         inflated,
         tuple(walk.problems),
     )
-
-
-def inflate(data: Buffer, bytes_max: int, problems: dict[Problem, None]) -> bytes:
-    """A deflated data set's plain bytes (PS3.5 A.5), at most ``bytes_max``.
-
-    Of a damaged one what comes before it.
-    """
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        plain = inflater.decompress(data, bytes_max)
-    except zlib.error:
-        # Once more in small steps, to keep what comes before the damage. Some writers add a zlib header.
-        plain, inflater = _inflate_what_is_good(data, bytes_max)
-        problems[Problem.BAD_DEFLATE] = None
-    if inflater.unconsumed_tail and len(plain) >= bytes_max:
-        problems[Problem.INFLATES_TOO_FAR] = None
-    elif not inflater.eof:
-        problems[Problem.TRUNCATED] = None
-    return plain
-
-
-def _inflate_what_is_good(data: Buffer, bytes_max: int) -> tuple[bytes, zlib._Decompress]:
-    best = b""
-    best_inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    for bits in (-zlib.MAX_WBITS, zlib.MAX_WBITS):
-        inflater = zlib.decompressobj(bits)
-        out = bytearray()
-        view = memoryview(data)
-        try:
-            for start in range(0, len(view), 512):
-                out += inflater.decompress(view[start : start + 512], bytes_max - len(out) or 1)
-                if inflater.eof or len(out) >= bytes_max:
-                    break
-        except zlib.error:
-            pass
-        if len(out) > len(best):
-            best, best_inflater = bytes(out), inflater
-    return best, best_inflater
 
 
 class _StopError(Exception):
@@ -445,10 +408,10 @@ class Walk:
         if pixels.tag == PIXEL_DATA and self.encapsulated is not None and inside is not self.encapsulated:
             # Another transfer syntax than announced, most likely.
             self.problems[Problem.UNEXPECTEDLY_ENCAPSULATED if inside else Problem.NOT_ENCAPSULATED] = None
-        shape = self._shape(data)
-        declared = self._integer_text(data, 0x00280008)
+        shape = frame_shape(data, self.elements, pixels.tag, little=self.little)
+        declared = declared_frames(data, self.elements)
         frames = max(declared or 1, 1)
-        if (declared is None or declared < 1) and self.elements.get(0x00280008, ("", 0, 0))[2]:
+        if (declared is None or declared < 1) and self.elements.get(NUMBER_OF_FRAMES, ("", 0, 0))[2]:
             self.problems[Problem.BAD_NUMBER] = None
         if frames > self.limits.frames_max:
             self.problems[Problem.TOO_MANY_FRAMES] = None
@@ -489,32 +452,3 @@ class Walk:
             problems=self.problems,
             truncated=truncated,
         ), shape
-
-    def _shape(self, data: Buffer) -> FrameShape | None:
-        rows, columns = self._unsigned(data, 0x00280010), self._unsigned(data, 0x00280011)
-        if not rows or not columns:
-            return None
-        bits = self._unsigned(data, 0x00280100)
-        if self.pixels is not None and self.pixels.tag != PIXEL_DATA:
-            bits = 32 if self.pixels.tag == 0x7FE00008 else 64
-        photometric = ""
-        found = self.elements.get(0x00280004)
-        if found is not None and found[2] <= 64:
-            photometric = bytes(data[found[1] : found[1] + found[2]]).decode("latin-1").strip(" \0").upper()
-        return FrameShape(rows, columns, self._unsigned(data, 0x00280002) or 1, bits or 8, photometric)
-
-    def _unsigned(self, data: Buffer, tag: int) -> int | None:
-        found = self.elements.get(tag)
-        if found is None or found[2] < 2:
-            return None
-        value = data[found[1] : found[1] + 2]
-        return int.from_bytes(value, "little" if self.little else "big")
-
-    def _integer_text(self, data: Buffer, tag: int) -> int | None:
-        found = self.elements.get(tag)
-        if found is None or not 0 < found[2] <= 32:
-            return None
-        try:
-            return int(bytes(data[found[1] : found[1] + found[2]]).split(b"\\")[0].strip(b" \0"))
-        except ValueError:
-            return None

@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
+from hounsfield.archive.dicom.deflated import plain_header
 from hounsfield.archive.dicom.json import Model, to_json
-from hounsfield.archive.dicom.problems import Problem
-from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, PIXEL_TAGS, inflate
+from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.dicom.walk import elements, looks_implicit
 from hounsfield.codecs.registry import (
     EXPLICIT_VR_BIG_ENDIAN,
@@ -45,10 +45,7 @@ def select(
     creators = frozenset(tag & 0xFFFF0000 | tag >> 8 & 0xFF for tag in tags if _is_private(tag))
     keep = tags | creators | _CIRCUMSTANCES
     little = transfer_syntax.little_endian
-    body = bytes(header)
-    if transfer_syntax.deflated:
-        problems: dict[Problem, None] = {}
-        body = inflate(header, DEFAULT_LIMITS.inflated_bytes_max, problems)
+    body = plain_header(header, transfer_syntax)
     implicit = looks_implicit(body, 0, len(body), transfer_syntax.implicit_vr)
     cut: list[bytes] = []
     start, last = 0, max(keep)

@@ -12,8 +12,8 @@ from typing import Final
 import trio
 
 from hounsfield.archive.dicom.cuts import FrameError, frame_bytes, undivided_frame
-from hounsfield.archive.dicom.problems import Problem
-from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, Scanned, inflate, scan
+from hounsfield.archive.dicom.deflated import plain_header
+from hounsfield.archive.dicom.scan import Scanned, scan
 from hounsfield.archive.engine.compressing import pixel_format
 from hounsfield.archive.engine.errors import NotFoundError, NotSeparableError
 from hounsfield.archive.engine.gate import Gate
@@ -152,8 +152,7 @@ def deflated_frame(header: Header, number: int) -> Buffer:
 
 def inflated(header: Header) -> tuple[Scanned, list[memoryview]]:
     """A deflated data set, inflated and cut anew (PS3.5 A.5). Blocking."""
-    problems: dict[Problem, None] = {}
-    plain = inflate(header.head, DEFAULT_LIMITS.inflated_bytes_max, problems)
+    plain = plain_header(header.head, lookup(header.transfer_syntax_uid))
     found = scan(plain, EXPLICIT_VR_LITTLE_ENDIAN)
     slices = found.slices(plain)
     if len(slices) < 3:

@@ -22,8 +22,10 @@ import structlog
 import trio
 
 from hounsfield.archive.dicom.cuts import Layout, frame_bytes
+from hounsfield.archive.dicom.deflated import inflate
+from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.same_elements import DataSet, NotComparableError, read, same_elements
-from hounsfield.archive.dicom.scan import inflate, scan
+from hounsfield.archive.dicom.scan import scan
 from hounsfield.archive.dicom.walk import looks_implicit
 from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.group_commit import Received, Undecided
@@ -217,8 +219,8 @@ def side_of_stored(records: Records, row: InstanceRow) -> Side:
 
 def _inflated(side: Side, bytes_max: int) -> Side:
     """A deflated data set (PS3.5 A.5) as the explicit little endian one it is inside."""
-    problems: dict[object, None] = {}
-    plain = inflate(side.header, bytes_max, problems)  # type: ignore[arg-type]
+    problems: dict[Problem, None] = {}
+    plain = inflate(side.header, bytes_max, problems)
     if problems:
         raise NotComparableError("a deflated data set that is damaged or too large")
     scanned = scan(plain, EXPLICIT_VR_LITTLE_ENDIAN)

@@ -12,8 +12,9 @@ from functools import cached_property
 from struct import Struct
 from typing import Final
 
+from hounsfield.archive.dicom.deflated import plain_header
 from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE
-from hounsfield.archive.dicom.scan import DEFAULT_LIMITS, PIXEL_TAGS, inflate
+from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.dicom.text import (
     CHARACTER_SET_VRS,
     DEFAULT_CHARACTER_SET,
@@ -23,7 +24,7 @@ from hounsfield.archive.dicom.text import (
     trim,
 )
 from hounsfield.archive.dicom.walk import Budget, elements, items, looks_implicit
-from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, lookup
+from hounsfield.codecs.registry import lookup
 
 Buffer = bytes | bytearray | memoryview
 
@@ -63,8 +64,7 @@ class Elements:
     def of_header(cls, head: Buffer, transfer_syntax_uid: str) -> Elements:
         """Those of a data set in front of its pixel data. Of a deflated one, ``head`` is all of it."""
         syntax = lookup(transfer_syntax_uid)
-        if syntax.deflated:
-            head, syntax = inflate(head, DEFAULT_LIMITS.inflated_bytes_max, {}), EXPLICIT_VR_LITTLE_ENDIAN
+        head = plain_header(head, syntax)
         implicit = looks_implicit(head, 0, len(head), syntax.implicit_vr)
         return cls(head, 0, len(head), implicit, syntax.little_endian)
 
