@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from support.archives import ct_slice, store
+from support.archives import ct_slice, encode, store
+from support.states import presentation_state
 
 EXPLICIT, JLS = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.80"
 WHERE = {"requestType": "WADO", "studyUID": "1.2.3", "seriesUID": "1.2.3.4", "objectUID": "1.2.3.4.5"}
@@ -115,7 +116,16 @@ def _without_pixels(data: Dataset) -> None:
         ({"region": "0.5"}, 400, "region"),
         ({"frameNumber": "2"}, 404, "frame"),
         ({"frameNumber": "1,1"}, 400, "frameNumber"),
-        ({"presentationUID": "1.2"}, 400, "presentation"),
+        ({"presentationUID": "1.2"}, 400, "presentationSeriesUID"),
+        ({"presentationSeriesUID": "1.2", "presentationUID": ""}, 400, "presentationUID"),
+        ({"presentationSeriesUID": "1.2", "presentationUID": "1.9"}, 404, "instance"),
+        ({"presentationSeriesUID": "1.2.3.4", "presentationUID": "1.2.3.4.5"}, 400, "presentation state"),
+        (
+            {"presentationSeriesUID": "1", "presentationUID": "1", "windowCenter": "4", "windowWidth": "2"},
+            400,
+            "windowCenter",
+        ),
+        ({"contentType": "application/dicom", "presentationUID": "1.2"}, 400, "presentationUID"),
     ],
 )
 async def test_errors_say_what_is_wrong(archive, change, status, word):
@@ -125,3 +135,57 @@ async def test_errors_say_what_is_wrong(archive, change, status, word):
         assert answer.status_code == status, answer.text
         assert word in answer.json()["detail"]
         assert "1.2.3" not in answer.text
+
+
+async def state_of(archive, raw: bytes, *, frames: list[int] | None = None) -> dict[str, str]:
+    """A presentation state of that image: inverted, its window, the right half turned; its parameters."""
+    of = pydicom.dcmread(io.BytesIO(raw), force=True)
+    state = presentation_state(of)
+    if frames:
+        state.ReferencedSeriesSequence[0].ReferencedImageSequence[0].ReferencedFrameNumber = frames
+    voi, area = Dataset(), Dataset()
+    voi.WindowCenter, voi.WindowWidth = 1000, 4000
+    state.SoftcopyVOILUTSequence, state.PresentationLUTShape = [voi], "INVERSE"
+    area.DisplayedAreaTopLeftHandCorner, area.DisplayedAreaBottomRightHandCorner = [5, 1], [16, 16]
+    area.PresentationSizeMode, area.PresentationPixelAspectRatio = "SCALE TO FIT", [1, 1]
+    state.DisplayedAreaSelectionSequence = [area]
+    await store(archive.engine, encode(state, EXPLICIT), EXPLICIT)
+    return {"presentationSeriesUID": state.SeriesInstanceUID, "presentationUID": state.SOPInstanceUID}
+
+
+async def test_a_presentation_state_is_not_followed(archive):
+    """Its own rendered resource says how the image looks under it; region and size come after it."""
+    raw = await image(archive)
+    state = await state_of(archive, raw)
+    png = WHERE | {"contentType": "image/png"} | state
+    own = f"/dicom-web/studies/1.2.3/series/{state['presentationSeriesUID']}"
+    own = f"{own}/instances/{state['presentationUID']}/rendered"
+    async with archive.client() as client:
+        shown = picture(await client.get("/wado", params=png))
+        expected = picture(await client.get(own, headers={"accept": "image/png"}))
+        plain = picture(await client.get("/wado", params=WHERE | {"contentType": "image/png"}))
+        assert shown.shape == (16, 12)
+        assert np.array_equal(shown, expected)
+        assert not np.array_equal(shown, plain[:, 4:])
+        # The last eight of its twelve columns, which are the image's last eight.
+        right = picture(await client.get("/wado", params=png | {"region": "0.33333334,0,1,1"}))
+        assert np.array_equal(right, shown[:, 4:])
+        small = picture(await client.get("/wado", params=png | {"rows": "8", "columns": "8"}))
+        assert small.shape == (8, 6)
+        first = await client.get("/wado", params=png)
+        other = await client.get("/wado", params=WHERE | {"contentType": "image/png"})
+        assert first.headers["etag"] != other.headers["etag"]
+
+
+async def test_a_presentation_state_of_another_image_or_frame_is_applied(archive):
+    raw = await image(archive, frames=3)
+    state = await state_of(archive, raw, frames=[2])
+    other = ct_slice(study_uid="1.2.3", series_uid="1.2.3.4", sop_uid="1.2.3.4.7")
+    await store(archive.engine, other, EXPLICIT)
+    png = WHERE | {"contentType": "image/png"} | state
+    async with archive.client() as client:
+        default = picture(await client.get("/wado", params=png))
+        assert np.array_equal(default, picture(await client.get("/wado", params=png | {"frameNumber": "2"})))
+        for change in ({"frameNumber": "3"}, {"objectUID": "1.2.3.4.7"}):
+            answer = await client.get("/wado", params=png | change)
+            assert (answer.status_code, "not for this" in answer.json()["detail"]) == (400, True)

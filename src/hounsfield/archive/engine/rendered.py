@@ -19,10 +19,15 @@ from hounsfield.archive.engine.foreign_profiles import converted
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Header, Instance, Overlay
 from hounsfield.archive.rendering.elements import Elements
-from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError, RenderingError
+from hounsfield.archive.rendering.errors import (
+    BadParameterError,
+    NoImageError,
+    NotRenderableError,
+    RenderingError,
+)
 from hounsfield.archive.rendering.image import Image
 from hounsfield.archive.rendering.pipeline import Cells, file_of, floating_cells
-from hounsfield.archive.rendering.presentation import SOP_CLASSES, PresentationState
+from hounsfield.archive.rendering.presentation import SOP_CLASSES, PresentationState, Reference
 from hounsfield.archive.rendering.request import Rendering
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.registry import lookup
@@ -120,20 +125,42 @@ class Rendered:
         if instance.row.sop_class_uid not in SOP_CLASSES:
             image = await self._image(instance)
             return [Subject(instance, image, tuple(range(1, image.frames + 1)))]
-        elements, _ = await self._describe(instance, with_image=False)
-        state, key = PresentationState(elements), _key_of(instance)
+        state = await self._state(instance)
         found: list[Subject] = []
         for one in state.references:
             try:
                 (target,) = await self._find(instance.study_uid, one.series_uid, one.sop_uid)
             except NotFoundError:
                 continue
-            image = await self._image(target)
-            frames = tuple(n for n in one.frames if 1 <= n <= image.frames)
-            found.append(Subject(target, image, frames or tuple(range(1, image.frames + 1)), state, key))
+            found.append(await self._shown_by(state, _key_of(instance), one, target))
         if not found:
             raise NotFoundError("the images that this presentation state is for are not in this archive")
         return found
+
+    async def subject_under(self, instance: Instance, presentation: Instance) -> Subject:
+        """An image as a presentation state wants it. ``BadParameterError`` when it is not for this image."""
+        try:
+            if presentation.row.sop_class_uid not in SOP_CLASSES:
+                raise BadParameterError("that is no grayscale or colour softcopy presentation state")
+            state = await self._state(presentation)
+            for one in state.references:
+                if one.sop_uid == instance.row.sop_uid:
+                    return await self._shown_by(state, _key_of(presentation), one, instance)
+            raise BadParameterError("that presentation state is not for this image")
+        except (RenderingError, CodecError):
+            self.drawing.refused += 1
+            raise
+
+    async def _state(self, presentation: Instance) -> PresentationState:
+        elements, _ = await self._describe(presentation, with_image=False)
+        return PresentationState(elements)
+
+    async def _shown_by(
+        self, state: PresentationState, key: object, reference: Reference, target: Instance
+    ) -> Subject:
+        image = await self._image(target)
+        frames = tuple(n for n in reference.frames if 1 <= n <= image.frames)
+        return Subject(target, image, frames or tuple(range(1, image.frames + 1)), state, key)
 
     async def _image(self, instance: Instance) -> Image:
         _, image = await self._describe(instance, with_image=True)

@@ -34,6 +34,7 @@ class Viewport:
 
     ``width`` and ``height``: the image is scaled to fit; None: that side does not bind. ``left`` and ``top``
     of the part, from 0; its ``source_width`` and ``source_height``, negative to flip, None for all there is.
+    ``fractions``: those four are shares of what is shown, from 0 to 1 (the region of PS3.18 9.5.1.2).
     """
 
     width: int | None
@@ -42,6 +43,21 @@ class Viewport:
     top: float = 0
     source_width: float | None = None
     source_height: float | None = None
+    fractions: bool = False
+
+    def in_pixels(self, rows: int, columns: int) -> Viewport:
+        """The same of a picture of that size, its part in pixels."""
+        if not self.fractions:
+            return self
+        width, height = self.source_width, self.source_height
+        return Viewport(
+            self.width,
+            self.height,
+            self.left * columns,
+            self.top * rows,
+            None if width is None else width * columns,
+            None if height is None else height * rows,
+        )
 
 
 @dataclass(frozen=True, slots=True)

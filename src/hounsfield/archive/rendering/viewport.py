@@ -40,6 +40,7 @@ def shown(picture: NDArray[Any], viewport: Viewport, pixel_aspect: float = 1.0) 
 def cut(picture: NDArray[Any], viewport: Viewport) -> NDArray[Any]:
     """The source region, flipped when its width or height is negative."""
     rows, columns = picture.shape[:2]
+    viewport = viewport.in_pixels(rows, columns)
     if viewport.left >= columns or viewport.top >= rows:
         raise BadParameterError("the viewport's source region is outside the image")
     width = columns - viewport.left if viewport.source_width is None else viewport.source_width

@@ -103,8 +103,9 @@ _ACCEPT: Final[dict[str, Any]] = {
 }
 
 
+_URI_REQUIRED: Final = frozenset({"requestType", "studyUID", "seriesUID", "objectUID"})
 _URI_PARAMETERS: Final[list[dict[str, Any]]] = [
-    {"name": name, "in": "query", "required": name.endswith("UID") or name == "requestType", "schema": schema}
+    {"name": name, "in": "query", "required": name in _URI_REQUIRED, "schema": schema}
     for name, schema in {
         "requestType": {"type": "string", "enum": ["WADO"]},
         "studyUID": {"type": "string"},
@@ -120,6 +121,8 @@ _URI_PARAMETERS: Final[list[dict[str, Any]]] = [
         "windowWidth": {"type": "number"},
         "imageQuality": {"type": "integer", "minimum": 1, "maximum": 100},
         "annotation": {"type": "string"},
+        "presentationSeriesUID": {"type": "string"},
+        "presentationUID": {"type": "string"},
     }.items()
 ]
 

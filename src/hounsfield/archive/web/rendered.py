@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -20,7 +20,7 @@ from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.rendering.errors import NoImageError, RenderingError
 from hounsfield.archive.rendering.film import film_types
 from hounsfield.archive.rendering.presentation import SOP_CLASSES as PRESENTATION_STATES
-from hounsfield.archive.rendering.request import FILMS, JPEG, STILL, Rendering, parse_rendering
+from hounsfield.archive.rendering.request import FILMS, JPEG, STILL, Rendering, Viewport, parse_rendering
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.conditional import Validators, entity_tag, has_conditions, is_unchanged
 from hounsfield.archive.web.frames import frame_numbers
@@ -57,6 +57,18 @@ class _Answer:
     multipart: bool
 
 
+@dataclass(frozen=True, slots=True)
+class UriWishes:
+    """What WADO-URI can ask of a picture and WADO-RS cannot (PS3.18 9.5.1.2).
+
+    ``presentation``: series and SOP instance UID of the presentation state to show it under. ``region``:
+    left, top, width and height of the part to show, as fractions of what would be shown.
+    """
+
+    presentation: tuple[str, str] | None = None
+    region: tuple[float, float, float, float] | None = None
+
+
 class RenderedPictures:
     """Answers requests for rendered resources and thumbnails."""
 
@@ -73,13 +85,19 @@ class RenderedPictures:
         series_uid: str | None = None,
         sop_uid: str | None = None,
         frames: str | None = None,
+        *,
+        wishes: UriWishes = UriWishes(),
     ) -> AsgiApp:
         """The pictures of a study, a series, an instance, or of some of its frames."""
         ranges = accept.ranges_of(*accept.accepted(scope))
         if sop_uid is None or series_uid is None:
             return await self._many(scope, study_uid, series_uid, ranges)
         (one,) = await self._engine.instances(study_uid, series_uid, sop_uid)
-        subjects = await self._engine.rendered.subjects(one)
+        if wishes.presentation is None:
+            subjects = await self._engine.rendered.subjects(one)
+        else:
+            (state,) = await self._engine.instances(study_uid, *wishes.presentation)
+            subjects = [await self._engine.rendered.subject_under(one, state)]
         if frames is None:
             wanted = [(subject, subject.frames) for subject in subjects]
         else:
@@ -88,8 +106,10 @@ class RenderedPictures:
                 raise NotFoundError("a presentation state has no frames of its own")
             if max(numbers) > subject.image.frames:
                 raise NotFoundError(f"this instance has {subject.image.frames} frames")
+            if subject.state is not None and not set(numbers) <= set(subject.frames):
+                raise WebError(400, "that presentation state is not for this frame")
             wanted = [(subject, numbers)]
-        return await self._pictures(scope, wanted, ranges, chosen=frames is not None)
+        return await self._pictures(scope, wanted, ranges, chosen=frames is not None, region=wishes.region)
 
     async def _pictures(
         self,
@@ -98,11 +118,15 @@ class RenderedPictures:
         ranges: tuple[accept.MediaRange, ...],
         *,
         chosen: bool,
+        region: tuple[float, float, float, float] | None = None,
     ) -> AsgiApp:
         """Of one request's objects; ``chosen``: their frames are named, so that all of them must come."""
         several = len(wanted) > 1 or (chosen and len(wanted[0][1]) > 1)
         answer = negotiated(ranges, alone=not several, film=len(wanted) == 1)
         asked, ignored = parse_rendering(parameters(scope), answer.media_type)
+        if region is not None:
+            sides = (asked.viewport.width, asked.viewport.height) if asked.viewport else (None, None)
+            asked = replace(asked, viewport=Viewport(*sides, *region, fractions=True))
         warnings = _warnings(ignored)
         if not answer.multipart:
             subject, numbers = wanted[0]

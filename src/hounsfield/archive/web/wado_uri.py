@@ -12,21 +12,20 @@ from urllib.parse import urlencode
 
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.engine.records import number_of
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.rendering.request import FILMS, JPEG, STILL, VIEWPORT_MAX
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.instances import Instances
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.rendered import RenderedPictures
+from hounsfield.archive.web.rendered import RenderedPictures, UriWishes
 from hounsfield.archive.web.urls import parameters
 
 PATH: Final = "/wado"
 
-_ROWS, _COLUMNS = 0x00280010, 0x00280011
 _RENDERED_ONLY: Final = (
     "frameNumber", "rows", "columns", "region", "windowCenter", "windowWidth", "imageQuality", "annotation",
+    "presentationUID", "presentationSeriesUID",
 )  # fmt: skip
 
 
@@ -67,10 +66,9 @@ class WadoUri:
             raise WebError(400, f"transferSyntax: for {accept.DICOM} only, not for pictures")
         if not given.get("frameNumber", "1").isdigit():
             raise WebError(400, "frameNumber must be one number, from 1")
-        if "presentationUID" in given:
-            raise WebError(400, "presentationUID: ask for the presentation state's own …/rendered instead")
-        asked = _asking(scope, media_type, _rendering(given, one))
-        return await self._pictures.retrieve(asked, *where, given.get("frameNumber"))
+        wishes = UriWishes(_presentation(given), _region(given["region"]) if "region" in given else None)
+        asked = _asking(scope, media_type, _rendering(given))
+        return await self._pictures.retrieve(asked, *where, given.get("frameNumber"), wishes=wishes)
 
 
 def _media_type(wanted: str, one: Instance) -> str:
@@ -87,22 +85,29 @@ def _media_type(wanted: str, one: Instance) -> str:
     raise WebError(406, f"contentType may be {', '.join((accept.DICOM, *STILL, *FILMS))}")
 
 
-def _rendering(given: Mapping[str, str], one: Instance) -> dict[str, str]:
-    """The parameters of PS3.18 9.1.2.2 by the names that 8.3.5 has for them."""
+def _presentation(given: Mapping[str, str]) -> tuple[str, str] | None:
+    """Series and SOP instance UID of the presentation state that is asked for (PS3.18 9.5.1.2)."""
+    series_uid, sop_uid = given.get("presentationSeriesUID"), given.get("presentationUID")
+    if series_uid is None and sop_uid is None:
+        return None
+    if not series_uid or not sop_uid:
+        raise WebError(400, "presentationSeriesUID and presentationUID come together")
+    if "windowCenter" in given:
+        raise WebError(400, "windowCenter: not beside presentationUID, which says what to show")
+    return series_uid, sop_uid
+
+
+def _rendering(given: Mapping[str, str]) -> dict[str, str]:
+    """The parameters of PS3.18 9.5.1.2 by the names that 8.3.5 has for them."""
     asked: dict[str, str] = {}
     center, width = given.get("windowCenter"), given.get("windowWidth")
     if (center is None) != (width is None):
         raise WebError(400, "windowCenter and windowWidth come together")
     if center is not None:
         asked["window"] = f"{center},{width},linear"
-    region = _region(given["region"], one) if "region" in given else None
     if "columns" in given or "rows" in given:
         # The side that is not named does not bind.
-        sides = [given.get("columns", str(VIEWPORT_MAX)), given.get("rows", str(VIEWPORT_MAX))]
-    else:
-        sides = [str(max(1, round(side))) for side in region[2:]] if region is not None else []
-    if sides:
-        asked["viewport"] = ",".join([*sides, *(f"{number:.6f}" for number in region or ())])
+        asked["viewport"] = ",".join(given.get(side, str(VIEWPORT_MAX)) for side in ("columns", "rows"))
     if "imageQuality" in given:
         asked["quality"] = given["imageQuality"]
     if "annotation" in given:
@@ -110,16 +115,15 @@ def _rendering(given: Mapping[str, str], one: Instance) -> dict[str, str]:
     return asked
 
 
-def _region(text: str, one: Instance) -> tuple[float, float, float, float]:
-    """Left, top, width and height in pixels of corners that are fractions of the image."""
+def _region(text: str) -> tuple[float, float, float, float]:
+    """Left, top, width and height of corners that are fractions of the image."""
     try:
         left, top, right, bottom = map(float, text.split(","))
     except ValueError:
         left, top, right, bottom = (math.nan,) * 4
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise WebError(400, "region must be xmin,ymin,xmax,ymax, fractions from 0 to 1")
-    columns, rows = (number_of(one.row.attributes.get(tag, ""), 1) for tag in (_COLUMNS, _ROWS))
-    return left * columns, top * rows, (right - left) * columns, (bottom - top) * rows
+    return left, top, right - left, bottom - top
 
 
 def _asking(scope: Scope, media_type: str, query: Mapping[str, str]) -> Scope:
