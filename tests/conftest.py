@@ -30,6 +30,7 @@ _PROGRAMS = {
     "strace": "strace",
     "cc": "gcc libc6-dev",
     "chromium": "chromium",
+    "node": "npm",
 }
 _SYSTEM_PATHS = "/usr/sbin:/usr/local/sbin"  # where Debian keeps Orthanc, and not in every user's PATH
 

