@@ -57,12 +57,18 @@ HASHED_FIELDS = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
     "SOPInstanceUID",
+    "place-family",
+    "place-run",
     "place-series",
     "place-instance",
     "patient",
     "patient-of-study",
     *tokens.HASHED_FIELDS,
 )
+
+_FAMILY_BYTES = 3  # of a UID without its last component: what one device, or one series, gives out
+_RUN_BYTES = 2  # of a UID without its last digits: a hundred in a row
+_RUN_DIGITS = 2
 
 CatalogRow = PatientRow | StudyRow | SeriesRow | InstanceRow | QuarantineRow | CorrectionsRow
 
@@ -112,7 +118,17 @@ class Catalog:
         return self.hashes.digest("SOPInstanceUID", sop_uid, SOP_HASH_BYTES)
 
     def place_key(self, level: str, uid: str) -> bytes:
-        return self.hashes.digest(f"place-{level}", uid, PLACE_KEY_BYTES)
+        """The key under which a UID is found without its study's.
+
+        UIDs of one family, and in it those of one run, stand side by side: those that a device gives
+        one after the other meet on a few pages, not each on a page of its own somewhere in gigabytes.
+        """
+        digest = self.hashes.digest
+        return (
+            digest("place-family", uid.rpartition(".")[0], _FAMILY_BYTES)
+            + digest("place-run", uid[:-_RUN_DIGITS], _RUN_BYTES)
+            + digest(f"place-{level}", uid, PLACE_KEY_BYTES - _FAMILY_BYTES - _RUN_BYTES)
+        )
 
     def patient_key(self, attributes: Attributes, study_uid: str) -> bytes:
         """A patient is (id, issuer); without an id, each study is a patient of its own (RAD-TF is silent)."""

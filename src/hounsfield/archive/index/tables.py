@@ -10,7 +10,7 @@ patient    plain    patient id hash (12)                                 Patient
 study      plain    study id (12) = hash of the Study Instance UID       StudyRow
 series     plain    study id (12) | series hash (8)                      SeriesRow
 instance   plain    study id (12) | series hash (8) | SOP hash (12)      InstanceRow
-place      postings hash of a series or SOP Instance UID (12)            study id | series hash (20)
+place      postings family (3) | run (2) | hash of a UID (7)             study id | series hash (20)
 token      postings field token (16)                                     inverted day (4) | study id (12)
 version    plain    instance key (32) | record id (16)                   InstanceRow, not served
 quarantine plain    record id (16)                                       QuarantineRow
