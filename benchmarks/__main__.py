@@ -1,6 +1,7 @@
 """Measures ours beside the peers in one run: `python -m benchmarks [ingest|frames|all] [--quick]`.
 
-`python -m benchmarks engine` measures the bars that are ours alone; see `--help` there.
+`python -m benchmarks engine` measures the bars that are ours alone, `python -m benchmarks dicomweb` those of
+DICOMweb beside Orthanc; see `--help` there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import engine, frames, ingest, machine, report, results
+from benchmarks import dicomweb, engine, frames, ingest, machine, report, results
 from benchmarks.peers.base import Peer
 from benchmarks.peers.install import ensure
 from benchmarks.peers.ours import Hounsfield
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["engine"]:
         return engine.main(given[1:])
+    if given[:1] == ["dicomweb"]:
+        return dicomweb.main(given[1:])
     options = _parser().parse_args(arguments)
     if options.rounds is None:
         options.rounds = 2 if options.quick else 5

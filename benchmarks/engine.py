@@ -13,7 +13,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import bars, machine
+from benchmarks.bars import Experiment
 from benchmarks.results import DIRECTORY
 
 #: Name, module, what it measures. The long ones come last.
@@ -38,12 +40,31 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the experiments; 1 when a bar was not held or an experiment failed."""
-    options = _parser().parse_args(arguments)
-    names = options.only.split(",") if options.only else list(EXPERIMENTS)
-    unknown = [name for name in names if name not in EXPERIMENTS]
+
+    def experiment(module: str) -> Experiment:
+        run: Experiment = importlib.import_module(module).run
+        return run
+
+    found = {name: (partial(experiment, module), title) for name, (module, title) in EXPERIMENTS.items()}
+    return run_named(arguments, found, name="engine", document=__doc__)
+
+
+def run_named(
+    arguments: Sequence[str] | None,
+    experiments: Mapping[str, tuple[Callable[[], Experiment], str]],
+    *,
+    name: str,
+    document: str | None,
+) -> int:
+    """The command line of several experiments: `python -m benchmarks NAME`."""
+    options = _parser(name, document, {key: title for key, (_, title) in experiments.items()}).parse_args(
+        arguments
+    )
+    names = options.only.split(",") if options.only else list(experiments)
+    unknown = [name for name in names if name not in experiments]
     console = Console(stderr=True)
     if unknown:
-        console.print(f"no experiment {', '.join(unknown)}: one of {', '.join(EXPERIMENTS)}")
+        console.print(f"no experiment {', '.join(unknown)}: one of {', '.join(experiments)}")
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = bars.settings_of(options)
@@ -54,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "errors": {},
     }
     for name in names:
-        module, title = EXPERIMENTS[name]
+        found, title = experiments[name]
         console.print(f"[bold]{name}[/bold]: {title}")
         began = time.monotonic()
         try:
-            figures = importlib.import_module(module).run(settings, console.print)
+            figures = found()(settings, partial(console.print, markup=False, highlight=False))
         except Exception as error:
             run["errors"][name] = f"{type(error).__name__}: {error}"
             console.print(f"{name} failed: {error}", markup=False, style="red")
@@ -90,15 +111,15 @@ def _print(run: dict[str, Any]) -> None:
         print(f"{name}: {error}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {name:12} {title}" for name, (_, title) in EXPERIMENTS.items())
+def _parser(name: str, document: str | None, titles: Mapping[str, str]) -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {key:12} {title}" for key, title in titles.items())
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks engine",
-        description=__doc__,
+        prog=f"python -m benchmarks {name}",
+        description=document,
         epilog=f"experiments:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bars.add_options(parser)
     parser.add_argument("--only", help="experiments, comma-separated")
-    parser.add_argument("--json", type=Path, default=DIRECTORY / "engine.json", metavar="OUT")
+    parser.add_argument("--json", type=Path, default=DIRECTORY / f"{name}.json", metavar="OUT")
     return parser

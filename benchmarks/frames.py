@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def rounds(
             turn = index % len(ready) if ready else 0
             for count in clients:
                 for peer, targets in [*ready[turn:], *ready[:turn]]:
-                    cell = _asked(peer, targets, count, seconds)
+                    cell = asked(peer, targets, "frames", clients=count, seconds=seconds)
                     cell |= {"round": index, "at": time.time()}
                     cells.append(cell)
                     progress(cell)
@@ -111,19 +111,29 @@ def _filled(peer: Peer) -> tuple[Peer, list[Target]]:
     return peer, targets
 
 
-def _asked(peer: Peer, targets: list[Target], clients: int, seconds: float) -> dict[str, Any]:
+def asked(
+    peer: Peer,
+    targets: list[Target],
+    scenario: str,
+    *,
+    clients: int,
+    seconds: float,
+    count: int | None = None,
+) -> dict[str, Any]:
+    """One measurement. ``count``: each client asks for so many, in order, instead of any for ``seconds``."""
     assert peer.endpoints.http_port
+    load = HttpLoad("127.0.0.1", peer.endpoints.http_port, clients=clients, seconds=seconds)
+    if count is not None:
+        load = replace(load, count=count, in_order=True)
     wait_idle(peer.pid, timeout_seconds=1.0)
     before = cpu_seconds(peer.pid)
     with MemoryWatch(peer.pid) as memory:
-        report = run_http_load(
-            HttpLoad("127.0.0.1", peer.endpoints.http_port, clients=clients, seconds=seconds), targets
-        )
+        report = run_http_load(load, targets)
     cpu = cpu_seconds(peer.pid) - before
     cell = asdict(report)
     cell |= {
         "server": peer.name,
-        "scenario": "frames",
+        "scenario": scenario,
         "clients": clients,
         "cpu_ms_per_object": 1000 * cpu / report.completed if report.completed else None,
         "peak_pss_bytes": memory.peak_pss,

@@ -99,3 +99,27 @@ def test_a_server_that_hangs_up_is_a_failure_not_a_wait(serve: Serve) -> None:
     report = ask(serve(cut))
     assert report.completed == 0
     assert sum(report.failures.values()) == 12
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks", "a chunk longer than the buffer", "close"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_body_has_its_length_however_it_is_framed(serve: Serve, framing: str, kept: bool) -> None:
+    long = b"x" * (5 << 20)
+
+    def answer(handler: Any) -> None:
+        if framing == "close":
+            handler.send_response(200)
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            handler.wfile.write(long)
+            handler.close_connection = True
+            return
+        chunks = {"length": 0, "chunks": 70_001, "a chunk longer than the buffer": 3 << 20}[framing]
+        send(handler, long, multipart=False, chunks=chunks)
+
+    load = HttpLoad("127.0.0.1", serve(answer), clients=1, count=3, seconds=30)
+    report = run_http_load(load, [Target("/a", size=len(long), kept=kept)])
+    assert (report.completed, report.failures, report.body_bytes) == (3, {}, 3 * len(long))
+    assert run_http_load(load, [Target("/a", size=len(long) + 1, kept=kept)]).failures == {
+        "body too short": 3
+    }
