@@ -63,24 +63,24 @@ def shown(made: View, **attributes: str) -> tuple[dict[int, str], list[int]]:
 
 def test_a_move_takes_what_is_there_then_and_not_what_comes_there_by_a_later_one(stores: Stores) -> None:
     made = view(stores, move(1, "T", "U"), move(2, "S", "T"))
-    assert made.route("T", "R", "I") == ("U", "R", (1,))
-    assert made.route("S", "R", "I") == ("T", "R", (2,))
+    assert made.route("T", "R", "I", 0) == ("U", "R", (1,))
+    assert made.route("S", "R", "I", 0) == ("T", "R", (2,))
     made = view(stores, move(1, "S", "T"), move(2, "T", "U"))
-    assert made.route("S", "R", "I") == ("U", "R", (1, 2))
+    assert made.route("S", "R", "I", 0) == ("U", "R", (1, 2))
 
 
 def test_there_and_back_ends(stores: Stores) -> None:
     made = view(stores, move(1, "S", "T"), move(2, "T", "S"), move(3, "S", "T"))
-    assert made.route("S", "R", "I") == ("T", "R", (1, 2, 3))
-    assert made.route("T", "R", "I") == ("T", "R", (2, 3))
+    assert made.route("S", "R", "I", 0) == ("T", "R", (1, 2, 3))
+    assert made.route("T", "R", "I", 0) == ("T", "R", (2, 3))
 
 
 def test_a_split_takes_only_what_it_names(stores: Stores) -> None:
     split = row(1, "split", study="S", to_study="T", series={"R": "N"}, instances=("I",))
     made = view(stores, split, row(2, "move-series", study="T", to_study="U", series={"N": "N"}))
-    assert made.route("S", "R", "I") == ("U", "N", (1, 2))
-    assert made.route("S", "R", "J") == ("S", "R", ())
-    assert made.route("S", "Q", "I") == ("S", "Q", ())
+    assert made.route("S", "R", "I", 0) == ("U", "N", (1, 2))
+    assert made.route("S", "R", "J", 0) == ("S", "R", ())
+    assert made.route("S", "Q", "I", 0) == ("S", "Q", ())
 
 
 def test_a_patient_is_whoever_the_corrections_before_made_of_it(stores: Stores) -> None:

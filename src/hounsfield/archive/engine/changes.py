@@ -19,6 +19,7 @@ from hounsfield.archive.engine.errors import GoneError, RefusedError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.stable import EVENT_STABLE
 from hounsfield.archive.index.correcting import EVENT_CORRECTED
+from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.deletion import EVENT_DELETED
 from hounsfield.archive.index.epochs import (
     EPOCH_BYTES,
@@ -29,6 +30,7 @@ from hounsfield.archive.index.epochs import (
 )
 from hounsfield.archive.index.indexing import EVENT_CONFLICT, EVENT_QUARANTINED, EVENT_STORED
 from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.rejections import EVENT_REJECTED, EVENT_RESTORED
 from hounsfield.archive.index.rows import Event
 from hounsfield.archive.index.tables import JOURNAL
 from hounsfield.storage_backends.api import KeyValueStore
@@ -39,6 +41,8 @@ TOLD: Final[dict[str, tuple[str, ...]]] = {
     EVENT_CONFLICT: ("study", "instances"),
     EVENT_DELETED: ("study", "instances"),
     EVENT_CORRECTED: ("study", "correction"),
+    EVENT_REJECTED: ("study", "rejection"),
+    EVENT_RESTORED: ("study", "rejection"),
     EVENT_STABLE: ("study",),
     EVENT_QUARANTINED: (),
 }
@@ -206,6 +210,8 @@ def _told(epoch: Epoch, sequence: int, event: Event) -> Change | None:
     names = TOLD.get(event.kind)
     if names is None or event.fact or ("study" in names and not event.body.get("study")):
         return None  # the last: what was deleted had been in quarantine
+    if is_hidden(event.body.get("study", "")):
+        return None  # what was deleted had been rejected
     cursor = Cursor(epoch.epoch_id, sequence)
     at = datetime.fromtimestamp(event.at_ns // _NS, UTC).isoformat().replace("+00:00", "Z")
     body: dict[str, Any] = {"cursor": str(cursor), "kind": event.kind, "at": at}

@@ -50,7 +50,7 @@ class Overlays:
         if self._view is None or self._study is None:
             return None
         received = row.received or (self._study.uid, series_uid)
-        key = (series_uid, received, self._view.route(*received, row.sop_uid))
+        key = (series_uid, received, self._view.route(*received, row.sop_uid, row.received_ns))
         if key not in self._known:
             self._known[key] = _overlay(self._view.steps(self._study, series_uid, row))
         return self._known[key]

@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from hounsfield.archive.dicom.rejection import REASONS
 from hounsfield.archive.engine.changes import Changes
 from hounsfield.archive.engine.compaction import Compaction, CompactionLimits
 from hounsfield.archive.engine.compressing import Compressing
@@ -26,6 +27,7 @@ from hounsfield.archive.engine.prepared import PreparedMetadata
 from hounsfield.archive.engine.prepared_build import Blocking
 from hounsfield.archive.engine.prepared_store import PreparedLimits, PreparedStore, open_cache
 from hounsfield.archive.engine.quiet import Consumer, QuietStudies
+from hounsfield.archive.engine.rejecting import Rejecting
 from hounsfield.archive.engine.rendered import Rendered, RenderedLimits
 from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.same_content import Comparing
@@ -35,6 +37,7 @@ from hounsfield.archive.engine.stable import EVENT_STABLE, announcing_stable_stu
 from hounsfield.archive.engine.transcoding import Transcoding, TranscodingLimits
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
 from hounsfield.archive.engine.undisturbed import UndisturbedRecords
+from hounsfield.archive.engine.video import Videos
 from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
 from hounsfield.archive.index.correcting import Corrections
 from hounsfield.archive.index.deletion import Deletions
@@ -44,6 +47,7 @@ from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.merging import Merger
 from hounsfield.archive.index.planner import Planner
 from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
+from hounsfield.archive.index.rejections import Rejections
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import ALL_TABLES
 from hounsfield.codecs.at_rest import Encoding
@@ -71,6 +75,7 @@ class EngineOptions:
     index: LmdbLimits = field(default_factory=LmdbLimits)
     compaction: CompactionLimits = field(default_factory=CompactionLimits)
     duplicates: str = "keep-first"  # or "newest-current"
+    rejection_notes: frozenset[str] = frozenset(REASONS)  # codes of the reasons for which they are followed
     compression: str = ""  # of native frames: "zstd", "jpegxl", "htj2k", or "" for none
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
     decoding: DecodingLimits = field(default_factory=DecodingLimits)
@@ -125,6 +130,16 @@ class Stores:
             newest_current=options.duplicates == "newest-current",
         )
 
+        self.rejections = Rejections(
+            store=store,
+            sealer=self.sealer,
+            catalog=self.catalog,
+            journal=self.journal,
+            indexer=self.indexer,
+            followed=options.rejection_notes,
+            newest_current=options.duplicates == "newest-current",
+        )
+
     @classmethod
     def open(cls, directory: Path, keyring: Keyring, options: EngineOptions) -> Stores:
         """Open the stores below a data directory that the caller has locked."""
@@ -139,12 +154,14 @@ class Stores:
             begin_epoch(self.store)  # before anything is appended to the journal
         report = catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
         self.corrections.resume()
+        self.rejections.resume()
         return report
 
     def reindex(self, progress: Callable[[int, int], None], *, rescan: bool = False) -> RecoveryReport:
         """Fill the (empty) index from segments and ledger; see :mod:`hounsfield.archive.index.recovery`."""
         report = reindex(self.indexer, self.journal, progress, rescan=rescan)
         self.corrections.resume()
+        self.rejections.resume()
         return report
 
     def close(self) -> None:
@@ -192,6 +209,7 @@ class Engine:
             read=self._gate.read,
             decoded=self.decoding.decoded,
             frame=self.decoding.frame,
+            video=Videos(self._retrieve, self.decoding.frame),
             limits=options.rendered,
         )
         cache = PreparedStore(stores.derived, stores.keyring, options.metadata)
@@ -229,6 +247,8 @@ class Engine:
             on_commit=on_commit,
         )
         self.delete = self.deleting.delete
+        self.rejecting = Rejecting(stores, self.deleting, self._gate, on_commit)
+        self._ingest.note_stored = self.rejecting.follow_stored
         self.compaction = Compaction(stores, options.compaction, owner=owner)
         self.correcting = Correcting(stores, self._gate, on_commit)
         self.search = self._search.search
@@ -281,6 +301,7 @@ class Engine:
             nursery.start_soon(self.compaction.run)
             nursery.start_soon(self.gram_merging.run)
             nursery.start_soon(self.scrub.run)
+            nursery.start_soon(self.rejecting.run)
             await nursery.start(self._ingest.large.run)
             await self._ingest.run(task_status=task_status)
             self._ingest.large.close()

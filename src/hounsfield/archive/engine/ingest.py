@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import outcome
@@ -18,6 +18,7 @@ import trio
 
 from hounsfield.archive.dicom.attributes import extract
 from hounsfield.archive.dicom.incremental import StreamScanned
+from hounsfield.archive.dicom.rejection import KEY_OBJECT_SELECTION
 from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.buffers import BufferPool, Gathering
 from hounsfield.archive.engine.commit_thread import CommitThread
@@ -248,6 +249,8 @@ class Ingest:
         self.large = LargeObjects(group_commit.indexer, gate, self.pool, self.budget, limits.large)
         self._ended = False
         self._on_commit = on_commit
+        #: Called for each key object selection that was stored, before its sender is answered.
+        self.note_stored: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._waiting: deque[_Pending] = deque()
         self._committing: list[_Pending] = []
         self._thread: CommitThread[list[Received], list[Fate]] | None = None
@@ -283,6 +286,8 @@ class Ingest:
             raise fate
         self.outcomes[fate.outcome] += 1
         self.bytes_stored += pending.size
+        if fate.sop_class_uid == KEY_OBJECT_SELECTION and fate.outcome is Outcome.STORED:
+            await self.note_stored()
         return fate
 
     async def _queued(self, pending: _Pending) -> Fate:

@@ -201,7 +201,7 @@ class Catalog:
         view = self.view(snapshot)
         if view is None:
             return Place(row.study_uid, row.series_uid, row.sop_uid)
-        route = view.route(row.study_uid, row.series_uid, row.sop_uid)
+        route = view.route(row.study_uid, row.series_uid, row.sop_uid, row.received_ns)
         return Place(route.study_uid, route.series_uid, row.sop_uid)
 
     def plan_study(

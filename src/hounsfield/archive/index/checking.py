@@ -20,6 +20,7 @@ import msgspec
 
 from hounsfield.archive.index import merging, postings, suspects, tokens
 from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.rows import (
     CorrectionsRow,
@@ -227,9 +228,10 @@ def check_counts(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
     total = archive.entries(STUDY)
     for number, (study_id, study) in enumerate(_studies(archive, snapshot)):
         archive.progress("counts", number, total)
-        patients.add(study.patient_key, b"", +1)
-        if snapshot.get(PATIENT, study.patient_key) is None:
-            yield Wrong(Severity.INDEX, "a study's patient is missing", study_id.hex())
+        if not is_hidden(study.uid):
+            patients.add(study.patient_key, b"", +1)
+            if snapshot.get(PATIENT, study.patient_key) is None:
+                yield Wrong(Severity.INDEX, "a study's patient is missing", study_id.hex())
         series_count = instance_count = 0
         modalities: set[str] = set()
         for key, sealed in snapshot.scan(SERIES, prefix=study_id):
@@ -275,7 +277,7 @@ def check_counts(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
 
 def _patients_one_by_one(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
     counted: dict[bytes, int] = {}
-    for _, study in _studies(archive, snapshot):
+    for _, study in _found_studies(archive, snapshot):
         counted[study.patient_key] = counted.get(study.patient_key, 0) + 1
     for key, sealed in snapshot.scan(PATIENT):
         patient = _row(archive, PATIENT, key, sealed, PatientRow)
@@ -294,15 +296,16 @@ def check_places(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
 def _places(archive: Archive, snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
     catalog = archive.catalog
     total = archive.entries(INSTANCE)
+    hidden = {study_id for study_id, study in _studies(archive, snapshot) if is_hidden(study.uid)}
     for key, sealed in snapshot.scan(SERIES):
         series = _row(archive, SERIES, key, sealed, SeriesRow)
-        if series is not None:
+        if series is not None and key[:_STUDY] not in hidden:
             yield catalog.place_key("series", series.uid), key
     for number, (key, sealed) in enumerate(snapshot.scan(INSTANCE)):
         if number % 1000 == 0:
             archive.progress("places", number, total)
         instance = _row(archive, INSTANCE, key, sealed, InstanceRow)
-        if instance is not None:
+        if instance is not None and key[:_STUDY] not in hidden:
             yield catalog.place_key("instance", instance.sop_uid), key[:_SERIES]
 
 
@@ -313,7 +316,7 @@ def check_tokens(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
 
 def _tokens(archive: Archive, snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
     total = archive.entries(STUDY)
-    for number, (study_id, study) in enumerate(_studies(archive, snapshot)):
+    for number, (study_id, study) in enumerate(_found_studies(archive, snapshot)):
         archive.progress("tokens", number, total)
         yield from tokens.exact_postings(archive.hashes, study_id, study)
 
@@ -353,7 +356,7 @@ def check_grams(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
     difference = _Sum()
     fresh = {key for key, _ in snapshot.scan(FRESH)}
     total = archive.entries(STUDY)
-    for number, (study_id, study) in enumerate(_studies(archive, snapshot)):
+    for number, (study_id, study) in enumerate(_found_studies(archive, snapshot)):
         archive.progress("grams", number, total)
         if study_id in fresh:
             continue
@@ -371,7 +374,7 @@ def check_grams(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
     if not difference.value:
         return
     wanted: dict[bytes, set[bytes]] = {}
-    for study_id, study in _studies(archive, snapshot):
+    for study_id, study in _found_studies(archive, snapshot):
         if study_id not in fresh:
             for token, value in _gram_postings(archive, study_id, study):
                 wanted.setdefault(token, set()).add(value)
@@ -438,6 +441,11 @@ def _studies(archive: Archive, snapshot: Snapshot) -> Iterator[tuple[bytes, Stud
         row = _row(archive, STUDY, key, sealed, StudyRow)
         if row is not None:
             yield key, row
+
+
+def _found_studies(archive: Archive, snapshot: Snapshot) -> Iterator[tuple[bytes, StudyRow]]:
+    """Those that searches find: not those of rejected objects."""
+    return ((key, study) for key, study in _studies(archive, snapshot) if not is_hidden(study.uid))
 
 
 AnyRow = TypeVar("AnyRow", bound=msgspec.Struct)

@@ -25,6 +25,10 @@ corrections that are still in force are taken from these.
 
 A study that has objects of its own shows their attributes; those moved to it are delivered with them too.
 A study of moved objects only shows what the first of them to be moved brought along.
+
+A rejection (:mod:`~hounsfield.archive.index.rejections`) takes objects out of sight: they are filed in a
+*hidden* study, which nothing leads to. It names objects by the UIDs they were received with, and is asked for
+at each point of their way, before any move: taking a correction back never shows what was rejected.
 """
 
 from __future__ import annotations
@@ -52,6 +56,10 @@ SPLIT: Final = "split"
 KINDS: Final = (SET_PATIENT, SET_STUDY, MERGE, MOVE_STUDY, MOVE_SERIES, SPLIT)
 OF_PATIENT: Final = frozenset({SET_PATIENT, MERGE})
 MOVES_OBJECTS: Final = frozenset({MOVE_SERIES, SPLIT})
+REJECT: Final = "reject"
+"""Not one of the kinds that can be asked for as a correction."""
+HIDDEN: Final = "!"
+"""How the UIDs of hidden studies begin: no UID that is received does."""
 
 CORRECTIONS: Final = b"corrections"
 """In META: changes with every correction; absent as long as there never was one."""
@@ -124,6 +132,21 @@ def number_key(number: int) -> bytes:
     return _NUMBER.pack(number)
 
 
+def is_hidden(study_uid: str) -> bool:
+    """Whether a study is one of rejected objects, which nobody finds."""
+    return study_uid.startswith(HIDDEN)
+
+
+def hidden_uid(row: CorrectionRow, study_uid: str) -> str:
+    """The study in which a rejection files objects of a study."""
+    return f"{row.to_study}/{study_uid}"
+
+
+def uid_before_hiding(study_uid: str) -> str:
+    """The study from which the objects of a hidden one were taken."""
+    return study_uid.partition("/")[2] if is_hidden(study_uid) else study_uid
+
+
 def patient_of(attributes: Mapping[int, str]) -> PatientRef:
     return attributes.get(PATIENT_ID, ""), attributes.get(ISSUER, "")
 
@@ -153,6 +176,7 @@ class View:
         self._snapshot = snapshot
         self._rows: dict[bytes, tuple[CorrectionRow, ...]] = dict(replaced or {})
         self._moves: dict[str, list[tuple[CorrectionRow, frozenset[str]]]] = {}
+        self._rejections: dict[str, list[tuple[CorrectionRow, dict[str, frozenset[str]]]]] = {}
 
     # ------------------------------------------------------------ rows
 
@@ -177,19 +201,33 @@ class View:
 
     # ------------------------------------------------------------ where objects are filed
 
-    def route(self, study_uid: str, series_uid: str, sop_uid: str) -> Route:
-        """Where an object with these UIDs is filed."""
+    def route(self, study_uid: str, series_uid: str, sop_uid: str, received_ns: int) -> Route:
+        """Where an object that was received with these UIDs at that moment is filed."""
         path: tuple[int, ...] = ()
         while True:
-            for row, instances in self._moves_from(study_uid):
-                if path and row.number <= path[-1]:
-                    continue
-                if series_uid in row.series and (not instances or sop_uid in instances):
-                    study_uid, series_uid = row.to_study, row.series[series_uid]
-                    path = (*path, row.number)
-                    break
-            else:
+            for row, by_series in self._rejections_of(study_uid):
+                if sop_uid in by_series.get(series_uid, ()) and not 0 < row.before_ns <= received_ns:
+                    return Route(hidden_uid(row, study_uid), series_uid, (*path, row.number))
+            next_stop = self._moved(study_uid, series_uid, sop_uid, path)
+            if next_stop is None:
                 return Route(study_uid, series_uid, path)
+            study_uid, series_uid, path = next_stop
+
+    def route_unless_rejected(self, study_uid: str, series_uid: str, sop_uid: str) -> Route:
+        """Where an object with these UIDs would be filed if nothing rejected it."""
+        route = Route(study_uid, series_uid)
+        while (next_stop := self._moved(route.study_uid, route.series_uid, sop_uid, route.path)) is not None:
+            route = next_stop
+        return route
+
+    def _moved(self, study_uid: str, series_uid: str, sop_uid: str, path: tuple[int, ...]) -> Route | None:
+        """Where a move takes an object from where it is, None when it stays there."""
+        for row, instances in self._moves_from(study_uid):
+            if path and row.number <= path[-1]:
+                continue
+            if series_uid in row.series and (not instances or sop_uid in instances):
+                return Route(row.to_study, row.series[series_uid], (*path, row.number))
+        return None
 
     def _moves_from(self, study_uid: str) -> list[tuple[CorrectionRow, frozenset[str]]]:
         moves = self._moves.get(study_uid)
@@ -200,6 +238,16 @@ class View:
                 if row.kind in MOVES_OBJECTS
             ]
         return moves
+
+    def _rejections_of(self, study_uid: str) -> list[tuple[CorrectionRow, dict[str, frozenset[str]]]]:
+        found = self._rejections.get(study_uid)
+        if found is None:
+            found = self._rejections[study_uid] = [
+                (row, {uid: frozenset(uids) for uid, uids in row.rejected[study_uid].items()})
+                for row in self.of_study(study_uid)
+                if row.kind == REJECT
+            ]
+        return found
 
     # ------------------------------------------------------------ what is shown
 
@@ -220,6 +268,7 @@ class View:
                     row
                     for row in (*self.of_study(uid), *self.of_patient(known))
                     if row.number > number
+                    and row.kind != REJECT
                     and (row.kind not in MOVES_OBJECTS or row.number in path)
                     and not skipped(row)
                 ),
@@ -243,6 +292,9 @@ class View:
     def shown(self, study_uid: str, groups: Mapping[Group, Attributes]) -> tuple[Attributes, tuple[int, ...]]:
         """The attributes of a study made of ``groups``, and the numbers of what had a part in it."""
         host = host_of(study_uid, groups)
+        if is_hidden(study_uid):
+            path = {number for _, path in groups for number in path}
+            return {**groups[host], STUDY_INSTANCE_UID: study_uid}, tuple(sorted(path))
         chain = self.chain(host, groups[host])
         numbers = {step.correction.number for step in chain.steps}
         numbers.update(number for _, path in groups for number in path)
@@ -250,8 +302,10 @@ class View:
 
     def steps(self, study: StudyRow, series_uid: str, instance: InstanceRow) -> list[Step]:
         """What is to be done to the header of one of a study's objects."""
+        if is_hidden(study.uid):
+            return []
         received = instance.received or (study.uid, series_uid)
-        path = self.route(*received, instance.sop_uid).path
+        path = self.route(*received, instance.sop_uid, instance.received_ns).path
         groups = {(one.study_uid, one.path): one.attributes for one in study.received}
         group = (received[0], path)
         host = host_of(study.uid, groups) if groups else group

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index import corrections, tokens
-from hounsfield.archive.index.corrections import CORRECTIONS, Group, View, number_key
+from hounsfield.archive.index.corrections import CORRECTIONS, Group, View, is_hidden, number_key
 from hounsfield.archive.index.rows import (
     Attributes,
     InstanceRow,
@@ -236,7 +236,7 @@ class StudyDraft:
     def _group_of(self, series_uid: str, row: InstanceRow) -> Group:
         assert self._view is not None
         received = row.received or (self.uid, series_uid)
-        return received[0], self._view.route(*received, row.sop_uid).path
+        return received[0], self._view.route(*received, row.sop_uid, row.received_ns).path
 
     # ------------------------------------------------------------ what is left
 
@@ -452,16 +452,20 @@ class StudyDraft:
         for row in draft.kept:
             key = catalog.instance_key(self.uid, uid, row.sop_uid) + row.location.record_id
             catalog.put_row(batch, VERSION, key, conflicting(row, True))
+        found = not is_hidden(self.uid)
         for sop_uid in draft.removed.keys() - draft.added.keys():
             batch.delete(INSTANCE, draft.held[sop_uid][0])
-            batch.remove(PLACE, catalog.place_key("instance", sop_uid), draft.key)
+            if found:
+                batch.remove(PLACE, catalog.place_key("instance", sop_uid), draft.key)
         for sop_uid, row in draft.added.items():
             catalog.put_row(batch, INSTANCE, draft.key + catalog.sop_hash(sop_uid), row)
-            batch.add(PLACE, catalog.place_key("instance", sop_uid), draft.key)
+            if found:
+                batch.add(PLACE, catalog.place_key("instance", sop_uid), draft.key)
         if not draft.instances:
             if draft.old is not None:
                 batch.delete(SERIES, draft.key)
-                batch.remove(PLACE, catalog.place_key("series", uid), draft.key)
+                if found:
+                    batch.remove(PLACE, catalog.place_key("series", uid), draft.key)
             return
         draft.sop_classes, transfer_syntaxes = self._series_summary(draft)
         catalog.put_row(batch, SERIES, draft.key, SeriesRow(
@@ -473,7 +477,7 @@ class StudyDraft:
             changed_ns=now_ns,
             flags=tuple(sorted(draft.flags)),
         ))  # fmt: skip
-        if draft.old is None:
+        if draft.old is None and found:
             batch.add(PLACE, catalog.place_key("series", uid), draft.key)
 
     def _series_summary(self, draft: SeriesDraft) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -513,6 +517,8 @@ class StudyDraft:
 
     def _plan_patients(self, batch: Batch, old: StudyRow | None, new: StudyRow | None, now_ns: int) -> None:
         if old is not None and new is not None and old.patient_key == new.patient_key:
+            return
+        if is_hidden(self.uid):
             return
         if old is not None:
             self._count_patient(batch, old.patient_key, -1, {}, now_ns)

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
 
+from hounsfield.archive.dicom.rejection import KEY_OBJECT_SELECTION
 from hounsfield.archive.index.catalog import Catalog, Place, Stored
 from hounsfield.archive.index.contents import open_pieces, same_stretches
+from hounsfield.archive.index.corrections import is_hidden, uid_before_hiding
 from hounsfield.archive.index.draft import Patients
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.rows import (
@@ -29,6 +31,7 @@ from hounsfield.archive.index.rows import (
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, SEGMENT, SPARE, TOMBSTONE
 from hounsfield.archive.index.use import DeadRecords, stored_bytes, with_segments
+from hounsfield.archive.index.waiting_notes import leave_waiting
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.pixels import same_bytes
@@ -42,7 +45,9 @@ from hounsfield.storage_backends.errors import (
 )
 from hounsfield.storage_backends.segments import PartRef, RecordRef, ScannedRecord, SegmentLog
 
-SEALS_PER_OBJECT = 8  # rows one object can touch: instance, series, study, patient, version, event, and spare
+SEALS_PER_OBJECT = (
+    8  # rows one object can touch: instance, series, study, patient, version, event, spare, note
+)
 
 #: What reading raises when the segment that a row names was removed since the row was read.
 VANISHED = (BlobNotFoundError, KeyringError)
@@ -50,6 +55,7 @@ VANISHED = (BlobNotFoundError, KeyringError)
 EVENT_STORED = "instances-stored"
 EVENT_CONFLICT = "conflict-kept"
 EVENT_QUARANTINED = "object-quarantined"
+EVENT_HIDDEN = "rejected-stored"  # came after a rejection that names it: nothing of it is shown
 
 
 class Outcome(Enum):
@@ -294,6 +300,9 @@ class Indexer:
         for study_uid, members in by_study.items():
             group = [(place, objects[i]) for i, place in members]
             batch = self.catalog.plan_study(snapshot, group, patients)
+            for _, stored in group:
+                if stored.row.sop_class_uid == KEY_OBJECT_SELECTION and not is_hidden(study_uid):
+                    leave_waiting(batch, self._sealer, stored)
             self._journal.append(batch, _event(EVENT_STORED, study_uid, group))
             plans.append((batch, [(i, Outcome.STORED) for i, _ in members]))
         if deleted is not None:
@@ -401,4 +410,6 @@ def progress_batch(indexed_to: dict[bytes, int], *, closed: bool = False) -> Bat
 
 def _event(kind: str, study_uid: str, group: Sequence[tuple[Place, Stored]]) -> Event:
     members = [[place.series_uid, place.sop_uid, s.location.record_id] for place, s in group]
-    return Event(kind, group[0][1].row.received_ns, {"study": study_uid, "instances": members})
+    kind = EVENT_HIDDEN if is_hidden(study_uid) else kind
+    body = {"study": uid_before_hiding(study_uid), "instances": members}
+    return Event(kind, group[0][1].row.received_ns, body)

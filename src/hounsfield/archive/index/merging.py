@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from hounsfield.archive.index import postings, tokens
+from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.rows import Attributes, StudyRow, decode
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import FRESH, GRAMS, META, STUDY
@@ -176,6 +177,8 @@ class Merger:
         for neighbour, sealed in snapshot.scan(STUDY, prefix=prefix):
             if neighbour != study_id and snapshot.get(FRESH, neighbour) is None:
                 row = decode(StudyRow, self._sealer.open(STUDY, neighbour, sealed))
+                if is_hidden(row.uid):
+                    continue
                 batch.put(FRESH, neighbour, tokens.fresh_value(row))
 
     def _change_postings(self, studies: list[_Study]) -> Iterator[int]:

@@ -20,6 +20,7 @@ from hounsfield.archive.index.deletion import announce_tombstones
 from hounsfield.archive.index.indexing import Indexer, Outcome, progress_batch
 from hounsfield.archive.index.journal import Journal, Pending
 from hounsfield.archive.index.object_rows import ObjectRows
+from hounsfield.archive.index.rejections import announce_rejections
 from hounsfield.archive.index.remaining import settle_order
 from hounsfield.archive.index.rescan import rescanned
 from hounsfield.archive.index.rows import (
@@ -79,6 +80,7 @@ def catch_up(
         known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
     # Before anything is indexed: what was deleted stays out, also of an index restored from a backup.
     announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
+    announce_rejections(indexer, (event for _, event, _ in pending.facts))
     segments = indexer.log.segment_ids()
     if at_start and not known and len(segments) > 1:
         note_unsettled(indexer)  # the index was lost: it is filled anew
@@ -135,6 +137,7 @@ def reindex(
     report = RecoveryReport()
     pending = journal.pending(report.saw)
     announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
+    announce_rejections(indexer, (event for _, event, _ in pending.facts))
     segments = indexer.log.segment_ids()
     if not rescan:  # what records carry is not what they were told to say
         note_unsettled(indexer)

@@ -62,7 +62,8 @@ class Refiling:
                 uids.add(row.uid)
                 for key, series in self._catalog.series_of(snapshot, study_id):
                     for one in self._catalog.instances_of(snapshot, key):
-                        uids.add(view.route(*(one.received or (row.uid, series.uid)), one.sop_uid).study_uid)
+                        received = one.received or (row.uid, series.uid)
+                        uids.add(view.route(*received, one.sop_uid, one.received_ns).study_uid)
         rows = 0
         locations: list[Location] = []
         for uid in uids:
@@ -125,7 +126,10 @@ class Refiling:
                         snapshot, self._catalog.instance_key(*here, instance.sop_uid)
                     )
                 filed = [_filed(row, *here) for row in rows]
-                routes = [view.route(one.study_uid, one.series_uid, one.row.sop_uid) for one in filed]
+                routes = [
+                    view.route(one.study_uid, one.series_uid, one.row.sop_uid, one.row.received_ns)
+                    for one in filed
+                ]
                 if all(route[:2] == here for route in routes):
                     continue
                 draft.remove(series.uid, instance.sop_uid)

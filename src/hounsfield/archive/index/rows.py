@@ -300,6 +300,13 @@ class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     reverted_ns: int = 0
     reverted_by: str = ""
     reverted_because: str = ""
+    # Of a rejection: objects by study and series, as received; why (a code of CID 7011); by which note (its
+    # SOP Instance UID and its record); and, unless 0, that only what was received before then is meant.
+    rejected: dict[str, dict[str, tuple[str, ...]]] = {}
+    code: str = ""
+    note: str = ""
+    note_record: str = ""
+    before_ns: int = 0
 
 
 class CorrectionsRow(msgspec.Struct, array_like=True, frozen=True):

@@ -26,6 +26,7 @@ from functools import lru_cache
 from hounsfield.archive.dicom.levels import MODALITIES_IN_STUDY
 from hounsfield.archive.dicom.matching import all_name_groups, date_period, name_groups
 from hounsfield.archive.index import grams
+from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.rows import Attributes, StudyRow
 from hounsfield.archive.index.sealed import KeyedHash
 from hounsfield.archive.index.tables import DAY_BYTES, FRESH, TOKEN, TOKEN_BYTES
@@ -243,6 +244,8 @@ def plan_tokens(
     """
     if old is not None and new is not None and _searched(old) == _searched(new):
         return
+    if any(row is not None and is_hidden(row.uid) for row in (old, new)):
+        return  # of rejected objects: nothing finds it
     before = set() if old is None else exact_postings(hashes, study_id, old)
     after = set() if new is None else exact_postings(hashes, study_id, new)
     for posting, value in before - after:

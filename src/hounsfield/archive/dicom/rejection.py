@@ -1,0 +1,90 @@
+"""Rejection notes: key object selection documents that say which objects are not to be used, and why.
+
+IHE RAD TF, Imaging Object Change Management: transaction RAD-66; titles from PS3.16 CID 7011.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hounsfield.archive.dicom.attributes import uid_is_usable
+from hounsfield.archive.dicom.selection import select
+from hounsfield.codecs.registry import lookup
+
+KEY_OBJECT_SELECTION: Final = "1.2.840.10008.5.1.4.1.1.88.59"
+QUALITY: Final = "113001"
+PATIENT_SAFETY: Final = "113037"
+WORKLIST: Final = "113038"
+EXPIRED: Final = "113039"
+#: Why objects are rejected: the code (DCM) of the document's title, and a word for it.
+REASONS: Final = {
+    QUALITY: "quality",
+    PATIENT_SAFETY: "patient-safety",
+    WORKLIST: "worklist",
+    EXPIRED: "expired",
+}
+#: Of one note. The largest studies have some ten thousand instances; a note is kept in a row of the index.
+REFERENCES_MAX: Final = 100_000
+
+_TITLE, _VALUE, _SCHEME = 0x0040A043, 0x00080100, 0x00080102
+_EVIDENCE, _SERIES, _INSTANCES = 0x0040A375, 0x00081115, 0x00081199
+_STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00081155
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionNote:
+    """Why, a key of :data:`REASONS`, and what: SOP Instance UIDs by study and series."""
+
+    code: str
+    rejected: Mapping[str, Mapping[str, tuple[str, ...]]]
+
+
+class NoteError(ValueError):
+    """A rejection note that cannot be followed; the text says why."""
+
+    retry = False
+
+
+def rejection_note(header: bytes | memoryview, transfer_syntax_uid: str) -> RejectionNote | None:
+    """What a key object selection document rejects, None when it is not a rejection note.
+
+    ``header`` is its data set. What it refers to is in its Current Requested Procedure Evidence Sequence
+    (PS3.3 C.17.6.2). A reference without usable UIDs rejects nothing. NoteError for a note that refers to
+    nothing, or to more than :data:`REFERENCES_MAX` instances.
+    """
+    model = select(header, lookup(transfer_syntax_uid), [(_TITLE,), (_EVIDENCE,)])
+    title = next(_items(model, _TITLE), None)
+    if title is None or _text(title, _SCHEME) != "DCM":
+        return None
+    code = _text(title, _VALUE)
+    if code not in REASONS:
+        return None
+    rejected: dict[str, dict[str, dict[str, None]]] = {}
+    for study in _items(model, _EVIDENCE):
+        for series in _items(study, _SERIES):
+            for instance in _items(series, _INSTANCES):
+                uids = (_text(study, _STUDY_UID), _text(series, _SERIES_UID), _text(instance, _SOP_UID))
+                if all(map(uid_is_usable, uids)):
+                    rejected.setdefault(uids[0], {}).setdefault(uids[1], {})[uids[2]] = None
+    count = sum(len(instances) for by_series in rejected.values() for instances in by_series.values())
+    if not count:
+        raise NoteError("it refers to no instance")
+    if count > REFERENCES_MAX:
+        raise NoteError(f"it refers to more than {REFERENCES_MAX} instances")
+    return RejectionNote(code, {
+        study: {series: tuple(instances) for series, instances in by_series.items()}
+        for study, by_series in rejected.items()
+    })  # fmt: skip
+
+
+def _items(model: Mapping[str, Any], tag: int) -> Iterator[Mapping[str, Any]]:
+    for item in model.get(f"{tag:08X}", {}).get("Value", ()):
+        if isinstance(item, dict):
+            yield item
+
+
+def _text(model: Mapping[str, Any], tag: int) -> str:
+    values = model.get(f"{tag:08X}", {}).get("Value", ())
+    return str(values[0]).strip(" \0") if values else ""

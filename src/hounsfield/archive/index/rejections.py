@@ -1,0 +1,400 @@
+"""Rejections: objects that a rejection note names are taken out of sight, and can be brought back.
+
+A rejection is a fact (kind ``rejection``): durable in the ledger before it is visible, numbered, replayed by
+a reindex. What it does is a part of the overlay (:mod:`~hounsfield.archive.index.corrections`): the objects
+are filed in a hidden study, where nothing that searches or retrieves finds them, while everything that cares
+for stored bytes (duplicates, holds, compaction, scrubbing, backups, checks) sees them as any other. What
+comes later takes the same way. The note is hidden with what it rejects.
+
+IHE RAD TF RAD-66: a later occurrence of what was rejected for patient safety or a wrong worklist entry is not
+to be shown; the same holds here for quality. The end of a retention period is not in force for what is sent
+again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import structs
+
+from hounsfield.archive.dicom.rejection import (
+    EXPIRED,
+    KEY_OBJECT_SELECTION,
+    REASONS,
+    NoteError,
+    RejectionNote,
+    rejection_note,
+)
+from hounsfield.archive.index import corrections as overlay
+from hounsfield.archive.index.catalog import Catalog, Place
+from hounsfield.archive.index.corrections import (
+    CORRECTIONS,
+    REJECT,
+    View,
+    is_hidden,
+    number_key,
+    study_key,
+)
+from hounsfield.archive.index.draft import FLAG_CONFLICT
+from hounsfield.archive.index.indexing import VANISHED, Indexer
+from hounsfield.archive.index.journal import FACT_SEALS, Journal
+from hounsfield.archive.index.refiling import Refiling
+from hounsfield.archive.index.rows import CorrectionRow, CorrectionsRow, Event, InstanceRow, Location
+from hounsfield.archive.index.sealed import RowSealer
+from hounsfield.archive.index.tables import CORRECTED, CORRECTION, META, STUDY_ID_BYTES
+from hounsfield.archive.index.waiting_notes import WaitingRow, all_waiting, waiting_key
+from hounsfield.codecs.errors import CodecError
+from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
+from hounsfield.storage_backends.errors import StorageError
+
+FACT_REJECTION = "rejection"
+EVENT_REJECTED = "instances-rejected"
+EVENT_RESTORED = "instances-restored"
+NOTE_BYTES_MAX = 32 << 20  # of what is read to memory: a hundred thousand references take some ten
+MOVES_MAX = 8  # of one record while it is read; it is one, or the disk is what fails
+TOKEN_BYTES = 16  # of a hidden study's name: nobody guesses it
+
+_References = dict[str, dict[str, dict[str, None]]]
+
+
+class RejectionError(Exception):
+    """A rejection that cannot be made or undone; the text says why and what to do, and names nobody."""
+
+    retry = False
+
+
+class _DealtWithError(Exception):
+    """Another process was first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """A rejection note that is stored here."""
+
+    content: RejectionNote
+    record_id: bytes
+    row: WaitingRow
+
+
+class Rejections:
+    """Follows rejection notes, and undoes that. Blocking; any number of threads and processes at once."""
+
+    def __init__(
+        self,
+        *,
+        store: KeyValueStore,
+        sealer: RowSealer,
+        catalog: Catalog,
+        journal: Journal,
+        indexer: Indexer,
+        followed: frozenset[str] = frozenset(REASONS),
+        newest_current: bool = False,
+    ) -> None:
+        """``followed``: codes of the reasons for which notes are followed; others are ordinary objects."""
+        self._store = store
+        self._sealer = sealer
+        self._catalog = catalog
+        self._journal = journal
+        self._indexer = indexer
+        self._followed = followed
+        self._newest_current = newest_current
+        journal.on_fact(FACT_REJECTION, self._apply)
+
+    # ------------------------------------------------------------ reading
+
+    def all(self, snapshot: Snapshot) -> list[CorrectionRow]:
+        """Every rejection that was ever made, oldest first."""
+        rows = [_row_of(body) for body in self._journal.state(snapshot, FACT_REJECTION)]
+        return sorted(rows, key=lambda row: row.number)
+
+    def get(self, snapshot: Snapshot, number: int) -> CorrectionRow:
+        """One rejection; RejectionError when there is none of that number."""
+        body = self._journal.state_of(snapshot, FACT_REJECTION, str(number))
+        if body is None:
+            raise RejectionError(f"there is no rejection {number}; `hounsfield reject list` shows them")
+        return _row_of(body)
+
+    def hidden(self, snapshot: Snapshot, row: CorrectionRow) -> dict[str, int]:
+        """How many objects of each study a rejection keeps out of sight now, by the hidden study's UID."""
+        found: dict[str, int] = {}
+        for study_id in snapshot.postings(CORRECTED, number_key(row.number)):
+            study = self._catalog.study_by_id(snapshot, study_id)
+            if study is not None and is_hidden(study.uid) and study.uid.startswith(f"{row.to_study}/"):
+                found[study.uid] = study.instances
+        return found
+
+    # ------------------------------------------------------------ following notes
+
+    def resume(self) -> int:
+        """Look at every key object selection that nobody has looked at; how many rejected something.
+
+        One that cannot be read now waits for the next time.
+        """
+        with self._store.snapshot() as snapshot:
+            waiting = all_waiting(snapshot, self._sealer)
+        made = 0
+        for record_id, row in waiting:
+            with suppress(StorageError, CodecError, OSError):
+                made += self._look_at(record_id, row)
+        return made
+
+    def _look_at(self, record_id: bytes, row: WaitingRow) -> bool:
+        content: RejectionNote | None = None
+        with suppress(NoteError, LookupError):
+            content = self._read(record_id, row)
+        if content is not None and content.code in self._followed:
+            with suppress(_DealtWithError):
+                self._make(_Note(content, record_id, row), actor="", waits=True)
+            return True
+        batch = Batch(uses_reserve=True)
+        batch.delete(META, waiting_key(record_id))
+        self._store.commit(batch)
+        return False
+
+    def _read(self, record_id: bytes, row: WaitingRow) -> RejectionNote | None:
+        """What a stored object says, None when it is no rejection note. LookupError when it is gone."""
+        for _ in range(MOVES_MAX):
+            found = self._stored(record_id, row)
+            try:
+                if self._indexer.data_set_bytes(found.location, found.stored_as) > NOTE_BYTES_MAX:
+                    raise NoteError(f"it is longer than {NOTE_BYTES_MAX} bytes")
+                data = b"".join(self._indexer.data_set(found.location, found.stored_as))
+            except VANISHED:
+                continue  # compaction moved it
+            return rejection_note(data, found.transfer_syntax_uid)
+        raise LookupError("the record was moved again and again while it was read")
+
+    def _stored(self, record_id: bytes, row: WaitingRow) -> InstanceRow:
+        catalog = self._catalog
+        with self._store.snapshot() as snapshot:
+            route = View(catalog, snapshot).route(row.study_uid, row.series_uid, row.sop_uid, row.received_ns)
+            place = Place(route.study_uid, route.series_uid, row.sop_uid)
+            served = catalog.instance(snapshot, *place)
+            if served is not None:
+                for one in (served, *catalog.versions(snapshot, catalog.instance_key(*place))):
+                    if one.location.record_id == record_id:
+                        return one
+        raise LookupError("the object is gone")
+
+    def follow(self, sop_uid: str, *, actor: str) -> CorrectionRow:
+        """Follow a note that is shown here, whatever its reason; for one that was undone, or came before.
+
+        RejectionError when it is no rejection note, or is not shown: then it is in force already.
+        """
+        note = self._shown(sop_uid)
+        try:
+            content = self._read(note[0], note[1])
+        except (NoteError, LookupError) as error:
+            raise RejectionError(f"this rejection note cannot be followed: {error}") from error
+        if content is None:
+            raise RejectionError("this object is no rejection note: its title is not one of CID 7011's")
+        return self._make(_Note(content, *note), actor=actor, waits=False)
+
+    def _shown(self, sop_uid: str) -> tuple[bytes, WaitingRow]:
+        catalog = self._catalog
+        with self._store.snapshot() as snapshot:
+            for key in catalog.places(snapshot, "instance", sop_uid):
+                study = catalog.study_by_id(snapshot, key[:STUDY_ID_BYTES])
+                series = catalog.series_by_key(snapshot, key)
+                if study is None or series is None:
+                    continue
+                row = catalog.instance(snapshot, study.uid, series.uid, sop_uid)
+                if row is not None and row.sop_class_uid == KEY_OBJECT_SELECTION:
+                    received = row.received or (study.uid, series.uid)
+                    return row.location.record_id, WaitingRow(*received, sop_uid, row.received_ns)
+            for one in self.all(snapshot):
+                if one.note == sop_uid and not one.reverted_ns:
+                    raise RejectionError(f"this note is followed already: it is rejection {one.number}")
+        raise RejectionError("no rejection note of that UID is here")
+
+    # ------------------------------------------------------------ making and undoing
+
+    def _make(self, note: _Note, *, actor: str, waits: bool) -> CorrectionRow:
+        key = waiting_key(note.record_id)
+        at_ns = time.time_ns()
+        token = secrets.token_hex(TOKEN_BYTES)
+
+        def plan(snapshot: Snapshot, batch: Batch | None) -> CorrectionRow:
+            held = snapshot.get(META, key)
+            if waits and held is None:
+                raise _DealtWithError
+            if batch is not None:
+                batch.require(META, key, held)
+            return CorrectionRow(
+                number=self._journal.facts(snapshot) + 1,
+                kind=REJECT,
+                at_ns=at_ns,
+                actor=actor,
+                reason=REASONS[note.content.code],
+                to_study=f"{overlay.HIDDEN}{token}",
+                rejected=self._references(snapshot, note),
+                code=note.content.code,
+                note=note.row.sop_uid,
+                note_record=note.record_id.hex(),
+                before_ns=note.row.received_ns + 1 if note.content.code == EXPIRED else 0,
+            )
+
+        return self._commit(plan)
+
+    def undo(self, number: int, *, actor: str, reason: str, at_ns: int) -> CorrectionRow:
+        """Bring back what a rejection hides, and its note. RejectionError when it is not in force."""
+        if not reason.strip():
+            raise RejectionError("say why: undoing a rejection needs a reason")
+
+        def plan(snapshot: Snapshot, _: Batch | None) -> CorrectionRow:
+            row = self.get(snapshot, number)
+            if row.reverted_ns:
+                raise RejectionError(f"rejection {number} is not in force: it was undone already")
+            return structs.replace(row, reverted_ns=at_ns, reverted_by=actor, reverted_because=reason)
+
+        return self._commit(plan)
+
+    def _commit(self, plan: Any) -> CorrectionRow:
+        refiling = self._refiling()
+        with self._store.snapshot() as snapshot:
+            row = plan(snapshot, None)
+            rows, locations = self._look(refiling, snapshot, row)
+        refiling.read(locations)  # beside everybody: planning then has it at hand
+        seals = rows + FACT_SEALS
+        made: list[CorrectionRow] = []
+
+        def planned(snapshot: Snapshot, batch: Batch) -> Event:
+            row = plan(snapshot, batch)
+            body = {"name": str(row.number), "body": msgspec.to_builtins(row), "seals": seals}
+            event = Event(FACT_REJECTION, row.reverted_ns or row.at_ns, body, fact=True)
+            self._change(refiling, snapshot, batch, event)
+            made.append(row)
+            return event
+
+        self._journal.commit_planned_fact(planned, seals=seals)
+        return made[-1]
+
+    def _refiling(self) -> Refiling:
+        return Refiling(self._catalog, self._indexer, newest_current=self._newest_current)
+
+    def _look(self, refiling: Refiling, snapshot: Snapshot, row: CorrectionRow) -> tuple[int, list[Location]]:
+        """How many rows the commit may seal, and the records that planning it reads."""
+        rows, locations = refiling.look(snapshot, self._view_with(snapshot, row), self._filed(snapshot, row))
+        return rows + len(row.rejected), locations
+
+    def _references(self, snapshot: Snapshot, note: _Note) -> dict[str, dict[str, tuple[str, ...]]]:
+        """What is meant, by the UIDs it was received with.
+
+        A note may name objects as they are shown, which corrections may have filed elsewhere; what is not
+        here is taken as it is named. The note itself goes with them.
+        """
+        found: _References = {}
+
+        def add(study_uid: str, series_uid: str, sop_uid: str) -> None:
+            found.setdefault(study_uid, {}).setdefault(series_uid, {})[sop_uid] = None
+
+        catalog = self._catalog
+        for study_uid, by_series in note.content.rejected.items():
+            for series_uid, sop_uids in by_series.items():
+                for sop_uid in sop_uids:
+                    add(study_uid, series_uid, sop_uid)
+                    row = catalog.instance(snapshot, study_uid, series_uid, sop_uid)
+                    if row is None:
+                        continue
+                    rows = [row]
+                    if FLAG_CONFLICT in row.flags:
+                        rows += catalog.versions(
+                            snapshot, catalog.instance_key(study_uid, series_uid, sop_uid)
+                        )
+                    for one in rows:
+                        add(*(one.received or (study_uid, series_uid)), sop_uid)
+        add(note.row.study_uid, note.row.series_uid, note.row.sop_uid)
+        return {
+            study_uid: {series_uid: tuple(sop_uids) for series_uid, sop_uids in by_series.items()}
+            for study_uid, by_series in found.items()
+        }
+
+    # ------------------------------------------------------------ what a fact changes
+
+    def _apply(self, snapshot: Snapshot, batch: Batch, event: Event) -> None:
+        """Have ``batch`` do what a rejection's fact stands for, when it is replayed."""
+        self._change(self._refiling(), snapshot, batch, event)
+
+    def _change(self, refiling: Refiling, snapshot: Snapshot, batch: Batch, event: Event) -> None:
+        row = _row_of(event.body["body"])
+        self._journal.put_state(batch, event)
+        _plan_rows(self._catalog, snapshot, batch, row)
+        batch.require(META, CORRECTIONS, overlay.generation(snapshot))
+        batch.put(META, CORRECTIONS, number_key(self._journal.facts(snapshot) + 1))
+        batch.delete(META, waiting_key(bytes.fromhex(row.note_record)))
+        changes = refiling.plan(
+            snapshot, batch, self._view_with(snapshot, row), self._filed(snapshot, row), event.at_ns
+        )
+        kind = EVENT_RESTORED if row.reverted_ns else EVENT_REJECTED
+        for change in changes:
+            if not is_hidden(change.uid):
+                body = {"study": change.uid, "rejection": row.number}
+                self._journal.append(batch, Event(kind, event.at_ns, body))
+
+    def _view_with(self, snapshot: Snapshot, row: CorrectionRow) -> View:
+        return View(self._catalog, snapshot, _rows_with(self._catalog, snapshot, row))
+
+    def _filed(self, snapshot: Snapshot, row: CorrectionRow) -> list[bytes]:
+        """The ids of the studies in which the objects are that a rejection hides, or hid."""
+        if row.reverted_ns:
+            return snapshot.postings(CORRECTED, number_key(row.number))
+        view = View(self._catalog, snapshot)  # in a recovery it may know the rejection already
+        uids: set[str] = set()
+        for study_uid, by_series in row.rejected.items():
+            for series_uid, sop_uids in by_series.items():
+                for sop_uid in sop_uids:
+                    uids.add(view.route_unless_rejected(study_uid, series_uid, sop_uid).study_uid)
+                    uids.add(view.route(study_uid, series_uid, sop_uid, 0).study_uid)
+        return [self._catalog.study_id(uid) for uid in sorted(uids)]
+
+
+def announce_rejections(indexer: Indexer, facts: Iterable[Event]) -> None:
+    """Have rejections that are to be replayed hide what they hide before anything is indexed.
+
+    For an index that is behind the ledger. Only for those that mean what was received before them: an object
+    that was sent again since is not another record of the hidden one, and would be taken for it.
+    """
+    last = {event.body["name"]: event for event in facts if event.kind == FACT_REJECTION}
+    for event in last.values():
+        row = _row_of(event.body["body"])
+        if row.reverted_ns or not row.before_ns:
+            continue
+        indexer.prepare(len(row.rejected))
+        batch = Batch(uses_reserve=True)
+        with indexer.store.snapshot() as snapshot:
+            _plan_rows(indexer.catalog, snapshot, batch, row)
+        batch.put(META, CORRECTIONS, number_key(row.number))
+        indexer.store.commit(batch)
+
+
+def _plan_rows(catalog: Catalog, snapshot: Snapshot, batch: Batch, row: CorrectionRow) -> None:
+    """Have ``batch`` put a rejection among what is in force for the studies that it names, or take it out."""
+    for key, now in _rows_with(catalog, snapshot, row).items():
+        batch.require(CORRECTION, key, snapshot.get(CORRECTION, key))
+        if now:
+            catalog.put_row(batch, CORRECTION, key, CorrectionsRow(now))
+        else:
+            batch.delete(CORRECTION, key)
+
+
+def _rows_with(
+    catalog: Catalog, snapshot: Snapshot, row: CorrectionRow
+) -> dict[bytes, tuple[CorrectionRow, ...]]:
+    """What is in force for each study of which a rejection names objects, with that rejection."""
+    view = View(catalog, snapshot)
+    rows: dict[bytes, tuple[CorrectionRow, ...]] = {}
+    for study_uid in row.rejected:
+        others = [one for one in view.of_study(study_uid) if one.number != row.number]
+        now = [*others, *([] if row.reverted_ns else [row])]
+        rows[study_key(catalog, study_uid)] = tuple(sorted(now, key=lambda one: one.number))
+    return rows
+
+
+def _row_of(body: Mapping[str, Any]) -> CorrectionRow:
+    return msgspec.convert(body, CorrectionRow)
