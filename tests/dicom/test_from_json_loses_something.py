@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hounsfield.archive.dicom import from_json as module
+from hounsfield.archive.dicom.bulk import find_bulk
 from hounsfield.archive.dicom.from_json import ModelError, PixelLink, from_json, links, pixel_link, text_of
-from hounsfield.archive.dicom.json import find_bulk, to_json
+from hounsfield.archive.dicom.json import to_json
 from hounsfield.archive.dicom.part10 import file_header
 from hounsfield.archive.dicom.rewrite import element
 from hounsfield.archive.dicom.scan import scan

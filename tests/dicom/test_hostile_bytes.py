@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hounsfield.archive.dicom.attributes import extract
+from hounsfield.archive.dicom.bulk import find_bulk
 from hounsfield.archive.dicom.cuts import Layout, frame_bytes
-from hounsfield.archive.dicom.json import find_bulk, to_json
+from hounsfield.archive.dicom.json import to_json
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.scan import ScanLimits, Scanned, scan
 from hounsfield.codecs.registry import (

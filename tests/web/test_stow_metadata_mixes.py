@@ -17,9 +17,10 @@ import pydicom
 import pytest
 
 from hounsfield.archive.dicom import part10
+from hounsfield.archive.dicom.bulk import find_bulk
 from hounsfield.archive.dicom.codestreams import without_container
 from hounsfield.archive.dicom.from_json import links
-from hounsfield.archive.dicom.json import find_bulk, to_json
+from hounsfield.archive.dicom.json import to_json
 from hounsfield.archive.dicom.scan import scan
 from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.errors import OutOfResourcesError

@@ -20,6 +20,13 @@ Buffer = bytes | bytearray | memoryview
 Element = tuple[str, int, int]
 
 NUMBER_OF_FRAMES: Final = 0x00280008
+_SAMPLES_PER_PIXEL, _PHOTOMETRIC, _ROWS, _COLUMNS, _BITS_ALLOCATED = (
+    0x00280002, 0x00280004, 0x00280010, 0x00280011, 0x00280100,
+)  # fmt: skip
+#: The attributes that say how large frames are, and how many.
+SHAPE_TAGS: Final = frozenset(
+    {NUMBER_OF_FRAMES, _SAMPLES_PER_PIXEL, _PHOTOMETRIC, _ROWS, _COLUMNS, _BITS_ALLOCATED}
+)
 
 _FLOAT_BITS: Final = {0x7FE00008: 32, 0x7FE00009: 64}
 _ITEM_LENGTH: Final = Struct("<4xL")
@@ -115,15 +122,16 @@ def frame_shape(
 
     ``found``: elements of ``data``; floats have their bits by the tag of their pixel data (C.7.6.24, 25).
     """
-    rows, columns = _unsigned(data, found, 0x00280010, little), _unsigned(data, found, 0x00280011, little)
+    rows, columns = _unsigned(data, found, _ROWS, little), _unsigned(data, found, _COLUMNS, little)
     if not rows or not columns:
         return None
-    bits = _FLOAT_BITS.get(pixel_tag) or _unsigned(data, found, 0x00280100, little) or 8
-    _, start, length = found.get(0x00280004, ("", 0, 0))
+    bits = _FLOAT_BITS.get(pixel_tag) or _unsigned(data, found, _BITS_ALLOCATED, little) or 8
+    _, start, length = found.get(_PHOTOMETRIC, ("", 0, 0))
     photometric = ""
     if length <= 64:
         photometric = bytes(data[start : start + length]).decode("latin-1").strip(" \0").upper()
-    return FrameShape(rows, columns, _unsigned(data, found, 0x00280002, little) or 1, bits, photometric)
+    samples = _unsigned(data, found, _SAMPLES_PER_PIXEL, little) or 1
+    return FrameShape(rows, columns, samples, bits, photometric)
 
 
 def declared_frames(data: Buffer, found: Mapping[int, Element]) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
 from hounsfield.archive.dicom.dicomdir import MEDIA_STORAGE_DIRECTORY
 from hounsfield.archive.dicom.dictionary import LONG_VRS, vr_of
+from hounsfield.archive.dicom.json_model import NAME_GROUPS
 from hounsfield.archive.dicom.part10 import UID_ROOT, file_header
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -126,7 +127,6 @@ _INVENTED_TEXT: Final = "UNKNOWN"
 _UL: Final = Struct("<L")
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _NUMBERS: Final = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "FD": "d", "FL": "f"}
-_GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 
 
 @dataclass(slots=True)
@@ -275,7 +275,9 @@ def _value(element: Model) -> bytes:
     if vr in _NUMBERS:
         return b"".join(pack(f"<{_NUMBERS[vr]}", value) for value in values if value is not None)
     if vr == "PN":
-        names = ["=".join((name or {}).get(group, "") for group in _GROUPS).rstrip("=") for name in values]
+        names = [
+            "=".join((name or {}).get(group, "") for group in NAME_GROUPS).rstrip("=") for name in values
+        ]
         return "\\".join(names).encode()
     return "\\".join("" if value is None else str(value) for value in values).encode()
 

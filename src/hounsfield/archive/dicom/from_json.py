@@ -25,7 +25,8 @@ from typing import Any, Final, NamedTuple
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
 from hounsfield.archive.dicom.dictionary import LONG_VRS, SHORT_VRS, vr_of
-from hounsfield.archive.dicom.json import ELEMENTS_MAX
+from hounsfield.archive.dicom.json_elements import ELEMENTS_MAX
+from hounsfield.archive.dicom.json_model import NAME_GROUPS
 from hounsfield.archive.dicom.rewrite import element
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.dicom.text import CHARACTER_SET_VRS, PROSE_VRS
@@ -55,7 +56,6 @@ _NUMBERS: Final = {
     )
 }
 _TAG_VALUE: Final = Struct("<HH")
-_GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _KEY: Final = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _ITEM: Final = b"\xfe\xff\x00\xe0"
@@ -313,7 +313,7 @@ def _text(key: str, vr: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     if vr == "PN" and isinstance(value, Mapping):
-        groups = [value.get(group) or "" for group in _GROUPS]
+        groups = [value.get(group) or "" for group in NAME_GROUPS]
         if not all(isinstance(group, str) for group in groups):
             raise ModelError(f"a name in attribute {key} is not text")
         return "=".join(groups).rstrip("=")

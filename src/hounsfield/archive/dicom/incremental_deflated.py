@@ -14,7 +14,7 @@ from hounsfield.codecs.registry import TransferSyntax
 
 __all__ = ["DeflatedScan", "PassingScan", "open_scan"]
 
-_INFLATE_STEP_BYTES: Final = 512  # what damage costs of the output before it; ``deflated.inflate`` has the same
+_INFLATE_STEP_BYTES: Final = 512  # what damage costs of the output before it; as in ``inflate``
 
 
 class DeflatedScan:

@@ -10,29 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from struct import Struct, pack
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from hounsfield.archive.dicom.byte_order import WORD_BYTES, swapped
 from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, private_vr_of, vr_of
+from hounsfield.archive.dicom.ends import DELIMITER_BYTES, ends_a_sequence
 from hounsfield.archive.dicom.rewrite import element
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.dicom.walk import DEPTH_MAX, elements, items, looks_implicit
-from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.registry import TransferSyntax
-
-if TYPE_CHECKING:
-    import numpy as np
-else:
-    np = deferred("numpy")
 
 #: Tables of an encapsulation that is not there any more (PS3.3 C.7.6.3.1.8, C.7.6.3.1.9).
 ENCAPSULATION: Final = frozenset({0x7FE00001, 0x7FE00002, 0x7FE00003})
 _REPRESENTATION: Final = 0x00280103
 _ITEM: Final = Struct("<HHL")
-_WORD_BYTES: Final = {
-    "AT": 2, "US": 2, "SS": 2, "OW": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4, "FD": 8, "OD": 8,
-    "OV": 8, "SV": 8, "UV": 8,
-}  # fmt: skip
-_SEQUENCE_ENDS: Final = (b"\xfe\xff\xdd\xe0", b"\xff\xfe\xe0\xdd")
 
 #: VR and value, or None for an attribute that is to go.
 Changes = Mapping[int, tuple[str, bytes] | None]
@@ -71,7 +62,7 @@ def recoded(
     implicit = looks_implicit(head, 0, len(head), syntax.implicit_vr)
     writer = _Writer(implicit, syntax.little_endian, target.implicit_vr)
     before = writer.top_level(head, 0, changes or {}, items_added or {})
-    start = 8 if trailer[:4] in _SEQUENCE_ENDS else padding
+    start = DELIMITER_BYTES if ends_a_sequence(trailer) else padding
     return Recoded(before, writer.top_level(trailer, start, {}, {}))
 
 
@@ -163,8 +154,4 @@ class _Writer:
         return data[begin : begin + 4] + pack("<L", 0xFFFFFFFF) + data[at:end]
 
     def _value(self, value: bytes, vr: str) -> bytes:
-        size = 1 if self._little else _WORD_BYTES.get(vr, 1)
-        if size == 1 or len(value) % size:
-            return value
-        swapped: bytes = np.frombuffer(value, f">u{size}").astype(f"<u{size}").tobytes()
-        return swapped
+        return value if self._little else bytes(swapped(value, WORD_BYTES.get(vr, 1)))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET, VALUE_BYTES_MAX, to_text
 from hounsfield.archive.dicom.deflated import INFLATED_BYTES_MAX, inflate
 from hounsfield.archive.dicom.dictionary import LONG_VRS, vr_of
-from hounsfield.archive.dicom.ends import trailer_start
+from hounsfield.archive.dicom.ends import may_have_elements, trailer_start
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.text import CHARACTER_SET_VRS, DEFAULT_CHARACTER_SET, character_set, decode
 from hounsfield.archive.dicom.transcode import UTF_8, in_utf8
@@ -118,9 +118,9 @@ class _Rewriter:
     def _take(self, body: bytes, trailer: bytes) -> None:
         self._body, self._trailer = body, trailer
         self._elements = self._walk(body, 0)
-        found = {one.tag: (one.vr, one.at, one.length) for one in self._elements}
-        start = trailer_start(body, trailer, found, little=self._little)
-        self._tail = self._walk(trailer, start) if len(trailer) > 8 else []
+        self._tail = []
+        if may_have_elements(trailer):
+            self._tail = self._walk(trailer, trailer_start(body, trailer, self._implicit, self._little))
         # Changes are few, elements many: what is not asked for is not taken out.
         self._found: dict[int, _Element] = {one.tag: one for one in self._elements}
         self._behind: dict[int, _Element] = {one.tag: one for one in self._tail}

@@ -13,7 +13,8 @@ import msgspec
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
 from hounsfield.archive.dicom.deflated import plain_header
-from hounsfield.archive.dicom.json import Model, to_json
+from hounsfield.archive.dicom.json import to_json
+from hounsfield.archive.dicom.json_model import Model
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.dicom.walk import elements, looks_implicit
 from hounsfield.codecs.registry import (

@@ -22,16 +22,14 @@ from typing import Any, Final
 from xml.parsers import expat
 
 from hounsfield.archive.dicom.dictionary import KEYWORD_OF, vr_of
+from hounsfield.archive.dicom.json_model import EXACT_MAX, NAME_GROUPS, Model
 from hounsfield.archive.dicom.walk import DEPTH_MAX
-
-Model = dict[str, Any]
 
 NAMESPACE: Final = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
 _HEAD: Final = (
     f'<?xml version="1.0" encoding="UTF-8"?>\n<NativeDicomModel xmlns="{NAMESPACE}" xml:space="preserve">'
 )
 _TAIL: Final = "</NativeDicomModel>"
-_GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _COMPONENTS: Final = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 #: What has to be written otherwise: markup, the line end that XML would change, and what XML cannot say.
 _SPECIAL: Final = re.compile("[&<>\r\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -39,7 +37,6 @@ _WRITTEN: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"}
 _BLANKS: Final = str.maketrans({"\n": "&#10;", "\t": "&#9;"})
 _INTEGERS: Final = frozenset({"SL", "SS", "SV", "UL", "US", "UV"})
 _FLOATS: Final = frozenset({"FL", "FD"})
-_EXACT: Final = 1 << 53
 _INTEGER_TEXT: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
 _DECIMAL_TEXT: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _ODD: Final = frozenset("13579BDFbdf")  # last digits of the groups of private attributes
@@ -140,7 +137,7 @@ def _write_value(vr: str, number: int, value: Any, out: list[str], depth: int) -
     elif value is None:
         return
     elif isinstance(value, Mapping):
-        groups = "".join(_group(group, str(value[group])) for group in _GROUPS if value.get(group))
+        groups = "".join(_group(group, str(value[group])) for group in NAME_GROUPS if value.get(group))
         if groups:
             out.append(f'<PersonName number="{number}">{groups}</PersonName>')
     else:
@@ -224,9 +221,9 @@ _WITHIN: Final[dict[str, frozenset[str]]] = {
     "NativeDicomModel": frozenset({"DicomAttribute"}),
     "Item": frozenset({"DicomAttribute"}),
     "DicomAttribute": frozenset({"Value", "Item", "PersonName", "InlineBinary", "BulkData"}),
-    "PersonName": frozenset({*_GROUPS, "SingleByte"}),  # its name until 2013
+    "PersonName": frozenset({*NAME_GROUPS, "SingleByte"}),  # its name until 2013
     "SingleByte": frozenset(_COMPONENTS),
-    **dict.fromkeys(_GROUPS, frozenset(_COMPONENTS)),
+    **dict.fromkeys(NAME_GROUPS, frozenset(_COMPONENTS)),
 }
 _TEXTS: Final = frozenset({"Value", "InlineBinary", *_COMPONENTS})
 
@@ -270,7 +267,7 @@ class _Reader:
             if not uri:
                 raise XmlError(f"BulkData without a URI in {self._where()}")
             self._only("BulkDataURI", uri if "uri" in attributes else f"urn:uuid:{uri}")
-        elif local in _GROUPS or local == "SingleByte":
+        elif local in NAME_GROUPS or local == "SingleByte":
             self._names["Alphabetic" if local == "SingleByte" else local] = {}
         self._text.clear()
 
@@ -373,7 +370,7 @@ class _Reader:
 def _number_of(text: str, vr: str) -> int | float | str | None:
     """IS and DS as JSON has them: numbers when they are, else the text (PS3.18 F.2.3)."""
     text = text.strip()
-    if _INTEGER_TEXT.fullmatch(text) and -_EXACT <= int(text) <= _EXACT:
+    if _INTEGER_TEXT.fullmatch(text) and -EXACT_MAX <= int(text) <= EXACT_MAX:
         return int(text)
     if vr == "DS" and _DECIMAL_TEXT.fullmatch(text) and math.isfinite(float(text)):
         return float(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from hounsfield.archive.dicom.json import Model
+from hounsfield.archive.dicom.json_model import Model
 from hounsfield.archive.dicom.selection import Path, select
 from hounsfield.archive.engine.delivery import Overlays
 from hounsfield.archive.engine.types import FoundRow, Header, Instance

@@ -11,8 +11,9 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from hounsfield.archive.dicom.bulk import Bulk, find_bulk
+from hounsfield.archive.dicom.byte_order import WORD_BYTES, swapped
 from hounsfield.archive.dicom.cuts import Layout
-from hounsfield.archive.dicom.json import Bulk, find_bulk
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
@@ -33,7 +34,6 @@ from hounsfield.archive.web.pixels import (
     is_big_endian,
     multipart_type,
     pixel_tag,
-    swapped,
     word_bytes,
 )
 from hounsfield.archive.web.problems import WebError
@@ -42,7 +42,6 @@ from hounsfield.archive.web.urls import base_url, instance_url
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
-_WORD_BYTES: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 _PIXEL_PATHS: Final = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
 
 _NUMBER_OF_FRAMES: Final = 0x00280008
@@ -79,7 +78,7 @@ class Bulkdata:
         delivery = accept.for_bulk(ranges, alone=True)
         if delivery is None:
             raise WebError(406, "bulk data is delivered as application/octet-stream only")
-        data = found.value if found.little_endian else swapped(found.value, _WORD_BYTES.get(found.vr, 1))
+        data = found.value if found.little_endian else swapped(found.value, WORD_BYTES.get(found.vr, 1))
         url = f"{self._url(scope, one)}/bulkdata/{path}"
         return await self._one_value(scope, one, _in_memory(data), delivery, url)
 

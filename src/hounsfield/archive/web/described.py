@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from hounsfield.archive.dicom.json import Model
+from hounsfield.archive.dicom.json_model import Model
 from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.web import accept

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from array import array
 from typing import Final
 
+from hounsfield.archive.dicom.byte_order import swapped
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.types import Instance
@@ -14,8 +14,6 @@ from hounsfield.storage_backends.api import Buffer
 
 PIXEL_DATA: Final = 0x7FE00010
 _BITS_ALLOCATED: Final = 0x00280100
-#: Bytes of a word to the type code of :class:`array.array`.
-_WORDS: Final = {array(code).itemsize: code for code in "HIQ"}
 
 
 def is_big_endian(transfer_syntax_uid: str) -> bool:
@@ -58,16 +56,6 @@ def _bits_allocated(one: Instance) -> int:
         return int(one.row.attributes.get(_BITS_ALLOCATED, "") or 0)
     except ValueError:
         return 0
-
-
-def swapped(data: Buffer, size: int) -> Buffer:
-    """Words of 2, 4 or 8 bytes with their bytes in the other order; a rest that is no word stays."""
-    if size not in _WORDS:
-        return data
-    whole = len(data) - len(data) % size
-    words = array(_WORDS[size], memoryview(data)[:whole].tobytes())
-    words.byteswap()
-    return words.tobytes() + bytes(data[whole:])
 
 
 def content_type(delivery: Delivery) -> bytes:

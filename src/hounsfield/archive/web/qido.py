@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from hounsfield.archive.dicom.attributes import INSTANCE_LEVEL, SERIES_LEVEL, STUDY_LEVEL
-from hounsfield.archive.dicom.json import Model, attributes_to_model
+from hounsfield.archive.dicom.json_model import Model, attributes_to_model
 from hounsfield.archive.dicom.levels import (
     COMPUTED_INSTANCE,
     COMPUTED_SERIES,
