@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+import struct
 from itertools import pairwise
 
 import httpx
@@ -229,6 +230,21 @@ async def test_what_was_replaced_is_not_served_from_a_copy(archive):
             answer = await client.get(path, headers={"if-none-match": tag})
             assert answer.status_code == 200, path
             assert answer.headers["etag"] != tag
+
+
+@pytest.mark.parametrize("vr", ["US", "FL", "FD"])
+async def test_long_numbers_of_a_big_endian_object_come_out_little_endian(archive, vr):
+    """Octets are little endian, whatever the object is (PS3.18 8.7.3.3.2)."""
+    tag, code = {"US": (0x00720078, "H"), "FL": (0x00720076, "f"), "FD": (0x00720074, "d")}[vr]
+    raw = ct_slice(change=lambda data: data.add_new(tag, vr, list(range(600))), syntax=ExplicitVRBigEndian)
+    result = await store(archive.engine, raw, ExplicitVRBigEndian)
+    async with archive.client() as client:
+        url = (
+            f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+            f"/instances/{result.sop_instance_uid}"
+        )
+        answer = await client.get(f"{url}/bulkdata/{tag:08X}", headers=OCTETS)
+        assert answer.content == struct.pack(f"<600{code}", *range(600))
 
 
 @pytest.mark.parametrize("kind", ["native", "big endian", "video", "frames"])
