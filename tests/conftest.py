@@ -20,6 +20,7 @@ _PROGRAMS = {
     "dcmqrscp": "dcmtk",
     "findscu": "dcmtk",
     "dcmdump": "dcmtk",
+    "dcmdjpeg": "dcmtk",
     "dcm2xml": "dcmtk",
     "dcm2pnm": "dcmtk",
     "dcmp2pgm": "dcmtk",

@@ -6,13 +6,11 @@ import itertools
 import json
 import subprocess
 import sys
-import warnings
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 from benchmarks.pictures import picture
 from hypothesis import given, settings
@@ -31,9 +29,11 @@ from hounsfield.codecs.pixels import (
     significant,
 )
 from hounsfield.codecs.registry import TRANSFER_SYNTAXES, lookup
-from support.frames import UNDECODABLE, RealFrame, made_frame, real_frames
+from support.frames import UNDECODABLE, made_frame, real_frames, reference
 
 ROOT = "1.2.840.10008.1.2"
+#: An inverse transform may be rounded otherwise (ISO 10918-2), and chrominance upsampled otherwise.
+LOSSY_TOLERANCE = 2
 METHOD_OF = {
     Encoding.ZSTD: Method.ZSTD, Encoding.JPEG_XL: Method.JPEG_XL, Encoding.HTJ2K: Method.HTJ2K,
 }  # fmt: skip
@@ -53,37 +53,32 @@ CODED = [
 ]
 
 
-def reference(frame: RealFrame) -> np.ndarray | None:
-    """What pydicom's own decoders make of it; None when it has none for this syntax."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            array = pydicom.pixels.pixel_array(frame.path, index=frame.number - 1, raw=True)
-        except Exception:
-            return None
-    return array[:, :, np.newaxis] if array.ndim == 2 else array
-
-
-def test_every_real_lossless_frame_is_decoded_as_others_decode_it() -> None:
-    compared = set()
+@pytest.mark.peer("dcmdjpeg")
+def test_every_real_frame_is_decoded_as_others_decode_it() -> None:
+    """None is left out for want of a reference: what pydicom does not read DCMTK does."""
+    compared = dict.fromkeys({frame.transfer_syntax_uid for frame in CODED}, 0)
     for frame in CODED:
         coder = CODERS[frame.transfer_syntax_uid]
-        if not coder.lossless:
-            continue
         try:
             array = coder.decode(frame.data, frame.pixels)
         except UnsupportedPixelsError:
-            assert frame.pixels.in_words, frame.name
+            # Bytes in words, the last of them cut in half: the byte that is wanted is the padding.
+            assert frame.path.name == "SC_rgb_small_odd_big_endian.dcm"
             continue
+        plain = decoded_format(frame.transfer_syntax_uid, frame.pixels)
         assert array.shape == frame.pixels.shape, frame.name
-        assert array.dtype == decoded_format(frame.transfer_syntax_uid, frame.pixels).dtype, frame.name
-        expected = reference(frame)
-        values = significant(array, frame.pixels)
-        if expected is None or values is None:
-            continue
-        assert np.array_equal(values, expected), frame.name
-        compared.add(frame.transfer_syntax_uid)
-    assert {ROOT, f"{ROOT}.1", f"{ROOT}.2", f"{ROOT}.5", f"{ROOT}.4.90"} <= compared
+        assert array.dtype == plain.dtype, frame.name
+        as_coded = plain.photometric in {frame.pixels.photometric, "YBR_FULL"}
+        expected = reference(frame, raw=as_coded or frame.pixels.photometric in {"YBR_RCT", "YBR_ICT"})
+        if coder.lossless:
+            assert np.array_equal(samples(array, plain), expected), frame.name
+        else:
+            difference = np.abs(samples(array, plain).astype(int) - expected)
+            assert difference.max() <= LOSSY_TOLERANCE, frame.name
+        compared[frame.transfer_syntax_uid] += 1
+    assert min(compared.values()) > 0
+    assert len(compared) >= 12
+    assert sum(compared.values()) == len(CODED) - 1
 
 
 def test_the_same_object_in_two_syntaxes_is_decoded_to_the_same_pixels() -> None:

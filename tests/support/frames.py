@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import subprocess
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +15,15 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pydicom.data
-from pydicom.encaps import generate_frames
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from hounsfield.codecs.pixels import PixelFormat
 
@@ -88,6 +98,55 @@ def real_frames() -> tuple[RealFrame, ...]:
             for number, frame in enumerate(frames[:FRAMES_PER_FILE_MAX], start=1)
         )
     return tuple(out)
+
+
+def reference(frame: RealFrame, *, raw: bool = True) -> np.ndarray:
+    """What others make of it: pydicom with its plugins, else DCMTK out of a file of that frame alone.
+
+    ``raw``: components as they were coded, else RGB.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if frame.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+                dataset = pydicom.dcmread(frame.path)
+                dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian  # as it was read
+                array = pydicom.pixels.pixel_array(dataset, index=frame.number - 1, raw=raw)
+            else:
+                array = pydicom.pixels.pixel_array(frame.path, index=frame.number - 1, raw=raw)
+        except Exception:
+            array = _by_dcmtk(frame) if UID(frame.transfer_syntax_uid).is_compressed else _cells(frame)
+    return array[:, :, np.newaxis] if array.ndim == 2 else array
+
+
+def _cells(frame: RealFrame) -> np.ndarray:
+    """Of a file without file meta information, or with a number of frames that is none."""
+    dataset = pydicom.dcmread(frame.path, force=True)
+    shape = (dataset.Rows, dataset.Columns, dataset.SamplesPerPixel)
+    frames = np.frombuffer(dataset.PixelData, f"<u{dataset.BitsAllocated // 8}").reshape(-1, *shape)
+    return frames[frame.number - 1]
+
+
+def _by_dcmtk(frame: RealFrame) -> np.ndarray:
+    """JPEG; Photometric Interpretation says what its components are."""
+    pixels = frame.pixels
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = pixels.shape
+    dataset.BitsAllocated, dataset.BitsStored = pixels.bits_allocated, pixels.bits_stored
+    dataset.HighBit, dataset.PixelRepresentation = pixels.bits_stored - 1, int(pixels.signed)
+    dataset.PhotometricInterpretation = pixels.photometric
+    if pixels.samples > 1:
+        dataset.PlanarConfiguration = 0
+    dataset.PixelData = encapsulate([frame.data])
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = UID(frame.transfer_syntax_uid)
+    with tempfile.TemporaryDirectory() as folder:
+        coded, plain = Path(folder) / "coded.dcm", Path(folder) / "plain.dcm"
+        dataset.save_as(coded, enforce_file_format=True)
+        subprocess.run(["dcmdjpeg", str(coded), str(plain)], check=True, capture_output=True)
+        array: np.ndarray = pydicom.dcmread(plain).pixel_array
+        return array
 
 
 def made_frame(pixels: PixelFormat, seed: int = 0, *, noise: int = 4) -> bytes:
