@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.figures import percentile
+from benchmarks.figures import together
 from benchmarks.processes import Fleet, worker_input, worker_ready
 from benchmarks.upper_layer import (
     ABORT,
@@ -224,26 +224,15 @@ def run_load(load: Load) -> LoadReport:
 
 
 def _combine(run: int, parts: list[dict[str, Any]], bytes_each: int) -> LoadReport:
-    failures: dict[str, int] = {}
-    for part in parts:
-        for name, number in part["failures"].items():
-            failures[name] = failures.get(name, 0) + number
-    latencies = sorted(ns / 1e6 for part in parts for ns in part["latencies_ns"])
-    began = [part["began"] for part in parts if part["latencies_ns"]]
-    seconds = max((part["ended"] for part in parts), default=0.0) - min(began) if began else 0.0
+    studies = [len(part["latencies_ns"]) for part in parts]
     return LoadReport(
-        acknowledged=len(latencies),
+        **together(parts),
+        acknowledged=sum(studies),
         warnings=sum(part["warnings"] for part in parts),
-        failures=failures,
-        seconds=seconds,
-        rate=len(latencies) / seconds if seconds else 0.0,
-        p50_ms=percentile(latencies, 0.5),
-        p99_ms=percentile(latencies, 0.99),
-        worst_ms=latencies[-1] if latencies else 0.0,
         bytes_each=bytes_each,
         max_pdu=max((part["max_pdu"] for part in parts), default=0),
         run=run,
-        studies=[len(part["latencies_ns"]) for part in parts],
+        studies=studies,
     )
 
 

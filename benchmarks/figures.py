@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 # One-sided 95 % quantiles of Student's t for 1, 2, … 30 degrees of freedom; beyond, the normal's.
 _T95 = (
@@ -28,6 +30,27 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 def median(values: Sequence[float]) -> float:
     """The median, 0.0 when there is none."""
     return statistics.median(values) if values else 0.0
+
+
+def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the processes of one load measured, as one: failures, seconds, rate, latencies in milliseconds.
+
+    The time is from the first that completed anything began to the last completion.
+    """
+    failures: Counter[str] = Counter()
+    for part in parts:
+        failures.update(part["failures"])
+    latencies = sorted(ns / 1e6 for part in parts for ns in part["latencies_ns"])
+    began = [part["began"] for part in parts if part["latencies_ns"]]
+    seconds = max(part["ended"] for part in parts) - min(began) if began else 0.0
+    return {
+        "failures": dict(failures),
+        "seconds": seconds,
+        "rate": len(latencies) / seconds if seconds else 0.0,
+        "p50_ms": percentile(latencies, 0.5),
+        "p99_ms": percentile(latencies, 0.99),
+        "worst_ms": percentile(latencies, 1.0),
+    }
 
 
 def lower_bound(ratios: Sequence[float]) -> float | None:

@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
-from benchmarks.figures import percentile
+from benchmarks.figures import together
 from benchmarks.processes import Fleet, worker_input, worker_ready
 
 FRAMES_ACCEPT = 'multipart/related; type="application/octet-stream"'
@@ -241,24 +241,14 @@ def run_http_load(load: HttpLoad, targets: list[Target]) -> HttpReport:
     inputs = [{"load": asdict(load), "number": number} for number in range(load.clients)]
     with Fleet("benchmarks.http_load", inputs, shared=targets) as fleet:
         parts = fleet.run(timeout_seconds=load.seconds + 2 * RESPONSE_TIMEOUT_SECONDS)
-    failures: dict[str, int] = {}
-    for part in parts:
-        for name, number in part["failures"].items():
-            failures[name] = failures.get(name, 0) + number
-    latencies = sorted(ns / 1e6 for part in parts for ns in part["latencies_ns"])
-    seconds = max(part["ended"] for part in parts) - min(part["began"] for part in parts)
+    measured = together(parts)
     total = sum(part["bytes"] for part in parts)
     return HttpReport(
-        completed=len(latencies),
+        **measured,
+        completed=sum(len(part["latencies_ns"]) for part in parts),
         compared=sum(part["compared"] for part in parts),
-        failures=failures,
-        seconds=seconds,
-        rate=len(latencies) / seconds if seconds else 0.0,
-        p50_ms=percentile(latencies, 0.5),
-        p99_ms=percentile(latencies, 0.99),
-        worst_ms=latencies[-1] if latencies else 0.0,
         body_bytes=total,
-        bytes_per_second=total / seconds if seconds else 0.0,
+        bytes_per_second=total / measured["seconds"] if measured["seconds"] else 0.0,
     )
 
 

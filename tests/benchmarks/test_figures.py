@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.figures import PAIRS, lower_bound, median, near_one, percentile
+from benchmarks.figures import PAIRS, lower_bound, median, near_one, percentile, together
 
 from benchmarks import report, results
 
@@ -25,6 +25,18 @@ def test_percentiles_are_nearest_rank() -> None:
     assert percentile(values, 1.0) == 100
     assert percentile([], 0.5) == 0
     assert median([]) == 0
+
+
+def test_the_processes_of_a_load_are_one_measurement() -> None:
+    def part(latencies_ms: list[int], began: float, ended: float, **failures: int) -> dict[str, Any]:
+        taken = [ms * 1_000_000 for ms in latencies_ms]
+        return {"latencies_ns": taken, "began": began, "ended": ended, "failures": failures}
+
+    parts = [part([3, 1], 10.0, 12.0, cut=1), part([2, 9], 11.0, 15.0, cut=2, lost=1)]
+    measured = together([*parts, part([], 1.0, 1.0)])
+    assert measured.pop("failures") == {"cut": 3, "lost": 1}
+    assert measured == {"seconds": 5.0, "rate": 0.8, "p50_ms": 2.0, "p99_ms": 9.0, "worst_ms": 9.0}
+    assert together([part([], 1.0, 1.0)])["rate"] == 0.0
 
 
 def test_lower_bound_is_students_on_the_logarithms() -> None:
