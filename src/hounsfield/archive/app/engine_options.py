@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from hounsfield.archive.config import Config
+from hounsfield.archive.dicom.rejection import REASONS
 from hounsfield.archive.engine.compaction import CompactionLimits
 from hounsfield.archive.engine.decoding import DecodingLimits
 from hounsfield.archive.engine.engine import EngineOptions
@@ -47,6 +48,7 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
         # Half of the blobs' reserve, so that the index can still record a deletion when blobs are full.
         index=LmdbLimits(map_bytes=storage.index_map_bytes, reserve_bytes=storage.disk_reserve_bytes // 2),
         duplicates=storage.duplicates,
+        rejection_notes=frozenset(code for code, name in REASONS.items() if name in storage.rejection_notes),
         compression="" if ingest.compression == "none" else ingest.compression,
         study_stable_s=storage.study_stable_seconds,
         metadata=PreparedLimits(quiet_s=storage.metadata_quiet_seconds, bytes_max=storage.metadata_bytes_max),

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("delete", "Delete studies, series or instances, for good."),
     "hold": ("hold", "Legal holds: what must not be deleted."),
     "compact": ("compact", "Get back the disk that deleted objects take."),
+    "reject": ("reject", "Rejection notes: what they took out of sight."),
     "fix": ("fix", "Correct what is shown: patients, studies, merges, moves."),
     "reindex": ("reindex", "Make the index anew from the stored objects."),
     "quarantine": ("quarantine", "Objects that somebody should look at."),

@@ -24,6 +24,8 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 # PS3.5 6.2, VR AE: at most 16 characters of the default repertoire, no backslash, not only spaces.
 Title = Annotated[str, msgspec.Meta(pattern=r"^(?! *$)[ -\[\]-~]{1,16}$")]
 
+Reason = Literal["quality", "patient-safety", "worklist", "expired"]
+
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of config.toml. Equal when every key is equal."""
@@ -111,6 +113,7 @@ class Ingest(Section, frozen=True):
 
 class Storage(Section, frozen=True):
     duplicates: Literal["keep-first", "newest-current"] = "keep-first"
+    rejection_notes: tuple[Reason, ...] = ("quality", "patient-safety", "worklist", "expired")
     study_stable_seconds: Seconds = 60.0
     metadata_quiet_seconds: Seconds = 10.0
     metadata_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = 4 * GIB
