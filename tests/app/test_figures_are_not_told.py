@@ -128,8 +128,10 @@ def test_a_key_for_pictures_reaches_their_limits() -> None:
         film_frames_max=7,
         film_bytes_max=9 << 20,
         at_once_max=5,
+        video_bytes_max=11,
+        video_seconds_max=3.5,
     )
     limits = engine_options(Config(rendered=section), workers=3).rendered
-    assert limits == RenderedLimits(10, 20, 7, 9 << 20, 5)
+    assert limits == RenderedLimits(10, 20, 7, 9 << 20, 5, 11, 3.5)
     defaults = engine_options(Config(), workers=2).rendered
     assert defaults == RenderedLimits()

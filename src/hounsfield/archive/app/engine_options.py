@@ -67,6 +67,8 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
             animation_frames_max=config.rendered.film_frames_max,
             animation_bytes_max=config.rendered.film_bytes_max,
             at_once_max=config.rendered.at_once_max,
+            video_bytes_max=config.rendered.video_bytes_max,
+            video_seconds_max=config.rendered.video_seconds_max,
         ),
         compaction=CompactionLimits(
             dead_fraction=config.compaction.dead_fraction,

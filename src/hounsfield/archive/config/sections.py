@@ -144,6 +144,8 @@ class Rendered(Section, frozen=True):
     film_frames_max: Count = 1024
     film_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = 256 * MIB
     at_once_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    video_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=8 * GIB)] = 256 * MIB
+    video_seconds_max: Seconds = 60.0
 
 
 class Compaction(Section, frozen=True):

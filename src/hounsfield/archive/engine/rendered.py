@@ -18,6 +18,7 @@ from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.foreign_profiles import converted
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Header, Instance, Overlay
+from hounsfield.archive.engine.video import VideoLimits, Videos
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import (
     BadParameterError,
@@ -54,6 +55,8 @@ class RenderedLimits:
     ``descriptions_bytes_max``: headers of objects that were rendered; an enhanced object's may have 20 MB.
     ``animation_frames_max``, ``animation_bytes_max``: of one film, decoded; they are held together.
     ``at_once_max``: pictures that are drawn at the same time; each holds a frame a few times over.
+    ``video_bytes_max``: of a stored video that is read to draw a frame of it, or to make it MP4; held twice.
+    ``video_seconds_max``: for that; what is longer takes minutes to get to its last frame.
     """
 
     cache_bytes_max: int = 64 << 20
@@ -61,6 +64,8 @@ class RenderedLimits:
     animation_frames_max: int = 1024
     animation_bytes_max: int = 256 << 20
     at_once_max: int = 2
+    video_bytes_max: int = 256 << 20
+    video_seconds_max: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,11 +99,16 @@ class Rendered:
         header: Callable[[Instance], Header],
         decoded: Callable[[Instance, int], Awaitable[DecodedFrame]],
         frame: Callable[[Instance, int], Awaitable[Buffer]],
+        video: Videos,
         limits: RenderedLimits | None = None,
     ) -> None:
         self.limits = limits or RenderedLimits()
         self._find, self._read, self._header, self._decoded = find, read, header, decoded
         self._frame = frame
+        self.video = video
+        self._video_limits = VideoLimits(
+            stream_bytes_max=self.limits.video_bytes_max, wall_s_max=self.limits.video_seconds_max
+        )
         self._threads: trio.CapacityLimiter | None = None
         self._files: SharedWork[_Key, bytes] = SharedWork(self.limits.cache_bytes_max, len)
         self._described: SharedWork[_Key, _Described] = SharedWork(
@@ -124,6 +134,8 @@ class Rendered:
     async def _subjects(self, instance: Instance) -> list[Subject]:
         if instance.row.sop_class_uid not in SOP_CLASSES:
             image = await self._image(instance)
+            if lookup(instance.row.transfer_syntax_uid).is_video:
+                return [Subject(instance, image, (image.representative_frame,))]
             return [Subject(instance, image, tuple(range(1, image.frames + 1)))]
         state = await self._state(instance)
         found: list[Subject] = []
@@ -218,11 +230,29 @@ class Rendered:
         self.drawing.work_us += round(seconds * 1e6)
         return data
 
+    async def film_of_video(self, subject: Subject) -> bytes:
+        """A stored video as MP4, made anew. ``RenderingError`` when it cannot be, or would be too long."""
+        limits, seconds = self.limits, subject.image.frame_seconds
+        key = (subject.key, "video")
+        try:
+            return await self._files.get(
+                key,
+                lambda: self.video.as_mp4(
+                    subject.instance, limits.animation_frames_max, 1 / seconds, self._video_limits
+                ),
+            )
+        except RenderingError:
+            self.drawing.refused += 1
+            raise
+
     async def _cells(self, subject: Subject, number: int) -> Cells:
         syntax = lookup(subject.instance.row.transfer_syntax_uid)
         if subject.image.floating and not syntax.encapsulated:
             frame = await self._frame(subject.instance, number)
             return floating_cells(subject.image, frame, little_endian=syntax.little_endian)
+        if syntax.is_video:
+            picture = await self.video.frame(subject.instance, number, self._video_limits)
+            return Cells(picture, "RGB", native=False)
         decoded = await self._decoded(subject.instance, number)
         return Cells(decoded.pixels, decoded.photometric, not syntax.encapsulated)
 

@@ -87,7 +87,8 @@ def picture_of(  # noqa: PLR0917
     elif image.format.samples == 1:
         picture = image.palette(_word(image, cells).values(cells.array[:, :, 0]))
     else:
-        picture = to_rgb(cells.array, cells.photometric, image.format.bits_stored)
+        bits = min(image.format.bits_stored, 8 * cells.array.dtype.itemsize)
+        picture = to_rgb(cells.array, cells.photometric, bits)
     if asked.overlays:
         picture = _overlaid(picture, _overlays(image, state), number, cells)
     picture = state.applied(picture) if state is not None else shuttered(picture, image.elements)

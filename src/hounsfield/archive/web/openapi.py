@@ -195,7 +195,9 @@ _RENDERED: Final[list[dict[str, Any]]] = [
 
 
 def _render(summary: str) -> dict[str, Any]:
-    content = _content("multipart/related", "image/jpeg", "image/png", "image/gif", "video/mp4")
+    content = _content(
+        "multipart/related", "image/jpeg", "image/png", "image/gif", "video/mp4", "video/mpeg", "video/H265"
+    )
     return _get(summary, content, errors="400 401 404 406 412 503", tag="WADO-RS", parameters=_RENDERED)
 
 

@@ -31,6 +31,7 @@ from hounsfield.archive.web.pixels import multipart_type
 from hounsfield.archive.web.problems import Header, WebError
 from hounsfield.archive.web.responses import BuffersResponse, StreamResponse, unchanged
 from hounsfield.archive.web.urls import base_url, instance_url, parameters
+from hounsfield.archive.web.video import is_video, video_answer
 from hounsfield.codecs.errors import CodecError
 from hounsfield.storage_backends.api import Buffer
 
@@ -93,6 +94,10 @@ class RenderedPictures:
         if sop_uid is None or series_uid is None:
             return await self._many(scope, study_uid, series_uid, ranges)
         (one,) = await self._engine.instances(study_uid, series_uid, sop_uid)
+        if is_video(one) and frames is None and wishes.presentation is None:
+            answer = await video_answer(scope, self._engine.rendered, one, ranges)
+            if answer is not None:
+                return answer
         if wishes.presentation is None:
             subjects = await self._engine.rendered.subjects(one)
         else:
@@ -122,7 +127,8 @@ class RenderedPictures:
     ) -> AsgiApp:
         """Of one request's objects; ``chosen``: their frames are named, so that all of them must come."""
         several = len(wanted) > 1 or (chosen and len(wanted[0][1]) > 1)
-        answer = negotiated(ranges, alone=not several, film=len(wanted) == 1)
+        film = len(wanted) == 1 and not is_video(wanted[0][0].instance)
+        answer = negotiated(ranges, alone=not several, film=film)
         asked, ignored = parse_rendering(parameters(scope), answer.media_type)
         if region is not None:
             sides = (asked.viewport.width, asked.viewport.height) if asked.viewport else (None, None)
@@ -161,9 +167,7 @@ class RenderedPictures:
         if not found:
             raise NoImageError("there are no images in this study or series")
         if len(found) == 1:
-            subjects = await self._engine.rendered.subjects(found[0])
-            wanted = [(subject, subject.frames) for subject in subjects]
-            return await self._pictures(scope, wanted, ranges, chosen=False)
+            return await self.retrieve(scope, study_uid, found[0].series_uid, found[0].row.sop_uid)
         answer = negotiated(ranges, alone=False, film=False)
         asked, ignored = parse_rendering(parameters(scope), answer.media_type)
         for first, one in enumerate(found):

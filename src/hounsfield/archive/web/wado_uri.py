@@ -20,6 +20,7 @@ from hounsfield.archive.web.instances import Instances
 from hounsfield.archive.web.problems import WebError
 from hounsfield.archive.web.rendered import RenderedPictures, UriWishes
 from hounsfield.archive.web.urls import parameters
+from hounsfield.codecs.registry import lookup
 
 PATH: Final = "/wado"
 
@@ -75,11 +76,13 @@ def _media_type(wanted: str, one: Instance) -> str:
     """What is to be given: of images of one frame pictures, else files, unless contentType says otherwise."""
     layout = Layout(one.row.layout)
     single = layout is not Layout.HEADER_ONLY and one.row.location.frames <= 1
+    syntax = lookup(one.row.transfer_syntax_uid)
+    video: tuple[str, ...] = (syntax.media_type.lower(),) if syntax.is_video else ()
     default = JPEG if single else accept.DICOM
     if not wanted.strip():
         return default
     for one_range in accept.parse(wanted):
-        for offered in (default, JPEG, *STILL, *FILMS, accept.DICOM):
+        for offered in (default, JPEG, *STILL, *FILMS, *video, accept.DICOM):
             if accept.covers(one_range.media_type, offered):
                 return offered
     raise WebError(406, f"contentType may be {', '.join((accept.DICOM, *STILL, *FILMS))}")

@@ -1,0 +1,198 @@
+"""Stored videos as rendered resources: given as they are, made MP4, and single frames of them drawn."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hounsfield.archive.engine.rendered import RenderedLimits
+from hounsfield.archive.engine.video import VideoLimits
+from hounsfield.codecs.video_process import demuxer_of
+from support.archives import encode, store
+from support.videos import AVC, COLUMNS, HEVC, MPEG2, ROWS, grey_of, video, video_object
+
+pytestmark = pytest.mark.peer("av")
+
+FRAMES = 75
+PNG = {"accept": "image/png"}
+#: Encoder and muxer of FFmpeg, transfer syntax, its demuxer.
+KINDS = [
+    ("libx264", "mp4", AVC, "mov"),
+    ("libx264", "mpegts", AVC, "mpegts"),
+    ("libx264", "h264", AVC, "h264"),
+    ("libx265", "mp4", HEVC, "mov"),
+    ("libx265", "hevc", HEVC, "hevc"),
+    ("mpeg2video", "vob", MPEG2, "mpeg"),
+    ("mpeg2video", "mpeg2video", MPEG2, "mpegvideo"),
+]
+
+
+@cache
+def stream_of(codec: str, container: str) -> bytes:
+    return video(codec, container, FRAMES)
+
+
+async def put(archive, stream: bytes, syntax: str, **how: int) -> str:
+    result = await store(archive.engine, encode(video_object(stream, FRAMES, **how), syntax), syntax)
+    url = f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+    return f"{url}/instances/{result.sop_instance_uid}"
+
+
+def grey(answer) -> float:
+    """The mean of the right half of a picture."""
+    assert answer.status_code == 200, answer.text
+    picture = np.asarray(Image.open(io.BytesIO(answer.content)).convert("L"))
+    return float(picture[:, picture.shape[1] // 2 + 4 :].mean())
+
+
+def film(data: bytes) -> list[float]:
+    """The same of every frame of a video file."""
+    import av
+
+    with av.open(io.BytesIO(data)) as container:
+        frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
+    return [float(frame[:, frame.shape[1] // 2 + 4 :].mean()) for frame in frames]
+
+
+@pytest.mark.parametrize(("codec", "container", "syntax", "demuxer"), KINDS)
+async def test_another_frame_is_drawn(archive, codec: str, container: str, syntax: str, demuxer: str) -> None:
+    """One that is coded out of turn, one behind many key frames, the last; none past it."""
+    stream = stream_of(codec, container)
+    assert demuxer_of(stream[:400], "video/mp4" if syntax == AVC else {
+        HEVC: "video/H265", MPEG2: "video/mpeg"}[syntax]) == demuxer  # fmt: skip
+    url = await put(archive, stream, syntax)
+    async with archive.client() as client:
+        for number in (2, 71, FRAMES):
+            drawn = grey(await client.get(f"{url}/frames/{number}/rendered", headers=PNG))
+            assert abs(drawn - grey_of(number)) <= 1, number
+        answer = await client.get(f"{url}/frames/{FRAMES + 1}/rendered", headers=PNG)
+        assert answer.status_code == 404
+        whole = await client.get(f"{url}/rendered", headers={"accept": "image/jpeg"})
+        assert abs(grey(whole) - grey_of((FRAMES + 1) // 2)) <= 1
+        small = await client.get(f"{url.partition('/instances')[0]}/thumbnail?viewport=32,32")
+        assert Image.open(io.BytesIO(small.content)).size == (32, 32 * ROWS // COLUMNS)
+
+
+@pytest.mark.parametrize(("codec", "container", "syntax", "demuxer"), KINDS)
+async def test_it_plays_otherwise(archive, codec: str, container: str, syntax: str, demuxer: str) -> None:
+    """As MP4 every frame is there; what is in MP4 is given byte for byte."""
+    stream = stream_of(codec, container)
+    url = await put(archive, stream, syntax)
+    async with archive.client() as client:
+        played = await client.get(f"{url}/rendered", headers={"accept": "video/mp4"})
+        again = await client.get(
+            f"{url}/rendered", headers={"accept": "video/mp4", "if-none-match": played.headers["etag"]}
+        )
+    assert (played.status_code, played.headers["content-type"]) == (200, "video/mp4")
+    assert (again.status_code, again.content) == (304, b"")
+    if demuxer == "mov":
+        assert played.content[: len(stream)] == stream
+    found = film(played.content)
+    assert len(found) == FRAMES
+    assert max(abs(level - grey_of(n)) for n, level in enumerate(found, start=1)) <= 1.5
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+async def test_what_is_stored_is_not_given(archive, fragments: int) -> None:
+    """Whole, in part, by a range and as a study's only object; the type that browsers' Accept means."""
+    stream = stream_of("libx264", "mp4")
+    stream += bytes(len(stream) % 2)
+    url = await put(archive, stream, AVC, fragments=fragments)
+    study = url.partition("/series")[0]
+    async with archive.client() as client:
+        browser = "text/html,application/xhtml+xml,image/avif,image/webp,*/*;q=0.8"
+        for accepted in ("*/*", "video/*", browser):
+            answer = await client.get(f"{url}/rendered", headers={"accept": accepted})
+            assert (answer.headers["content-type"], answer.content) == ("video/mp4", stream)
+        part = await client.get(f"{url}/rendered?accept=video/mp4", headers={"range": "bytes=1000-1999"})
+        assert (part.status_code, part.content) == (206, stream[1000:2000])
+        only = await client.get(f"{study}/rendered", headers={"accept": "video/mp4"})
+        assert only.content == stream
+        several = await client.get(
+            f"{url}/rendered", headers={"accept": 'multipart/related; type="video/mp4"'}
+        )
+        assert several.headers["content-type"].startswith('multipart/related; type="video/mp4"')
+        assert stream in several.content
+        assert int(several.headers["content-length"]) == len(several.content)
+
+
+async def test_a_type_that_is_not_its_own_is_given(archive) -> None:
+    old = await put(archive, stream_of("mpeg2video", "vob"), MPEG2)
+    new = await put(archive, stream_of("libx265", "hevc"), HEVC)
+    async with archive.client() as client:
+        mpeg = await client.get(f"{old}/rendered", headers={"accept": "video/mpeg, video/mp4;q=0.5"})
+        assert mpeg.content.rstrip(b"\0") == stream_of("mpeg2video", "vob").rstrip(b"\0")
+        hevc = await client.get(f"{new}/rendered", headers={"accept": "video/H265"})
+        assert hevc.headers["content-type"] == "video/H265"
+        assert hevc.content.startswith(stream_of("libx265", "hevc"))
+        preferred = await client.get(f"{old}/rendered", headers={"accept": "image/png, video/mpeg;q=0.5"})
+        assert preferred.headers["content-type"] == "image/png"
+        for url, kind in ((old, "image/gif"), (old, "video/H265"), (new, "video/mpeg"), (new, "text/html")):
+            answer = await client.get(f"{url}/rendered", headers={"accept": kind})
+            assert answer.status_code == 406
+            assert "video/mp4" in answer.json()["detail"]
+        study, series, sop = old.split("/")[3::2]
+        by_uri = {"requestType": "WADO", "studyUID": study, "seriesUID": series, "objectUID": sop}
+        answer = await client.get("/wado", params=by_uri | {"contentType": "video/mpeg"})
+        assert answer.content == mpeg.content
+
+
+@pytest.mark.parametrize("kind", ["cut", "noise", "unknown", "size"])
+async def test_damage_fails_the_server(archive, kind: str) -> None:
+    stream = stream_of("libx264", "mpegts")
+    if kind == "cut":
+        stream = stream[: 188 * 5]
+    elif kind == "noise":
+        noise = np.random.default_rng(1).integers(0, 256, 20_000, np.uint8).tobytes()
+        stream = stream[:4000] + noise
+    elif kind == "unknown":
+        stream = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n" * 20
+    data = video_object(stream, FRAMES)
+    if kind == "size":
+        data.Rows, data.Columns = ROWS // 2, COLUMNS * 2
+    result = await store(archive.engine, encode(data, AVC), AVC)
+    url = f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+    url = f"{url}/instances/{result.sop_instance_uid}"
+    async with archive.client() as client:
+        late = await client.get(f"{url}/frames/{FRAMES}/rendered", headers=PNG)
+        assert (late.status_code, "video" in late.json()["detail"]) == (406, True)
+        played = await client.get(f"{url}/rendered", headers={"accept": "video/mp4"})
+        assert played.status_code in (200, 406)
+        assert kind != "unknown" or played.status_code == 406
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_long_video_takes_all_memory_or_time(archive, monkeypatch) -> None:
+    rendered = archive.engine.rendered
+    url = await put(archive, stream_of("mpeg2video", "vob"), MPEG2)
+    async with archive.client() as client:
+        for limits, said in (
+            (VideoLimits(stream_bytes_max=1000), "too long"),
+            (VideoLimits(wall_s_max=0.05), "video"),
+            (VideoLimits(memory_bytes_max=1 << 20), "video"),
+        ):
+            monkeypatch.setattr(rendered, "_video_limits", limits)
+            answer = await client.get(f"{url}/frames/1/rendered", headers=PNG)
+            assert (answer.status_code, said in answer.json()["detail"]) == (406, True)
+        monkeypatch.setattr(rendered, "_video_limits", VideoLimits())
+        monkeypatch.setattr(rendered, "limits", RenderedLimits(animation_frames_max=FRAMES - 1))
+        answer = await client.get(f"{url}/rendered", headers={"accept": "video/mp4"})
+        assert (answer.status_code, "too long" in answer.json()["detail"]) == (406, True)
+        as_stored = await client.get(f"{url}/rendered", headers={"accept": "video/mpeg"})
+        assert as_stored.status_code == 200
+
+
+async def test_without_pyav_nothing_is_given(archive, monkeypatch) -> None:
+    for module in ("hounsfield.archive.web.video", "hounsfield.archive.engine.video"):
+        monkeypatch.setattr(f"{module}.are_decoded", lambda: False)
+    url = await put(archive, stream_of("libx264", "mp4"), AVC)
+    async with archive.client() as client:
+        assert (await client.get(f"{url}/rendered")).headers["content-type"] == "video/mp4"
+        refused = await client.get(f"{url}/rendered", headers=PNG)
+        assert (refused.status_code, "video/mp4" in refused.json()["detail"]) == (406, True)
+        refused = await client.get(f"{url}/frames/1/rendered", headers=PNG)
+        assert (refused.status_code, "extra 'video'" in refused.json()["detail"]) == (406, True)
