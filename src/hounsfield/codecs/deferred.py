@@ -7,12 +7,18 @@ calls it. Write, so that type checkers see the real module::
         import numpy as np
     else:
         np = deferred("numpy")
+
+An event loop must not wait for an import: it asks :func:`is_imported`, and has a thread call
+:func:`import_now` where it is not.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Final
+
+NUMPY: Final = "numpy"
+_imported: set[str] = set()
 
 
 class Deferred:
@@ -33,3 +39,14 @@ class Deferred:
 def deferred(name: str) -> Any:
     """The module called ``name``, imported when it is first used."""
     return Deferred(name)
+
+
+def import_now(name: str) -> None:
+    """Import the module called ``name``, or wait until whoever is at it has done so."""
+    importlib.import_module(name)
+    _imported.add(name)
+
+
+def is_imported(name: str) -> bool:
+    """Whether :func:`import_now` returned for ``name``. (``sys.modules`` has what is half imported, too.)"""
+    return name in _imported

@@ -22,6 +22,7 @@ from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Header, Instance
 from hounsfield.codecs.coders import Coder, coder_of
+from hounsfield.codecs.deferred import NUMPY, import_now, is_imported
 from hounsfield.codecs.errors import UnsupportedPixelsError
 from hounsfield.codecs.pixels import PixelFormat, Pixels, decoded_format, from_native
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, lookup
@@ -83,6 +84,7 @@ class Decoding:
         plain = decoded_format(uid, pixels)
         async with self.turns:
             frame = await self.frame(instance, number)
+            await self.arrays()
             if coder.isolated:
                 data = await self._isolation.decode_in_turn(uid, frame, pixels)
                 array = from_native(data, plain)
@@ -92,6 +94,11 @@ class Decoding:
                 array = await self._gate.heavy(coder.decode, frame, pixels)
         array.flags.writeable = False
         return DecodedFrame(array, plain, plain.photometric)
+
+    async def arrays(self) -> None:
+        """Arrays may be made on the event loop: numpy, a tenth of a second, was imported on a thread."""
+        if not is_imported(NUMPY):
+            await self._gate.read(import_now, NUMPY)
 
     async def frame(self, instance: Instance, number: int) -> Buffer:
         """The bytes of a frame as it was received, of a deflated object as it is inside."""

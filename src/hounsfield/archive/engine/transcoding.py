@@ -205,6 +205,7 @@ class Transcoding:
             return data
         pixels = await self._decoding.format(instance)
         size = 2 if pixels.in_words and pixels.bits_allocated <= 8 else max(1, pixels.bits_allocated // 8)
+        await self._decoding.arrays()
         return _swapped(data, size)
 
     # ------------------------------------------------------------ objects
