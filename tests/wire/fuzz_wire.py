@@ -216,7 +216,7 @@ def _drain(
     failures: int,
 ) -> tuple[bool, int]:
     while True:
-        held = len(association._buffer) + len(reader._command) + sum(map(len, association._out))
+        held = len(association._incoming.data) + len(reader._command) + sum(map(len, association._out))
         if held > HELD_MAX:
             raise BrokenError(f"{held} bytes held, limit {HELD_MAX}")
         try:

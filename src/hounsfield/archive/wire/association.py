@@ -34,6 +34,7 @@ from hounsfield.archive.wire.errors import (
     RemoteProtocolError,
 )
 from hounsfield.archive.wire.limits import WireLimits
+from hounsfield.archive.wire.machine import Machine
 from hounsfield.archive.wire.negotiation import AcceptedContext
 from hounsfield.archive.wire.pdu_writer import PDV_OVERHEAD, write_pdu
 from hounsfield.archive.wire.pdus import (
@@ -52,7 +53,8 @@ from hounsfield.archive.wire.pdus import (
     ReleaseRequest,
     TransportClosed,
 )
-from hounsfield.archive.wire.states import EFFECTS, TRANSITIONS, Effect, Role, State, Trigger
+from hounsfield.archive.wire.receive_buffer import ReceiveBuffer
+from hounsfield.archive.wire.states import Role, State, Trigger
 
 __all__ = ["NEED_DATA", "Association", "NeedData"]
 
@@ -99,22 +101,16 @@ class Association:
         """The connection exists: an acceptor awaits the request (ARTIM runs), a requestor sends it next."""
         self._role = role
         self._limits = limits if limits is not None else WireLimits()
-        self._capacity = max(
-            self._limits.receive_buffer_bytes, self._limits.associate_bytes_max + _PDU_HEADER.size
+        self._incoming = ReceiveBuffer(
+            max(self._limits.receive_buffer_bytes, self._limits.associate_bytes_max + _PDU_HEADER.size)
         )
-        self._own(bytearray(self._capacity))
-        self._start = self._end = 0
+        self._machine = Machine()
         self._closed = False
-        self._deaf = False
         self._cut_off = False
-        self._should_close = False
         # where in a P-DATA-TF the next byte lies: payload left in the PDU, then in the PDV
         self._pdu_left = self._pdv_left = 0
         self._pdv_context = 0
         self._pdv_is_command = self._pdv_last = False
-        self._state = State.IDLE
-        self._artim_running = False
-        self._artim_starts = 0
         self._out: list[Buffer] = []
         self._request: AssociateRequest | None = None
         self._accept: AssociateAccept | None = None
@@ -122,12 +118,7 @@ class Association:
         self._receive_max = 0
         self._send_max = self._limits.peer_pdu_bytes_default
         if role is Role.ACCEPTOR:
-            self._fire(Trigger.TRANSPORT_ACCEPTED)
-
-    def _own(self, buffer: bytearray) -> None:
-        self._buffer = buffer
-        self._view = memoryview(buffer)
-        self._readable = self._view.toreadonly()
+            self._machine.fire(Trigger.TRANSPORT_ACCEPTED)
 
     # ------------------------------------------------------------ what it is
 
@@ -142,22 +133,22 @@ class Association:
     @property
     def state(self) -> State:
         """PS3.8's state; its value is the standard's number."""
-        return self._state
+        return self._machine.state
 
     @property
     def artim_running(self) -> bool:
         """Whether the ARTIM timer runs: if it does so for too long, call ``artim_expired``."""
-        return self._artim_running
+        return self._machine.artim_running
 
     @property
     def artim_starts(self) -> int:
         """How often the timer was started: a change means a full period from now."""
-        return self._artim_starts
+        return self._machine.artim_starts
 
     @property
     def should_close(self) -> bool:
         """Whether the transport connection must be closed now (once ``data_to_send`` is written)."""
-        return self._should_close
+        return self._machine.should_close
 
     @property
     def request(self) -> AssociateRequest | None:
@@ -182,7 +173,7 @@ class Association:
     @property
     def release_reply_due(self) -> bool:
         """Whether a ReleaseReply is ours to send now (Sta8, 9, 12). In Sta10 the peer's comes first."""
-        return (Trigger.LOCAL_RELEASE_REPLY, self._state) in TRANSITIONS
+        return self._machine.permits(Trigger.LOCAL_RELEASE_REPLY)
 
     # ------------------------------------------------------------ bytes in
 
@@ -191,31 +182,16 @@ class Association:
 
         Raises ``LocalProtocolError`` when it is full because events were not taken.
         """
-        if self._start == self._end or self._deaf:
-            self._start = self._end = 0
-            if len(self._buffer) > self._capacity:
-                self._own(bytearray(self._capacity))
-        elif self._start and len(self._buffer) - self._end < len(self._buffer) >> 1:
-            # what is left is the beginning of a PDU that has to be whole: short, so moving it is cheap
-            left = self._end - self._start
-            self._view[:left] = self._view[self._start : self._end]
-            self._start, self._end = 0, left
-        if self._end == len(self._buffer):
-            raise LocalProtocolError("the receive buffer is full: call next_event until NEED_DATA")
-        return self._view[self._end :]
+        if self._machine.deaf:
+            self._incoming.clear()
+        return self._incoming.space()
 
     def received(self, count: int) -> None:
         """``count`` bytes are in the receive buffer; 0 means that the peer closed the connection."""
         if self._closed:
             raise LocalProtocolError("received after the connection was closed")
-        if not 0 <= count <= len(self._buffer) - self._end:
-            raise LocalProtocolError(
-                f"received {count} bytes into a buffer of {len(self._buffer) - self._end}"
-            )
-        if not count:
-            self._closed = True
-        else:
-            self._end += count
+        self._incoming.filled(count)
+        self._closed = not count
 
     def receive_data(self, data: Buffer) -> None:
         """Receive ``data`` by copying, however long it is; ``b""`` means that the peer closed."""
@@ -223,15 +199,8 @@ class Association:
             raise LocalProtocolError("received after the connection was closed")
         if not data:
             self._closed = True
-        elif not self._deaf:
-            rest = bytes(self._readable[self._start : self._end])
-            left = len(rest)
-            size = max(self._capacity, left + len(data))
-            if len(self._buffer) != size:
-                self._own(bytearray(size))
-            self._view[:left] = rest
-            self._view[left : left + len(data)] = data
-            self._start, self._end = 0, left + len(data)
+        elif not self._machine.deaf:
+            self._incoming.append(data)
 
     # ------------------------------------------------------------ events out
 
@@ -241,8 +210,9 @@ class Association:
         Raises ``RemoteProtocolError`` once, when the peer broke the protocol or a limit: write
         ``data_to_send()`` and close; what still arrives is ignored.
         """
-        while not self._deaf and self._state is not State.IDLE:
-            available = self._end - self._start
+        machine, incoming = self._machine, self._incoming
+        while not machine.deaf and machine.state is not State.IDLE:
+            available = incoming.end - incoming.start
             if self._pdv_left:
                 if not available:
                     break
@@ -262,27 +232,29 @@ class Association:
                 return event
         if not self._closed:
             return NEED_DATA
-        if self._state is not State.IDLE:
-            self._cut_off = self._fire(Trigger.TRANSPORT_CLOSED).deliver
-            self._should_close = True
+        if machine.state is not State.IDLE:
+            self._cut_off = machine.fire(Trigger.TRANSPORT_CLOSED).deliver
+            machine.should_close = True
         return TransportClosed(orderly=not self._cut_off)
 
     def _fragment(self, available: int) -> DataFragment:
         count = min(available, self._pdv_left)
-        start = self._start
-        self._start = start + count
+        incoming = self._incoming
+        start = incoming.start
+        incoming.start = start + count
         self._pdv_left -= count
         self._pdu_left -= count
         return DataFragment(
             self._pdv_context,
             self._pdv_is_command,
             self._pdv_last and not self._pdv_left,
-            self._readable[start : start + count],
+            incoming.readable[start : start + count],
         )
 
     def _begin_pdv(self) -> bool:
         """Read a PDV header; True when it is empty and last, which is an event of its own."""
-        length, context_id, control = _PDV_HEADER.unpack_from(self._buffer, self._start)
+        incoming = self._incoming
+        length, context_id, control = _PDV_HEADER.unpack_from(incoming.data, incoming.start)
         if not 2 <= length <= self._pdu_left - 4:
             self._fail(
                 Trigger.INVALID_PDU,
@@ -292,7 +264,7 @@ class Association:
             self._fail(
                 Trigger.INVALID_PDU, f"a PDV for presentation context {context_id}, which was not accepted"
             )
-        self._start += PDV_OVERHEAD
+        incoming.start += PDV_OVERHEAD
         self._pdu_left -= PDV_OVERHEAD
         self._pdv_left = length - 2
         if 0 < self._pdu_left - self._pdv_left < PDV_OVERHEAD:
@@ -304,7 +276,8 @@ class Association:
 
     def _next_pdu(self, available: int) -> NextEvent | None:
         """Begin the PDU whose header is there; None when it gives no event of its own."""
-        pdu_type, length = _PDU_HEADER.unpack_from(self._buffer, self._start)
+        incoming = self._incoming
+        pdu_type, length = _PDU_HEADER.unpack_from(incoming.data, incoming.start)
         trigger = _TRIGGERS.get(pdu_type)
         if trigger is Trigger.P_DATA_TF:
             self._begin_data(length)
@@ -319,32 +292,33 @@ class Association:
                 )
         elif length != _SMALL_PDU_BYTES:
             self._fail(Trigger.INVALID_PDU, f"{trigger.name} of {length} bytes, must be {_SMALL_PDU_BYTES}")
-        effect = self._effect(trigger)
+        effect = self._machine.effect(trigger)
         if effect.aborts:
             # not permitted in this state: no need to wait for the rest of it
-            self._fail(trigger, f"{trigger.name} in Sta{self._state.value}", AbortReason.UNEXPECTED_PDU)
+            self._unexpected(trigger)
         whole = _PDU_HEADER.size + length
         if available < whole:
             return NEED_DATA
-        body = bytes(self._readable[self._start + _PDU_HEADER.size : self._start + whole])
-        self._start += whole
+        body = bytes(incoming.readable[incoming.start + _PDU_HEADER.size : incoming.start + whole])
+        incoming.start += whole
         return self._deliver(trigger, body)
 
     def _begin_data(self, length: int) -> None:
-        effect = self._effect(Trigger.P_DATA_TF)
+        machine = self._machine
+        effect = machine.effect(Trigger.P_DATA_TF)
         if effect.aborts:
-            self._fail(Trigger.P_DATA_TF, f"P_DATA_TF in Sta{self._state.value}", AbortReason.UNEXPECTED_PDU)
+            self._unexpected(Trigger.P_DATA_TF)
         if not effect.deliver:
-            self._apply(effect)
-            self._deaf = True  # Sta13: ignored, and so is everything that could still come
+            machine.apply(effect)
+            machine.deaf = True  # Sta13: ignored, and so is everything that could still come
             return
         if not PDV_OVERHEAD <= length <= self._receive_max:
             self._fail(
                 Trigger.INVALID_PDU,
                 f"P_DATA_TF of {length} bytes, must be {PDV_OVERHEAD} to {self._receive_max}",
             )
-        self._apply(effect)
-        self._start += _PDU_HEADER.size
+        machine.apply(effect)
+        self._incoming.start += _PDU_HEADER.size
         self._pdu_left = length
 
     def _deliver(self, trigger: Trigger, body: bytes) -> Event | None:
@@ -355,7 +329,7 @@ class Association:
         except RefusedRequestError as error:
             self._refuse(error)
         otherwise = trigger is Trigger.RELEASE_RQ and self._role is Role.ACCEPTOR
-        effect = self._fire(trigger, otherwise=otherwise)
+        effect = self._machine.fire(trigger, otherwise=otherwise)
         if isinstance(event, AssociateRequest):
             self._request = event
         elif isinstance(event, AssociateAccept):
@@ -389,21 +363,21 @@ class Association:
             return self._send_data(event)
         trigger = _LOCAL_TRIGGERS[type(event)]
         if trigger is not Trigger.LOCAL_ASSOCIATE_REQUEST:
-            self._effect(trigger)  # raises before anything is encoded
+            self._machine.effect(trigger)  # raises before anything is encoded
         elif self._role is Role.ACCEPTOR:
             raise LocalProtocolError("an acceptor does not send an A-ASSOCIATE-RQ")
         if isinstance(event, AssociateAccept):
             self._check_our_answers(event)
         encoded = write_pdu(event)
-        effect = self._fire(trigger)
+        effect = self._machine.fire(trigger)
         if trigger is Trigger.LOCAL_ASSOCIATE_REQUEST:
-            effect = self._fire(Trigger.TRANSPORT_CONNECTED)
+            effect = self._machine.fire(Trigger.TRANSPORT_CONNECTED)
         if isinstance(event, AssociateRequest):
             self._request = event
         elif isinstance(event, AssociateAccept):
             self._establish(event, ours=True)
         elif isinstance(event, Abort | AssociateReject):
-            self._deaf = True
+            self._machine.deaf = True
         if effect.send is not None:
             self._out.append(encoded)
         return self.data_to_send()
@@ -421,7 +395,7 @@ class Association:
 
     def begin_sending_data(self) -> None:
         """Say that P-DATA-TF PDUs follow; ``LocalProtocolError`` unless the state permits it (Sta6, Sta8)."""
-        self._fire(Trigger.LOCAL_DATA)
+        self._machine.fire(Trigger.LOCAL_DATA)
 
     def data_to_send(self) -> list[Buffer]:
         """Take what the machine itself has to say (the A-ABORT or A-ASSOCIATE-RJ after an error)."""
@@ -430,16 +404,16 @@ class Association:
 
     def answer(self, error: RemoteProtocolError) -> list[Buffer]:
         """What to write after ``error``, raised by this association or by a reader of its messages."""
-        if not self._deaf and (Trigger.LOCAL_ABORT, self._state) in TRANSITIONS:
+        if not self._machine.deaf and self._machine.permits(Trigger.LOCAL_ABORT):
             reply = error.reply if isinstance(error.reply, Abort) else Abort()
             return self.send(reply)
         return self.data_to_send()
 
     def artim_expired(self) -> None:
         """The ARTIM timer has run out: the association is over, ``should_close`` (PS3.8 event 18)."""
-        if not self._artim_running:
+        if not self._machine.artim_running:
             raise LocalProtocolError("the ARTIM timer does not run")
-        self._fire(Trigger.ARTIM_EXPIRED)
+        self._machine.fire(Trigger.ARTIM_EXPIRED)
 
     def _check_our_answers(self, accept: AssociateAccept) -> None:
         assert self._request is not None
@@ -448,53 +422,29 @@ class Association:
         except InvalidPduError as error:
             raise LocalProtocolError(str(error)) from None
 
-    # ------------------------------------------------------------ the table at work
-
-    def _effect(self, trigger: Trigger) -> Effect:
-        effect = EFFECTS.get((trigger, self._state))
-        if effect is None:
-            raise LocalProtocolError(
-                f"{trigger.name} is not permitted in Sta{self._state.value} ({self._state.name})"
-            )
-        return effect
-
-    def _fire(self, trigger: Trigger, *, otherwise: bool = False) -> Effect:
-        """Do what the table says."""
-        return self._apply(self._effect(trigger), otherwise=otherwise)
-
-    def _apply(self, effect: Effect, *, otherwise: bool = False) -> Effect:
-        """The only place where the state changes."""
-        artim = effect.artim
-        if otherwise and effect.otherwise is not None:
-            self._state = effect.otherwise
-            artim = effect.otherwise_artim
-        else:
-            self._state = effect.next
-        if artim is not None:
-            self._artim_running = artim == "start"
-            self._artim_starts += self._artim_running
-        if effect.close:
-            self._should_close = self._deaf = True
-            self._artim_running = False
-        return effect
+    # ------------------------------------------------------------ failures, and agreement
 
     def _fail(
         self, trigger: Trigger, message: str, reason: AbortReason = AbortReason.INVALID_PARAMETER
     ) -> NoReturn:
         """The peer broke the protocol: queue the A-ABORT that the table wants, go deaf, raise."""
         # AA-1 aborts as the user, who has no reasons to give (PS3.8 Table 9-26)
-        effect = self._fire(trigger)
+        effect = self._machine.fire(trigger)
         assert effect.aborts
         reply = Abort() if effect.send == "abort as user" else Abort(AbortSource.SERVICE_PROVIDER, reason)
         self._out.append(write_pdu(reply))
-        self._deaf = True
+        self._machine.deaf = True
         raise RemoteProtocolError(message, reply)
+
+    def _unexpected(self, trigger: Trigger) -> NoReturn:
+        state = self._machine.state.value
+        self._fail(trigger, f"{trigger.name} in Sta{state}", AbortReason.UNEXPECTED_PDU)
 
     def _refuse(self, error: RefusedRequestError) -> NoReturn:
         """AE-6's other branch: the provider itself rejects the request."""
-        self._fire(Trigger.ASSOCIATE_RQ, otherwise=True)
+        self._machine.fire(Trigger.ASSOCIATE_RQ, otherwise=True)
         self._out.append(write_pdu(error.reject))
-        self._deaf = True
+        self._machine.deaf = True
         raise RemoteProtocolError(str(error), error.reject) from None
 
     def _establish(self, accept: AssociateAccept, *, ours: bool) -> None:
