@@ -354,7 +354,7 @@ async def test_expensive_decoding_is_not_done_on_the_event_loop(
                 result = await store(engine, fresh, ExplicitVRLittleEndian)
                 uids = result.study_uid, result.series_uid, result.sop_instance_uid
                 await engine.frame(*uids, 1)  # now its bytes are in memory, if they ever are
-                found = engine.frame_nowait(*uids, 1)
+                found = engine.frame_nowait(engine.named(*uids), 1)
                 assert found is None or at_once
                 assert bytes((await engine.frame(*uids, 1)).data) in fresh
     assert data

@@ -295,14 +295,19 @@ class SegmentLog:
         for segment, ranges in wanted.items():
             self._blobs.read_ahead(self._name(segment), sorted(ranges))
 
-    def try_open_part(self, part: PartRef) -> memoryview | None:
+    def try_open_part(self, part: PartRef, into: memoryview | None = None) -> memoryview | None:
         """The plaintext when all of it is in memory already and opens within about half a
-        millisecond; otherwise None, and the caller opens it in a thread."""
+        millisecond; otherwise None, and the caller opens it in a thread.
+
+        ``into``: as of :meth:`open_part`.
+        """
         if part.length > self._limits.nonblocking_bytes or self._nonblocking is None:
             return None
         if self._keyring.cached_key(self._purpose, part.segment.hex()) is None:
             return None  # the segment's key has to be read first
-        plain = memoryview(bytearray(part.length))
+        plain = memoryview(bytearray(part.length)) if into is None else into
+        if len(plain) != part.length:
+            raise ValueError(f"the buffer has {len(plain)} bytes and the part {part.length}")
         opened = self._open(part, layout.chunks(part.length), plain, without_waiting=self._nonblocking)
         return plain if opened else None
 

@@ -195,7 +195,7 @@ class Engine:
             compressing=self.compressing,
             comparing=self.comparing,
         )
-        self._retrieve = Retrieve(stores.indexer, self.records, self._gate)
+        self._retrieve = Retrieve(stores.indexer, self.records, self._gate, self._ingest.pool)
         self.decoding = Decoding(self.records, self.isolation, self._gate, options.decoding)
         self.decoded = self.decoding.decoded
         self.transcoding = Transcoding(
@@ -252,8 +252,10 @@ class Engine:
         self.compaction = Compaction(stores, options.compaction, owner=owner)
         self.correcting = Correcting(stores, self._gate, on_commit)
         self.search = self._search.search
+        self.named = self._retrieve.named
         self.frame_nowait = self._retrieve.frame_nowait
         self.frame = self._retrieve.frame
+        self.frame_sent = self._retrieve.frame_sent
         self.instances = self._retrieve.instances
         self.header = self._retrieve.header
         self.header_blocking = self._retrieve.header_blocking

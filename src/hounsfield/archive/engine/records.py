@@ -19,6 +19,7 @@ from hounsfield.archive.dicom.cuts import (
     frame_bytes,
     undivided_frame,
 )
+from hounsfield.archive.engine.buffers import BufferPool
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
 from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.types import Frame, Header
@@ -40,6 +41,7 @@ from hounsfield.storage_backends.segments import PartRef
 
 #: What reading a damaged or missing record raises.
 UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, KeyringError, FormatError, CodecError)
+_DAMAGED = "the stored record does not open: it is damaged; restore it from a backup"
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
 
 
@@ -58,21 +60,33 @@ class Records:
         self._large = LargeReading(indexer.log)
         self.figures = RetrieveFigures()
 
-    def frame_nowait(self, row: InstanceRow, number: int) -> Frame | None:
-        """Frame ``number`` (from 1) if no disk has to be waited for, else None; errors as :meth:`frame`."""
-        if not row.location.has_table:
+    def frame_nowait(self, row: InstanceRow, number: int, pool: BufferPool | None = None) -> Frame | None:
+        """Frame ``number`` (from 1) if no disk has to be waited for, else None; errors as :meth:`frame`.
+
+        With a pool, its data may be a view of one of the pool's blocks, for the caller to give back.
+        """
+        location = row.location
+        if not location.has_table:
             return None
-        part = _frame_part(row, number)
+        layout = Layout(row.layout)
+        part = _frame_part(row, layout, number)
         if part is None or (row.stored_as and not at_rest.is_cheap(row.stored_as)):
             return None
-        with _damage_named():
-            data = self._log.try_open_part(part)
-            if data is None:
-                return None
-            data = as_received(row.stored_as, part, data)
+        block = pool.take(part.length) if pool is not None and not row.stored_as else None
+        into = None if block is None else memoryview(block)[: part.length]
+        try:  # no `with`: this is every frame's way
+            data = self._log.try_open_part(part, into)
+            if data is not None and row.stored_as:
+                data = as_received(row.stored_as, part, data)
+        except UNREADABLE as error:
+            raise DamagedError(_DAMAGED) from error
+        if data is None:
+            if pool is not None and block is not None:
+                pool.give_back(block)
+            return None
         self.figures.frames += 1
         self.figures.frames_cached += 1
-        return Frame(frame_bytes(data, Layout(row.layout)), row.transfer_syntax_uid, row.location.record_id)
+        return Frame(frame_bytes(data, layout), row.transfer_syntax_uid, location.record_id, block)
 
     def frame(self, row: InstanceRow, number: int) -> Frame:
         """Frame ``number``, from 1, as received.
@@ -82,7 +96,7 @@ class Records:
         """
         layout = Layout(row.layout)
         with _damage_named():
-            part = _frame_part(row, number)
+            part = _frame_part(row, layout, number)
             if row.location.stream is not None:
                 return self._large_frame(row, layout, number)
             if part is None:
@@ -249,14 +263,11 @@ def _damage_named() -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise DamagedError(
-            "the stored record does not open: it is damaged; restore it from a backup"
-        ) from error
+        raise DamagedError(_DAMAGED) from error
 
 
-def _frame_part(row: InstanceRow, number: int) -> PartRef | None:
+def _frame_part(row: InstanceRow, layout: Layout, number: int) -> PartRef | None:
     """Where frame ``number`` lies, None when it takes more than the index to say."""
-    layout = Layout(row.layout)
     location = row.location
     plain_table = location.has_table and location.stream is None
     if layout.has_frames:

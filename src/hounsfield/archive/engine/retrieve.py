@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from hounsfield.archive.dicom.rewrite import RewriteError
+from hounsfield.archive.engine.buffers import BufferPool
 from hounsfield.archive.engine.delivery import Corrected, Ends, Overlays, spliced
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError
 from hounsfield.archive.engine.gate import Gate
@@ -19,24 +21,45 @@ from hounsfield.archive.engine.types import Frame, Header, Instance, Overlay, Un
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.rows import InstanceRow
-from hounsfield.storage_backends.api import Buffer, KeyValueStore
+from hounsfield.archive.index.tables import INSTANCE
+from hounsfield.storage_backends.api import Buffer, KeyValueStore, Snapshot
+
+ROWS_MAX: Final = 1024
+"""Instance rows that one worker keeps open, some 3 MB: a series that is walked to and fro, or one object's
+thousand frames, is decrypted and decoded once. The sealed row is what tells whether one is still right."""
 
 
 class Retrieve:
     """Finds and reads what is stored. Any number of callers at once."""
 
-    def __init__(self, indexer: Indexer, records: Records, gate: Gate) -> None:
+    def __init__(self, indexer: Indexer, records: Records, gate: Gate, pool: BufferPool) -> None:
         self._catalog: Catalog = indexer.catalog
         self._store: KeyValueStore = indexer.store
         self._records = records
         self._gate = gate
+        self._pool = pool
         self._corrected = Corrected(records)
+        self._rows: dict[bytes, tuple[bytes, InstanceRow]] = {}
 
     # ------------------------------------------------------------ frames
 
-    def frame_nowait(self, study_uid: str, series_uid: str, sop_uid: str, number: int) -> Frame | None:
-        """Frame ``number`` (from 1) if no disk has to be waited for, else None; errors as :meth:`frame`."""
-        return self._records.frame_nowait(self._instance_row(study_uid, series_uid, sop_uid), number)
+    def named(self, study_uid: str, series_uid: str, sop_uid: str) -> Instance:
+        """The instance of that name; what corrections change in it is not looked up. ``NotFoundError``."""
+        with self._store.snapshot() as snapshot:
+            row = self._row(snapshot, study_uid, series_uid, sop_uid)
+        return Instance(study_uid, series_uid, row)
+
+    def frame_nowait(self, instance: Instance, number: int) -> Frame | None:
+        """Frame ``number`` (from 1) if no disk has to be waited for, else None; errors as :meth:`frame`.
+
+        Whoever is done with its data says so (:meth:`frame_sent`), or lets go of it.
+        """
+        return self._records.frame_nowait(instance.row, number, self._pool)
+
+    def frame_sent(self, frame: Frame) -> None:
+        """The frame's data will not be looked at again: the next frame may take its memory."""
+        if frame.block is not None:
+            self._pool.give_back(frame.block)
 
     async def frame(self, study_uid: str, series_uid: str, sop_uid: str, number: int) -> Frame:
         """Frame ``number``, from 1, as received.
@@ -44,7 +67,7 @@ class Retrieve:
         Raises ``NotFoundError``, ``NotSeparableError`` (the object's frames have no bytes of their own)
         or ``DamagedError``.
         """
-        row = self._instance_row(study_uid, series_uid, sop_uid)
+        row = self.named(study_uid, series_uid, sop_uid).row
         found = self._records.frame_nowait(row, number)
         if found is None:
             found = await self._gate.read(self._records.frame, row, number)
@@ -61,9 +84,7 @@ class Retrieve:
         """
         if series_uid is not None and sop_uid is not None:
             with self._store.snapshot() as snapshot:
-                row = self._catalog.instance(snapshot, study_uid, series_uid, sop_uid)
-                if row is None:
-                    raise NotFoundError("no such instance in this archive")
+                row = self._row(snapshot, study_uid, series_uid, sop_uid)
                 overlays = Overlays.of(self._catalog, snapshot, study_uid)
                 return [Instance(study_uid, series_uid, row, overlays.overlay(series_uid, row))]
         return await self._gate.read(self.instances_blocking, study_uid, series_uid)
@@ -86,11 +107,19 @@ class Retrieve:
         found.sort(key=lambda entry: (entry[0], entry[2].series_uid, entry[1], entry[2].row.sop_uid))
         return [instance for _, _, instance in found]
 
-    def _instance_row(self, study_uid: str, series_uid: str, sop_uid: str) -> InstanceRow:
-        with self._store.snapshot() as snapshot:
-            row = self._catalog.instance(snapshot, study_uid, series_uid, sop_uid)
-        if row is None:
+    def _row(self, snapshot: Snapshot, study_uid: str, series_uid: str, sop_uid: str) -> InstanceRow:
+        """The row as the snapshot has it, opened once as long as it is the same. Event loop only."""
+        key = self._catalog.instance_key(study_uid, series_uid, sop_uid)
+        sealed = snapshot.get(INSTANCE, key)
+        if sealed is None:
             raise NotFoundError("no such instance in this archive")
+        held = self._rows.get(key)
+        if held is not None and held[0] == sealed:
+            return held[1]
+        row = self._catalog.open_row(INSTANCE, key, sealed, InstanceRow)
+        if held is None and len(self._rows) >= ROWS_MAX:
+            del self._rows[next(iter(self._rows))]
+        self._rows[key] = sealed, row
         return row
 
     def _overlay(self, instance: Instance) -> Overlay | None:

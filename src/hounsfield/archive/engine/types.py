@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from hounsfield.archive.dicom.rewrite import Change
+from hounsfield.archive.engine.buffers import Block
 from hounsfield.archive.index.indexing import Outcome
 from hounsfield.archive.index.planner import FoundRow
 from hounsfield.archive.index.rows import InstanceRow
@@ -74,13 +76,13 @@ class Instance:
     overlay: Overlay | Unlooked | None = UNLOOKED  # what corrections change in its header
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame as stored: native pixel bytes, or one encapsulated frame without its item headers."""
 
     data: Buffer
     transfer_syntax_uid: str
     record_id: bytes  # of the record that has it: other bytes under the same UIDs have another
+    block: Block | None = None  # what ``data`` is a view of, when that can be used again
 
 
 @dataclass(frozen=True, slots=True)

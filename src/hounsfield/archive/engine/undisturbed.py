@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Concatenate, ParamSpec, TypeVar
 
+from hounsfield.archive.engine.buffers import BufferPool
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.types import Frame, Header
@@ -26,10 +27,10 @@ Arguments = ParamSpec("Arguments")
 class UndisturbedRecords(Records):
     """As :class:`Records`, of objects that may be moved meanwhile. Any number of threads at once."""
 
-    def frame_nowait(self, row: InstanceRow, number: int) -> Frame | None:
+    def frame_nowait(self, row: InstanceRow, number: int, pool: BufferPool | None = None) -> Frame | None:
         """As of :class:`Records`; what moved just now is not to be had at once."""
         try:
-            return super().frame_nowait(row, number)
+            return super().frame_nowait(row, number, pool)
         except DamagedError:
             return None  # `frame` looks again, where it may take its time
 

@@ -21,13 +21,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from hounsfield.archive.web.http import Scope
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.urls import headers, parameters
+from hounsfield.archive.web.urls import parameters
 from hounsfield.codecs.registry import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -71,8 +70,7 @@ class AcceptError(WebError):
         super().__init__(400, detail)
 
 
-@dataclass(frozen=True, slots=True)
-class MediaRange:
+class MediaRange(NamedTuple):
     """One media range, names in lower case. ``part_type`` is the ``type`` parameter of multipart/related."""
 
     media_type: str
@@ -90,8 +88,7 @@ class MediaRange:
         return (self.part_type or "*/*") if self.is_multipart else self.media_type
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """How content leaves: in parts or alone, named how."""
 
     multipart: bool
@@ -147,7 +144,7 @@ def accepted(scope: Scope) -> tuple[tuple[str, ...], tuple[str, ...]]:
     given: tuple[str, ...] = ()
     if b"ccept" in query:
         given = tuple(value for name, value in parameters(scope) if name.lower() == "accept")
-    return tuple(headers(scope, b"accept")), given
+    return tuple([text.decode("latin-1") for name, text in scope["headers"] if name == b"accept"]), given
 
 
 ANYTHING: Final = (MediaRange("*/*", "", "", 1.0),)
@@ -234,15 +231,6 @@ def is_as_stored(delivery: Delivery, transfer_syntax_uid: str) -> bool:
     syntax = lookup(transfer_syntax_uid)
     given = lookup(delivery.transfer_syntax)
     return not given.encapsulated if not syntax.encapsulated else given.uid == syntax.uid
-
-
-@lru_cache(maxsize=256)
-def prefers_coded(ranges: tuple[MediaRange, ...]) -> bool:
-    """Whether the best range can only be met by compressed frames."""
-    best = ranges[0] if ranges else None
-    return best is not None and (
-        best.content_type.startswith("image/") or best.transfer_syntax not in ("", "*", *NATIVE_SYNTAXES)
-    )
 
 
 @lru_cache(maxsize=1024)

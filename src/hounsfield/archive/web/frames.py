@@ -7,14 +7,15 @@ bytes are never joined with the multipart framing around them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotSeparableError
 from hounsfield.archive.engine.transcoding import transcodable
 from hounsfield.archive.engine.types import Frame, Instance
 from hounsfield.archive.web import accept
-from hounsfield.archive.web.accept import Delivery
+from hounsfield.archive.web.accept import Delivery, MediaRange
 from hounsfield.archive.web.conditional import (
     Validators,
     byte_range,
@@ -48,6 +49,26 @@ def is_frames_path(path: str) -> list[str] | None:
     return [parts[3], parts[5], parts[7], parts[9]]
 
 
+class _Plan(NamedTuple):
+    """How frames of one transfer syntax leave for all who accept alike."""
+
+    delivery: Delivery
+    untouched: bool  # they leave with the very bytes that are stored
+    weak: bool  # their entity tags are
+    part_type: bytes
+
+
+@lru_cache(maxsize=1024)
+def _plan(ranges: tuple[MediaRange, ...], transfer_syntax_uid: str) -> _Plan | None:
+    """For one frame; None when no range allows it."""
+    delivery = accept.for_frames(ranges, transfer_syntax_uid, transcodable, alone=True)
+    if delivery is None:
+        return None
+    as_stored = accept.is_as_stored(delivery, transfer_syntax_uid)
+    untouched = as_stored and not is_big_endian(transfer_syntax_uid)
+    return _Plan(delivery, untouched, delivery.multipart or not as_stored, content_type(delivery))
+
+
 class Frames:
     """Answers frames requests."""
 
@@ -64,58 +85,41 @@ class Frames:
         if len(numbers) > 1:
             await self._several(scope, receive, send, (study, series, instance), numbers, ranges)
             return
-        number, where = numbers[0], (study, series, instance)
-        frame = self._at_once(where, number) if not accept.prefers_coded(ranges) else None
-        found = None
-        if frame is None:
-            (found,) = await self._engine.instances(*where)
-            uid, record_id = found.row.transfer_syntax_uid, found.row.location.record_id
-        else:
-            uid, record_id = frame.transfer_syntax_uid, frame.record_id
-        delivery = accept.for_frames(ranges, uid, transcodable, alone=True)
-        if delivery is None:
-            raise not_acceptable(uid)
-        as_stored = accept.is_as_stored(delivery, uid)
-        weak = delivery.multipart or not as_stored
-        validators = Validators(frame_tag(record_id, number, delivery.transfer_syntax, weak=weak))
+        (number,) = numbers
+        found = self._engine.named(study, series, instance)
+        plan = _plan(ranges, found.row.transfer_syntax_uid)
+        if plan is None:
+            raise not_acceptable(found.row.transfer_syntax_uid)
+        delivery = plan.delivery
+        tag = frame_tag(found.row.location.record_id, number, delivery.transfer_syntax, weak=plan.weak)
+        validators = Validators(tag)
         conditional = has_conditions(scope)
         if conditional and is_unchanged(scope, validators):
             await unchanged(validators)(scope, receive, send)
             return
-        if frame is not None and as_stored and not is_big_endian(uid):
-            data = frame.data
-        else:
-            if found is None:
-                (found,) = await self._engine.instances(*where)
-            data = await self._data(found, number, delivery)
-        part_type = content_type(delivery)
+        frame = self._at_once(found, number) if plan.untouched else None
+        data = await self._data(found, number, delivery) if frame is None else frame.data
         lines = validators.headers()
-        if not delivery.multipart:
+        if delivery.multipart:
+            boundary = new_boundary()
+            base = base_url(scope, self._settings.base_url)
+            location = f"{instance_url(base, study, series, instance)}/frames/{number}"
+            head = part_head(boundary, plan.part_type, len(data), _header_text(location), first=True)
+            lines.append((b"content-type", multipart_type(delivery.media_type, boundary)))
+            await send({"type": "http.response.start", "status": 200, "headers": lines})
+            await send({"type": "http.response.body", "body": (head, data, closing(boundary))})
+        else:
             status = 200
             wanted = byte_range(scope, validators, len(data)) if conditional else None
             if wanted is not None:
                 status = 206
                 lines.append(content_range(*wanted, len(data)))
                 data = memoryview(data)[slice(*wanted)]
-            lines += ((b"content-type", part_type), (b"accept-ranges", b"bytes"))
+            lines += ((b"content-type", plan.part_type), (b"accept-ranges", b"bytes"))
             await send({"type": "http.response.start", "status": status, "headers": lines})
             await send({"type": "http.response.body", "body": data})
-            return
-        boundary = new_boundary()
-        base = base_url(scope, self._settings.base_url)
-        location = f"{instance_url(base, study, series, instance)}/frames/{number}"
-        lines.append((b"content-type", multipart_type(delivery.media_type, boundary)))
-        await send({"type": "http.response.start", "status": 200, "headers": lines})
-        await send(
-            {
-                "type": "http.response.body",
-                "body": (
-                    part_head(boundary, part_type, len(data), _header_text(location), first=True),
-                    data,
-                    closing(boundary),
-                ),
-            }
-        )
+        if frame is not None:
+            self._engine.frame_sent(frame)
 
     async def _several(  # noqa: PLR0917 - ASGI takes three of them
         self,
@@ -167,10 +171,10 @@ class Frames:
             first = False
         yield (closing(boundary),)
 
-    def _at_once(self, where: tuple[str, str, str], number: int) -> Frame | None:
+    def _at_once(self, found: Instance, number: int) -> Frame | None:
         """A frame that is in memory, or None."""
         try:
-            return self._engine.frame_nowait(*where, number)
+            return self._engine.frame_nowait(found, number)
         except NotSeparableError:
             return None  # unless it is deflated: `_data` looks inside
 

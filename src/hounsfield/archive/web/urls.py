@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -55,15 +56,19 @@ def base_url(scope: Scope, configured: str) -> str:
     if configured:
         return configured.rstrip("/") + DICOM_WEB
     host = header(scope, b"host")
+    return _base_url(host, scope["scheme"], scope.get("server"), scope.get(FORWARDED_PREFIX, ""))
+
+
+@lru_cache(maxsize=256)
+def _base_url(host: bytes | None, scheme: str, server: tuple[str, int | None] | None, prefix: str) -> str:
     if host is None or not HOST.fullmatch(host):
         return DICOM_WEB
     name = host.decode("ascii")
-    server = scope.get("server")
     if server is not None and server[1] not in (None, 80, 443):
         own = f"[{server[0]}]" if ":" in server[0] else server[0]
         if name == own or (name == "localhost" and (own.startswith("127.") or own == "[::1]")):
             name = f"{name}:{server[1]}"
-    return f"{scope['scheme']}://{name}{scope.get(FORWARDED_PREFIX, '')}{DICOM_WEB}"
+    return f"{scheme}://{name}{prefix}{DICOM_WEB}"
 
 
 def study_url(base: str, study: str) -> str:
