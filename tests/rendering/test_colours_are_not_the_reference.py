@@ -20,7 +20,7 @@ from hounsfield.archive.rendering.lut import lut_from
 from hounsfield.archive.rendering.pipeline import Cells, picture_of
 from hounsfield.archive.rendering.request import Rendering
 from support.archives import encode
-from support.rendering import cells_of, image_of
+from support.rendering import cells_of, image_of, paths
 
 PALETTES = (
     "OBXXXX1A.dcm", "OBXXXX1A_expb.dcm", "gdcm-US-ALOKA-16.dcm", "gdcm-US-ALOKA-16_big.dcm",
@@ -163,3 +163,13 @@ def test_an_overlay_in_unused_bits_is_lost() -> None:
     array[3, 5] |= 0x8000
     picture = picture_of(image, 1, Cells(array, "MONOCHROME2", native=True), Rendering())
     assert np.argwhere(picture == 255).tolist() == [[3, 5]]
+
+
+@pytest.mark.parametrize(("photometric", "samples"), [("ARGB", 4), ("CMYK", 4), ("HSV", 3), ("RGB", 4)])
+def test_retired_colours_are_guessed_or_refused_without_a_reason(photometric: str, samples: int) -> None:
+    dataset = pydicom.dcmread(paths()["SC_rgb.dcm"])
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = photometric, samples
+    uid = "1.2.840.10008.1.2.1"
+    expected = f"{photometric} is retired" if photometric != "RGB" else "4 samples a pixel"
+    with pytest.raises(NotRenderableError, match=expected):
+        Image(Elements.of_header(encode(dataset, uid), uid))

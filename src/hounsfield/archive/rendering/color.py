@@ -25,6 +25,8 @@ _PALETTE_TAGS: Final = (
 RGB_WHEN_DECODED: Final = frozenset({"RGB", "YBR_RCT", "YBR_ICT", "XYB"})
 MONOCHROME: Final = frozenset({"MONOCHROME1", "MONOCHROME2"})
 PALETTE_COLOR: Final = "PALETTE COLOR"
+#: Until 1998: nobody says how their colours are meant, and no sample of them is to be had.
+RETIRED: Final = frozenset({"ARGB", "CMYK", "HSV"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from hounsfield.archive.rendering.color import MONOCHROME, PALETTE_COLOR, Palette, palette_of
+from hounsfield.archive.rendering.color import MONOCHROME, PALETTE_COLOR, RETIRED, Palette, palette_of
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError
 from hounsfield.archive.rendering.grey import Modality, Padding, Rescale, Word, modality_of
@@ -73,6 +73,11 @@ class Image:
         )
         high_bit = found.integer(_HIGH_BIT, stored - 1)
         self.shift = high_bit + 1 - stored if stored - 1 <= high_bit < allocated else 0
+        if self.photometric in RETIRED:
+            raise NotRenderableError(
+                f"the photometric interpretation {self.photometric} is retired and not rendered (PS3.3"
+                " C.7.6.3.1.2); the frames themselves, or the object, can be fetched"
+            )
         if samples not in (1, 3):
             raise NotRenderableError(f"{samples} samples a pixel are not rendered")
         if samples == 1 and self.photometric not in MONOCHROME and self.photometric != PALETTE_COLOR:
