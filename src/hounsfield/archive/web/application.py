@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 
 import trio
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.routing import Route, Router
 
 from hounsfield.archive.engine.engine import Engine
@@ -66,11 +65,11 @@ class Application:
 
     def __init__(self, engine: Engine, settings: WebSettings, table: tuple[RouteRow, ...]) -> None:
         self._frames = Frames(engine, settings)
-        self._router = Router(routes=list(_starlette_routes(table)), redirect_slashes=False)
+        self._routers = _Routers(table)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._router(scope, receive, send)
+            await self._routers.of("")(scope, receive, send)
             return
         try:
             frames = is_frames_path(scope["path"])
@@ -78,7 +77,7 @@ class Application:
                 scope["app"] = (
                     self  # Starlette's router then raises 404 and 405 instead of answering in plain text
                 )
-                await self._router(scope, receive, send)
+                await self._routers.of(scope["path"])(scope, receive, send)
             elif scope["method"] in ("GET", "HEAD"):
                 await self._frames.answer(scope, receive, send, frames)
             else:
@@ -96,6 +95,30 @@ class Application:
 
 
 _ROUTING = {404: "there is no such resource", 405: "this resource does not take that method"}
+
+
+class _Routers:
+    """A router for paths of each depth: one that tries every route needs fifty microseconds for the last."""
+
+    def __init__(self, table: tuple[RouteRow, ...]) -> None:
+        every = list(_starlette_routes(table))
+        of_any_depth = [route for route in every if ":path}" in route.path]
+        depths = {route.path.count("/") for route in every}
+        self._by_depth = {
+            depth: _router(
+                [route for route in every if route in of_any_depth or route.path.count("/") == depth]
+            )
+            for depth in depths
+        }
+        self._other = _router(of_any_depth)
+
+    def of(self, path: str) -> Router:
+        """The router that knows every route which may match."""
+        return self._by_depth.get(path.count("/"), self._other)
+
+
+def _router(routes: list[Route]) -> Router:
+    return Router(routes=routes, redirect_slashes=False)
 
 
 def _starlette_routes(table: tuple[RouteRow, ...]) -> Iterator[Route]:
@@ -118,4 +141,4 @@ class _endpoint:  # noqa: N801 - Starlette takes a class instance as an ASGI app
         await answer(scope, receive, send)
 
 
-__all__ = ["Application", "Request", "create_app"]
+__all__ = ["Application", "create_app"]

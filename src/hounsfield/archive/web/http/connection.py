@@ -7,6 +7,7 @@ set only while the connection waits for a request, so it never interrupts the ap
 from __future__ import annotations
 
 import secrets
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,14 +16,14 @@ import trio
 from .asgi import PeerInfo, Scope, http_scope, route_of
 from .errors import ClientGoneError, RequestRefusedError, without_values
 from .exchange import Exchange
-from .heads import HeadParser, RequestHead, frame_fault
+from .heads import HeadParser, RequestHead, frame_fault, wants_websocket
 from .records import RequestRecord
 from .responses import problem_response
 from .transport import SocketTransport, Transport
-from .websocket import WebSocketSession, wants_websocket
 
 if TYPE_CHECKING:
     from .server import HttpServer
+    from .websocket import WebSocketSession
 
 _HEAD_READ = 16 * 1024
 """Read at once while waiting for a head: nearly every request, and a few pipelined ones."""
@@ -311,10 +312,14 @@ class Connection:
                 left -= len(data)
 
     async def _serve_websocket(self, head: RequestHead) -> bool:
-        self.websocket = WebSocketSession(self, head)  # raises when the handshake is wrong
+        # Only now: wsproto takes 25 ms of every worker's start, and few of them ever see a web socket. On a
+        # thread, because nobody waits for an import.
+        module = await trio.to_thread.run_sync(import_module, f"{__package__}.websocket")
+        session: WebSocketSession = module.WebSocketSession(self, head)  # raises when the handshake is wrong
+        self.websocket = session
         self.counters.websockets_open += 1
         try:
-            return await self.websocket.run(self._server.app)
+            return await session.run(self._server.app)
         finally:
             self.websocket = None
             self.counters.websockets_open -= 1

@@ -275,3 +275,19 @@ def _apply_target(request: RequestHead) -> None:
     request.path = path
     if mark:
         request.query = query
+
+
+def wants_websocket(head: RequestHead) -> bool:
+    """Whether the head asks to become a web socket (RFC 6455 4.1). ``RequestRefusedError``: wrongly."""
+    if head.upgrade != b"websocket":
+        return False
+    connection = b",".join(value for name, value in head.headers if name == b"connection").lower()
+    if b"upgrade" not in {option.strip(b" \t") for option in connection.split(b",")}:
+        return False
+    if head.method != b"GET" or not head.http_1_1 or head.has_body:
+        raise RequestRefusedError(400, "a WebSocket begins with a GET over HTTP/1.1 without a body")
+    versions = [value for name, value in head.headers if name == b"sec-websocket-version"]
+    if versions != [b"13"]:
+        wanted = (b"sec-websocket-version", b"13")
+        raise RequestRefusedError(426, "WebSocket version 13 is spoken here", (wanted,))
+    return True

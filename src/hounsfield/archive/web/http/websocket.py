@@ -42,23 +42,6 @@ NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL, TOO_BIG, SERVER_ERROR =
 log = structlog.get_logger(__name__)
 
 
-def wants_websocket(head: RequestHead) -> bool:
-    """Whether the head asks to become a web socket. Raises :class:`RequestRefusedError` when it asks
-    wrongly."""
-    if head.upgrade != b"websocket":
-        return False
-    connection = b",".join(value for name, value in head.headers if name == b"connection").lower()
-    if b"upgrade" not in {option.strip(b" \t") for option in connection.split(b",")}:
-        return False
-    if head.method != b"GET" or not head.http_1_1 or head.has_body:
-        raise RequestRefusedError(400, "a WebSocket begins with a GET over HTTP/1.1 without a body")
-    versions = [value for name, value in head.headers if name == b"sec-websocket-version"]
-    if versions != [b"13"]:
-        wanted = (b"sec-websocket-version", b"13")
-        raise RequestRefusedError(426, "WebSocket version 13 is spoken here", (wanted,))
-    return True
-
-
 class WebSocketSession:
     """The two callables that a web socket's application gets, and the tasks beside it."""
 
