@@ -31,6 +31,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "stow": ("benchmarks.stow", "STOW-RS of a CT series beside C-STORE of the same"),
     "metadata": ("benchmarks.metadata", "series metadata, prepared and not yet"),
     "first-frame": ("benchmarks.first_frame", "from the last C-STORE response to the first frame"),
+    "sealed-frames": ("benchmarks.sealed_frames", "frames beside a bare server of the same sealed bytes"),
     "memory": ("benchmarks.memory", "memory of a worker that takes in CT on 64 associations"),
     "index-size": ("benchmarks.index_size", "bytes of index an instance and a study"),
     "reindex": ("benchmarks.reindex", "reindex by the rows that records carry, and by full rescan"),
