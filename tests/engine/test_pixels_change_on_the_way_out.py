@@ -329,6 +329,43 @@ async def test_the_cache_of_frames_has_an_end_and_work_is_done_once(tmp_path: Pa
         assert engine.isolation.started <= 2
 
 
+async def test_only_what_others_compressed_goes_to_another_process(tmp_path: Path) -> None:
+    """Plain cells are encoded on a thread, unless the encoder keeps the GIL; what is stored so is no work."""
+    async with archive(tmp_path) as engine:
+        plain = await stored_file(engine, file_named("CT_small.dcm"))
+        big_endian = await stored_file(engine, file_named("MR_small_bigendian.dcm"))
+        for instance in (plain, big_endian):
+            before = await engine.decoded(instance, 1)
+            for uid in (HTJ2KLossless, HTJ2KLosslessRPCL, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1):
+                coded = await engine.transcoded_frame(instance, 1, uid)
+                after = CODERS[uid].decode(coded, before.format)
+                assert np.array_equal(samples(after, before.format), samples(before.pixels, before.format))
+        assert engine.isolation.started == 0
+        frame = await engine.transcoded_frame(plain, 1, HTJ2KLossless)
+        _, dataset = await given(engine, plain, HTJ2KLossless)
+        made = engine.transcoding.figures.made
+        dataset.SOPInstanceUID = generate_uid()
+        as_stored = await stored(engine, encode(dataset, HTJ2KLossless), HTJ2KLossless)
+        assert await engine.transcoded_frame(as_stored, 1, HTJ2KLossless) == frame + bytes(len(frame) % 2)
+        assert (engine.transcoding.figures.made, engine.isolation.started) == (made, 0)
+        await engine.transcoded_frame(plain, 1, RLELossless)  # its encoder keeps the GIL
+        assert engine.isolation.started == 1
+        await engine.transcoded_frame(as_stored, 1, JPEGLSLossless)
+        assert engine.isolation.failed == 0
+        assert engine.transcoding.figures.made == made + 2
+
+
+async def test_plain_cells_that_no_encoder_takes_are_refused(tmp_path: Path) -> None:
+    limits = IsolationLimits(frame_bytes_max=20_000)
+    async with archive(tmp_path, EngineOptions(isolation=limits)) as engine:
+        for name in ("rtdose.dcm", "CT_small.dcm"):  # words of 32 bits; 32 KiB
+            instance = await stored_file(engine, file_named(name))
+            with pytest.raises(NotTranscodableError):
+                await engine.transcoded_frame(instance, 1, HTJ2KLossless)
+        small = await stored_file(engine, file_named("MR_small.dcm"))
+        assert await engine.transcoded_frame(small, 1, HTJ2KLossless)
+
+
 def test_what_can_be_had() -> None:
     for uid in CODERS:
         possible = transcodable(uid)

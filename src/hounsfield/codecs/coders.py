@@ -50,6 +50,9 @@ class Encoder:
 
     library: str
     encode: Encode
+    #: Lets go of the GIL while it works, and takes any array that it is given: an archive's own process may
+    #: call it on a thread. Others are called in a process of their own.
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,15 @@ class Coder:
                 refused = refused or error
         raise refused or UnsupportedPixelsError("this transfer syntax is not written here")
 
+    def encode_beside(self, array: Pixels, pixels: PixelFormat) -> bytes:
+        """As :meth:`encode`, by the first encoder, if it may be called beside an event loop.
+
+        ``CodecError`` also where another encoder would take the frame: in a process of its own.
+        """
+        if not self.encoders or not self.encoders[0].beside:
+            raise UnsupportedPixelsError("no encoder that may be called beside an event loop")
+        return self.encoders[0].encode(array, pixels)
+
 
 #: The size of an image is said in so many bytes of its codestream, or the decoder finds it out.
 CODESTREAM_HEAD_BYTES: Final = 1 << 16
@@ -121,7 +133,7 @@ def _by_gdcm(suffix: str) -> Decoder:
 
 
 def _encoded_by_imagecodecs(encode: Encode) -> Encoder:
-    return Encoder(by_imagecodecs.NAME, encode)
+    return Encoder(by_imagecodecs.NAME, encode, beside=True)
 
 
 def _encoded_by_gdcm(suffix: str) -> Encoder:

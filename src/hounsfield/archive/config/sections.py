@@ -131,7 +131,7 @@ class Scrub(Section, frozen=True):
 
 class Frames(Section, frozen=True):
     decoded_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 128 * MIB
-    transcoded_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 128 * MIB
+    transcoded_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=TIB)] = 256 * MIB
     processes_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     process_bytes_max: Annotated[int, msgspec.Meta(ge=512 * MIB, le=TIB)] = GIB
     frame_seconds_max: Seconds = 20.0
@@ -146,6 +146,7 @@ class Rendered(Section, frozen=True):
     at_once_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     video_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=8 * GIB)] = 256 * MIB
     video_seconds_max: Seconds = 60.0
+    fonts: tuple[str, ...] = ()
 
 
 class Compaction(Section, frozen=True):

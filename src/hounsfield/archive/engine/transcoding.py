@@ -1,7 +1,8 @@
 """Objects and frames in another transfer syntax than they are stored in.
 
-One frame after the other is read, decoded and encoded, a few at a time and each in a process of its own;
-an object is never in memory whole. Encoded frames are kept as long as there is room, and made once for all
+One frame after the other is read, decoded and encoded, a few at a time; an object is never in memory whole.
+Frames that others compressed are decoded and encoded in a process of their own, plain cells on a thread of
+this one: nothing of them is parsed. Encoded frames are kept as long as there is room, and made once for all
 who ask. Nothing is lost on the way unless the transfer syntax asked for cannot do otherwise: then the object
 is another one, and says so (:mod:`~hounsfield.archive.engine.derivation`).
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -69,16 +71,17 @@ _NATIVE_BYTES_MAX: Final = 0xFFFFFFFE
 
 @dataclass(frozen=True, slots=True)
 class TranscodingLimits:
-    """``cache_bytes_max``: encoded frames that one worker keeps: a series of 300 CT slices in HTJ2K.
+    """``cache_bytes_max``: encoded frames that one worker keeps: a series of 750 CT slices in HTJ2K.
 
     ``offset_table_bytes_max``: encoded frames of one object that are waited for so that its offset table can
     say where they begin: half a second's work. Larger objects are sent as they are made, with an empty table.
     """
 
-    cache_bytes_max: int = 64 << 20
+    cache_bytes_max: int = 128 << 20
     offset_table_bytes_max: int = 8 << 20
 
 
+@lru_cache(maxsize=256)  # asked for every frame; there are some 60 transfer syntaxes
 def transcodable(stored_uid: str) -> tuple[str, ...]:
     """Transfer syntaxes in which objects stored so can be given: as they are stored first, then TARGETS.
 
@@ -120,6 +123,7 @@ class Transcoding:
         self._isolation = isolation
         self._gate = gate
         self._limits = limits
+        self._threads = trio.CapacityLimiter(isolation.limits.processes_max)
         self._frames: SharedWork[tuple[bytes, int, str], Buffer] = SharedWork(limits.cache_bytes_max, len)
         self.figures = self._frames.figures
 
@@ -191,6 +195,12 @@ class Transcoding:
             pixels = await self._decoding.format(instance)
             if target.encapsulated and pixels.bits_allocated == 1:
                 raise UnsupportedPixelsError("cells of one bit")
+            within_limits = pixels.frame_bytes <= self._isolation.limits.frame_bytes_max
+            if target.encapsulated and within_limits and not is_isolated(stored, target.uid):
+                with suppress(CodecError, ValueError):  # another encoder may take it, in a process of its own
+                    return await trio.to_thread.run_sync(
+                        encoded_beside, stored, target.uid, frame, pixels, limiter=self._threads
+                    )
             if target.encapsulated:
                 return await self._isolation.transcode_in_turn(stored, target.uid, frame, pixels)
             return await self._isolation.decode_in_turn(stored, frame, pixels)
@@ -382,6 +392,22 @@ class Transcoding:
             if errors:
                 raise errors[0]
             yield [made[number] for number in sorted(made)]
+
+
+def is_isolated(source_uid: str, target_uid: str) -> bool:
+    """Whether frames are transcoded in a process of their own: foreign codestreams, encoders with the GIL."""
+    source, target = coder_of(source_uid), coder_of(target_uid)
+    if source is None or target is None or source.isolated:
+        return True
+    return not (target.encoders and target.encoders[0].beside)
+
+
+def encoded_beside(source_uid: str, target_uid: str, frame: Buffer, pixels: PixelFormat) -> bytes:
+    """Plain cells, encoded on the caller's thread. ``CodecError``."""
+    source, target = coder_of(source_uid), coder_of(target_uid)
+    assert source is not None
+    assert target is not None
+    return target.encode_beside(source.decode(frame, pixels), decoded_format(source_uid, pixels))
 
 
 def _pixel_element(source: _Source) -> tuple[int, str, int] | None:
