@@ -54,9 +54,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def desk(browser: Browser, archive: ArchiveServer, site: Site) -> Desk:
+def desk(
+    browser: Browser, archive: ArchiveServer, site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> Desk:
     """A page for all tests of this package."""
-    return Desk(browser, site.origin, archive.url)
+    return Desk(browser, site.origin, archive.url, tmp_path_factory.mktemp("screenshots"))
 
 
 @pytest.fixture(autouse=True)

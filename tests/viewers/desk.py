@@ -6,6 +6,7 @@ import base64
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,22 @@ _PLANES = """
     return [[0, 0], [width, 0], [0, height]].map(corner => [...viewport.canvasToWorld(corner)]);
 })
 """
+# Until its first picture is drawn, a viewport's zoom is nonsense; OHIF keeps it for whoever clicks too early.
+_DRAWN = """
+() => cornerstone.getEnabledElements().filter(({viewport}) => viewport.canvas.isConnected)
+    .every(({viewport}) => viewport.viewportStatus === "rendered")
+"""
+# For whoever reads of a failure. No error of its own hides that one: a page may be without a viewer.
+_STATE = """
+() => (window.cornerstone?.getEnabledElements() ?? []).filter(({viewport}) => viewport.canvas.isConnected)
+    .map(({viewport}) => [
+        viewport.viewportStatus,
+        viewport.getCurrentImageId?.(),
+        viewport.getProperties().voiRange,
+        `zoom ${viewport.getZoom?.()} pan ${viewport.getPan?.()}`,
+        viewport.canvas.closest("[data-viewportid]")?.parentElement.innerText,
+    ])
+"""
 _DISPLAY_SET = """
 study => window.services?.displaySetService.getActiveDisplaySets()
     .find(each => each.StudyInstanceUID === study)?.displaySetInstanceUID
@@ -84,8 +101,9 @@ def chromium() -> Iterator[Browser]:
 class Desk:
     """One page. Everything that waits ends after ``PATIENCE_S``."""
 
-    def __init__(self, browser: Browser, viewer: str, dicomweb: str) -> None:
+    def __init__(self, browser: Browser, viewer: str, dicomweb: str, screenshots: Path) -> None:
         self._viewer = viewer
+        self._screenshots = screenshots
         self._dicomweb = dicomweb
         self._complaints: list[str] = []
         self._open: tuple[str, ...] = ()
@@ -122,6 +140,7 @@ class Desk:
         access = f"&token={token}" if token else ""
         self.page.goto(f"{self._viewer}/viewer?StudyInstanceUIDs={','.join(study_uids)}{access}")
         self.seen(lambda: float(self.viewport().std()), _BLANK, "something on the screen")
+        self.until(lambda: self.page.evaluate(_DRAWN), "a picture drawn")
         self._open = study_uids
 
     def thumbnail(self, study_uid: str) -> Locator:
@@ -166,26 +185,33 @@ class Desk:
         """What a person sees in the only one."""
         return self.viewports(1)[0]
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
-        """Return when it is true; the browser goes on meanwhile."""
+    def until(self, condition: Callable[[], object], what: str, best: Callable[[], str] = str) -> None:
+        """Return when it is true; the browser goes on meanwhile. ``best`` says how near it came."""
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
-            assert time.monotonic() < deadline, f"not after {PATIENCE_S:.0f} s: {what}; {self._complaints}"
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not after {PATIENCE_S:.0f} s: {what}; {best()}{self._evidence()}")
             self.page.wait_for_timeout(_POLL_MS)
 
     def seen(self, score: Callable[[], float], enough: float, what: str) -> None:
         """Return when ``score`` is as high as ``enough``."""
-        best = -1.0
+        scores = [-1.0]
 
         def high() -> bool:
-            nonlocal best
-            best = max(best, score())
-            return best >= enough
+            scores.append(score())
+            return scores[-1] >= enough
 
-        try:
-            self.until(high, what)
-        except AssertionError as late:
-            raise AssertionError(f"{late}; the best look was {best:.3f} of {enough}") from None
+        def best() -> str:
+            return f"the best look was {max(scores):.3f} of {enough}, the last {scores[-1]:.3f}; "
+
+        self.until(high, what, best)
+
+    def _evidence(self) -> str:
+        """What there is to see, kept in a file; what the viewports are showing; what the browser said."""
+        path = self._screenshots / f"{time.monotonic_ns()}.png"
+        self.page.screenshot(path=path)
+        shown = self.page.evaluate(_STATE)
+        return f"screenshot {path}; viewports {shown}; complaints {self._complaints}"
 
     def pixels(self, study: str, series: str, sop: str, number: int) -> NDArray[Any]:
         """The values of one frame as Cornerstone3D's image loader reads them, in the viewer that is open."""

@@ -14,6 +14,14 @@ from viewers.npm_packages import OHIF
 
 _BUILD = OHIF.directory / "dist"
 _DAY = "max-age=86400"
+# What would lie over pictures. A player opens with the first ultrasound, which may be what the viewer begins
+# with, and stays open over whatever is shown next; the bar of frames that were read grows while they are.
+_QUIET = {
+    "ohif.tours": [],
+    "autoCineModalities": [],
+    "viewportScrollbar.showLoadedFill": False,
+    "viewportScrollbar.showLoadingPattern": False,
+}
 
 
 @dataclass
@@ -46,7 +54,7 @@ def configuration(dicomweb: str, **also: Any) -> dict[str, Any]:
         "routerBasename": "/",
         "extensions": [],
         "modes": [],
-        "customizationService": [{"ohif.tours": {"$set": []}}],  # nobody is here to be shown around
+        "customizationService": [{name: {"$set": wanted} for name, wanted in _QUIET.items()}],
         "showStudyList": True,
         "maxNumberOfWebWorkers": 2,
         "showWarningMessageForCrossOrigin": False,

@@ -67,7 +67,6 @@ class Studies:
 
 
 _HTJ2K = "CT, HTJ2K lossless"
-# Those with a frame rate last: OHIF then opens a player, and leaves it lying over what is shown next.
 LABELS = (_HTJ2K, *(label for label, *_ in _FILES))
 
 

@@ -75,15 +75,14 @@ def test_a_study_of_every_kind_is_shown(desk: Desk, studies: Studies, label: str
     desk.open_viewer(*(each.uid for each in studies.others.values()))
     frames = _some_frames(study)
     desk.thumbnail(study.uid).dblclick()
-    desk.seen(
-        lambda: likeness(_picture_in(desk.viewport(), study), picture(study.datasets[0])), ALIKE, "frame 1"
-    )
+    first = picture(study.datasets[0])
+    desk.seen(lambda: likeness(_picture_in(desk.viewport(), study), first), ALIKE, f"frame 1 of {label}")
     # OHIF leaves MONOCHROME1 as it is in thumbnails; of several frames it takes one in the middle.
     thumbnail = _picture_in(desk.thumbnail_picture(study.uid), study)
     assert max(abs(likeness(thumbnail, picture(study.datasets[0], each))) for each in frames) >= ALIKE
     if len(frames) > 1:
         desk.scroll(SCROLLED)
-        later, first = picture(study.datasets[0], 1 + SCROLLED), picture(study.datasets[0])
+        later = picture(study.datasets[0], 1 + SCROLLED)
 
         def moved() -> bool:
             seen = _picture_in(desk.viewport(), study)
@@ -127,7 +126,7 @@ def test_a_viewer_with_a_token_is_served_as_it_asks(
                 thumbnailRendering="thumbnail",
                 thumbnailRequestStrategy="fetch",
             )
-            visitor = Desk(browser, site.origin, guarded.url)
+            visitor = Desk(browser, site.origin, guarded.url, tmp_path)
             kinds: set[str] = set()
 
             def note(answer: Response) -> None:
