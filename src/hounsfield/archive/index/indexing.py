@@ -232,6 +232,18 @@ class Indexer:
         except CodecError:
             return False  # not known to be: both are kept
 
+    def _stays(self, snapshot: Snapshot, held: InstanceRow, place: Place) -> bool:
+        """Whether a row belongs where it is.
+
+        In a recovery a rejection may be known that is to be replayed, and takes it away: what was sent again
+        since is no copy of it.
+        """
+        view = self.catalog.view(snapshot)
+        if view is None:
+            return True
+        received = held.received or place[:2]
+        return view.route(*received, held.sop_uid, held.received_ns)[:2] == place[:2]
+
     def _same_data_set(self, held: InstanceRow, stored: Stored) -> bool:
         """As :meth:`_same`, when one of the two lies in pieces: stretch by stretch."""
         row = stored.row
@@ -287,7 +299,10 @@ class Indexer:
                 continue
             record_id = stored.location.record_id
             same = [one for one in held if one.location.record_id == record_id]
-            same = same or [one for one in held if self._same(one, stored)][:1]
+            same = (
+                same
+                or [one for one in held if self._same(one, stored) and self._stays(snapshot, one, place)][:1]
+            )
             if same:
                 needless.is_another(snapshot, i, stored, place, same[0])
             else:

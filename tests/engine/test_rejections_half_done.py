@@ -1,0 +1,320 @@
+"""Killed, overtaken, or with an index that was lost: a note that was stored is followed, once, as a whole."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.uid import ExplicitVRLittleEndian
+
+from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
+from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.index import checking, tables
+from hounsfield.archive.index.corrections import is_hidden
+from hounsfield.archive.index.rejections import Rejections
+from hounsfield.archive.index.rows import StudyRow
+from support.archives import ct_slice, store, stores_in
+from support.contents import contents
+from support.rejection import EXPIRED, REASONS, SAFETY, note
+
+STUDIES = ("1.2.3.1", "1.2.3.2")
+WAITING = b"rejecting/"
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+def instance(study: str, series: int, number: int) -> tuple[str, str, str]:
+    return study, f"{study}.{series}", f"{study}.{series}.{number}"
+
+
+#: The same bytes whenever it is sent.
+SENT = {
+    uids: ct_slice(study_uid=uids[0], series_uid=uids[1], sop_uid=uids[2])
+    for uids in (
+        instance(study, series, number) for study in STUDIES for series in (1, 2) for number in (1, 2)
+    )
+}
+ALL = tuple(SENT)
+
+
+def rejecting(*named: tuple[str, str, str], code: str = SAFETY) -> bytes:
+    references: dict[str, dict[str, list[str]]] = {}
+    for study, series, sop in named:
+        references.setdefault(study, {}).setdefault(series, []).append(sop)
+    return note(references, code)
+
+
+async def send(stores: Stores, *sent: bytes, follow: bool = True) -> None:
+    async with open_engine(stores, EngineOptions(), owner="test") as engine:
+        if not follow:  # as when the worker dies when it has stored the note
+            engine._ingest.note_stored = trio.lowlevel.checkpoint
+        for data in sent:
+            await store(engine, data, ExplicitVRLittleEndian)
+
+
+def shown(stores: Stores) -> set[tuple[str, str, str]]:
+    """What a reader finds, notes left out; the index must be sound."""
+    catalog, found = stores.catalog, set()
+    archive = checking.Archive(
+        stores.store, stores.keyring, catalog, stores.sealer, stores.hashes, stores.journal, stores.log,
+        stores.ledger,
+    )  # fmt: skip
+    names = ("rows", "counts", "places", "tokens")
+    assert checking.check_all(archive, [(name, getattr(checking, f"check_{name}")) for name in names]) == []
+    with stores.store.snapshot() as snapshot:
+        for key, sealed in snapshot.scan(tables.STUDY):
+            study = catalog.open_row(tables.STUDY, key, sealed, StudyRow)
+            if not is_hidden(study.uid):
+                for series_key, series in catalog.series_of(snapshot, key):
+                    rows = catalog.instances_of(snapshot, series_key)
+                    found |= {(study.uid, series.uid, row.sop_uid) for row in rows}
+    return {uids for uids in found if uids in SENT or uids[1].startswith("1.2.4")}
+
+
+def kill_after(stores: Stores, patch: pytest.MonkeyPatch, commits: int) -> None:
+    left = commits
+
+    def kill(original: Any) -> Any:
+        def commit(*arguments: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KilledError
+            return original(*arguments, **more)
+
+        return commit
+
+    for name in ("commit", "commit_many", "commit_planned"):
+        patch.setattr(stores.store, name, kill(getattr(stores.store, name)))
+
+
+@pytest.mark.parametrize("code", [SAFETY, EXPIRED])
+def test_killed_at_any_commit_a_stored_note_is_followed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    named = ALL[:3]
+    ended = False
+    for commits in range(20):
+        directory = tmp_path / str(commits)
+        with stores_in(directory) as stores:
+            trio.run(send, stores, *SENT.values())
+            with monkeypatch.context() as patch:
+                trio.run(lambda: send(stores, rejecting(*named, code=code), follow=False))
+                kill_after(stores, patch, commits)
+                try:
+                    stores.rejections.resume()
+                    ended = True
+                except KilledError:
+                    pass
+            assert shown(stores) in (set(ALL), set(ALL) - set(named))  # nothing is half-visible
+        with stores_in(directory) as stores:
+            stores.catch_up(at_start=True)
+            assert shown(stores) == set(ALL) - set(named)
+            with stores.store.snapshot() as snapshot:
+                assert len(stores.rejections.all(snapshot)) == 1
+                assert not list(snapshot.scan(tables.META, prefix=WAITING))
+        if ended:
+            break
+    assert ended
+
+
+def test_killed_at_any_commit_an_undoing_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = ALL[:3]
+    ended = False
+    for commits in range(20):
+        directory = tmp_path / str(commits)
+        with stores_in(directory) as stores:
+            trio.run(send, stores, *SENT.values(), rejecting(*named))
+            number = made(stores)[0]
+            with monkeypatch.context() as patch:
+                kill_after(stores, patch, commits)
+                try:
+                    stores.rejections.undo(number, actor="t", reason="mistaken", at_ns=time.time_ns())
+                    ended = True
+                except KilledError:
+                    pass
+        with stores_in(directory) as stores:
+            stores.catch_up(at_start=True)
+            with stores.store.snapshot() as snapshot:
+                undone = bool(stores.rejections.get(snapshot, number).reverted_ns)
+            assert shown(stores) == set(ALL) - (set() if undone else set(named))
+            assert undone or not ended
+        if ended:
+            break
+    assert ended
+
+
+def made(stores: Stores) -> list[int]:
+    with stores.store.snapshot() as snapshot:
+        return [row.number for row in stores.rejections.all(snapshot) if not row.reverted_ns]
+
+
+def test_a_note_that_waits_is_followed_when_the_index_is_lost(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    with stores_in(directory) as stores:
+        trio.run(lambda: send(stores, *SENT.values(), rejecting(*ALL[:3]), follow=False))
+        assert shown(stores) == set(ALL)
+    shutil.rmtree(directory / "index")
+    with stores_in(directory) as stores:
+        stores.reindex(lambda _done, _all: None)
+        assert shown(stores) == set(ALL[3:])
+
+
+@pytest.mark.parametrize("code", REASONS)
+def test_an_index_from_before_the_rejection_learns_of_it(tmp_path: Path, code: str) -> None:
+    """As after a power cut, or from a backup: the rejection is in the ledger, what came again in segments."""
+    directory, saved = tmp_path / "data", tmp_path / "saved"
+    with stores_in(directory) as stores:
+        trio.run(send, stores, *list(SENT.values())[:2])
+    shutil.copytree(directory / "index", saved)
+    with stores_in(directory) as stores:
+        trio.run(send, stores, SENT[ALL[2]], rejecting(*ALL[:3], code=code), SENT[ALL[0]], SENT[ALL[3]])
+        expected = {ALL[3], ALL[0]} if code == EXPIRED else {ALL[3]}
+        assert shown(stores) == expected
+    shutil.rmtree(directory / "index")
+    saved.rename(directory / "index")
+    with stores_in(directory) as stores:
+        stores.catch_up(at_start=True)
+        assert shown(stores) == expected
+        assert len(made(stores)) == 1
+
+
+def test_several_workers_follow_a_note_once(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        trio.run(lambda: send(stores, *SENT.values(), rejecting(*ALL[:3]), follow=False))
+        others = [
+            Rejections(
+                store=stores.store, sealer=stores.sealer, catalog=stores.catalog, journal=stores.journal,
+                indexer=stores.indexer,
+            )
+            for _ in range(4)
+        ]  # fmt: skip
+        barrier = threading.Barrier(len(others))
+
+        def resume(one: Rejections) -> None:
+            barrier.wait()
+            one.resume()
+
+        threads = [threading.Thread(target=resume, args=(one,)) for one in others]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert shown(stores) == set(ALL[3:])
+        assert len(made(stores)) == 1
+
+
+def move(stores: Stores, study: str, series: str, to_study: str) -> None:
+    request = Request(
+        kind="move-series", actor="t", reason="wrong", study=study, series=(series,), to_study=to_study
+    )
+    planner = CorrectionPlanner(stores.catalog, stores.corrections)
+    at_ns = time.time_ns()
+    stores.corrections.make(lambda snapshot, number: planner.plan(snapshot, number, request, at_ns))
+
+
+Step = tuple[str, Any]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.sampled_from(ALL)),
+        st.tuples(
+            st.just("reject"),
+            st.tuples(st.lists(st.sampled_from(ALL), min_size=1, max_size=4), st.sampled_from(REASONS)),
+        ),
+        st.tuples(st.just("undo"), st.integers(0, 3)),
+        st.tuples(st.just("move"), st.sampled_from(ALL)),
+        st.tuples(st.just("move back"), st.integers(0, 3)),
+    ),
+    max_size=10,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_whatever_happened_a_reindex_gives_the_same(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Step]
+) -> None:
+    directory = tmp_path_factory.mktemp("history") / "data"
+    model = _Model()
+    with stores_in(directory) as stores:
+        for step, what in steps:
+            if step == "send":
+                trio.run(send, stores, SENT[what])
+                model.send(what)
+            elif step == "reject":
+                named, code = what
+                trio.run(lambda named=named, code=code: send(stores, rejecting(*named, code=code)))
+                model.reject(named, code)
+            elif step == "undo" and (numbers := made(stores)):
+                number = numbers[what % len(numbers)]
+                stores.rejections.undo(number, actor="t", reason="mistaken", at_ns=time.time_ns())
+                model.undo(what % len(numbers))
+            elif step == "move" and any(uids in shown(stores) and uids[1] == what[1] for uids in ALL):
+                if what[1] not in model.moved:
+                    move(stores, what[0], what[1], "1.2.5")
+                    model.moved[what[1]] = None
+            elif step == "move back" and model.moved:
+                with stores.store.snapshot() as snapshot:
+                    rows = [row for row in stores.corrections.all(snapshot) if not row.reverted_ns]
+                row = rows[what % len(rows)]
+                stores.corrections.revert(row.number, actor="t", reason="right", at_ns=time.time_ns())
+                del model.moved[next(iter(row.series))]
+            assert sops(stores) == model.visible()
+        before = contents(stores)
+    shutil.rmtree(directory / "index")
+    with stores_in(directory) as stores:
+        stores.reindex(lambda _done, _all: None)
+        assert sops(stores) == model.visible()
+        if not model.met:
+            assert contents(stores)["instance"].keys() == before["instance"].keys()
+            assert contents(stores)["study"] == before["study"]
+            assert contents(stores)["place"] == before["place"]
+
+
+def sops(stores: Stores) -> set[str]:
+    shown(stores)
+    with stores.store.snapshot() as snapshot:
+        return {uids[2] for uids in ALL if stores.catalog.places(snapshot, "instance", uids[2])}
+
+
+class _Model:
+    """What should be visible: an object is when one of its records is named by no rejection in force."""
+
+    def __init__(self) -> None:
+        self.records: dict[tuple[str, str, str], list[int]] = {}  # when each was received
+        self.rejections: list[tuple[frozenset[Any], int]] = []  # in force: what, received before when
+        self.moved: dict[str, None] = {}
+        self.met = False
+        self._clock = 0
+
+    def send(self, uids: tuple[str, str, str]) -> None:
+        self._clock += 1
+        times = self.records.setdefault(uids, [])
+        hidden = [self._hidden(uids, at) for at in times]
+        if not times or (all(hidden) and not self._hidden(uids, self._clock)):
+            times.append(self._clock)
+            self.met = self.met or len(times) > 1
+
+    def reject(self, named: list[tuple[str, str, str]], code: str) -> None:
+        self._clock += 1
+        self.rejections.append((frozenset(named), self._clock if code == EXPIRED else 1 << 60))
+
+    def undo(self, number: int) -> None:
+        del self.rejections[number]
+
+    def _hidden(self, uids: tuple[str, str, str], at: int) -> bool:
+        return any(uids in named and at < before for named, before in self.rejections)
+
+    def visible(self) -> set[str]:
+        return {
+            uids[2] for uids, times in self.records.items() if any(not self._hidden(uids, at) for at in times)
+        }
