@@ -19,16 +19,14 @@ first one counts.
 from __future__ import annotations
 
 import dataclasses
-from array import array
 from dataclasses import dataclass
 from enum import Enum
 from struct import Struct
 from typing import Final
 
 from hounsfield.archive.dicom.attributes import INDEXED_TAGS
-from hounsfield.archive.dicom.cuts import Fragments, Sighted, looks_like_image
+from hounsfield.archive.dicom.cuts import Sighted
 from hounsfield.archive.dicom.dictionary import (
-    ITEM,
     ITEM_END,
     LONG_VRS,
     SEQUENCE_END,
@@ -36,6 +34,7 @@ from hounsfield.archive.dicom.dictionary import (
     UNDEFINED,
     vr_of,
 )
+from hounsfield.archive.dicom.incremental_fragments import PassingFragments
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.scan import PIXEL_DATA, PIXEL_TAGS, Buffer, PixelData, ScanLimits, Scanned, Walk
 from hounsfield.archive.dicom.walk import (
@@ -57,10 +56,7 @@ _KEPT: Final = INDEXED_TAGS | PIXEL_TAGS | {_EXTENDED_OFFSETS}
 _EXPLICIT: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
 _IMPLICIT: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
 _LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
-_ITEM_HEADER_BYTES: Final = 8
-_SNIFFED_BYTES: Final = 12  # of a fragment's beginning tell whether a compressed image begins there
 _NEVER: Final = 1 << 62
-_FRAGMENT_BYTES: Final = 100  # a place in an array, then in lists while the cuts are made
 _STEP_BYTES: Final = 64 * 1024  # of header gathered before it is looked at again
 
 
@@ -128,12 +124,7 @@ class IncrementalScan:
         self._pixel_header = 0  # where in the head the pixel data element begins
         self._end_of_pixels = 0
         self._stop: Problem | None = None
-        self._starts: array[int] = array("Q")
-        self._begins_image = bytearray()
-        self._carry = bytearray()  # an item header, or a fragment's first bytes
-        self._in_item = False
-        self._table = bytearray()  # the offset table item, its header first
-        self._table_whole = True
+        self._fragments = PassingFragments(self._little, self._limits.scan.frames_max)
         # behind them
         self._tail = bytearray()
 
@@ -190,8 +181,7 @@ class IncrementalScan:
     @property
     def held_bytes(self) -> int:
         """Bytes of memory that this scan holds, and will hold at its end, about."""
-        kept = len(self._head) + len(self._tail) + len(self._table)
-        return 3 * kept + _FRAGMENT_BYTES * len(self._starts)
+        return 3 * (len(self._head) + len(self._tail)) + self._fragments.held_bytes
 
     # ------------------------------------------------------------ the header
 
@@ -325,59 +315,13 @@ class IncrementalScan:
 
     def _take_fragments(self, view: memoryview) -> int:
         self._locate()
-        if not self._in_item:
-            taken = min(_ITEM_HEADER_BYTES - len(self._carry), len(view))
-            self._carry += view[:taken]
-            if len(self._carry) == _ITEM_HEADER_BYTES:
-                self._item(self._received + taken - _ITEM_HEADER_BYTES)
-            return taken
-        taken = min(self._passing, len(view))
-        piece = view[:taken]
-        self._passing -= taken
-        if len(self._starts) == 1:
-            if self._table_whole:
-                self._table += piece
-        elif len(self._carry) < _SNIFFED_BYTES:
-            self._carry += piece[: _SNIFFED_BYTES - len(self._carry)]
-        if not self._passing:
-            self._end_item()
+        fragments = self._fragments
+        taken = fragments.take(view, self._received)
+        if fragments.end is not None:
+            self._end_of_pixels, self._stop = fragments.end, fragments.problem
+            self._tail += fragments.delimiter
+            self._state = _State.TAIL if fragments.problem is None else _State.PAST
         return taken
-
-    def _item(self, at: int) -> None:
-        """An item header is there whole, at ``at`` in the stream."""
-        group, number, length = _IMPLICIT[self._little].unpack_from(self._carry)
-        tag = group << 16 | number
-        if tag == SEQUENCE_END:
-            self._end_of_pixels = at
-            self._tail += self._carry
-            self._state = _State.TAIL
-            return
-        if tag != ITEM or length == UNDEFINED:
-            self._give_up(Problem.BAD_SEQUENCE, at)
-            return
-        if len(self._starts) >= self._limits.scan.frames_max:
-            self._give_up(Problem.TOO_MANY_FRAMES, at)
-            return
-        self._starts.append(at)
-        if len(self._starts) == 1:
-            self._table += self._carry
-            self._table_whole = length <= max(4 * self._limits.scan.frames_max, _STEP_BYTES)
-        self._carry.clear()
-        self._in_item = True
-        self._passing = length
-        if not length:
-            self._end_item()
-
-    def _end_item(self) -> None:
-        if len(self._starts) > 1:
-            self._begins_image.append(looks_like_image(bytes(self._carry)))
-        self._carry.clear()
-        self._in_item = False
-
-    def _give_up(self, problem: Problem, at: int) -> None:
-        self._stop = problem
-        self._end_of_pixels = at
-        self._state = _State.PAST
 
     def _locate(self) -> None:
         """Note where in the stream the pixel data's value begins."""
@@ -429,13 +373,9 @@ class IncrementalScan:
             self._stop = Problem.TRUNCATED
         elif self._state is _State.FRAGMENTS:
             self._locate()
-            if self._in_item:
-                if len(self._starts) > 1:
-                    self._begins_image.append(looks_like_image(bytes(self._carry)))
-                self._stop, self._end_of_pixels = Problem.TRUNCATED, self._received
-            else:
-                self._stop = Problem.TRUNCATED if self._carry else Problem.NO_SEQUENCE_END
-                self._end_of_pixels = self._received - len(self._carry)
+            self._fragments.cut_short(self._received)
+            assert self._fragments.end is not None
+            self._end_of_pixels, self._stop = self._fragments.end, self._fragments.problem
         elif self._pixels is not None and self._pixels[3] is not None:
             tag, vr, _, length = self._pixels
             assert length is not None
@@ -487,10 +427,7 @@ class IncrementalScan:
             tag, vr, offset, length = self._pixels
             walk.pixels = PixelData(tag, vr, offset, length, self._end_of_pixels)
             if length is None:
-                table = bytes(self._table[_ITEM_HEADER_BYTES:]) if self._table_whole else b"\1\0\0\0"
-                sighted = Sighted(
-                    Fragments(list(self._starts), self._end_of_pixels), table, self._begins_image
-                )
+                sighted = self._fragments.sighted()
         elif self._emptied or len(rest) != size:
             for tag in PIXEL_TAGS & walk.elements.keys():
                 del walk.elements[tag]  # where it would be in the stream is not known
@@ -500,6 +437,6 @@ class IncrementalScan:
             cuts, frame_count, shape, None, tuple(walk.problems),
         )  # fmt: skip
         header = bytes(self._head)
-        if sighted is not None and self._table_whole and walk.pixels is not None:
-            header += self._table[: max(0, cuts[1] - walk.pixels.offset)]
+        if sighted is not None and walk.pixels is not None:
+            header += self._fragments.table_item(cuts[1] - walk.pixels.offset)
         return StreamScanned(scanned, rest, header, size)
