@@ -206,6 +206,7 @@ class Engine:
         self.rendered = Rendered(
             find=self._retrieve.instances,
             header=self._retrieve.header_blocking,
+            header_nowait=self._retrieve.header_nowait,
             read=self._gate.read,
             decoded=self.decoding.decoded,
             frame=self.decoding.frame,

@@ -43,6 +43,7 @@ from hounsfield.storage_backends.segments import PartRef
 UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, KeyringError, FormatError, CodecError)
 _DAMAGED = "the stored record does not open: it is damaged; restore it from a backup"
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
+HEADER_NOWAIT_BYTES_MAX = 16 << 10  # those of slices and projections: read in less time than a thread takes
 
 
 @dataclass(slots=True)
@@ -137,6 +138,17 @@ class Records:
                 ref = self._indexer.ref_of(row.location)
                 trailer = self._log.open_whole(ref.part(len(ref.part_lengths) - 1))
         return Header(head, trailer, row.transfer_syntax_uid)
+
+    def header_nowait(self, row: InstanceRow) -> Header | None:
+        """As :meth:`header` if it is short and no disk has to be waited for, else None."""
+        if row.location.stream is not None or row.location.trailer_bytes:
+            return None
+        part = row.location.header_part()
+        if part.length > HEADER_NOWAIT_BYTES_MAX:
+            return None
+        with _damage_named():
+            head = self._log.try_open_part(part)
+        return None if head is None else Header(head, b"", row.transfer_syntax_uid)
 
     def read_ahead(self, rows: Iterable[InstanceRow]) -> None:
         """Have the disk bring the headers of these, all of which will be read soon. Never fails."""

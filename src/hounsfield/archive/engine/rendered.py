@@ -97,6 +97,7 @@ class Rendered:
         find: Callable[[str, str, str], Awaitable[list[Instance]]],
         read: Callable[[Callable[[], _Described]], Awaitable[_Described]],
         header: Callable[[Instance], Header],
+        header_nowait: Callable[[Instance], Header | None],
         decoded: Callable[[Instance, int], Awaitable[DecodedFrame]],
         frame: Callable[[Instance, int], Awaitable[Buffer]],
         video: Videos,
@@ -104,6 +105,7 @@ class Rendered:
     ) -> None:
         self.limits = limits or RenderedLimits()
         self._find, self._read, self._header, self._decoded = find, read, header, decoded
+        self._header_nowait = header_nowait
         self._frame = frame
         self.video = video
         self._video_limits = VideoLimits(
@@ -181,13 +183,19 @@ class Rendered:
         return image
 
     async def _describe(self, instance: Instance, *, with_image: bool) -> _Described:
-        def read() -> _Described:
-            header = self._header(instance)
+        def described(header: Header) -> _Described:
             elements = Elements.of_header(header.head, header.transfer_syntax_uid)
             return elements, Image(elements) if with_image else None
 
-        key = (*_key_of(instance), with_image)
-        return await self._described.get(key, lambda: self._read(read))
+        async def made() -> _Described:
+            # What is deflated may be far longer than it looks.
+            if not lookup(instance.row.transfer_syntax_uid).deflated:
+                header = self._header_nowait(instance)
+                if header is not None:
+                    return described(header)
+            return await self._read(lambda: described(self._header(instance)))
+
+        return await self._described.get((*_key_of(instance), with_image), made)
 
     # ------------------------------------------------------------ pictures
 

@@ -147,6 +147,10 @@ class Retrieve:
         with _refused():
             return self._corrected.header(instance.row, overlay)
 
+    def header_nowait(self, instance: Instance) -> Header | None:
+        """As :meth:`header` of what is not corrected and can be had at once, else None."""
+        return None if self._overlay(instance) is not None else self._records.header_nowait(instance.row)
+
     async def dataset(
         self, instance: Instance, *, as_received: bool = False, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[Buffer]:

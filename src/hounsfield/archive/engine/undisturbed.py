@@ -37,6 +37,12 @@ class UndisturbedRecords(Records):
     def frame(self, row: InstanceRow, number: int) -> Frame:
         return self._wherever(super().frame, row, number)
 
+    def header_nowait(self, row: InstanceRow) -> Header | None:
+        try:
+            return super().header_nowait(row)
+        except DamagedError:
+            return None  # as of a frame
+
     def header(self, row: InstanceRow) -> Header:
         return self._wherever(super().header, row)
 
