@@ -70,6 +70,7 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
             video_bytes_max=config.rendered.video_bytes_max,
             video_seconds_max=config.rendered.video_seconds_max,
         ),
+        fonts=config.rendered.fonts,
         compaction=CompactionLimits(
             dead_fraction=config.compaction.dead_fraction,
             erase_s=config.compaction.erase_days * 86_400,

@@ -45,6 +45,9 @@ def check_safety(config: Config) -> list[str]:
         raise ConfigError(
             "http.deletion_by names holders of bearer tokens, and there are none: set http.bearer_token_file"
         )
+    for font in config.rendered.fonts:
+        if not Path(font).is_file():
+            raise ConfigError(f"rendered.fonts: no such file: {font}")
     if not config.keys.master_key:
         announcements.append("no keys.master_key is set: the archive is sealed with a development key")
     titles = [ae.title for ae in config.aes]

@@ -50,6 +50,7 @@ from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
 from hounsfield.archive.index.rejections import Rejections
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import ALL_TABLES
+from hounsfield.archive.rendering.lettering import Lettering
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import BlobStore, KeyValueStore
 from hounsfield.storage_backends.keyring import Keyring
@@ -81,6 +82,7 @@ class EngineOptions:
     decoding: DecodingLimits = field(default_factory=DecodingLimits)
     transcoding: TranscodingLimits = field(default_factory=TranscodingLimits)
     rendered: RenderedLimits = field(default_factory=RenderedLimits)
+    fonts: tuple[str, ...] = ()  # files, for what is written into pictures; none: Pillow's own
     study_stable_s: float = 60.0
     metadata: PreparedLimits = field(default_factory=PreparedLimits)
     scrub: ScrubLimits = field(default_factory=ScrubLimits)
@@ -212,6 +214,7 @@ class Engine:
             frame=self.decoding.frame,
             video=Videos(self._retrieve, self.decoding.frame),
             limits=options.rendered,
+            lettering=Lettering(options.fonts),
         )
         cache = PreparedStore(stores.derived, stores.keyring, options.metadata)
         blocking = Blocking(

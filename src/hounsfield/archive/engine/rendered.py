@@ -27,6 +27,7 @@ from hounsfield.archive.rendering.errors import (
     RenderingError,
 )
 from hounsfield.archive.rendering.image import Image
+from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering
 from hounsfield.archive.rendering.pipeline import Cells, file_of, floating_cells
 from hounsfield.archive.rendering.presentation import SOP_CLASSES, PresentationState, Reference
 from hounsfield.archive.rendering.request import Rendering
@@ -102,12 +103,14 @@ class Rendered:
         frame: Callable[[Instance, int], Awaitable[Buffer]],
         video: Videos,
         limits: RenderedLimits | None = None,
+        lettering: Lettering = BUILT_IN,
     ) -> None:
         self.limits = limits or RenderedLimits()
         self._find, self._read, self._header, self._decoded = find, read, header, decoded
         self._header_nowait = header_nowait
         self._frame = frame
         self.video = video
+        self._lettering = lettering
         self._video_limits = VideoLimits(
             stream_bytes_max=self.limits.video_bytes_max, wall_s_max=self.limits.video_seconds_max
         )
@@ -230,7 +233,7 @@ class Rendered:
             state = None
             if subject.state is not None:
                 state = subject.state.of_image(subject.instance.row.sop_uid, numbers[0])
-            data = file_of(image, frames, asked, state, converted)
+            data = file_of(image, frames, asked, state, converted, self._lettering)
             return data, time.thread_time() - began
 
         data, seconds = await trio.to_thread.run_sync(draw, limiter=self._limiter())

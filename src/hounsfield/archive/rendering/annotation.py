@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from hounsfield.archive.rendering.elements import Elements
-from hounsfield.archive.rendering.lettering import letters, plain, size_for
+from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering, size_for
 from hounsfield.codecs.deferred import deferred
 
 if TYPE_CHECKING:
@@ -31,35 +31,45 @@ _TECHNIQUE: Final = (
 )  # fmt: skip
 
 
-def annotated(picture: NDArray[Any], found: Elements, wanted: frozenset[str]) -> NDArray[Any]:
+def annotated(
+    picture: NDArray[Any], found: Elements, wanted: frozenset[str], lettering: Lettering = BUILT_IN
+) -> NDArray[Any]:
     """The picture with the patient's lines top left, and the technique's bottom left."""
     image = PilImage.fromarray(np.ascontiguousarray(picture))
     size = size_for(*picture.shape[:2])
-    font, pen = letters(size), PilDraw.Draw(image)
+    pen = PilDraw.Draw(image)
     line = size * 5 // 4
     white, black = (255, 0) if image.mode == "L" else ((255,) * 3, (0,) * 3)
     blocks = []
     if "patient" in wanted:
-        blocks.append((size // 2, lines_of(found, _PATIENT)))
+        blocks.append((size // 2, lines_of(found, _PATIENT, lettering)))
     if "technique" in wanted:
-        lines = lines_of(found, _TECHNIQUE)
+        lines = lines_of(found, _TECHNIQUE, lettering)
         blocks.append((picture.shape[0] - size // 2 - line * len(lines), lines))
     for top, lines in blocks:
         for n, text in enumerate(lines):
-            pen.text(
-                (size // 2, top + n * line), text, fill=white, font=font,
-                stroke_width=max(1, size // 12), stroke_fill=black,
-            )  # fmt: skip
+            lettering.write(pen, (size // 2, top + n * line), text, size, white, black, max(1, size // 12))
     return np.asarray(image)
 
 
-def lines_of(found: Elements, rows: tuple[tuple[int, str], ...]) -> list[str]:
+def lines_of(found: Elements, rows: tuple[tuple[int, str], ...], lettering: Lettering) -> list[str]:
     """The lines that have something to say."""
     lines = []
     for tag, label in rows:
         text = found.text(tag).replace("\\", " ")
         if tag == _PATIENT_NAME:
-            text = " ".join(text.split("=")[0].replace("^", " ").split())
+            text = name_of(text, lettering)
         if text:
-            lines.append((label + plain(text))[:LINE_CHARACTERS_MAX])
+            lines.append((label + text)[:LINE_CHARACTERS_MAX])
     return lines
+
+
+def name_of(text: str, lettering: Lettering) -> str:
+    """A person's name: in Latin letters and in the writing of its own that can be drawn (PS3.5 6.2.1.2).
+
+    The third group says how the second is spoken; it is shown when it is the only one.
+    """
+    groups = [" ".join(group.replace("^", " ").split()) for group in text.split("=")[:3]]
+    groups = [group for group in groups if group]
+    shown = groups[:1] + [group for group in groups[1:2] if lettering.can_write(group)]
+    return " = ".join(shown)

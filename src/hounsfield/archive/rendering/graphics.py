@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from hounsfield.archive.rendering.elements import Elements
-from hounsfield.archive.rendering.lettering import letters, plain, size_for
+from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering, size_for
 from hounsfield.codecs.deferred import deferred
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ _DATA, _TYPE, _FILLED = 0x00700022, 0x00700023, 0x00700024
 
 DRAWINGS_MAX: Final = 2000
 """Of one image; what is beyond is not drawn: nobody would see the image below."""
+
+TEXT_LINES_MAX, TEXT_MAX = 256, 1024
+"""Lines of one text, and letters of a line; what is beyond is outside of any picture."""
 
 COORDINATE_MAX: Final = 100_000
 """Pixels outside of a picture up to which something is drawn: what begins farther away is damage."""
@@ -70,7 +73,10 @@ def _points(numbers: list[float]) -> tuple[Point, ...]:
 
 
 def drawn(
-    picture: NDArray[Any], drawings: Iterable[Drawing], place: Callable[[float, float], Point]
+    picture: NDArray[Any],
+    drawings: Iterable[Drawing],
+    place: Callable[[float, float], Point],
+    lettering: Lettering = BUILT_IN,
 ) -> NDArray[Any]:
     """The picture with the drawings in white; ``place`` says where a point of the image is in it."""
     image = PilImage.fromarray(np.ascontiguousarray(picture))
@@ -78,7 +84,7 @@ def drawn(
     height, width = picture.shape[:2]
     white, black = (255, 0) if image.mode == "L" else ((255,) * 3, (0,) * 3)
     size = size_for(*picture.shape[:2])
-    font, line = letters(size), max(1, min(height, width) // 400)
+    line = max(1, min(height, width) // 400)
     for one in drawings:
         # A point between pixels, which PIL counts from their middles.
         points = [
@@ -89,8 +95,9 @@ def drawn(
             continue
         fill = white if one.filled else None
         if one.kind == "TEXT":
-            text = "\n".join(plain(line) for line in one.text.splitlines())
-            pen.text(points[0], text, fill=white, font=font, stroke_width=1, stroke_fill=black)
+            x, y = points[0]
+            for n, text in enumerate(one.text.splitlines()[:TEXT_LINES_MAX]):
+                lettering.write(pen, (x, y + n * (size * 5 // 4)), text[:TEXT_MAX], size, white, black, 1)
         elif one.kind == "POINT":
             (x, y), r = points[0], line + 1
             pen.ellipse((x - r, y - r, x + r, y + r), fill=white)

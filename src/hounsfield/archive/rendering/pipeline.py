@@ -12,6 +12,7 @@ from hounsfield.archive.rendering.errors import NotRenderableError
 from hounsfield.archive.rendering.film import animated, filmed
 from hounsfield.archive.rendering.grey import WHOLE, GreyTransform, Word, data_range, grey
 from hounsfield.archive.rendering.image import Image
+from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering
 from hounsfield.archive.rendering.output import Convert, encoded, in_profile
 from hounsfield.archive.rendering.overlays import Overlay
 from hounsfield.archive.rendering.presentation import ImagePresentation
@@ -49,23 +50,24 @@ def floating_cells(image: Image, frame: bytes | bytearray | memoryview, *, littl
     return Cells(numbers.astype(f"f{size}", copy=False), image.photometric, native=True)
 
 
-def file_of(
+def file_of(  # noqa: PLR0917
     image: Image,
     frames: Iterable[tuple[int, Cells]],
     asked: Rendering,
     state: ImagePresentation | None = None,
     foreign: Convert | None = None,
+    lettering: Lettering = BUILT_IN,
 ) -> bytes:
     """The file that is asked for, of one frame, or of many as a film. ``RenderingError``."""
     if asked.media_type in FILMS:
         everything = list(frames)
         limits = common_range(image, everything, asked, state)
-        pictures = [picture_of(image, n, cells, asked, state, limits) for n, cells in everything]
+        pictures = [picture_of(image, n, cells, asked, state, limits, lettering) for n, cells in everything]
         if asked.media_type == GIF:
             return animated(pictures, image.frame_seconds)
         return filmed(pictures, image.frame_seconds, asked.quality)
     ((number, cells),) = frames
-    picture = picture_of(image, number, cells, asked, state)
+    picture = picture_of(image, number, cells, asked, state, lettering=lettering)
     picture, profile = in_profile(picture, asked.icc, image.icc_profile, foreign)
     return encoded(picture, asked.media_type, asked.quality, profile)
 
@@ -77,6 +79,7 @@ def picture_of(  # noqa: PLR0917
     asked: Rendering,
     state: ImagePresentation | None = None,
     limits: Range | None = None,
+    lettering: Lettering = BUILT_IN,
 ) -> NDArray[Any]:
     """Frame ``number`` (from 1) as bytes: grey of two dimensions or RGB of three.
 
@@ -91,14 +94,14 @@ def picture_of(  # noqa: PLR0917
         picture = to_rgb(cells.array, cells.photometric, bits)
     if asked.overlays:
         picture = _overlaid(picture, _overlays(image, state), number, cells)
-    picture = state.applied(picture) if state is not None else shuttered(picture, image.elements)
+    picture = shuttered(picture, image.elements) if state is None else state.applied(picture, lettering)
     if asked.viewport is not None:
         aspect = image.pixel_aspect
         if state is not None:
             aspect = state.pixel_aspect(aspect)
         picture = shown(picture, asked.viewport, aspect)
     if asked.annotations:
-        picture = annotated(picture, image.elements, asked.annotations)
+        picture = annotated(picture, image.elements, asked.annotations, lettering)
     return picture
 
 

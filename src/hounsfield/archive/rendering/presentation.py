@@ -11,6 +11,7 @@ from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import NoImageError
 from hounsfield.archive.rendering.graphics import Drawing, drawings_of, drawn
 from hounsfield.archive.rendering.grey import Modality, modality_of
+from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering
 from hounsfield.archive.rendering.lut import Lut, lut_of
 from hounsfield.archive.rendering.overlays import Overlay, overlays_of
 from hounsfield.archive.rendering.shutter import shuttered
@@ -137,7 +138,7 @@ class ImagePresentation:
                     break
         return 1 / aspect if self.quarter_turns % 2 else aspect
 
-    def applied(self, picture: NDArray[Any]) -> NDArray[Any]:
+    def applied(self, picture: NDArray[Any], lettering: Lettering = BUILT_IN) -> NDArray[Any]:
         """Shutters, then the displayed area, turned, flipped, and written on."""
         rows, columns = picture.shape[:2]
         picture = shuttered(picture, self.elements)
@@ -153,7 +154,7 @@ class ImagePresentation:
         def place(x: float, y: float) -> tuple[float, float]:
             return self._turned(x - left, y - top, right - left, bottom - top)
 
-        return drawn(turned, self.drawings, place) if self.drawings else turned
+        return drawn(turned, self.drawings, place, lettering) if self.drawings else turned
 
     def _area(self, rows: int, columns: int) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of what is shown, the ends exclusive.

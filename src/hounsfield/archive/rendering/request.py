@@ -136,7 +136,7 @@ def _viewport(text: str) -> Viewport:
             raise BadParameterError(f"a viewport's width and height are from 1 to {VIEWPORT_MAX} pixels")
         sides.append(int(side))
     if len(parts) == 2:
-        return Viewport(*sides)
+        return Viewport(sides[0], sides[1])
     left, top, width, height = (_number(part, "viewport") if part else None for part in parts[2:])
     if (left or 0) < 0 or (top or 0) < 0 or width == 0 or height == 0:
         raise BadParameterError("a viewport's sx and sy are not negative, its sw and sh not zero")
