@@ -36,7 +36,7 @@ HTJ2K_ACCEPT = (
     'multipart/related; type="application/octet-stream"; transfer-syntax=*'
 )
 JSON_ACCEPT = "application/dicom+json"
-SERIES_ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+INSTANCE_ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 #: Servers differ in which of an object's windows they take; here both show the same.
 WINDOW = "window=40,400,linear"
 #: Of what was never asked for, each client takes so many, by the number of clients. Those of `http_load`
@@ -76,7 +76,7 @@ def htj2k(settings: Settings, say: Say) -> list[Figure]:
         for peer in peers:
             _check_htj2k(peer, again[0])
             read_once(peer, again, connections=CONNECTIONS)
-            read_once(peer, stored[number:])
+            read_once(peer, [_whole(target) for target in stored[number:]])
         questions = [
             Question("frames as HTJ2K, asked before", lambda *_: again, bars=bar(10.0), unit="frames"),
             Question(
@@ -87,6 +87,11 @@ def htj2k(settings: Settings, say: Say) -> list[Figure]:
             ),
         ]
         return measured(settings, say, "htj2k", peers, questions)
+
+
+def _whole(target: Target) -> Target:
+    """The instance of a frame: who has read it has all of it in memory."""
+    return Target(path=target.path.rpartition("/frames/")[0], accept=INSTANCE_ACCEPT)
 
 
 def _of_htj2k(target: Target) -> Target:
@@ -209,7 +214,7 @@ def _studies_of(answer: Answer) -> set[str]:
 def rendered(settings: Settings, say: Say) -> list[Figure]:
     """JPEG of CT slices, the same window: again and again, and of slices that nobody has asked for.
 
-    Those are read as frames right before, so that both servers have them in memory and neither has drawn
+    Those are read as they are stored right before, so that both servers have them in memory and neither has drawn
     them.
     """
     number, each = settings.size("pictures", 20, 4), _each(settings)
@@ -224,7 +229,7 @@ def rendered(settings: Settings, say: Say) -> list[Figure]:
 
         def warm(peer: Peer, turn: int) -> None:
             first = number + turn * fresh
-            read_once(peer, stored[first : first + fresh])
+            read_once(peer, [_whole(target) for target in stored[first : first + fresh]])
 
         questions = [
             Question("rendered JPEG, asked before", lambda *_: again, bars=bar(3.0), unit="pictures"),
@@ -265,7 +270,7 @@ def series(settings: Settings, say: Say) -> list[Figure]:
         question = Question(
             f"a series of {slices} CT slices",
             partial(
-                _only, Target(path, SERIES_ACCEPT, size=slices * template(Kind.CT).pixels[1], kept=False)
+                _only, Target(path, INSTANCE_ACCEPT, size=slices * template(Kind.CT).pixels[1], kept=False)
             ),
             bars=bar(1.4),
             unit="instances",
@@ -276,7 +281,7 @@ def series(settings: Settings, say: Say) -> list[Figure]:
 
 def _check_series(peer: Peer, path: str, slices: int) -> None:
     """As many parts as instances, the first with pixels that were sent."""
-    answer = ask(peer, Target(path, SERIES_ACCEPT))
+    answer = ask(peer, Target(path, INSTANCE_ACCEPT))
     found = re.search(r'boundary="?([^";]+)"?', answer.header("content-type"))
     if found is None:
         raise PeerError(f"{peer.label} does not answer in parts")
