@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import errno
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ import pytest
 
 from hounsfield.storage_backends import keyring as keyring_module
 from hounsfield.storage_backends.errors import KeyDestroyedError, KeyringError, MasterKeyError
+from hounsfield.storage_backends.file_systems import publish_file
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import (
     MasterKey,
@@ -468,6 +470,33 @@ def test_a_key_that_exists_needs_no_disk(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(keyring_module, "_publish", full)
     assert Keyring.open(tmp_path / "keys", master).ensure_key("token", "PatientID") == made
+
+
+def test_a_disk_that_fills_up_leaves_no_part_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk takes the bytes that it has room for, and reports nothing until the next write."""
+    write, room = os.write, 3
+
+    def write_what_fits(descriptor: int, data: memoryview) -> int:
+        nonlocal room
+        if not room:
+            raise OSError(errno.ENOSPC, "no space left")
+        taken = min(room, len(data))
+        room -= taken
+        return write(descriptor, data[:taken])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", write_what_fits)
+        with pytest.raises(OSError, match="no space"):
+            publish_file(tmp_path / "file", b"0123456789")
+        assert list(tmp_path.iterdir()) == []
+        room = 10
+        assert publish_file(tmp_path / "file", b"0123456789")
+    assert not publish_file(tmp_path / "file", b"other")
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+    assert publish_file(tmp_path / "file", b"other", replace=True)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"other"]
 
 
 # ---------------------------------------------------------------- destroying

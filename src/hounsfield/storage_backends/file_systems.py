@@ -1,13 +1,14 @@
-"""Directories that are private and durable, and the file systems an index may live on."""
+"""Directories and small files that are private and durable, and the file systems an index may live on."""
 
 from __future__ import annotations
 
 import ctypes
 import fcntl
 import os
+import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hounsfield.storage_backends.errors import NetworkFileSystemError
@@ -17,9 +18,11 @@ __all__ = [
     "file_system_type",
     "locked_directory",
     "make_private_directory",
+    "publish_file",
     "refuse_network_file_system",
     "sync_ancestors",
     "sync_directory",
+    "write_private_file",
 ]
 
 # statfs(2) f_type. FUSE is here because what stands behind it cannot be told.
@@ -81,6 +84,40 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_private_file(path: Path, data: bytes) -> None:
+    """Bring a new 0600 file into being, synced, its name aside. ``OSError`` on a full disk, too."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        left = memoryview(data)
+        while left:  # a disk that fills up takes a part, and says why at the next
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish_file(path: Path, data: bytes, *, replace: bool = False) -> bool:
+    """Bring a whole, durable file into being under ``path``; False when one is there already. ``OSError``.
+
+    A crash leaves it or not, never half of it, and perhaps a draft whose name ends in ``.new``.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
+    try:
+        write_private_file(draft, data)
+        if replace:
+            draft.replace(path)
+        else:
+            try:
+                path.hardlink_to(draft)  # unlike a rename it never replaces what another process made
+            except FileExistsError:
+                return False
+        sync_directory(path.parent)
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return True
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from hounsfield.storage_backends.errors import KeyDestroyedError, KeyringError, 
 from hounsfield.storage_backends.file_systems import (
     locked_directory,
     make_private_directory,
+    publish_file,
     sync_directory,
 )
 from hounsfield.storage_backends.master_key import MasterKey, RecoveryKey
@@ -393,25 +394,7 @@ def _overwrite(path: Path) -> bool:
 
 def _publish(path: Path, data: bytes, *, replace: bool = False) -> bool:
     """Bring a whole, synced file into being under ``path``; False when one is there already."""
-    draft = path.with_name(f".{secrets.token_hex(8)}.new")  # a crash may leave one: no name we read
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            if os.write(descriptor, data) != len(data):
-                raise KeyringError(f"cannot store {path.name}: the disk is full")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if replace:
-            draft.replace(path)
-        else:
-            try:
-                path.hardlink_to(draft)  # unlike a rename it never replaces what another process made
-            except FileExistsError:
-                return False
-        sync_directory(path.parent)
+        return publish_file(path, data, replace=replace)
     except OSError as error:
         raise KeyringError(f"cannot store {path.name} in {path.parent}: {error.strerror}") from error
-    finally:
-        draft.unlink(missing_ok=True)
-    return True

@@ -12,12 +12,11 @@ import os
 import secrets
 import shlex
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from hounsfield.storage_backends.errors import MasterKeyError
-from hounsfield.storage_backends.file_systems import make_private_directory, sync_ancestors
+from hounsfield.storage_backends.file_systems import make_private_directory, publish_file, sync_ancestors
 
 __all__ = ["MasterKey", "RecoveryKey", "create_master_key_file", "load_master_key"]
 
@@ -140,26 +139,13 @@ def create_master_key_file(path: str | os.PathLike[str]) -> MasterKey:
     """Write a new random master key (64 hex digits) to a new 0600 file, durably, and return it."""
     target = Path(path)
     key = secrets.token_bytes(KEY_BYTES)
-    # Linked to its name when it is whole: a crash leaves the key or no key, never half of one.
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.new")
     try:
         make_private_directory(target.parent)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            if os.write(descriptor, key.hex().encode() + b"\n") != 2 * KEY_BYTES + 1:
-                raise MasterKeyError(f"cannot write {target}: the disk is full")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        try:
-            target.hardlink_to(draft)
-        except FileExistsError:
-            raise MasterKeyError(f"{target} exists already; a master key is never overwritten") from None
+        made = publish_file(target, key.hex().encode() + b"\n")
     except OSError as error:
         raise MasterKeyError(f"cannot write the master key {target}: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    if not made:
+        raise MasterKeyError(f"{target} exists already; a master key is never overwritten")
     sync_ancestors(target)  # it is needed from now on, and so are the directories just made for it
     return MasterKey(key, f"file {target}")
 

@@ -38,7 +38,12 @@ import msgspec
 from hounsfield import __version__
 from hounsfield.archive.errors import HounsfieldError
 from hounsfield.storage_backends.api import CopiesItself, KeyValueStore
-from hounsfield.storage_backends.file_systems import locked_directory, make_private_directory, sync_directory
+from hounsfield.storage_backends.file_systems import (
+    locked_directory,
+    make_private_directory,
+    sync_directory,
+    write_private_file,
+)
 from hounsfield.storage_backends.keyring import Keyring
 
 FORMAT = "hounsfield backup 1"
@@ -389,15 +394,13 @@ def copy_file(source: Path, target: Path, size: int, progress: Callable[[int], N
 
 
 def write_file(path: Path, data: bytes, *, replace: bool = False) -> None:
-    """A small file, whole and durable, or not at all. ``FileExistsError`` unless it may ``replace``."""
+    """A small file, whole and durable, or not at all. ``FileExistsError`` unless it may ``replace``.
+
+    Where backups go there need not be hard links: by renaming.
+    """
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_private_file(draft, data)
     if replace or not path.exists():
         draft.replace(path)
     else:
