@@ -119,3 +119,39 @@ async def test_what_did_not_change_is_not_read(archive, accept):
         before = archive.engine.records.figures.frames
         assert (await client.get(url(names), headers={"if-none-match": tag})).status_code == 304
         assert archive.engine.records.figures.frames == before
+
+
+async def test_a_walk_through_a_series_is_read_ahead(archive, monkeypatch):
+    wanted = [(await stored(archive, number, number))[0] for number in range(1, 9)]
+    told = []
+    log = archive.engine.stores.log
+    plain = log.read_ahead
+    monkeypatch.setattr(log, "read_ahead", lambda parts: told.extend(parts) or plain(told))
+    monkeypatch.setattr(archive.engine, "frame_nowait", lambda found, number: None)  # as if on the disk only
+    async with archive.client(headers=ONE) as client:
+        for names in wanted[:3]:
+            assert (await client.get(url(names))).status_code == 200
+        with trio.fail_after(20):
+            while not told:
+                await trio.sleep(0.01)
+    engine = archive.engine
+    parts = [engine.named(*names).row.location.frame_part(1) for names in wanted]
+    assert told == parts[3:]
+    assert engine.reading_ahead.figures.announced == 5
+
+
+async def test_transcoded_frames_are_made_before_they_are_asked_for(archive):
+    wanted = [(await stored(archive, number, number))[0] for number in range(1, 9)]
+    coded = {"accept": 'multipart/related; type="image/jls"'}
+    async with archive.client(headers=coded) as client:
+        for names in wanted[:3]:
+            assert (await client.get(url(names))).status_code == 200
+        figures = archive.engine.reading_ahead.figures
+        with trio.fail_after(60):
+            while figures.made < 2:
+                await trio.sleep(0.01)
+        made = archive.engine.transcoding.figures.made
+        for names in wanted[3:5]:
+            assert (await client.get(url(names))).status_code == 200
+        assert archive.engine.transcoding.figures.found >= 2
+        assert made == 5

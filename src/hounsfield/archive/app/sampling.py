@@ -45,6 +45,8 @@ class Sampler:
                 "ingest_bytes_in_flight": now.bytes_in_flight,
                 "frames_total": now.frames_read,
                 "frames_cached_total": now.frames_read_cached,
+                "frames_ahead_total.announced": engine.reading_ahead.figures.announced,
+                "frames_ahead_total.made": engine.reading_ahead.figures.made,
             }
 
         def scrub() -> dict[str, int]:

@@ -27,6 +27,7 @@ from hounsfield.archive.engine.prepared import PreparedMetadata
 from hounsfield.archive.engine.prepared_build import Blocking
 from hounsfield.archive.engine.prepared_store import PreparedLimits, PreparedStore, open_cache
 from hounsfield.archive.engine.quiet import Consumer, QuietStudies
+from hounsfield.archive.engine.reading_ahead import ReadingAhead, ReadingAheadLimits
 from hounsfield.archive.engine.rejecting import Rejecting
 from hounsfield.archive.engine.rendered import Rendered, RenderedLimits
 from hounsfield.archive.engine.retrieve import Retrieve
@@ -81,6 +82,7 @@ class EngineOptions:
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
     decoding: DecodingLimits = field(default_factory=DecodingLimits)
     transcoding: TranscodingLimits = field(default_factory=TranscodingLimits)
+    reading_ahead: ReadingAheadLimits = field(default_factory=ReadingAheadLimits)
     rendered: RenderedLimits = field(default_factory=RenderedLimits)
     fonts: tuple[str, ...] = ()  # files, for what is written into pictures; none: Pillow's own
     study_stable_s: float = 60.0
@@ -205,6 +207,13 @@ class Engine:
         )
         self.transcoded_frame = self.transcoding.transcoded_frame
         self.transcoded = self.transcoding.transcoded
+        self.reading_ahead = ReadingAhead(
+            instances=self._retrieve.instances,
+            announce=lambda places: self._gate.read(self.records.read_ahead_frames, places),
+            make=self.transcoding.made_ahead,
+            idle=lambda: self.decoding.turns.borrowed_tokens < options.isolation.processes_max,
+            limits=options.reading_ahead,
+        )
         self.rendered = Rendered(
             find=self._retrieve.instances,
             header=self._retrieve.header_blocking,
@@ -304,6 +313,7 @@ class Engine:
             await nursery.start(self.metadata.run)
             for quiet in self._quiet:
                 nursery.start_soon(quiet.run)
+            nursery.start_soon(self.reading_ahead.run)
             nursery.start_soon(self.compaction.run)
             nursery.start_soon(self.gram_merging.run)
             nursery.start_soon(self.scrub.run)

@@ -7,7 +7,7 @@ the instance's index row; nothing here looks anything up. ``DamagedError`` when 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -153,6 +153,19 @@ class Records:
     def read_ahead(self, rows: Iterable[InstanceRow]) -> None:
         """Have the disk bring the headers of these, all of which will be read soon. Never fails."""
         self._log.read_ahead(row.location.header_part() for row in rows if row.location.stream is None)
+
+    def read_ahead_frames(self, frames: Iterable[tuple[InstanceRow, int]]) -> None:
+        """Have the disk bring these frames, which may be asked for soon. Never fails.
+
+        Of large objects, and of those whose table must be read, nothing is told: the system itself reads on.
+        """
+        parts: list[PartRef] = []
+        for row, number in frames:
+            with suppress(NotFoundError, NotSeparableError):  # whoever asks is told
+                part = _frame_part(row, Layout(row.layout), number)
+                if part is not None:
+                    parts.append(part)
+        self._log.read_ahead(parts)
 
     def ends(self, row: InstanceRow) -> tuple[Header, int, int]:
         """All bytes before the pixels and behind them as received; where the former end, the latter begin.

@@ -138,6 +138,15 @@ class Transcoding:
             return await self._decoding.frame(instance, number)
         return await self._frame(instance, number, transfer_syntax_uid, self._decoding.frame)
 
+    async def made_ahead(
+        self, study_uid: str, series_uid: str, sop_uid: str, number: int, transfer_syntax_uid: str
+    ) -> bool:
+        """Have a frame in the cache before it is asked for; whether it was not there. Raises as asking."""
+        made = self.figures.made
+        instance = self._retrieve.named(study_uid, series_uid, sop_uid)
+        await self.transcoded_frame(instance, number, transfer_syntax_uid)
+        return self.figures.made > made
+
     async def transcoded(self, instance: Instance, transfer_syntax_uid: str) -> AsyncIterator[Buffer]:
         """The data set in another transfer syntax, without file meta information, as it is made.
 

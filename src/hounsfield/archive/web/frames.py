@@ -55,6 +55,7 @@ class _Plan(NamedTuple):
     delivery: Delivery
     untouched: bool  # they leave with the very bytes that are stored
     weak: bool  # their entity tags are
+    transcoded_to: str  # a transfer syntax, or ""
     part_type: bytes
 
 
@@ -66,7 +67,9 @@ def _plan(ranges: tuple[MediaRange, ...], transfer_syntax_uid: str) -> _Plan | N
         return None
     as_stored = accept.is_as_stored(delivery, transfer_syntax_uid)
     untouched = as_stored and not is_big_endian(transfer_syntax_uid)
-    return _Plan(delivery, untouched, delivery.multipart or not as_stored, content_type(delivery))
+    weak = delivery.multipart or not as_stored
+    transcoded_to = "" if as_stored else delivery.transfer_syntax
+    return _Plan(delivery, untouched, weak, transcoded_to, content_type(delivery))
 
 
 class Frames:
@@ -99,6 +102,7 @@ class Frames:
             return
         frame = self._at_once(found, number) if plan.untouched else None
         data = await self._data(found, number, delivery) if frame is None else frame.data
+        self._engine.reading_ahead.asked(found, number, at_once=frame is not None, syntax=plan.transcoded_to)
         lines = validators.headers()
         if delivery.multipart:
             boundary = new_boundary()
