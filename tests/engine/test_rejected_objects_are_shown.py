@@ -19,10 +19,12 @@ from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.errors import HeldError, NotFoundError, RefusedError
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index import checking, tables
+from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
 from hounsfield.storage_backends.errors import PreconditionError
-from support.archives import ct_slice, store, stores_in
+from support.archives import ct_slice, encode, store, stores_in
 from support.contents import contents
-from support.rejection import EXPIRED, QUALITY, REASONS, SAFETY, WORKLIST, note
+from support.rejection import EXPIRED, QUALITY, REASONS, SAFETY, WORKLIST, note, note_data_set
 
 STUDY, OTHER = "1.2.3.1", "1.2.3.2"
 FIRST, SECOND = f"{STUDY}.1", f"{STUDY}.2"
@@ -99,6 +101,7 @@ async def test_what_is_rejected_is_found_nowhere_and_counted_nowhere(tmp_path: P
             assert await found(engine, PatientID="P-0001") == []
             first, second = await engine.rejecting.all()
             assert (first["hidden"], second["hidden"], first["code"]) == (2, 3, code)
+            assert first["actor"] == "import"  # how it came, when no AE sent it
             await engine.rejecting.undo(first["id"], actor="tester", reason="mistaken")
             assert await shown(engine) == {STUDY: {A, first["note"]}}
             await engine.rejecting.undo(second["id"], actor="tester", reason="mistaken")
@@ -112,6 +115,20 @@ async def test_a_note_is_understood_in_any_transfer_syntax(tmp_path: Path, synta
             await send(engine, *three())
             await store(engine, note({STUDY: {FIRST: [A, B]}}, SAFETY, syntax=syntax), syntax)
             assert await shown(engine) == {STUDY: {C}}
+
+
+async def test_of_two_notes_of_one_uid_both_are_followed(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(
+            stores, EngineOptions(rejection_notes=frozenset({SAFETY})), owner="test"
+        ) as engine:
+            await send(engine, *three())
+            first = note_data_set({STUDY: {FIRST: [A]}}, "113000")
+            second = note_data_set({STUDY: {FIRST: [B]}}, SAFETY, sop_uid=first.SOPInstanceUID)
+            second.SeriesInstanceUID = first.SeriesInstanceUID
+            assert await send(engine, encode(first), encode(second)) == [Outcome.STORED, Outcome.CONFLICT]
+            assert await shown(engine) == {STUDY: {A, C}}
+            assert not waiting(stores)
 
 
 async def test_other_key_objects_reject_nothing(tmp_path: Path) -> None:
@@ -292,3 +309,25 @@ async def test_a_note_of_a_whole_study_is_followed(tmp_path: Path) -> None:
             (left,) = await found(engine)
             assert left.study[0x00201208] == "2"
             assert_sound(stores)
+
+
+async def test_what_is_out_of_sight_moves_with_compaction_and_comes_back_whole(tmp_path: Path) -> None:
+    directory = tmp_path / "archive"
+    sent = three()
+    with stores_in(directory) as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await send(engine, *sent, note({STUDY: {FIRST: [A, B]}}, SAFETY))
+            await engine.delete(Target(STUDY, SECOND, (C,)), reason="test", actor="t")
+    with stores_in(directory) as stores:
+        stores.catch_up(at_start=True)
+        (segment,) = stores.log.segment_ids()
+        report = Rewriter(stores.indexer, RewriteLimits()).rewrite_segment(segment)
+        assert (report.moved, report.dropped, report.removed) == (3, 1, True)
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            (made,) = await engine.rejecting.all()
+            assert made["hidden"] == 3
+            await engine.rejecting.undo(made["id"], actor="t", reason="mistaken")
+            assert await shown(engine) == {STUDY: {A, B, made["note"]}}
+            for sop, data in ((A, sent[0]), (B, sent[1])):
+                (found_one,) = await engine.instances(STUDY, FIRST, sop)
+                assert b"".join([bytes(piece) async for piece in engine.dataset(found_one)]) == data

@@ -49,7 +49,7 @@ def list_(
         return 0
     now = time.time()
     print_table(
-        ["id", "reason", "studies", "hidden", "named", "note", "since", "undone"],
+        ["id", "reason", "studies", "hidden", "named", "note", "by", "since", "undone"],
         [
             (
                 one["id"],
@@ -58,6 +58,7 @@ def list_(
                 one["hidden"],
                 one["named"],
                 one["note"],
+                one["actor"],
                 f"{ago(now - one['at_ns'] / _NS)} ago",
                 "" if one["in_force"] else f"by {one['undone_by']}: {one['undone_because']}",
             )

@@ -249,7 +249,7 @@ class Ingest:
         self.large = LargeObjects(group_commit.indexer, gate, self.pool, self.budget, limits.large)
         self._ended = False
         self._on_commit = on_commit
-        #: Called for each key object selection that was stored, before its sender is answered.
+        #: Called when a key object selection was stored, before its sender is answered.
         self.note_stored: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._waiting: deque[_Pending] = deque()
         self._committing: list[_Pending] = []
@@ -286,7 +286,7 @@ class Ingest:
             raise fate
         self.outcomes[fate.outcome] += 1
         self.bytes_stored += pending.size
-        if fate.sop_class_uid == KEY_OBJECT_SELECTION and fate.outcome is Outcome.STORED:
+        if fate.sop_class_uid == KEY_OBJECT_SELECTION and fate.outcome is not Outcome.DUPLICATE:
             await self.note_stored()
         return fate
 

@@ -309,15 +309,14 @@ class Indexer:
                 batch = self.catalog.plan_version(
                     snapshot, place, stored, newest_current=self._newest_current
                 )
+                self._leave_waiting(batch, place.study_uid, [stored])
                 self._journal.append(batch, _event(EVENT_CONFLICT, place.study_uid, [(place, stored)]))
                 plans.append((batch, [(i, Outcome.CONFLICT)]))
         patients: Patients = {}
         for study_uid, members in by_study.items():
             group = [(place, objects[i]) for i, place in members]
             batch = self.catalog.plan_study(snapshot, group, patients)
-            for _, stored in group:
-                if stored.row.sop_class_uid == KEY_OBJECT_SELECTION and not is_hidden(study_uid):
-                    leave_waiting(batch, self._sealer, stored)
+            self._leave_waiting(batch, study_uid, [stored for _, stored in group])
             self._journal.append(batch, _event(EVENT_STORED, study_uid, group))
             plans.append((batch, [(i, Outcome.STORED) for i, _ in members]))
         if deleted is not None:
@@ -326,6 +325,12 @@ class Indexer:
                     batch.require(TOMBSTONE, objects[i].location.record_id, None)
         needless.finish(snapshot, plans, outcomes)
         return plans
+
+    def _leave_waiting(self, batch: Batch, study_uid: str, objects: Iterable[Stored]) -> None:
+        """Have ``batch`` say of those that may be rejection notes that somebody must look at them."""
+        for stored in objects:
+            if stored.row.sop_class_uid == KEY_OBJECT_SELECTION and not is_hidden(study_uid):
+                leave_waiting(batch, self._sealer, stored)
 
 
 class _Needless:

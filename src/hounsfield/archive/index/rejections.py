@@ -45,7 +45,15 @@ from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.indexing import VANISHED, Indexer
 from hounsfield.archive.index.journal import FACT_SEALS, Journal
 from hounsfield.archive.index.refiling import Refiling
-from hounsfield.archive.index.rows import CorrectionRow, CorrectionsRow, Event, InstanceRow, Location
+from hounsfield.archive.index.remaining import Carried
+from hounsfield.archive.index.rows import (
+    CorrectionRow,
+    CorrectionsRow,
+    Event,
+    InstanceRow,
+    Location,
+    SourceRow,
+)
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.tables import CORRECTED, CORRECTION, META, STUDY_ID_BYTES
 from hounsfield.archive.index.waiting_notes import WaitingRow, all_waiting, waiting_key
@@ -78,6 +86,7 @@ class _Note:
     """A rejection note that is stored here."""
 
     content: RejectionNote
+    sender: str
     record_id: bytes
     row: WaitingRow
 
@@ -145,19 +154,19 @@ class Rejections:
         return made
 
     def _look_at(self, record_id: bytes, row: WaitingRow) -> bool:
-        content: RejectionNote | None = None
+        note: _Note | None = None
         with suppress(NoteError, LookupError):
-            content = self._read(record_id, row)
-        if content is not None and content.code in self._followed:
+            note = self._read(record_id, row)
+        if note is not None and note.content.code in self._followed:
             with suppress(_DealtWithError):
-                self._make(_Note(content, record_id, row), actor="", waits=True)
+                self._make(note, actor=note.sender, waits=True)
             return True
         batch = Batch(uses_reserve=True)
         batch.delete(META, waiting_key(record_id))
         self._store.commit(batch)
         return False
 
-    def _read(self, record_id: bytes, row: WaitingRow) -> RejectionNote | None:
+    def _read(self, record_id: bytes, row: WaitingRow) -> _Note | None:
         """What a stored object says, None when it is no rejection note. LookupError when it is gone."""
         for _ in range(MOVES_MAX):
             found = self._stored(record_id, row)
@@ -167,7 +176,12 @@ class Rejections:
                 data = b"".join(self._indexer.data_set(found.location, found.stored_as))
             except VANISHED:
                 continue  # compaction moved it
-            return rejection_note(data, found.transfer_syntax_uid)
+            content = rejection_note(data, found.transfer_syntax_uid)
+            if content is None:
+                return None
+            said = Carried(self._indexer).row(found.location)
+            source = SourceRow() if said is None else said.source
+            return _Note(content, source.calling_ae or source.address or source.protocol, record_id, row)
         raise LookupError("the record was moved again and again while it was read")
 
     def _stored(self, record_id: bytes, row: WaitingRow) -> InstanceRow:
@@ -187,14 +201,14 @@ class Rejections:
 
         RejectionError when it is no rejection note, or is not shown: then it is in force already.
         """
-        note = self._shown(sop_uid)
+        shown = self._shown(sop_uid)
         try:
-            content = self._read(note[0], note[1])
+            note = self._read(*shown)
         except (NoteError, LookupError) as error:
             raise RejectionError(f"this rejection note cannot be followed: {error}") from error
-        if content is None:
+        if note is None:
             raise RejectionError("this object is no rejection note: its title is not one of CID 7011's")
-        return self._make(_Note(content, *note), actor=actor, waits=False)
+        return self._make(note, actor=actor, waits=False)
 
     def _shown(self, sop_uid: str) -> tuple[bytes, WaitingRow]:
         catalog = self._catalog
