@@ -41,3 +41,30 @@ class ControlError(HounsfieldError):
 
 class NoServerError(ControlError):
     """No server is running on this data directory."""
+
+
+# ---------------------------------------------------------------- what may be said of any error
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether its text may be shown: every error class of ours says whether to retry, others are faults."""
+    return isinstance(getattr(error, "retry", None), bool)
+
+
+def alone(error: BaseException) -> BaseException:
+    """What a nursery wrapped, when it is one error."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def where(error: BaseException) -> dict[str, str]:
+    """Type and place of a fault as keys of a log line; never its text, which may quote what a peer sent."""
+    keys = {"error_type": type(error).__name__}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is not None:
+        code = trace.tb_frame.f_code
+        keys["where"] = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"
+    return keys

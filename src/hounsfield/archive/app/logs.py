@@ -17,6 +17,7 @@ from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO, cast
 
 from hounsfield.archive.app.lean_structlog import structlog
+from hounsfield.archive.errors import alone, is_ours, where
 
 WITHHELD = "[withheld]"
 
@@ -143,18 +144,10 @@ def set_up_logs(
     logging.basicConfig(level=max(threshold, logging.WARNING), handlers=[_LibraryHandler()], force=True)
 
 
-def describe(error: BaseException) -> dict[str, Any]:
+def describe(error: BaseException) -> dict[str, str]:
     """What went wrong, as keys of a log line: our own errors' words, else only the type and the place."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    keys: dict[str, Any] = {"error_type": type(error).__name__}
-    ours = isinstance(getattr(error, "retry", None), bool)  # every error class of ours says whether to retry
-    if ours or isinstance(error, OSError):
+    error = alone(error)
+    keys = where(error)
+    if is_ours(error) or isinstance(error, OSError):
         keys["error"] = str(error)
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is not None:
-        code = trace.tb_frame.f_code
-        keys["where"] = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"
     return keys

@@ -18,6 +18,7 @@ from hounsfield.archive.app.keys import open_keyring, open_master_key
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.errors import alone
 
 SHOW_SECONDS = 0.5  # between two looks at how far a long operation is
 
@@ -28,10 +29,7 @@ def _alone() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None
+        raise alone(group) from None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import click
 
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
 from hounsfield.archive.cli.output import EXIT_PARTIAL, Failed, complain, err, print_json, remark, size
+from hounsfield.archive.errors import is_ours
 
 
 @click.command(
@@ -83,7 +84,7 @@ def command(
                     )
                     written += 1
                 except Exception as error:
-                    if not isinstance(getattr(error, "retry", None), bool):
+                    if not is_ours(error):
                         raise
                     failed += 1
                     complain(str(error))

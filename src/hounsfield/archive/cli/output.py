@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hounsfield.archive.errors import ConfigError, NoServerError, alone, is_ours
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -67,32 +69,22 @@ def run(group: click.Command, arguments: Sequence[str] | None = None) -> int:
         complain(str(error))
         return error.code
     except Exception as error:
-        alone = _alone(error)
-        code = _code_of(alone)
+        error_alone = alone(error)
+        code = _code_of(error_alone)
         if code is None:
             raise
-        complain(str(alone))
+        complain(str(error_alone))
         return code
     return result if isinstance(result, int) else 0
 
 
-def _alone(error: BaseException) -> BaseException:
-    """What a nursery wrapped, when it is one error."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
 def _code_of(error: BaseException) -> int | None:
     """The exit code of an error that speaks for itself; None for a fault in the program."""
-    from hounsfield.archive.errors import ConfigError, NoServerError
-
     if isinstance(error, ConfigError):
         return EXIT_USAGE
     if isinstance(error, NoServerError):
         return EXIT_UNREACHABLE
-    # Every error class of ours says whether to retry; others are faults and keep their traceback.
-    return EXIT_FAILED if isinstance(getattr(error, "retry", None), bool) else None
+    return EXIT_FAILED if is_ours(error) else None  # a fault keeps its traceback
 
 
 def complain(message: str) -> None:

@@ -21,6 +21,7 @@ from hounsfield.archive.cli.output import (
     remark,
     size,
 )
+from hounsfield.archive.errors import is_ours
 
 KINDS = ("quarantined", "damaged", "conflict", "spoilt")
 
@@ -205,7 +206,7 @@ def export(
                 total += archive.call("quarantine-export", record=record, path=str(file), raw=raw)
                 written += 1
             except Exception as error:
-                if not isinstance(getattr(error, "retry", None), bool):
+                if not is_ours(error):
                     raise
                 failed += 1
                 complain(str(error))

@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from hounsfield.archive.engine.types import Source
+from hounsfield.archive.errors import where
 from hounsfield.archive.net.errors import PeerGoneError
 from hounsfield.archive.net.negotiation import negotiate
 from hounsfield.archive.net.policy import Refusal, over_limit
@@ -53,7 +54,7 @@ from hounsfield.archive.wire import (
 if TYPE_CHECKING:
     from hounsfield.archive.net.listener import Endpoint, Listener
 
-__all__ = ["Connection", "Phase", "where"]
+__all__ = ["Connection", "Phase"]
 
 log = structlog.get_logger(__name__)
 
@@ -390,15 +391,3 @@ class Connection:
 def _printable(title: str) -> str:
     """A title as a stranger sent it, safe in a log and on a terminal."""
     return "".join(c if c.isascii() and c.isprintable() else "?" for c in title.strip())
-
-
-def where(error: BaseException) -> dict[str, str]:
-    """The type and the place of a fault, never its text, which may quote what the peer sent."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    keys = {"error_type": type(error).__name__}
-    if trace is not None:
-        code = trace.tb_frame.f_code
-        keys["where"] = f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"
-    return keys

@@ -17,7 +17,8 @@ from typing import Any
 import structlog
 import trio
 
-from hounsfield.archive.net.connection import Connection, where
+from hounsfield.archive.errors import where
+from hounsfield.archive.net.connection import Connection
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.providers import Counters, ObjectSink, Provider, StoreProvider, echo
