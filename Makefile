@@ -5,7 +5,7 @@
 #   make run      set up and serve ./.demo/archive on loopback
 #   make test     set up; peers; lint, types, import contracts; tests
 #   make check    the same without the tests
-#   make bench    measure ours and its peers in one run       make fuzz   feed the DICOM parser nonsense
+#   make bench    measure ours and its peers in one run       make fuzz   feed parser and decoders nonsense
 #   make large    send one object of 4 GB: memory, speed, and what one of its frames costs
 #   make crash    cut the power everywhere  make kills  kill -9, 500 times under a load
 #   make setup    the virtual environment alone               make clean  remove what these made
@@ -83,6 +83,7 @@ large: setup
 
 fuzz: setup
 	$(BIN)/python tests/wire/fuzz_wire.py $(FUZZ)
+	$(BIN)/python tests/engine/fuzz_decoders.py $(FUZZ)
 
 # Requests made from the OpenAPI document, so many of each operation: STRANGE_REQUESTS=500.
 strange-requests: setup

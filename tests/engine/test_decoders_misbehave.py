@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import struct
 import sys
 import threading
@@ -139,37 +138,6 @@ def test_one_that_hangs_holds_up_no_other(close_later) -> None:
     assert isolation.decode(J2K, b"good", PIXELS) == b"\1\0" * 16
     assert (isolation.failed, isolation.started) == (1, 2)
     assert len(isolation.processes) == 1
-
-
-def test_broken_frames_of_every_kind_are_errors_and_no_more(close_later) -> None:
-    """Real frames with bytes changed or cut: the right number of pixels or an error, and it goes on."""
-    isolation = close_later(Isolation(IsolationLimits(cpu_s_max=1)))
-    generator = random.Random(4)
-    decoded = refused = 0
-    seen: dict[str, int] = {}
-    for frame in real_frames():
-        uid = frame.transfer_syntax_uid
-        coder = CODERS.get(uid)
-        if coder is None or not coder.isolated or len(frame.data) > 60_000 or seen.get(uid, 0) >= 2:
-            continue
-        seen[uid] = seen.get(uid, 0) + 1
-        for _ in range(4):
-            broken = bytearray(frame.data)
-            for _ in range(generator.randint(1, 8)):
-                broken[generator.randrange(len(broken))] = generator.randrange(256)
-            if generator.random() < 0.3:
-                del broken[generator.randrange(len(broken)) :]
-            try:
-                pixels = isolation.decode(uid, bytes(broken), frame.pixels)
-            except DecodingError:
-                refused += 1
-                continue
-            decoded += 1
-            assert len(pixels) == frame.pixels.frame_bytes
-    assert len(seen) >= 7
-    assert min(decoded, refused) > 3
-    good = coded_frame()
-    assert isolation.decode(J2K, good.data, good.pixels)
 
 
 def test_greed_is_refused_and_the_process_goes_on(close_later) -> None:
