@@ -3,8 +3,8 @@
 Standalone: ``python tests/engine/fuzz_decoders.py --seconds 60`` (or ``--cases N``, ``--seed N``). Every
 compressed transfer syntax that is decoded here takes its turn: a sound frame, of a real file or made by an
 encoder, is damaged, and decoded or transcoded by the pool of decoding processes. Each case must end in the
-right number of pixels or in ``DecodingError``; afterwards sound frames are decoded as before, by no more processes than are allowed,
-none of which ever had more memory than it may have.
+right number of pixels or in ``DecodingError``; afterwards sound frames are decoded as before, by no more
+processes than are allowed, none of which ever had more memory than it may have.
 
 A failure prints the seed of its case; ``--case SEED`` runs that one again.
 """
