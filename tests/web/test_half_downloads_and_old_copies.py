@@ -23,7 +23,7 @@ from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
 from hounsfield.archive.index.deletion import Target
-from hounsfield.archive.web.conditional import Validators, byte_range, is_unchanged
+from hounsfield.archive.web.conditional import RANGES_MAX, Validators, byte_ranges, is_unchanged
 from hounsfield.archive.web.problems import WebError
 from support.answers import parts_of
 from support.archives import ct_slice, store
@@ -34,6 +34,13 @@ OCTETS = {"accept": "application/octet-stream; transfer-syntax=*"}
 FILE = {"accept": "application/dicom; transfer-syntax=*"}
 STRONG = Validators('"abc"', changed_ns=1_700_000_000 * 10**9)
 DATE = b"Tue, 14 Nov 2023 22:13:20 GMT"
+
+
+def byte_range(scope: dict, validators: Validators, length: int) -> tuple[int, int] | None:
+    """The only range, None when the whole is to be sent."""
+    found = byte_ranges(scope, validators, length)
+    assert len(found) < 2
+    return found[0] if found else None
 
 
 def asking(**headers: str | bytes) -> dict:
@@ -69,7 +76,12 @@ def test_a_range_is_the_bytes_that_it_names(length, first, last):
         ("bytes=-4", (6, 10)),
         ("bytes=-40", (0, 10)),
         ("bytes = 1-2", (1, 3)),
-        ("bytes=0-0,4-5", None),
+        ("bytes=0-0,4-5x", None),
+        ("bytes=0-0,5-4", None),
+        ("bytes=,", None),
+        ("bytes=4-5,20-", (4, 6)),
+        ("bytes=0-3,2-5", (0, 6)),
+        ("bytes=5-,0-4", (0, 10)),
         ("lines=0-1", None),
         ("bytes=", None),
         ("bytes=-", None),
@@ -80,6 +92,57 @@ def test_a_range_is_the_bytes_that_it_names(length, first, last):
 )
 def test_suffixes_and_what_is_no_range(text, found):
     assert byte_range(asking(range=text), STRONG, 10) == found
+
+
+@given(
+    st.integers(1, 40),
+    st.lists(st.tuples(st.integers(0, 45), st.integers(0, 20)), min_size=1, max_size=RANGES_MAX),
+)
+def test_several_ranges_are_the_bytes_that_they_name_and_none_twice(length, asked):
+    text = "bytes=" + ",".join(f"{first}-{first + more}" for first, more in asked)
+    named = {at for first, more in asked for at in range(first, first + more + 1)} & set(range(length))
+    try:
+        found = byte_ranges(asking(range=text), STRONG, length)
+    except WebError as error:
+        assert (error.status, named) == (416, set())
+        return
+    given = [at for start, stop in found for at in range(start, stop)]
+    assert sorted(given) == sorted(named)
+
+
+def test_too_many_ranges_are_the_whole_and_the_order_is_kept():
+    few = [(at * 10, at * 10 + 5) for at in reversed(range(RANGES_MAX))]
+    text = ",".join(f"{start}-{stop - 1}" for start, stop in few)
+    assert byte_ranges(asking(range=f"bytes={text}"), STRONG, 10_000) == few
+    assert byte_ranges(asking(range=f"bytes={text},9000-"), STRONG, 10_000) == []
+
+
+async def test_several_ranges_come_in_parts(archive):
+    pixels = bytes(range(256)) * 2
+    stored = await store(archive.engine, ct_slice(pixels=pixels), EXPLICIT)
+    url = (
+        f"/dicom-web/studies/{stored.study_uid}/series/{stored.series_uid}"
+        f"/instances/{stored.sop_instance_uid}"
+    )
+    async with archive.client() as client:
+        for path, headers in ((url, FILE), (f"{url}/frames/1", OCTETS), (f"{url}/bulkdata/7FE00010", OCTETS)):
+            whole = await client.get(path, headers=headers)
+            length = len(whole.content)
+            answer = await client.get(path, headers=headers | {"range": "bytes=200-299,0-0,-3"})
+            assert answer.status_code == 206
+            assert answer.headers["content-type"].startswith("multipart/byteranges; boundary=")
+            assert answer.headers["etag"] == whole.headers["etag"]
+            assert "content-range" not in answer.headers
+            wanted = [(200, 300), (0, 1), (length - 3, length)]
+            for (fields, content), (start, stop) in zip(parts_of(answer), wanted, strict=True):
+                assert fields["content-range"] == f"bytes {start}-{stop - 1}/{length}"
+                assert fields["Content-Type"] == whole.headers["content-type"]
+                assert content == whole.content[start:stop]
+            joined = await client.get(path, headers=headers | {"range": "bytes=10-19,15-29"})
+            assert joined.headers["content-range"] == f"bytes 10-29/{length}"
+            assert joined.content == whole.content[10:30]
+            none = await client.get(path, headers=headers | {"range": f"bytes={length}-,{length + 5}-"})
+            assert none.status_code == 416
 
 
 def test_none_of_an_empty_resource():

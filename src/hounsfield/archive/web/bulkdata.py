@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from hounsfield.archive.dicom.bulk import Bulk, find_bulk
@@ -37,7 +38,14 @@ from hounsfield.archive.web.pixels import (
     word_bytes,
 )
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.responses import PIECES_AHEAD, StreamResponse, begun, unchanged, whole_or_range
+from hounsfield.archive.web.responses import (
+    PIECES_AHEAD,
+    StreamResponse,
+    begun,
+    stretch_of,
+    unchanged,
+    whole_or_range,
+)
 from hounsfield.archive.web.urls import base_url, instance_url
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
@@ -276,10 +284,7 @@ def _frames_of(one: Instance) -> int:
 
 
 def _in_memory(data: Buffer) -> Value:
-    async def read(start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
-        yield (memoryview(data)[start:stop],)
-
-    return Value(len(data), read)
+    return Value(len(data), partial(stretch_of, data))
 
 
 async def _framed(head: bytes, value: Value, boundary: bytes) -> AsyncIterator[Sequence[Buffer]]:

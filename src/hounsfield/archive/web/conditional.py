@@ -23,9 +23,10 @@ from hounsfield.archive.web.problems import Header, WebError
 from hounsfield.archive.web.urls import header, headers
 
 _TAG: Final = re.compile(r'\s*((?:W/)?"[\x21\x23-\x7e\x80-\xff]*"|\*)\s*(?:,|$)')
-_RANGE: Final = re.compile(
-    r"bytes\s*=\s*(?:([0-9]{1,18})\s*-\s*([0-9]{0,18})|-\s*([0-9]{1,18}))\s*", re.IGNORECASE
-)
+_RANGES: Final = re.compile(r"bytes\s*=((?:[\s0-9,-])+)", re.IGNORECASE | re.ASCII)
+_RANGE: Final = re.compile(r"\s*(?:([0-9]{1,18})\s*-\s*([0-9]{0,18})|-\s*([0-9]{1,18}))\s*", re.ASCII)
+RANGES_MAX: Final = 16
+"""In one request: more of them, and small, are how little is asked and much is worked (RFC 9110 17.15)."""
 _CONDITIONS: Final = frozenset(
     {b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since", b"range"}
 )
@@ -109,34 +110,55 @@ def is_unchanged(scope: Scope, validators: Validators) -> bool:
     return modified is not None and modified.decode("latin-1").strip() == validators.last_modified
 
 
-def byte_range(scope: Scope, validators: Validators, length: int) -> tuple[int, int] | None:
-    """First byte and end of what Range asks of ``length`` bytes, None when the whole is to be sent.
+def byte_ranges(scope: Scope, validators: Validators, length: int) -> list[tuple[int, int]]:
+    """First byte and end of each range that Range asks of ``length`` bytes; none: the whole is to be sent.
 
-    Several ranges, other units and what cannot be read are answered with the whole, as RFC 9110 14.2 allows;
-    so is an If-Range that names another state. ``WebError`` (416) when there are no such bytes.
+    In the order asked for; where some overlap or touch, joined and in ascending order. Other units, what
+    cannot be read, and more than :data:`RANGES_MAX` are answered with the whole, as RFC 9110 14.2 allows; so
+    is an If-Range that names another state. ``WebError`` (416) when there are no such bytes at all.
     """
     wanted = header(scope, b"range")
     if wanted is None or scope["method"] != "GET":
-        return None
-    found = _RANGE.fullmatch(wanted.decode("latin-1").strip())
+        return []
+    found = _RANGES.fullmatch(wanted.decode("latin-1").strip())
     if found is None:
-        return None
+        return []
     condition = header(scope, b"if-range")
     if condition is not None:
         text = condition.decode("latin-1").strip()
         if not (validators.is_strong and text == validators.etag) and text != validators.last_modified:
-            return None
-    first, last, suffix = found.groups()
-    if suffix is not None:
-        start, stop = max(length - int(suffix), 0), length
-    else:
-        start, stop = int(first), min(int(last) + 1, length) if last else length
-        if last and int(last) < start:
-            return None
-    if start >= length or start >= stop:
+            return []
+    specified = [_RANGE.fullmatch(part) for part in found[1].split(",") if part.strip()]
+    if not 1 <= len(specified) <= RANGES_MAX:
+        return []
+    ranges: list[tuple[int, int]] = []
+    for one in specified:
+        if one is None:
+            return []
+        first, last, suffix = one.groups()
+        if suffix is not None:
+            start, stop = max(length - int(suffix), 0), length
+        else:
+            start, stop = int(first), min(int(last) + 1, length) if last else length
+            if last and int(last) < start:
+                return []
+        if start < length and start < stop:
+            ranges.append((start, stop))
+    if not ranges:
         size = b"bytes */%d" % length
         raise WebError(416, "there are no such bytes in this resource", headers=[(b"content-range", size)])
-    return start, stop
+    return _apart(ranges)
+
+
+def _apart(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same bytes by ranges of which none meets another: nothing is sent twice (RFC 9110 15.3.7.2)."""
+    apart: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if apart and start <= apart[-1][1]:
+            apart[-1] = apart[-1][0], max(apart[-1][1], stop)
+        else:
+            apart.append((start, stop))
+    return ranges if len(apart) == len(ranges) else apart
 
 
 def content_range(start: int, stop: int, length: int) -> Header:

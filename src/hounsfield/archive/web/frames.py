@@ -7,7 +7,7 @@ bytes are never joined with the multipart framing around them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from hounsfield.archive.engine.engine import Engine
@@ -18,8 +18,6 @@ from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery, MediaRange
 from hounsfield.archive.web.conditional import (
     Validators,
-    byte_range,
-    content_range,
     entity_tag,
     frame_tag,
     has_conditions,
@@ -30,7 +28,7 @@ from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
 from hounsfield.archive.web.pixels import content_type, is_big_endian, little_endian, multipart_type
 from hounsfield.archive.web.problems import WebError
-from hounsfield.archive.web.responses import StreamResponse, begun, unchanged
+from hounsfield.archive.web.responses import StreamResponse, begun, stretch_of, unchanged, whole_or_range
 from hounsfield.archive.web.urls import base_url, instance_url
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
@@ -112,16 +110,14 @@ class Frames:
             lines.append((b"content-type", multipart_type(delivery.media_type, boundary)))
             await send({"type": "http.response.start", "status": 200, "headers": lines})
             await send({"type": "http.response.body", "body": (head, data, closing(boundary))})
-        else:
-            status = 200
-            wanted = byte_range(scope, validators, len(data)) if conditional else None
-            if wanted is not None:
-                status = 206
-                lines.append(content_range(*wanted, len(data)))
-                data = memoryview(data)[slice(*wanted)]
+        elif not conditional:
             lines += ((b"content-type", plan.part_type), (b"accept-ranges", b"bytes"))
-            await send({"type": "http.response.start", "status": status, "headers": lines})
+            await send({"type": "http.response.start", "status": 200, "headers": lines})
             await send({"type": "http.response.body", "body": data})
+        else:
+            await whole_or_range(scope, validators, plan.part_type, len(data), partial(stretch_of, data))(
+                scope, receive, send
+            )
         if frame is not None:
             self._engine.frame_sent(frame)
 

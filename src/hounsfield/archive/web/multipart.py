@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -215,18 +215,25 @@ def new_boundary() -> bytes:
 
 
 def part_head(
-    boundary: bytes, content_type: bytes, length: int | None, location: bytes = b"", *, first: bool = False
+    boundary: bytes,
+    content_type: bytes,
+    length: int | None,
+    location: bytes = b"",
+    *,
+    first: bool = False,
+    extra: Sequence[tuple[bytes, bytes]] = (),
 ) -> bytes:
     """The boundary and header of one part; each but the first ends the part before it.
 
-    ``length`` None: not known yet.
+    ``length`` None: not known yet. ``extra``: further lines.
     """
-    return b"%b--%b\r\nContent-Type: %b\r\n%b%b\r\n" % (
+    return b"%b--%b\r\nContent-Type: %b\r\n%b%b%b\r\n" % (
         b"" if first else b"\r\n",
         boundary,
         content_type,
         b"" if length is None else b"Content-Length: %d\r\n" % length,
         b"Content-Location: %b\r\n" % location if location else b"",
+        b"".join([b"%b: %b\r\n" % line for line in extra]) if extra else b"",
     )
 
 

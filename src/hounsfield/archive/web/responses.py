@@ -10,8 +10,9 @@ from typing import Final
 
 import trio
 
-from hounsfield.archive.web.conditional import Validators, byte_range, content_range
+from hounsfield.archive.web.conditional import Validators, byte_ranges, content_range
 from hounsfield.archive.web.http import Receive, Scope, Send
+from hounsfield.archive.web.multipart import closing, new_boundary, part_head
 from hounsfield.archive.web.problems import Header, WebError, problem_body, problem_headers
 from hounsfield.storage_backends.api import Buffer
 
@@ -93,22 +94,56 @@ def whole_or_range(
     length: int,
     pieces: Callable[[int, int], AsyncIterator[Sequence[Buffer]]],
 ) -> StreamResponse:
-    """A body of ``length`` bytes, or the range of it that the request asks for (206).
+    """A body of ``length`` bytes, or the ranges of it that the request asks for (206).
 
-    ``pieces`` gives the bytes from the first to before the second. ``WebError`` (416).
+    Several ranges come as multipart/byteranges (RFC 9110 14.6). ``pieces`` gives the bytes from the first to
+    before the second. ``WebError`` (416).
     """
-    lines = [(b"content-type", content_type), *validators.headers(), (b"accept-ranges", b"bytes")]
-    wanted = byte_range(scope, validators, length)
-    start, stop = wanted or (0, length)
-    if wanted is not None:
-        lines.append(content_range(start, stop, length))
+    lines = [*validators.headers(), (b"accept-ranges", b"bytes")]
+    ranges = byte_ranges(scope, validators, length)
+    if len(ranges) > 1:
+        boundary = new_boundary()
+        lines.append((b"content-type", b"multipart/byteranges; boundary=" + boundary))
+        heads = [
+            part_head(
+                boundary, content_type, stop - start, extra=[content_range(start, stop, length)], first=not n
+            )
+            for n, (start, stop) in enumerate(ranges)
+        ]
+        size = sum(map(len, heads)) + sum(stop - start for start, stop in ranges) + len(closing(boundary))
+        body = _several_ranges(boundary, heads, ranges, pieces)
+    else:
+        lines.append((b"content-type", content_type))
+        start, stop = ranges[0] if ranges else (0, length)
+        if ranges:
+            lines.append(content_range(start, stop, length))
+        size, body = stop - start, pieces(start, stop)
     return StreamResponse(
         lines,
-        pieces(start, stop),
-        length=stop - start,
-        ahead=PIECES_AHEAD if stop - start > AHEAD_BYTES_MIN else 0,
-        status=200 if wanted is None else 206,
+        body,
+        length=size,
+        ahead=PIECES_AHEAD if size > AHEAD_BYTES_MIN else 0,
+        status=206 if ranges else 200,
     )
+
+
+async def _several_ranges(
+    boundary: bytes,
+    heads: Sequence[bytes],
+    ranges: Sequence[tuple[int, int]],
+    pieces: Callable[[int, int], AsyncIterator[Sequence[Buffer]]],
+) -> AsyncIterator[Sequence[Buffer]]:
+    for head, one in zip(heads, ranges, strict=True):
+        yield (head,)
+        async with aclosing(pieces(*one)) as stretch:  # type: ignore[type-var]
+            async for piece in stretch:
+                yield piece
+    yield (closing(boundary),)
+
+
+async def stretch_of(data: Buffer, start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
+    """The same of what is in memory."""
+    yield (memoryview(data)[start:stop],)
 
 
 async def begun(pieces: AsyncIterator[Sequence[Buffer]]) -> AsyncIterator[Sequence[Buffer]]:
