@@ -214,8 +214,8 @@ def _studies_of(answer: Answer) -> set[str]:
 def rendered(settings: Settings, say: Say) -> list[Figure]:
     """JPEG of CT slices, the same window: again and again, and of slices that nobody has asked for.
 
-    Those are read as they are stored right before, so that both servers have them in memory and neither has drawn
-    them.
+    Those are read as they are stored right before, so that both servers have them in memory and neither has
+    drawn them.
     """
     number, each = settings.size("pictures", 20, 4), _each(settings)
     fresh = _fresh(each)

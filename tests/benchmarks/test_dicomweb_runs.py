@@ -15,7 +15,7 @@ from benchmarks.peers.base import Peer, PeerError
 from benchmarks.peers.ours import Hounsfield
 from benchmarks.peers.servers import Orthanc
 
-from benchmarks import beside, dicomweb
+from benchmarks import beside, dicomweb, frames
 
 SIZES = {"frames": 4, "slices": 6, "studies": 24, "pictures": 2, "series": 6}
 SETTINGS = Settings(rounds=1, seconds=0.1, quick=True, sizes=SIZES)
@@ -47,6 +47,9 @@ def started() -> Iterator[dict[str, _Started]]:
 def test_an_experiment_runs(name: str, started: dict[str, _Started], monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, one in started.items():
         monkeypatch.setattr(beside, kind, one)
+    # What is still at work only falsifies figures, and here they mean nothing.
+    monkeypatch.setattr(beside, "wait_idle", lambda *_, **__: None)
+    monkeypatch.setattr(frames, "wait_idle", lambda *_, **__: None)
     said: list[str] = []
     figures = dicomweb.EXPERIMENTS[name][0](SETTINGS, said.append)
     assert any("Orthanc" in line and "p99" in line for line in said)
