@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import trio
 from PIL import Image
 
 from hounsfield.archive.engine.rendered import RenderedLimits
@@ -196,3 +197,25 @@ async def test_without_pyav_nothing_is_given(archive, monkeypatch) -> None:
         assert (refused.status_code, "video/mp4" in refused.json()["detail"]) == (406, True)
         refused = await client.get(f"{url}/frames/1/rendered", headers=PNG)
         assert (refused.status_code, "extra 'video'" in refused.json()["detail"]) == (406, True)
+
+
+async def test_a_client_that_goes_away_leaves_a_process(archive, monkeypatch) -> None:
+    """Nobody waits for the answer any more: the process is ended, and the next one has its turn."""
+    (one,) = await archive.engine.instances(
+        *(await put(archive, stream_of("libx264", "mp4"), AVC)).split("/")[3::2]
+    )
+    videos = archive.engine.rendered.video
+    started = trio.Event()
+    run = trio.run_process
+
+    async def slow(command, **how):
+        started.set()
+        await run(["sleep", "60"], **{key: how[key] for key in ("stdin", "capture_stdout", "check")})
+
+    monkeypatch.setattr(trio, "run_process", slow)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(videos.frame, one, 1, VideoLimits())
+        await started.wait()
+        nursery.cancel_scope.cancel()
+    monkeypatch.undo()
+    assert (await videos.frame(one, 1, VideoLimits())).shape == (ROWS, COLUMNS, 3)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -34,6 +35,9 @@ from hounsfield.archive.rendering.request import Rendering
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
+
+VIDEO_FRAME_MAX: Final = 250
+"""The latest frame that stands for a video: all before it have to be decoded, and ten seconds show enough."""
 
 
 @dataclass(slots=True)
@@ -140,7 +144,7 @@ class Rendered:
         if instance.row.sop_class_uid not in SOP_CLASSES:
             image = await self._image(instance)
             if lookup(instance.row.transfer_syntax_uid).is_video:
-                return [Subject(instance, image, (image.representative_frame,))]
+                return [Subject(instance, image, (min(image.representative_frame, VIDEO_FRAME_MAX),))]
             return [Subject(instance, image, tuple(range(1, image.frames + 1)))]
         state = await self._state(instance)
         found: list[Subject] = []
@@ -243,15 +247,16 @@ class Rendered:
 
     async def film_of_video(self, subject: Subject) -> bytes:
         """A stored video as MP4, made anew. ``RenderingError`` when it cannot be, or would be too long."""
-        limits, seconds = self.limits, subject.image.frame_seconds
-        key = (subject.key, "video")
+        limits, rate = self.limits, 1 / subject.image.frame_seconds
+
+        async def made() -> bytes:
+            frames_max = limits.animation_frames_max
+            data = await self.video.as_mp4(subject.instance, frames_max, rate, self._video_limits)
+            self.drawing.bytes_drawn += len(data)
+            return data
+
         try:
-            return await self._files.get(
-                key,
-                lambda: self.video.as_mp4(
-                    subject.instance, limits.animation_frames_max, 1 / seconds, self._video_limits
-                ),
-            )
+            return await self._files.get((subject.key, "video"), made)
         except RenderingError:
             self.drawing.refused += 1
             raise

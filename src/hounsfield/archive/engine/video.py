@@ -68,7 +68,7 @@ class Videos:
 
     def __init__(self, retrieve: Retrieve, frame: Callable[[Instance, int], Awaitable[Buffer]]) -> None:
         self._retrieve, self._frame_bytes = retrieve, frame
-        self._threads: trio.CapacityLimiter | None = None
+        self._turns: trio.CapacityLimiter | None = None
 
     async def stream(self, instance: Instance) -> Stream:
         """The stored stream; empty when there is none."""
@@ -130,12 +130,12 @@ class Videos:
         demuxer = await self.demuxer(instance, stream)
         if not demuxer:
             raise NotRenderableError("the video is in no form that is decoded here")
-        if self._threads is None:
-            self._threads = trio.CapacityLimiter(1)
-        async with self._threads:
+        if self._turns is None:
+            self._turns = trio.CapacityLimiter(1)
+        async with self._turns:
             data = await _gathered(stream, stream.length)
             request = REQUEST.pack(demuxer.encode(), task, number, rate) + data
-            return await trio.to_thread.run_sync(_answered, request, limits)
+            return await _answered(request, limits)
 
 
 async def _gathered(stream: Stream, length: int) -> bytes:
@@ -150,22 +150,21 @@ async def _stretch(whole: bytes, start: int, stop: int) -> AsyncIterator[Buffer]
     yield memoryview(whole)[start:stop]
 
 
-def _answered(request: bytes, limits: VideoLimits) -> bytes:
-    """What the process says to it, nothing when it failed. Blocking."""
+async def _answered(request: bytes, limits: VideoLimits) -> bytes:
+    """What the process says to it, nothing when it failed. It ends when nobody waits for it any more."""
     memory = limits.memory_bytes_max + 2 * len(request)
-    try:
-        done = subprocess.run(
+    with trio.move_on_after(limits.wall_s_max):
+        done = await trio.run_process(
             [sys.executable, "-I", "-m", _MODULE, str(memory), str(int(limits.wall_s_max) + 1)],
-            input=request,
-            stdout=subprocess.PIPE,
+            stdin=request,
+            capture_stdout=True,
             stderr=subprocess.DEVNULL,
+            check=False,
             close_fds=True,
             cwd="/",
             env=_ENVIRONMENT,
             start_new_session=True,
-            timeout=limits.wall_s_max,
-            check=False,
         )
-    except subprocess.TimeoutExpired:
-        return b""
-    return b"" if done.returncode else done.stdout
+        answer: bytes = b"" if done.returncode else done.stdout
+        return answer
+    return b""

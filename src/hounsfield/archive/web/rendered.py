@@ -234,7 +234,10 @@ class RenderedPictures:
         for one in candidates[:THUMBNAIL_TRIES_MAX]:
             try:
                 subject = (await self._engine.rendered.subjects(one))[0]
-                numbers = (subject.image.representative_frame if number is None else number,)
+                representative = subject.image.representative_frame
+                if is_video(one):
+                    representative = subject.frames[0]
+                numbers = (representative if number is None else number,)
                 validators = _validators(subject, numbers, asked)
                 if has_conditions(scope) and is_unchanged(scope, validators):
                     return unchanged(validators)
