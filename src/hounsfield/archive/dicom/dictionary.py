@@ -8,6 +8,7 @@ data set is resolved the way implicit VR readers must guess it: ``US or SS`` is 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from functools import cache
 from importlib.machinery import PathFinder
 from types import ModuleType
@@ -116,3 +117,14 @@ def private_vr_of(creator: str, tag: int) -> str | None:
         if row is not None:
             return _RESOLVED.get(row[0], row[0])
     return None
+
+
+def vr_among(tag: int, creators: Mapping[int, str]) -> str:
+    """The VR of an element that does not tell it itself (implicit VR, UN): UN when nobody knows it.
+
+    ``creators``: who has reserved which private block, by the tag of the element that says so (PS3.5 7.8.1).
+    """
+    if tag & 0x10000 and tag & 0xFFFF > 0xFF:
+        creator = creators.get((tag & 0xFFFF0000) | (tag >> 8 & 0xFF))
+        return (private_vr_of(creator, tag) if creator else None) or "UN"
+    return vr_of(tag)

@@ -15,7 +15,7 @@ import msgspec
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
 from hounsfield.archive.dicom.byte_order import WORD_BYTES, swapped
-from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, private_vr_of, vr_of
+from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, vr_among
 from hounsfield.archive.dicom.json_likeness import Met
 from hounsfield.archive.dicom.json_model import EXACT_MAX, KEY_OF, text_values
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
@@ -223,13 +223,8 @@ class Encoder:
     def _known_vr(self, tag: int, creators: dict[int, str], undefined: bool) -> str:
         if undefined:
             return "SQ"
-        if not tag & 0x10000:
-            return vr_of(tag)
-        if 0x10 <= tag & 0xFFFF <= 0xFF:
-            return "LO"
-        creator = creators.get((tag & 0xFFFF0000) | (tag >> 8 & 0xFF))
-        vr = private_vr_of(creator, tag) if creator else None
-        return vr if vr is not None and vr != "SQ" else "UN"
+        vr = vr_among(tag, creators)
+        return "UN" if vr == "SQ" and tag & 0x10000 else vr
 
     def _values(self, raw: bytes, vr: str, kind: int, charset: CharacterSet) -> list[Any] | None:
         if kind == _NUMBERS:

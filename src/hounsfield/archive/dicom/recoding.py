@@ -13,7 +13,7 @@ from struct import Struct, pack
 from typing import Final, NamedTuple
 
 from hounsfield.archive.dicom.byte_order import WORD_BYTES, swapped
-from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, private_vr_of, vr_of
+from hounsfield.archive.dicom.dictionary import SIGNED_IF_PIXELS_ARE, vr_among
 from hounsfield.archive.dicom.ends import DELIMITER_BYTES, ends_a_sequence
 from hounsfield.archive.dicom.rewrite import element
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
@@ -128,13 +128,9 @@ class _Writer:
             return written
         if undefined:
             return "SQ"
-        if tag & 0x10000 and tag & 0xFFFF > 0xFF:
-            creator = creators.get((tag & 0xFFFF0000) | (tag >> 8 & 0xFF))
-            found = private_vr_of(creator, tag) if creator else None
-            return found or "UN"
         if self._signed and tag in SIGNED_IF_PIXELS_ARE:
             return "SS"
-        return vr_of(tag)
+        return vr_among(tag, creators)
 
     def _sequence(  # noqa: PLR0917
         self, tag: int, data: bytes, at: int, end: int, implicit: bool, depth: int

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import Final
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
-from hounsfield.archive.dicom.dictionary import LONG_VRS, UNDEFINED, private_vr_of, vr_of
+from hounsfield.archive.dicom.dictionary import LONG_VRS, UNDEFINED, vr_among
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.dicom.text import (
     CHARACTER_SET_VRS,
@@ -100,15 +100,8 @@ def _vr(tag: int, written: str, creators: dict[int, str], implicit: bool, undefi
         return "SQ"
     if written != "UN":
         return written
-    if not tag & 0x10000:
-        return vr_of(tag)
-    if 0x10 <= tag & 0xFFFF <= 0xFF:
-        return "LO"
-    creator = creators.get((tag & 0xFFFF0000) | (tag >> 8 & 0xFF))
-    found = private_vr_of(creator, tag) if creator else None
-    if found is None or (found == "SQ" and not implicit):
-        return "UN"
-    return found
+    found = vr_among(tag, creators)
+    return "UN" if found == "SQ" and tag & 0x10000 and not implicit else found
 
 
 def _sequence(  # noqa: PLR0917
