@@ -35,10 +35,11 @@ from pydicom.uid import (
 from hounsfield.archive.dicom.part10 import Part10Error
 from hounsfield.archive.engine.corrections import Request
 from hounsfield.archive.engine.engine import EngineOptions
-from hounsfield.archive.engine.errors import NotSeparableError, NotTranscodableError
+from hounsfield.archive.engine.errors import NotFoundError, NotSeparableError, NotTranscodableError
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.isolation import IsolationLimits
 from hounsfield.archive.engine.transcoding import SAME_FRAMES, TARGETS, TranscodingLimits, transcodable
+from hounsfield.codecs.at_rest import Encoding
 from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.pixels import PixelFormat, samples
@@ -353,6 +354,49 @@ async def test_only_what_others_compressed_goes_to_another_process(tmp_path: Pat
         await engine.transcoded_frame(as_stored, 1, JPEGLSLossless)
         assert engine.isolation.failed == 0
         assert engine.transcoding.figures.made == made + 2
+
+
+@pytest.mark.parametrize("at_rest", ["htj2k", "zstd", "jpegxl"])
+async def test_frames_that_are_htj2k_on_disk_are_given_as_they_are(tmp_path: Path, at_rest: str) -> None:
+    """Without work, and only where they hold what the attributes say; read by OpenJPEG."""
+    import openjpeg
+
+    def padded_with_zeros(data: Dataset) -> None:
+        """Twelve signed bits, the sign not extended: on disk they are coded as whole words."""
+        rng = np.random.default_rng(2)
+        data.Rows = data.Columns = 64
+        data.PixelRepresentation = 1
+        data.PixelData = (rng.integers(-9, 9, (64, 64)) & 0x0FFF).astype("<u2").tobytes()
+
+    async with archive(tmp_path, EngineOptions(compression=Encoding(at_rest))) as engine:
+        instances = [
+            await stored_file(engine, file_named(name))
+            for name in (
+                "CT_small.dcm",
+                "MR_small_bigendian.dcm",
+                "SC_rgb_small_odd.dcm",
+                "examples_rgb_color.dcm",
+            )
+        ]
+        instances.append(await stored(engine, ct_slice(change=padded_with_zeros), ExplicitVRLittleEndian))
+        for instance in instances:
+            decoded = await engine.decoded(instance, 1)
+            made = engine.transcoding.figures.made
+            coded = await engine.transcoded_frame(instance, 1, HTJ2KLossless)
+            theirs = cells(openjpeg.decode(bytes(coded)))
+            expected = samples(decoded.pixels, decoded.format)
+            assert np.array_equal(theirs, expected)
+            large = len(decoded.pixels.tobytes()) >= 4096
+            given_as_it_is = at_rest == "htj2k" and large and instance is not instances[-1]
+            assert instance.row.stored_as.startswith(at_rest) is large
+            assert (engine.transcoding.figures.made == made) is given_as_it_is
+            _, dataset = await given(engine, instance, HTJ2KLossless)
+            frames = list(generate_frames(dataset.PixelData, number_of_frames=1))
+            assert np.array_equal(cells(openjpeg.decode(frames[0])), expected)
+            await engine.transcoded_frame(instance, 1, HTJ2KLosslessRPCL)
+            assert engine.transcoding.figures.made > made
+            with pytest.raises(NotFoundError):
+                await engine.transcoded_frame(instance, 2, HTJ2KLossless)
 
 
 async def test_plain_cells_that_no_encoder_takes_are_refused(tmp_path: Path) -> None:

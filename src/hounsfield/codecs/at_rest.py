@@ -115,6 +115,22 @@ def decoded(stored: Buffer) -> memoryview:
     return plain
 
 
+def htj2k_of(stored: Buffer, pixels: PixelFormat) -> memoryview | None:
+    """The HTJ2K codestream that a stored frame is, if it can be given to others as it is.
+
+    That is where it holds the samples that ``pixels`` says, with the colour transform that goes with
+    them. Else None: signed samples whose unused high bits may not be the sign, colour that is not RGB.
+    """
+    view = memoryview(stored).cast("B")
+    if len(view) < _HEAD.size or view[0] != Method.HTJ2K:
+        return None
+    if pixels.signed and pixels.bits_stored != pixels.bits_allocated:
+        return None
+    if not pixels.at_the_bottom or (pixels.samples != 1 and pixels.photometric != "RGB"):
+        return None
+    return view[_HEAD.size :]
+
+
 def name_of(encoding: Encoding, frame_bytes: int) -> str:
     """What an object's row says of frames stored so: the encoding, and each frame's length as received."""
     return f"{encoding.value}:{frame_bytes}"
@@ -123,6 +139,11 @@ def name_of(encoding: Encoding, frame_bytes: int) -> str:
 def frame_bytes_of(stored_as: str) -> int:
     """The length of every frame as it was received."""
     return int(stored_as.rpartition(":")[2])
+
+
+def is_htj2k(stored_as: str) -> bool:
+    """Whether frames stored so may be HTJ2K codestreams."""
+    return stored_as.partition(":")[0] == Encoding.HTJ2K
 
 
 def is_cheap(stored_as: str) -> bool:

@@ -21,6 +21,7 @@ from hounsfield.archive.engine.isolation import Isolation
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Header, Instance
+from hounsfield.codecs import at_rest
 from hounsfield.codecs.coders import Coder, coder_of
 from hounsfield.codecs.deferred import NUMPY, import_now, is_imported
 from hounsfield.codecs.errors import UnsupportedPixelsError
@@ -110,6 +111,19 @@ class Decoding:
         if found is None:
             found = await self._gate.read(self._records.frame, row, number)
         return found.data
+
+    async def htj2k_at_rest(self, instance: Instance, number: int) -> Buffer | None:
+        """The HTJ2K codestream of a native frame that is stored as one, None when there is none to be given.
+
+        Raises what reading a frame raises, and ``UnsupportedPixelsError``.
+        """
+        row = instance.row
+        if not at_rest.is_htj2k(row.stored_as):
+            return None
+        found = self._records.frame_at_rest(row, number, wait=False)
+        if found is None:
+            found = await self._gate.read(self._records.frame_at_rest, row, number)
+        return None if found is None else at_rest.htj2k_of(found, await self.format(instance))
 
     async def format(self, instance: Instance) -> PixelFormat:
         """What an instance says about its frames. ``UnsupportedPixelsError`` when it is no image."""

@@ -113,6 +113,18 @@ class Records:
             return Frame(cells, row.transfer_syntax_uid, row.location.record_id)
         return Frame(frame_bytes(data, layout), row.transfer_syntax_uid, row.location.record_id)
 
+    def frame_at_rest(self, row: InstanceRow, number: int, *, wait: bool = True) -> Buffer | None:
+        """Frame ``number`` as it lies on disk, see :mod:`hounsfield.codecs.at_rest`.
+
+        None when it lies there as received, or has no part of its own that the index knows, or when a disk
+        has to be waited for and the caller does not want to. Errors as :meth:`frame`.
+        """
+        part = _frame_part(row, Layout(row.layout), number)
+        if part is None or not row.stored_as:
+            return None
+        with _damage_named():
+            return self._log.open_part(part) if wait else self._log.try_open_part(part)
+
     def _large_frame(self, row: InstanceRow, layout: Layout, number: int) -> Frame:
         self.figures.frames += 1
         if layout is not Layout.UNDIVIDED_NATIVE:

@@ -66,6 +66,8 @@ SAME_FRAMES: Final = {
         50: (51,), 70: (57,), 80: (81,), 90: (91,), 110: (112,), 111: (112,), 201: (203,), 202: (201, 203),
     }.items()
 }  # fmt: skip
+#: What frames that are HTJ2K on disk are, whatever syntax they came in; .202 wants tile-part lengths, too.
+_HTJ2K: Final = frozenset({f"{_ROOT}.4.201", f"{_ROOT}.4.203"})
 _NATIVE_BYTES_MAX: Final = 0xFFFFFFFE
 
 
@@ -188,6 +190,11 @@ class Transcoding:
         target = lookup(target_uid)
         if not target.encapsulated and not lookup(instance.row.transfer_syntax_uid).encapsulated:
             return await self._in_order(instance, await read(instance, number))
+        if target_uid in _HTJ2K and not lookup(instance.row.transfer_syntax_uid).encapsulated:
+            with suppress(UnsupportedPixelsError):
+                at_rest = await self._decoding.htj2k_at_rest(instance, number)
+                if at_rest is not None:
+                    return at_rest
         # All native targets have the same cells.
         kept_as = target_uid if target.encapsulated else EXPLICIT_VR_LITTLE_ENDIAN.uid
         key = (instance.row.location.record_id, number, kept_as)
