@@ -173,3 +173,42 @@ def test_retired_colours_are_guessed_or_refused_without_a_reason(photometric: st
     expected = f"{photometric} is retired" if photometric != "RGB" else "4 samples a pixel"
     with pytest.raises(NotRenderableError, match=expected):
         Image(Elements.of_header(encode(dataset, uid), uid))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_supplemental_colours_are_grey_or_grey_is_coloured(index: int) -> None:
+    """Values from 1,024 on have pydicom's colours; those below are as if there were no palette."""
+    path, image = image_of("eCT_Supplemental.dcm")
+    cells = cells_of(path, image, index)
+    stored = cells.array[:, :, 0]
+    ours = picture_of(image, index + 1, cells, UNCHANGED)
+    dataset = pydicom.dcmread(path)
+    coloured = stored >= 1024
+    assert coloured.any()
+    assert not coloured.all()
+    del dataset.PixelPresentation
+    theirs = apply_color_lut(stored, dataset)
+    assert np.array_equal(ours[coloured], (theirs >> 8).astype(np.uint8)[coloured])
+    uid = "1.2.840.10008.1.2.1"
+    bare = Image(Elements.of_header(encode(dataset, uid), uid))
+    grey = picture_of(bare, index + 1, cells, UNCHANGED)
+    assert grey.ndim == 2
+    assert np.array_equal(ours[~coloured], np.repeat(grey[~coloured][:, np.newaxis], 3, axis=1))
+
+
+def test_supplemental_colours_stretch_the_range() -> None:
+    """When nothing says what to show, grey reaches from the lowest to the highest grey value."""
+    path, _ = image_of("eCT_Supplemental.dcm")
+    dataset = pydicom.dcmread(path)
+    for groups in (dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence):
+        for item in groups:
+            if "FrameVOILUTSequence" in item:
+                del item.FrameVOILUTSequence
+    uid = "1.2.840.10008.1.2.1"
+    image = Image(Elements.of_header(encode(dataset, uid), uid))
+    cells = cells_of(path, image)
+    stored = cells.array[:, :, 0].astype(float)
+    below = stored < 1024
+    picture = picture_of(image, 1, cells, UNCHANGED)
+    top = stored[below].max()
+    assert np.abs(picture[..., 0][below] - stored[below] * 255 / top).max() <= 1

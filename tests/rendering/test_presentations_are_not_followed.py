@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image as PilImage
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.image import Image
-from hounsfield.archive.rendering.pipeline import Cells, picture_of
+from hounsfield.archive.rendering.output import profile_of
+from hounsfield.archive.rendering.pipeline import Cells, file_of, picture_of
 from hounsfield.archive.rendering.presentation import ImagePresentation, PresentationState
-from hounsfield.archive.rendering.request import Rendering
+from hounsfield.archive.rendering.request import PNG, Rendering
 from support.archives import encode
 from support.rendering import cells_of, image_of
 from support.states import presentation_state
@@ -211,3 +214,41 @@ def test_a_presentation_lut_is_left_out() -> None:
     )
     inverted = picture_of(image, 1, cells, Rendering(), applied(state))
     assert np.abs(inverted.astype(int) - (255 - plain.astype(int))).max() <= 1
+
+
+def pseudo_color_state(entries: int, first: int = 0) -> Dataset:
+    """Grey in colours: red upwards, green downwards, blue in the second half."""
+    state = state_of(SOPClassUID="1.2.840.10008.5.1.4.1.1.11.3")
+    state.SoftcopyVOILUTSequence = [window(300, 800)]
+    del state.PresentationLUTShape
+    ramp = np.linspace(0, 0xFFFF, entries).round().astype("<u2")
+    for name, table in (("Red", ramp), ("Green", ramp[::-1]), ("Blue", np.where(ramp > 0x7FFF, ramp, 0))):
+        setattr(state, f"{name}PaletteColorLookupTableDescriptor", [entries, first, 16])
+        setattr(state, f"{name}PaletteColorLookupTableData", table.astype("<u2").tobytes())
+    return state
+
+
+@pytest.mark.parametrize(("entries", "first"), [(256, 0), (256, 100), (64, 0), (4096, 0)])
+def test_a_palette_is_not_put_over_grey(entries: int, first: int) -> None:
+    path, image = image_of("CT_small.dcm")
+    cells = cells_of(path, image)
+    grey_state = state_of(SoftcopyVOILUTSequence=[window(300, 800)])
+    grey = picture_of(image, 1, cells, Rendering(), applied(grey_state)).astype(float)
+    ours = picture_of(image, 1, cells, Rendering(), applied(pseudo_color_state(entries, first)))
+    steps = np.rint(grey / 255 * (entries - 1)) * 255 / (entries - 1)
+    assert ours.shape == (*grey.shape, 3)
+    assert np.abs(ours[..., 0] - steps).max() <= 1
+    assert np.abs(ours[..., 1] - (255 - steps)).max() <= 1
+    assert not ours[..., 2][steps < 127].any()
+    assert np.abs(ours[..., 2] - steps)[steps > 129].max() <= 1
+
+
+def test_the_profile_of_a_palette_is_that_of_the_image() -> None:
+    """Whoever asks for the profile gets the one that the state has for its colours."""
+    path, image = image_of("CT_small.dcm")
+    state = pseudo_color_state(256)
+    state.ICCProfile = profile_of("adobergb")
+    asked = Rendering(PNG, icc="yes")
+    data = file_of(image, [(1, cells_of(path, image))], asked, applied(state))
+    with PilImage.open(io.BytesIO(data)) as opened:
+        assert opened.info["icc_profile"].rstrip(b"\0") == profile_of("adobergb").rstrip(b"\0")

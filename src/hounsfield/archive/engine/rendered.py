@@ -162,7 +162,7 @@ class Rendered:
         """An image as a presentation state wants it. ``BadParameterError`` when it is not for this image."""
         try:
             if presentation.row.sop_class_uid not in SOP_CLASSES:
-                raise BadParameterError("that is no grayscale or colour softcopy presentation state")
+                raise BadParameterError("that is no presentation state that is followed here")
             state = await self._state(presentation)
             for one in state.references:
                 if one.sop_uid == instance.row.sop_uid:

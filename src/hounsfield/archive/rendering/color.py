@@ -45,6 +45,21 @@ class Palette:
             colours.append(small(stored))
         return np.stack(colours, axis=-1)
 
+    @property
+    def first(self) -> int:
+        """The lowest value that has a colour of its own."""
+        return self.red.first
+
+    def over(self, grey: NDArray[Any]) -> NDArray[Any]:
+        """The colours of grey, from the first of black to the last of white (PS3.4 N.2.2)."""
+        last = len(self.red.table) - 1
+        return self(self.first + np.rint(grey.astype(np.float64) * (last / 255)))
+
+
+def has_palette(found: Elements) -> bool:
+    """Whether a data set says anything of a palette."""
+    return _PALETTE_TAGS[0][0] in found
+
 
 def palette_of(found: Elements) -> Palette:
     """The palette of a data set. ``NotRenderableError`` when it has none that is whole."""

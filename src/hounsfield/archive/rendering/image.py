@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from hounsfield.archive.rendering.color import MONOCHROME, PALETTE_COLOR, RETIRED, Palette, palette_of
+from hounsfield.archive.rendering.color import (
+    MONOCHROME,
+    PALETTE_COLOR,
+    RETIRED,
+    Palette,
+    has_palette,
+    palette_of,
+)
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError
 from hounsfield.archive.rendering.grey import Modality, Padding, Rescale, Word, modality_of
@@ -31,6 +38,7 @@ _FLOATING: Final = {
 }
 _REPRESENTATIVE_FRAME: Final = 0x00286010
 _PRESENTATION_LUT_SHAPE: Final = 0x20500020
+_PIXEL_PRESENTATION: Final = 0x00089205
 _PIXEL_DATA: Final = 0x7FE00010
 _PIXEL_ASPECT_RATIO: Final = 0x00280034
 _SPACINGS: Final = (0x00280030, 0x00181164, 0x00182010)
@@ -125,6 +133,17 @@ class Image:
     def palette(self) -> Palette:
         """``NotRenderableError`` when it has none that is whole."""
         return palette_of(self.elements)
+
+    @cached_property
+    def supplemental(self) -> Palette | None:
+        """The colours of values that lie above the grey ones, if any (PS3.3 C.7.6.19, C.8.16.2.1.1.1)."""
+        coloured = self.elements.word(_PIXEL_PRESENTATION) in ("COLOR", "MIXED")
+        if not (coloured and self.is_grey and has_palette(self.elements)) or self.floating:
+            return None
+        try:
+            return self.palette
+        except NotRenderableError:  # damaged colours are no reason to show nothing
+            return None
 
     @cached_property
     def padding(self) -> Padding | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hounsfield.archive.rendering.annotation import annotated
-from hounsfield.archive.rendering.color import to_rgb
+from hounsfield.archive.rendering.color import Palette, to_rgb
 from hounsfield.archive.rendering.errors import NotRenderableError
 from hounsfield.archive.rendering.film import animated, filmed
 from hounsfield.archive.rendering.grey import WHOLE, GreyTransform, Word, data_range, grey
@@ -68,7 +68,8 @@ def file_of(  # noqa: PLR0917
         return filmed(pictures, image.frame_seconds, asked.quality)
     ((number, cells),) = frames
     picture = picture_of(image, number, cells, asked, state, lettering=lettering)
-    picture, profile = in_profile(picture, asked.icc, image.icc_profile, foreign)
+    own = image.icc_profile if state is None or state.palette is None else state.icc_profile
+    picture, profile = in_profile(picture, asked.icc, own, foreign)
     return encoded(picture, asked.media_type, asked.quality, profile)
 
 
@@ -87,6 +88,10 @@ def picture_of(  # noqa: PLR0917
     """
     if image.is_grey:
         picture = _grey(image, number, cells, asked, state, limits)
+        if state is not None and state.palette is not None:
+            picture = state.palette.over(picture)
+        elif state is None and image.supplemental is not None:
+            picture = _coloured(picture, _word(image, cells).values(cells.array[:, :, 0]), image.supplemental)
     elif image.format.samples == 1:
         picture = image.palette(_word(image, cells).values(cells.array[:, :, 0]))
     else:
@@ -122,8 +127,25 @@ def _grey(  # noqa: PLR0917
     voi: Voi | None = asked.window or (image.voi(number) if state is None else state.voi)
     word = _word(image, cells)
     if voi is None:
-        voi = limits or data_range(word.values(stored), modality, image.padding)
+        voi = limits or data_range(_grey_values(image, word, stored, state), modality, image.padding)
     return grey(stored, GreyTransform(modality, voi, inverse, image.padding, presentation), word)
+
+
+def _grey_values(
+    image: Image, word: Word, stored: NDArray[Any], state: ImagePresentation | None
+) -> NDArray[Any]:
+    """The values that are shown grey: those that have a colour of their own measure nothing."""
+    values = word.values(stored)
+    palette = image.supplemental if state is None else None
+    return values if palette is None else values[values < palette.first]
+
+
+def _coloured(picture: NDArray[Any], values: NDArray[Any], palette: Palette) -> NDArray[Any]:
+    """RGB: grey, and in colour the values from the palette's first on."""
+    out = np.repeat(picture[:, :, np.newaxis], 3, axis=2)
+    coloured = values >= palette.first
+    out[coloured] = palette(values[coloured])
+    return out
 
 
 def _word(image: Image, cells: Cells) -> Word:
@@ -144,7 +166,7 @@ def common_range(
     for number, cells in frames:
         if (image.voi(number) if state is None else state.voi) is not None:
             continue
-        stored = _word(image, cells).values(cells.array[:, :, 0])
+        stored = _grey_values(image, _word(image, cells), cells.array[:, :, 0], state)
         modality = (state.modality if state is not None else None) or image.modality(number)
         ranges.append(data_range(stored, modality, image.padding))
     if not ranges:

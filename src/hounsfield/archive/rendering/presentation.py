@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from hounsfield.archive.rendering.color import Palette, has_palette, palette_of
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import NoImageError
 from hounsfield.archive.rendering.graphics import Drawing, drawings_of, drawn
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 else:
     np = deferred("numpy")
 
-#: Grayscale and Color Softcopy Presentation State Storage.
-SOP_CLASSES: Final = frozenset({"1.2.840.10008.5.1.4.1.1.11.1", "1.2.840.10008.5.1.4.1.1.11.2"})
+#: Grayscale, Color and Pseudo-Color Softcopy Presentation State Storage.
+SOP_CLASSES: Final = frozenset(f"1.2.840.10008.5.1.4.1.1.11.{number}" for number in (1, 2, 3))
 REFERENCES_MAX: Final = 2000
 """Images of one presentation state: it is for one series as a rule. What is beyond is not shown."""
 
@@ -35,6 +36,7 @@ _SOFTCOPY_VOI, _PRESENTATION_LUTS, _PRESENTATION_SHAPE = 0x00283110, 0x20500010,
 _DISPLAYED_AREAS, _TOP_LEFT, _BOTTOM_RIGHT = 0x0070005A, 0x00700052, 0x00700053
 _SPACING, _ASPECT = 0x00700101, 0x00700102
 _FLIP, _ROTATION = 0x00700041, 0x00700042
+_ICC_PROFILE: Final = 0x00282000
 _ACTIVATION_LAYER: Final = 0x1001
 _GROWTH_MAX: Final = 16
 """A displayed area may be larger than its image; not so many times larger."""
@@ -81,6 +83,7 @@ class PresentationState:
             voi=None if voi is None else voi_of(voi),
             inverse=table is None and found.word(_PRESENTATION_SHAPE) == "INVERSE",
             presentation_lut=None if table is None else lut_of(table),
+            palette=palette_of(found) if has_palette(found) else None,
             area=area,
             flip=found.word(_FLIP) == "Y",
             quarter_turns=found.integer(_ROTATION) // 90 % 4,
@@ -112,10 +115,16 @@ class ImagePresentation:
     voi: Voi | None = None
     inverse: bool = False
     presentation_lut: Lut | None = None
+    palette: Palette | None = None
     area: Elements | None = None
     flip: bool = False
     quarter_turns: int = 0
     drawings: tuple[Drawing, ...] = field(default=())
+
+    @property
+    def icc_profile(self) -> bytes:
+        """The profile of its palette's colours."""
+        return bytes(self.elements.raw(_ICC_PROFILE))
 
     def overlays(self, of_image: Iterable[Overlay]) -> tuple[Overlay, ...]:
         """The planes that are shown: its own and the image's, each only when put into a layer."""
