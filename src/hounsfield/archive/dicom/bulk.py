@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias
 
 from hounsfield.archive.dicom.deflated import plain_header
 from hounsfield.archive.dicom.ends import trailer_start
@@ -14,6 +15,10 @@ from hounsfield.codecs.registry import TransferSyntax
 Buffer = bytes | bytearray | memoryview
 
 _PATH: Final = re.compile(r"[0-9A-Fa-f]{8}(?:/[1-9][0-9]{0,8}/[0-9A-Fa-f]{8}){0,32}", re.ASCII)
+
+
+_Tree: TypeAlias = "dict[int, _Tree]"
+"""Steps of paths, tags and numbers of items in turn; nothing below a step at which a path ends."""
 
 
 class Bulk(NamedTuple):
@@ -63,3 +68,60 @@ def _find(  # noqa: PLR0917
                 return _find(data, item_start, item_end, item_implicit, little, steps[2:])
         return None
     return None
+
+
+def find_all_bulk(
+    header: Buffer, trailer: Buffer, transfer_syntax: TransferSyntax, paths: Iterable[str]
+) -> list[tuple[str, Bulk]]:
+    """The elements that these paths name, in the order in which they are stored, found in one walk.
+
+    Pixel data at the top level, and what is not there, is left out.
+    """
+    wanted: _Tree = {}
+    for path in paths:
+        steps = path.split("/")
+        if not _PATH.fullmatch(path) or int(steps[0], 16) in PIXEL_TAGS:
+            continue
+        below = wanted
+        for step in steps[:-1]:
+            below = below.setdefault(int(step, 16), {})
+        below.setdefault(int(steps[-1], 16), {})
+    body = plain_header(header, transfer_syntax)
+    little = transfer_syntax.little_endian
+    implicit = looks_implicit(body, 0, len(body), transfer_syntax.implicit_vr)
+    found: list[tuple[str, Bulk]] = []
+    _find_all(body, 0, len(body), implicit, little, wanted, "", found)
+    if len(trailer) and wanted:
+        tail = bytes(trailer)
+        start = trailer_start(body, tail, implicit, little)
+        _find_all(tail, start, len(tail), implicit, little, wanted, "", found)
+    return found
+
+
+def _find_all(  # noqa: PLR0917
+    data: bytes,
+    start: int,
+    end: int,
+    implicit: bool,
+    little: bool,
+    wanted: _Tree,
+    before: str,
+    found: list[tuple[str, Bulk]],
+) -> None:
+    for tag, vr, at, length, undefined in elements(data, start, end, implicit, little):
+        below = wanted.get(tag)
+        if below is None:
+            continue
+        path = f"{before}{tag:08X}"
+        if not below:
+            value = Bulk("UN" if vr == "SQ" else vr, memoryview(data)[at : at + length], little)
+            found.append((path, value))
+            continue
+        inner = implicit or (vr == "UN" and not undefined)
+        for number, (item_start, item_end, item_implicit) in enumerate(
+            items(data, at, at + length, inner, little), start=1
+        ):
+            # Items are counted from 1 and written in decimal; the tree holds all steps as they read in hex.
+            item = below.get(int(str(number), 16))
+            if item is not None:
+                _find_all(data, item_start, item_end, item_implicit, little, item, f"{path}/{number}/", found)

@@ -103,15 +103,13 @@ class Bulkdata:
         """
         ranges = accept.ranges_of(*accept.accepted(scope))
         found = [
-            one
-            for one in await self._engine.instances(study_uid, series_uid, sop_uid)
-            if is_deflated(one.row.transfer_syntax_uid) or Layout(one.row.layout) is not Layout.HEADER_ONLY
+            one for one in await self._engine.instances(study_uid, series_uid, sop_uid) if has_pixels(one)
         ]
         if not found:
             raise NotFoundError("there is no pixel data here that can be given alone")
         if len(found) == 1:
             return await self._pixels_of_one(scope, found[0], ranges)
-        deliveries = [_delivery(one, ranges, alone=False) for one in found]
+        deliveries = [delivery_of(one, ranges, alone=False) for one in found]
         given = [delivery.transfer_syntax for delivery in deliveries]
         validators = validators_of_all(found, "pixels", self._url(scope, found[0]), *given)
         if is_unchanged(scope, validators):
@@ -122,16 +120,14 @@ class Bulkdata:
         return StreamResponse([(b"content-type", kind), *validators.headers()], body, ahead=PIECES_AHEAD)
 
     async def _pixels_of_one(self, scope: Scope, one: Instance, ranges: tuple[MediaRange, ...]) -> AsgiApp:
-        delivery = _delivery(one, ranges, alone=True)
+        delivery = delivery_of(one, ranges, alone=True)
         if _is_one_value(one, delivery):
-            async with aclosing(self._values(one, delivery)) as values:
+            async with aclosing(self.values(one, delivery)) as values:
                 async for value in values:
-                    return await self._one_value(
-                        scope, one, value, delivery, await self._location(scope, one)
-                    )
+                    return await self._one_value(scope, one, value, delivery, await self.location(scope, one))
             raise NotFoundError("there is no pixel data here that can be given alone")
         if not delivery.multipart:
-            delivery = _delivery(one, ranges, alone=False)
+            delivery = delivery_of(one, ranges, alone=False)
         given = ("pixels", self._url(scope, one), delivery.transfer_syntax)
         validators = validators_of_all([one], *given)
         if is_unchanged(scope, validators):
@@ -164,8 +160,8 @@ class Bulkdata:
     ) -> AsyncIterator[Sequence[Buffer]]:
         first = True
         for one, delivery in zip(found, deliveries, strict=True):
-            url = (await self._location(scope, one)).encode("ascii", "replace")
-            async with aclosing(self._values(one, delivery)) as values:
+            url = (await self.location(scope, one)).encode("ascii", "replace")
+            async with aclosing(self.values(one, delivery)) as values:
                 async for value in values:
                     yield (part_head(boundary, content_type(delivery), value.length, url, first=first),)
                     first = False
@@ -174,7 +170,7 @@ class Bulkdata:
                             yield piece
         yield (closing(boundary),)
 
-    async def _values(self, one: Instance, delivery: Delivery) -> AsyncGenerator[Value, None]:
+    async def values(self, one: Instance, delivery: Delivery) -> AsyncGenerator[Value, None]:
         """The values of an instance's pixel data, one after the other."""
         syntax = lookup(one.row.transfer_syntax_uid)
         if not accept.is_as_stored(delivery, syntax.uid):
@@ -257,12 +253,12 @@ class Bulkdata:
             base_url(scope, self._settings.base_url), one.study_uid, one.series_uid, one.row.sop_uid
         )
 
-    async def _location(self, scope: Scope, one: Instance) -> str:
+    async def location(self, scope: Scope, one: Instance) -> str:
         """The BulkDataURI that metadata has for the pixel data (PS3.18 10.4.3.3.6)."""
         return f"{self._url(scope, one)}/bulkdata/{await pixel_tag(self._engine, one):08X}"
 
 
-def _delivery(one: Instance, ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery:
+def delivery_of(one: Instance, ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery:
     uid = one.row.transfer_syntax_uid
     delivery = accept.for_frames(ranges, uid, transcodable, alone=alone)
     if delivery is None:
@@ -270,6 +266,11 @@ def _delivery(one: Instance, ranges: tuple[MediaRange, ...], *, alone: bool) -> 
             raise WebError(406, "this comes in several parts, as multipart/related only")
         raise not_acceptable(uid)
     return delivery
+
+
+def has_pixels(one: Instance) -> bool:
+    """Whether an instance has pixel data, or may have: of a deflated one only inflating it tells."""
+    return is_deflated(one.row.transfer_syntax_uid) or Layout(one.row.layout) is not Layout.HEADER_ONLY
 
 
 def _is_one_value(one: Instance, delivery: Delivery) -> bool:

@@ -164,6 +164,10 @@ def _retrieve(summary: str) -> dict[str, Any]:
     )
 
 
+def _all_bulk(summary: str) -> dict[str, Any]:
+    return _get(summary, _content("multipart/related"), errors="400 401 404 406 412 503", tag="WADO-RS")
+
+
 def _pixels(summary: str) -> dict[str, Any]:
     return _get(
         summary,
@@ -288,6 +292,9 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
         "Retrieve frames", _content("multipart/related", "application/octet-stream", "image/*"),
         errors="400 401 404 406 412 416 503", tag="WADO-RS",
     ),
+    ("GET", f"{_STUDY}/bulkdata"): _all_bulk("All bulk data of a study's instances"),
+    ("GET", f"{_SERIES}/bulkdata"): _all_bulk("All bulk data of a series' instances"),
+    ("GET", f"{_INSTANCE}/bulkdata"): _all_bulk("All bulk data of one instance"),
     ("GET", f"{_INSTANCE}/bulkdata/{{path}}"): _get(
         "Retrieve the value of one element", _content("multipart/related", "application/octet-stream"),
         errors="400 401 404 406 412 416 503", tag="WADO-RS",
@@ -317,7 +324,7 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
 
 
 RETRIEVE_CAPABILITIES: Final = "RetrieveCapabilities"
-_NAMES: Final = {"pixeldata": "PixelData", "{path}": "Bulkdata"}
+_NAMES: Final = {"pixeldata": "PixelData", "{path}": "Bulkdata", "bulkdata": "AllBulkdata"}
 _TAGS: Final = {
     "QIDO-RS": "Search (PS3.18 10.6)",
     "WADO-RS": "Retrieval (PS3.18 10.4)",

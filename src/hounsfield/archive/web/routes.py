@@ -13,6 +13,7 @@ import trio
 
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.web.all_bulkdata import AllBulkdata
 from hounsfield.archive.web.bulkdata import Bulkdata
 from hounsfield.archive.web.capabilities import capabilities_response
 from hounsfield.archive.web.changes import ChangeFeed
@@ -66,6 +67,7 @@ def routes(
     metadata, stow = Metadata(engine, settings), Stow(engine, settings, uploads_open)
     pictures = RenderedPictures(engine, settings)
     bulkdata, deletion = Bulkdata(engine, settings), Deletion(engine, settings)
+    everything = AllBulkdata(engine, settings, bulkdata)
 
     changes = ChangeFeed(engine, settings, feeds_open=feeds_open, closing=closing)
 
@@ -85,6 +87,9 @@ def routes(
 
     async def bulk(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await bulkdata.element(scope, path["study"], path["series"], path["instance"], path["path"])
+
+    async def all_bulk(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await everything.retrieve(scope, path["study"], path.get("series"), path.get("instance"))
 
     async def pixels(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await bulkdata.pixels(scope, path["study"], path.get("series"), path.get("instance"))
@@ -158,6 +163,9 @@ def routes(
         ("GET", f"{_STUDY}/metadata", describe),
         ("GET", f"{_SERIES}/metadata", describe),
         ("GET", f"{_INSTANCE}/metadata", describe),
+        ("GET", f"{_STUDY}/bulkdata", all_bulk),
+        ("GET", f"{_SERIES}/bulkdata", all_bulk),
+        ("GET", f"{_INSTANCE}/bulkdata", all_bulk),
         ("GET", f"{_INSTANCE}/bulkdata/{{path:path}}", bulk),
         ("GET", f"{_STUDY}/pixeldata", pixels),
         ("GET", f"{_SERIES}/pixeldata", pixels),
