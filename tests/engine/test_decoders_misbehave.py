@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import sys
@@ -99,7 +100,42 @@ def test_a_crash_costs_one_frame(close_later, fault: str) -> None:
     with pytest.raises(DecodingError):
         isolation.decode(J2K, b"bad", PIXELS)
     assert isolation.decode(J2K, b"good", PIXELS) == b"\1\0" * 16
+    # The second was its own: the first might have been spoilt by the frame before it.
+    assert (isolation.started, isolation.failed) == (3, 2)
+
+
+def test_what_a_frame_spoilt_costs_the_next_one_nothing(close_later) -> None:
+    """A library wrote where it must not, and answered: it shows when a sound frame is decoded."""
+    spoil = "if bytes(frame) == b'bad': coders.spoilt = True\n    elif hasattr(coders, 'spoilt'): os.abort()"
+    isolation = close_later(Sabotaged(spoil))
+    assert isolation.decode(J2K, b"bad", PIXELS) == bytes(32)
+    assert isolation.decode(J2K, b"sound", PIXELS) == bytes(32)
     assert (isolation.started, isolation.failed) == (2, 1)
+
+
+def test_a_frame_is_tried_twice_at_most(close_later) -> None:
+    isolation = close_later(Sabotaged("os.abort()"))
+    with pytest.raises(DecodingError):
+        isolation.decode(J2K, b"bad", PIXELS)
+    assert (isolation.started, isolation.failed) == (1, 1)  # in a process that was new
+    assert isolation.decode(J2K, b"good", PIXELS)
+    with pytest.raises(DecodingError):
+        isolation.decode(J2K, b"bad", PIXELS)
+    assert (isolation.started, isolation.failed) == (3, 3)
+
+
+def test_what_takes_too_long_is_not_tried_again(close_later) -> None:
+    for fault, limits in (
+        ("time.sleep(600)", IsolationLimits(wall_s_max=2.0)),
+        ("while True: pass", IsolationLimits(cpu_s_max=0, wall_s_max=60.0)),
+    ):
+        isolation = close_later(Sabotaged(fault, limits))
+        with contextlib.suppress(DecodingError):  # with no CPU time at all, now and then
+            isolation.decode(J2K, b"good", PIXELS)
+        failed = isolation.failed
+        with pytest.raises(DecodingError):
+            isolation.decode(J2K, b"bad", PIXELS)
+        assert isolation.failed == failed + 1, fault
 
 
 @pytest.mark.parametrize(

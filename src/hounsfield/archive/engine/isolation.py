@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -36,6 +37,10 @@ _UID_CHARACTERS_MAX: Final = 64
 
 class DecodingError(CodecError):
     """The frame was not decoded: it is no such frame, or decoding it took too much."""
+
+
+class _SpoiltError(DecodingError):
+    """The process that was to decode the frame ended, and had decoded others before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,14 @@ class _Worker:
         self.used_at = time.monotonic()
         self.frames += 1
         return status, payload
+
+    def may_have_been_spoilt(self, error: Exception) -> bool:
+        """Whether a frame before may be why the process, which was ended, has failed.
+
+        Libraries write where they must not, and it shows later. What took too long did so by itself.
+        """
+        took_too_long = isinstance(error, TimeoutError) or self.process.returncode == -signal.SIGXCPU
+        return self.frames > 0 and not took_too_long
 
     def end(self) -> None:
         self.process.kill()
@@ -160,18 +173,23 @@ class Isolation:
         request = protocol.REQUEST.pack(len(task), len(frame)) + task
         bytes_max = expected if expected is not None else limits.frame_bytes_max
         with self._turns:
-            status, payload = self._exchange((request, frame), bytes_max, expected)
+            try:
+                status, payload = self._exchange((request, frame), bytes_max, expected)
+            except _SpoiltError:
+                # Perhaps a frame before it is at fault: it has a process of its own, once.
+                status, payload = self._exchange((request, frame), bytes_max, expected, fresh=True)
         if status != protocol.DECODED:
             raise DecodingError("the frame does not decode as its transfer syntax and attributes say")
         return payload
 
     def _exchange(
-        self, request: tuple[Buffer, ...], bytes_max: int, expected: int | None
+        self, request: tuple[Buffer, ...], bytes_max: int, expected: int | None, *, fresh: bool = False
     ) -> tuple[int, bytearray]:
+        """``DecodingError``; ``_SpoiltError`` when a process ended that had decoded others before."""
         deadline = time.monotonic() + self.limits.wall_s_max
         worker: _Worker | None = None
         try:
-            worker = self._taken()
+            worker = self._started() if fresh else self._taken()
             status, payload = worker.exchange(request, bytes_max, deadline)
             if status == protocol.DECODED and expected is not None and len(payload) != expected:
                 raise EOFError("an answer of another length than the shape's")
@@ -179,7 +197,11 @@ class Isolation:
             self._let_go(worker)
             with self._lock:
                 self.failed += 1
-            raise DecodingError(f"decoding was ended ({type(error).__name__})") from error
+                closed = self._closed
+            said = f"decoding was ended ({type(error).__name__})"
+            if worker is not None and worker.may_have_been_spoilt(error) and not closed:
+                raise _SpoiltError(said) from error
+            raise DecodingError(said) from error
         except BaseException:
             self._let_go(worker)
             raise
@@ -213,8 +235,9 @@ class Isolation:
                     self._busy.add(worker)
         for worker in stale:
             worker.end()
-        if found is not None:
-            return found
+        return found or self._started()
+
+    def _started(self) -> _Worker:
         worker = _Worker(self._command())
         with self._lock:
             self.started += 1
