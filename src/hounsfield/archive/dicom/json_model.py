@@ -41,9 +41,9 @@ def text_values(text: str, vr: str) -> list[Any] | None:
     if vr == "PN":
         return [_name(part) if part else None for part in parts]
     if vr == "IS":
-        return [_integer(part) if part else None for part in parts]
+        return [integer_of(part) if part else None for part in parts]
     if vr == "DS":
-        return [_decimal(part) if part else None for part in parts]
+        return [decimal_of(part) if part else None for part in parts]
     return [part or None for part in parts]
 
 
@@ -53,16 +53,18 @@ def _name(text: str) -> dict[str, str]:
     return {group: part for group, part in zip(NAME_GROUPS, text.split("="), strict=False) if part}
 
 
-def _integer(text: str) -> int | str:
+def integer_of(text: str) -> int | str:
+    """One value of IS: a number when it is one that every reader keeps, else the text."""
     if not _INTEGER_TEXT.fullmatch(text):
         return text
     value = int(text)
     return value if -EXACT_MAX <= value <= EXACT_MAX else text
 
 
-def _decimal(text: str) -> float | int | str:
+def decimal_of(text: str) -> float | int | str:
+    """One value of DS, likewise."""
     if _INTEGER_TEXT.fullmatch(text):
-        return _integer(text)
+        return integer_of(text)
     if not _DECIMAL_TEXT.fullmatch(text):
         return text
     value = float(text)
@@ -85,9 +87,9 @@ def attributes_to_model(*levels: tuple[Mapping[int, str], Mapping[int, str]]) ->
             continue
         values: list[Any] | None
         if vr in _INTEGERS:
-            values = [_integer(part) if part else None for part in text.split("\\")]
+            values = [integer_of(part) if part else None for part in text.split("\\")]
         elif vr in ("FL", "FD"):
-            values = [_decimal(part) if part else None for part in text.split("\\")]
+            values = [decimal_of(part) if part else None for part in text.split("\\")]
         elif tag == SPECIFIC_CHARACTER_SET:
             values = ["ISO_IR 192"]
         else:

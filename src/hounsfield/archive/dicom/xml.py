@@ -22,7 +22,7 @@ from typing import Any, Final
 from xml.parsers import expat
 
 from hounsfield.archive.dicom.dictionary import KEYWORD_OF, vr_of
-from hounsfield.archive.dicom.json_model import EXACT_MAX, NAME_GROUPS, Model
+from hounsfield.archive.dicom.json_model import NAME_GROUPS, Model, decimal_of, integer_of
 from hounsfield.archive.dicom.walk import DEPTH_MAX
 
 NAMESPACE: Final = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
@@ -38,7 +38,6 @@ _BLANKS: Final = str.maketrans({"\n": "&#10;", "\t": "&#9;"})
 _INTEGERS: Final = frozenset({"SL", "SS", "SV", "UL", "US", "UV"})
 _FLOATS: Final = frozenset({"FL", "FD"})
 _INTEGER_TEXT: Final = re.compile(r"[+-]?[0-9]{1,20}", re.ASCII)
-_DECIMAL_TEXT: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _ODD: Final = frozenset("13579BDFbdf")  # last digits of the groups of private attributes
 _TAG: Final = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
 _VR: Final = re.compile(r"[A-Z]{2}", re.ASCII)
@@ -355,7 +354,9 @@ class _Reader:
                 raise XmlError(f"a value in {self._where()} is not a number") from None
             return number if math.isfinite(number) else None
         if vr in ("IS", "DS"):
-            return _number_of(text, vr)
+            text = text.strip()
+            if text:
+                return integer_of(text) if vr == "IS" else decimal_of(text)
         return text or None
 
     def _spend(self, nodes: int) -> None:
@@ -365,16 +366,6 @@ class _Reader:
 
     def _where(self) -> str:
         return f"element {self._elements[-1][0]}" if self._elements else "the document"
-
-
-def _number_of(text: str, vr: str) -> int | float | str | None:
-    """IS and DS as JSON has them: numbers when they are, else the text (PS3.18 F.2.3)."""
-    text = text.strip()
-    if _INTEGER_TEXT.fullmatch(text) and -EXACT_MAX <= int(text) <= EXACT_MAX:
-        return int(text)
-    if vr == "DS" and _DECIMAL_TEXT.fullmatch(text) and math.isfinite(float(text)):
-        return float(text)
-    return text or None
 
 
 def _name(groups: Mapping[str, Mapping[str, str]]) -> dict[str, str] | None:

@@ -40,12 +40,11 @@ from hounsfield.archive.index.rows import (
     Location,
     ObjectRow,
     QuarantineRow,
-    UseRow,
     decode,
     encode,
 )
 from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, SPARE, TOMBSTONE, USE, VERSION
-from hounsfield.archive.index.use import DeadRecords, forget_segment, with_segments
+from hounsfield.archive.index.use import DeadRecords, forget_segment, use_of, uses, with_segments
 from hounsfield.storage_backends.api import Batch, Buffer, Snapshot, Table
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
@@ -206,7 +205,7 @@ class Rewriter:
         with self._indexer.store.snapshot() as snapshot:
             found = [
                 segment
-                for segment, use in ((key, decode(UseRow, held)) for key, held in snapshot.scan(USE))
+                for segment, use in uses(snapshot)
                 if use.emptied and (before_ns is None or use.changed_ns < before_ns)
             ]
         for segment in found:
@@ -322,9 +321,7 @@ class Rewriter:
             for new in new_segments:
                 done = progress_batch({new: self._log.size(new)}, closed=True)
                 batch.puts += done.puts
-            held = snapshot.get(USE, segment)
-            use = UseRow() if held is None else decode(UseRow, held)
-            batch.require(USE, segment, held)
+            use = use_of(snapshot, batch, segment)
             batch.put(USE, segment, encode(structs.replace(
                 use, emptied=is_emptied, damaged=walk.damaged + walk.unreadable, changed_ns=self._clock()
             )))  # fmt: skip

@@ -38,9 +38,7 @@ class DeadRecords:
     def plan(self, snapshot: Snapshot, batch: Batch, now_ns: int) -> None:
         """Have ``batch`` count them."""
         for segment, (count, total) in self._found.items():
-            held = snapshot.get(USE, segment)
-            old = UseRow() if held is None else decode(UseRow, held)
-            batch.require(USE, segment, held)
+            old = use_of(snapshot, batch, segment)
             new = structs.replace(
                 old,
                 dead_bytes=old.dead_bytes + total,
@@ -49,6 +47,13 @@ class DeadRecords:
                 changed_ns=now_ns,
             )
             batch.put(USE, segment, encode(new))
+
+
+def use_of(snapshot: Snapshot, batch: Batch, segment: bytes) -> UseRow:
+    """A segment's row, which ``batch`` now requires to be what it is, so that it can be changed."""
+    held = snapshot.get(USE, segment)
+    batch.require(USE, segment, held)
+    return UseRow() if held is None else decode(UseRow, held)
 
 
 def uses(snapshot: Snapshot) -> Iterator[tuple[bytes, UseRow]]:
