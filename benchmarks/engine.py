@@ -80,7 +80,7 @@ def run_named(
         console.print(f"[bold]{name}[/bold]: {title}")
         began = time.monotonic()
         try:
-            figures = found()(settings, partial(console.print, markup=False, highlight=False))
+            figures = found()(settings, partial(console.print, markup=False, highlight=False, soft_wrap=True))
         except Exception as error:
             run["errors"][name] = f"{type(error).__name__}: {error}"
             console.print(f"{name} failed: {error}", markup=False, style="red")
