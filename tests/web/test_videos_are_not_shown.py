@@ -20,6 +20,7 @@ pytestmark = pytest.mark.peer("av")
 
 FRAMES = 75
 PNG = {"accept": "image/png"}
+PLAYLIST = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n"
 #: Encoder and muxer of FFmpeg, transfer syntax, its demuxer.
 KINDS = [
     ("libx264", "mp4", AVC, "mov"),
@@ -142,6 +143,13 @@ async def test_a_type_that_is_not_its_own_is_given(archive) -> None:
         assert answer.content == mpeg.content
 
 
+@pytest.mark.parametrize("media_type", ["video/mpeg", "video/mp4", "video/H265"])
+def test_what_is_no_video_is_tried_by_a_demuxer(media_type: str) -> None:
+    """A playlist names other files; whatever is not known is not opened."""
+    for head in (PLAYLIST, b"concat:/etc/passwd", b"", b"\0", b"RIFF\0\0\0\0AVI LIST", b"\x47" * 3):
+        assert demuxer_of(head, media_type) == ""
+
+
 @pytest.mark.parametrize("kind", ["cut", "noise", "unknown", "size"])
 async def test_damage_fails_the_server(archive, kind: str) -> None:
     stream = stream_of("libx264", "mpegts")
@@ -151,7 +159,7 @@ async def test_damage_fails_the_server(archive, kind: str) -> None:
         noise = np.random.default_rng(1).integers(0, 256, 20_000, np.uint8).tobytes()
         stream = stream[:4000] + noise
     elif kind == "unknown":
-        stream = b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n" * 20
+        stream = PLAYLIST * 20
     data = video_object(stream, FRAMES)
     if kind == "size":
         data.Rows, data.Columns = ROWS // 2, COLUMNS * 2
