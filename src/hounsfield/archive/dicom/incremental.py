@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import Enum
-from struct import Struct
 from typing import Final
 
 from hounsfield.archive.dicom.attributes import INDEXED_TAGS
@@ -38,6 +37,9 @@ from hounsfield.archive.dicom.incremental_fragments import PassingFragments
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.scan import PIXEL_DATA, PIXEL_TAGS, Buffer, PixelData, ScanLimits, Scanned, Walk
 from hounsfield.archive.dicom.walk import (
+    EXPLICIT_HEAD,
+    IMPLICIT_HEAD,
+    LENGTH32,
     BadSequenceError,
     Budget,
     is_letters,
@@ -53,9 +55,6 @@ __all__ = ["IncrementalLimits", "IncrementalScan", "StreamScanned"]
 _EXTENDED_OFFSETS: Final = 0x7FE00001
 _KEPT: Final = INDEXED_TAGS | PIXEL_TAGS | {_EXTENDED_OFFSETS}
 
-_EXPLICIT: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
-_IMPLICIT: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
-_LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
 _NEVER: Final = 1 << 62
 _STEP_BYTES: Final = 64 * 1024  # of header gathered before it is looked at again
 
@@ -255,10 +254,10 @@ class IncrementalScan:
         if pos + 8 > len(head):
             return None
         if self._implicit:
-            group, number, length = _IMPLICIT[little].unpack_from(head, pos)
+            group, number, length = IMPLICIT_HEAD[little].unpack_from(head, pos)
             tag = group << 16 | number
             return tag, vr_of(tag), pos + 8, length
-        group, number, letters, length = _EXPLICIT[little].unpack_from(head, pos)
+        group, number, letters, length = EXPLICIT_HEAD[little].unpack_from(head, pos)
         tag = group << 16 | number
         vr = SHORT_VRS.get(letters)
         if vr is not None:
@@ -267,7 +266,7 @@ class IncrementalScan:
         if vr is not None:
             if pos + 12 > len(head):
                 return None
-            return tag, vr, pos + 12, _LENGTH32[little].unpack_from(head, pos + 8)[0]
+            return tag, vr, pos + 12, LENGTH32[little].unpack_from(head, pos + 8)[0]
         if pos + 16 > len(head):
             return None
         return tag, *odd_header(head, pos, len(head), little)
@@ -393,7 +392,7 @@ class IncrementalScan:
             if self._stop is None:
                 rest += self._tail
             elif self._pixels[3] is None:
-                rest += _IMPLICIT[self._little].pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0)
+                rest += IMPLICIT_HEAD[self._little].pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0)
         body = bytes(rest)
         walk.top_level(body)
         if self._stop is not None:

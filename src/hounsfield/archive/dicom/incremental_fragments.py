@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from struct import Struct
 from typing import Final
 
 from hounsfield.archive.dicom.cuts import Fragments, Sighted, looks_like_image
 from hounsfield.archive.dicom.dictionary import ITEM, SEQUENCE_END, UNDEFINED
 from hounsfield.archive.dicom.problems import Problem
+from hounsfield.archive.dicom.walk import IMPLICIT_HEAD
 
-_ITEM: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
 _ITEM_HEADER_BYTES: Final = 8
 _SNIFFED_BYTES: Final = 12  # of a fragment's beginning tell whether a compressed image begins there
 _FRAGMENT_BYTES: Final = 100  # a place in an array, then in lists while the cuts are made
@@ -84,7 +83,7 @@ class PassingFragments:
 
     def _item(self, at: int) -> None:
         """An item header is there whole, at ``at`` in the stream."""
-        group, number, length = _ITEM[self._little].unpack_from(self._carry)
+        group, number, length = IMPLICIT_HEAD[self._little].unpack_from(self._carry)
         tag = group << 16 | number
         if tag == SEQUENCE_END:
             self.end, self.delimiter = at, bytes(self._carry)

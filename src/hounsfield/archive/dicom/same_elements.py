@@ -13,9 +13,9 @@ nothing would be lost. What legitimately differs with the syntax is not a differ
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from struct import Struct
 from typing import Final
 
+from hounsfield.archive.dicom.byte_order import WORD_BYTES, swapped
 from hounsfield.archive.dicom.dictionary import (
     ITEM,
     ITEM_END,
@@ -35,6 +35,7 @@ from hounsfield.archive.dicom.text import (
     decode,
     trim,
 )
+from hounsfield.archive.dicom.walk import EXPLICIT_HEAD, IMPLICIT_HEAD, LENGTH32
 
 Buffer = bytes | bytearray | memoryview
 
@@ -45,20 +46,11 @@ SPECIFIC_CHARACTER_SET: Final = 0x00080005
 _TRAILING_PADDING: Final = 0xFFFCFFFC
 _OFFSET_TABLES: Final = frozenset({0x7FE00001, 0x7FE00002})
 
-#: Bytes that are swapped together in big endian; every other VR is bytes or text.
-_SWAPPED: Final = {
-    "US": 2, "SS": 2, "OW": 2, "AT": 2, "UL": 4, "SL": 4, "FL": 4, "OF": 4, "OL": 4,
-    "FD": 8, "OD": 8, "SV": 8, "UV": 8, "OV": 8,
-}  # fmt: skip
 _TEXT: Final = frozenset({
     "AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT",
 })  # fmt: skip
 #: Pairs that say the same of the same bytes.
 _ALIKE: Final = frozenset({frozenset({"OB", "OW"})})
-
-_EXPLICIT: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
-_IMPLICIT: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
-_LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
 
 
 class NotComparableError(ValueError):
@@ -128,7 +120,7 @@ class _Reader:
             self.left -= 1
             if pos + 8 > end or self.left < 0:
                 raise NotComparableError("a data set that is cut off, or has too many elements")
-            group, number, letters, length = _EXPLICIT[self.little].unpack_from(data, pos)
+            group, number, letters, length = EXPLICIT_HEAD[self.little].unpack_from(data, pos)
             tag = group << 16 | number
             if tag == ITEM_END and until_item_end:
                 return found, pos + 8
@@ -176,7 +168,7 @@ class _Reader:
             self.left -= 1
             if pos + 8 > end or self.left < 0:
                 raise NotComparableError("a sequence that is cut off, or has too many items")
-            group, number, length = _IMPLICIT[self.little].unpack_from(self.data, pos)
+            group, number, length = IMPLICIT_HEAD[self.little].unpack_from(self.data, pos)
             tag = group << 16 | number
             pos += 8
             if tag == SEQUENCE_END and until_sequence_end:
@@ -195,7 +187,7 @@ class _Reader:
         return tuple(items), pos
 
     def _length32(self, at: int) -> int:
-        length: int = _LENGTH32[self.little].unpack_from(self.data, at)[0]
+        length: int = LENGTH32[self.little].unpack_from(self.data, at)[0]
         return length
 
 
@@ -224,7 +216,7 @@ def read(header: Buffer, trailer: Buffer, *, implicit: bool, little: bool, nativ
         return DataSet(elements, None)
     if pixels.length is None:
         # What is left of the header is the offset table, which the fragments make redundant.
-        if bytes(trailer[:8]) != _IMPLICIT[little].pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0):
+        if bytes(trailer[:8]) != IMPLICIT_HEAD[little].pack(SEQUENCE_END >> 16, SEQUENCE_END & 0xFFFF, 0):
             raise NotComparableError("pixel data without an end")
         start = 8
     else:
@@ -306,15 +298,10 @@ def _common_vr(mine: str, theirs: str, mine_implicit: bool, theirs_implicit: boo
 
 def _little(element: Element, little: bool) -> bytes | None:
     """The value in little endian; None when it is not made of whole numbers."""
-    unit = 1 if little else _SWAPPED.get(element.vr, 1)
-    if unit == 1:
-        return element.value
+    unit = 1 if little else WORD_BYTES.get(element.vr, 1)
     if len(element.value) % unit:
         return None
-    swapped = bytearray(len(element.value))
-    for at in range(unit):
-        swapped[at::unit] = element.value[unit - 1 - at :: unit]
-    return bytes(swapped)
+    return bytes(swapped(element.value, unit))
 
 
 def _items_of(element: Element, of: Elements) -> tuple[Elements, ...] | None:

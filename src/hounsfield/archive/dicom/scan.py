@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from struct import Struct
 from typing import Final
 
 from hounsfield.archive.dicom.cuts import (
@@ -49,6 +48,9 @@ from hounsfield.archive.dicom.dictionary import (
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.dicom.walk import (
     DEPTH_MAX,
+    EXPLICIT_HEAD,
+    IMPLICIT_HEAD,
+    LENGTH32,
     NESTED_ELEMENTS_MAX,
     BadSequenceError,
     Budget,
@@ -66,10 +68,6 @@ PIXEL_DATA: Final = 0x7FE00010
 PIXEL_TAGS: Final = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA})
 _DELIMITERS: Final = frozenset({SEQUENCE_END, ITEM_END})
 _EXTENDED_OFFSETS: Final = 0x7FE00001
-
-_EXPLICIT: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
-_IMPLICIT: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
-_LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +225,8 @@ class Walk:
     # The two loops below are the hot path: one dictionary store per element, nothing else when all is well.
 
     def _explicit_elements(self, data: Buffer) -> int:
-        unpack = _EXPLICIT[self.little].unpack_from
-        unpack32 = _LENGTH32[self.little].unpack_from
+        unpack = EXPLICIT_HEAD[self.little].unpack_from
+        unpack32 = LENGTH32[self.little].unpack_from
         short, long, elements = SHORT_VRS.get, LONG_VRS.get, self.elements
         end = len(data)
         last = end - 8
@@ -269,7 +267,7 @@ class Walk:
         return count
 
     def _implicit_elements(self, data: Buffer) -> int:
-        unpack = _IMPLICIT[self.little].unpack_from
+        unpack = IMPLICIT_HEAD[self.little].unpack_from
         known, elements = VR_OF.get, self.elements
         end = len(data)
         last = end - 8
@@ -350,7 +348,7 @@ class Walk:
         return after
 
     def _encapsulated(self, data: Buffer, vr: str, value: int, end: int) -> int:
-        unpack = _IMPLICIT[self.little].unpack_from
+        unpack = IMPLICIT_HEAD[self.little].unpack_from
         starts: list[int] = []
         left = self.limits.frames_max
         pos = value

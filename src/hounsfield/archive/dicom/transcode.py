@@ -21,12 +21,11 @@ from hounsfield.archive.dicom.text import (
     character_set,
     decode,
 )
-from hounsfield.archive.dicom.walk import DEPTH_MAX, elements, items
+from hounsfield.archive.dicom.walk import DEPTH_MAX, LENGTH32, elements, items
 
 UTF_8: Final = b"ISO_IR 192"
 
 _SHORT_LENGTH_MAX: Final = 0xFFFE
-_LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
 _LENGTH16: Final = {True: Struct("<H"), False: Struct(">H")}
 _ITEM_END: Final = {True: b"\xfe\xff\x0d\xe0" + bytes(4), False: b"\xff\xfe\xe0\x0d" + bytes(4)}
 _SEQUENCE_END: Final = {True: b"\xfe\xff\xdd\xe0" + bytes(4), False: b"\xff\xfe\xe0\xdd" + bytes(4)}
@@ -119,7 +118,7 @@ def _sequence(  # noqa: PLR0917
         changed = True
         undefined = data[start - 4 : start] == b"\xff\xff\xff\xff"
         length = UNDEFINED if undefined else len(item)
-        pieces += (data[copied : start - 8], _ITEM[little], _LENGTH32[little].pack(length), item)
+        pieces += (data[copied : start - 8], _ITEM[little], LENGTH32[little].pack(length), item)
         copied = stop
     pieces.append(data[copied:end])
     return b"".join(pieces), changed
@@ -133,13 +132,13 @@ def _header(  # noqa: PLR0917
         return data[begin:at]
     letters = data[begin + 4 : begin + 6]
     if at - begin == 12 and not implicit:
-        return data[begin : at - 4] + _LENGTH32[little].pack(length)
+        return data[begin : at - 4] + LENGTH32[little].pack(length)
     if letters == written.encode() and not implicit and letters not in LONG_VRS:
         if length <= _SHORT_LENGTH_MAX:
             return data[begin : at - 2] + _LENGTH16[little].pack(length)
         # PS3.5 6.2.2: a value too long for its VR's length field is UN.
-        return data[begin : begin + 4] + b"UN" + bytes(2) + _LENGTH32[little].pack(length)
-    return data[begin : at - 4] + _LENGTH32[little].pack(length)
+        return data[begin : begin + 4] + b"UN" + bytes(2) + LENGTH32[little].pack(length)
+    return data[begin : at - 4] + LENGTH32[little].pack(length)
 
 
 def _even(text: str) -> bytes:

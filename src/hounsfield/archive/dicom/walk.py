@@ -26,9 +26,10 @@ Buffer = bytes | bytearray | memoryview
 #: Tag, VR, value offset, value length (delimiters not counted), whether the length was undefined.
 Found = tuple[int, str, int, int, bool]
 
-_EXPLICIT: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
-_IMPLICIT: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
-_LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
+#: The head of an element by byte order, little or not: tag, VR and 16-bit length, or tag and 32-bit length.
+EXPLICIT_HEAD: Final = {True: Struct("<HH2sH"), False: Struct(">HH2sH")}
+IMPLICIT_HEAD: Final = {True: Struct("<HHL"), False: Struct(">HHL")}
+LENGTH32: Final = {True: Struct("<L"), False: Struct(">L")}
 
 #: Recursion limit of everything that reads nested sequences; real data sets stay below 10.
 DEPTH_MAX: Final = 32
@@ -66,9 +67,9 @@ def elements(  # noqa: PLR0917
 
     Stops at its end, at a delimiter or at damage.
     """
-    unpack = _EXPLICIT[little].unpack_from
-    unpack_implicit = _IMPLICIT[little].unpack_from
-    unpack32 = _LENGTH32[little].unpack_from
+    unpack = EXPLICIT_HEAD[little].unpack_from
+    unpack_implicit = IMPLICIT_HEAD[little].unpack_from
+    unpack32 = LENGTH32[little].unpack_from
     short, long, known = SHORT_VRS.get, LONG_VRS.get, VR_OF.get
     last = end - 8
     vr: str | None
@@ -125,7 +126,7 @@ def odd_header(data: Buffer, pos: int, end: int, little: bool) -> tuple[str, int
     follows shows an empty value. Anything else is an element in implicit VR, which some writers mix in.
     """
     letters = bytes(data[pos + 4 : pos + 6])
-    group, number, length = _IMPLICIT[little].unpack_from(data, pos)
+    group, number, length = IMPLICIT_HEAD[little].unpack_from(data, pos)
     tag = group << 16 | number
     if not is_letters(letters):
         return vr_of(tag), pos + 8, length
@@ -134,17 +135,17 @@ def odd_header(data: Buffer, pos: int, end: int, little: bool) -> tuple[str, int
     if length16 or pos + 12 > end:
         return name, pos + 8, length16
     if pos + 16 <= end:
-        next_group, next_number, next_letters, _ = _EXPLICIT[little].unpack_from(data, pos + 8)
+        next_group, next_number, next_letters, _ = EXPLICIT_HEAD[little].unpack_from(data, pos + 8)
         if (next_letters in SHORT_VRS or next_letters in LONG_VRS) and (next_group << 16 | next_number) > tag:
             return name, pos + 8, 0
-    return name, pos + 12, _LENGTH32[little].unpack_from(data, pos + 8)[0]
+    return name, pos + 12, LENGTH32[little].unpack_from(data, pos + 8)[0]
 
 
 def items(  # noqa: PLR0917
     data: Buffer, pos: int, end: int, implicit: bool, little: bool, budget: Budget | None = None
 ) -> Iterator[tuple[int, int, bool]]:
     """The items of a sequence whose value is [pos, end): start, end, and whether it is in implicit VR."""
-    unpack = _IMPLICIT[little].unpack_from
+    unpack = IMPLICIT_HEAD[little].unpack_from
     while pos + 8 <= end:
         group, number, length = unpack(data, pos)
         if group << 16 | number != ITEM:
@@ -185,7 +186,7 @@ def skip_sequence(  # noqa: PLR0917
     start, ends = pos, budget.ends
     if ends is not None and start in ends:
         return ends[start]
-    unpack = _IMPLICIT[little].unpack_from
+    unpack = IMPLICIT_HEAD[little].unpack_from
     while pos + 8 <= end:
         group, number, length = unpack(data, pos)
         tag = group << 16 | number
@@ -224,9 +225,9 @@ def skip_item(  # noqa: PLR0917
     if ends is not None and ~start in ends:
         return ends[~start]
     implicit = implicit or looks_implicit(data, pos, end, implicit)
-    unpack = _EXPLICIT[little].unpack_from
-    unpack_implicit = _IMPLICIT[little].unpack_from
-    unpack32 = _LENGTH32[little].unpack_from
+    unpack = EXPLICIT_HEAD[little].unpack_from
+    unpack_implicit = IMPLICIT_HEAD[little].unpack_from
+    unpack32 = LENGTH32[little].unpack_from
     left = budget.elements_left
     while pos + 8 <= end:
         left -= 1
