@@ -404,3 +404,24 @@ async def test_a_client_that_leaves_in_the_middle_disturbs_nobody(archive, path,
         answer = await client.get(url, headers={"accept": accept})
         assert answer.status_code == 200
         assert len(answer.content) > 1000
+
+
+async def test_short_objects_share_a_read_and_long_ones_do_not_pile_up(archive, monkeypatch):
+    stored = [
+        await store(archive.engine, ct_slice(study_uid="2.25.1", series_uid="2.25.2", number=at), EXPLICIT)
+        for at in range(12)
+    ]
+    assert len({one.sop_instance_uid for one in stored}) == 12
+    found = await archive.engine.instances("2.25.1", "2.25.2")
+    alone = [b"".join([bytes(part) async for part in archive.engine.dataset(one)]) for one in found]
+    whole = b"".join(one.row.sop_uid.encode() + data for one, data in zip(found, alone, strict=True))
+
+    async def lists() -> list[bytes]:
+        given = archive.engine.datasets(found, lambda one: one.row.sop_uid.encode())
+        return [b"".join(map(bytes, one)) async for one in given]
+
+    assert await lists() == [whole]
+    monkeypatch.setattr("hounsfield.archive.engine.retrieve.SHARED_BYTES", 3 * len(alone[0]))
+    several = await lists()
+    assert b"".join(several) == whole
+    assert len(several) == 4

@@ -14,7 +14,7 @@ from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.archive_zip import FILES_MAX, Zips
 from hounsfield.archive.web.conditional import is_unchanged
-from hounsfield.archive.web.files import Files, given_as, part_type, validators_of, validators_of_all
+from hounsfield.archive.web.files import Files, given_as, meta_of, part_type, validators_of, validators_of_all
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.multipart import closing, new_boundary, part_head
@@ -120,6 +120,17 @@ class Instances:
     async def _parts(
         self, found: Sequence[Instance], boundary: bytes, base: str, wanted: str
     ) -> AsyncIterator[Sequence[Buffer]]:
+        if all(self._is_as_stored(one, wanted) for one in found):
+            heads = iter([True])
+
+            def before(one: Instance) -> bytes:
+                return self._part(one, boundary, base, next(heads, False))[0] + meta_of(one)
+
+            async with aclosing(self._engine.datasets(found, before)) as lists:  # type: ignore[type-var]
+                async for buffers in lists:
+                    yield buffers
+            yield (closing(boundary),)
+            return
         for n, one in enumerate(found):
             syntax = given_as(one, wanted)
             if syntax != one.row.transfer_syntax_uid:
