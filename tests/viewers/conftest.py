@@ -10,6 +10,7 @@ from playwright.sync_api import Browser
 
 from support.server import ArchiveServer, archive_server
 from viewers.desk import Desk, chromium
+from viewers.npm_packages import IMAGE_LOADER
 from viewers.site import Site, configuration, viewer_site
 from viewers.studies import Studies, prepare
 
@@ -29,16 +30,23 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture(scope="package")
+def loader_site() -> Iterator[Site]:
+    """Cornerstone3D's image loader, without a viewer around it."""
+    with viewer_site(IMAGE_LOADER.directory) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Studies:
     return prepare(tmp_path_factory.mktemp("studies"))
 
 
 @pytest.fixture(scope="package")
 def archive(
-    tmp_path_factory: pytest.TempPathFactory, site: Site, studies: Studies
+    tmp_path_factory: pytest.TempPathFactory, site: Site, loader_site: Site, studies: Studies
 ) -> Iterator[ArchiveServer]:
-    """Holds the studies, and lets the viewer's origin read them."""
-    setting = f'http.cors_origins=["{site.origin}"]'
+    """Holds the studies, and lets the viewers' origins read them."""
+    setting = f'http.cors_origins=["{site.origin}", "{loader_site.origin}"]'
     with archive_server(tmp_path_factory.mktemp("archive"), setting) as server:
         sent = server.run_json("send", server.dicom_target, str(studies.folder))
         assert all(each["status"] == "0000" for each in sent["files"]), sent

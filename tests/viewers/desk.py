@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, Request, sync_playwright
 
 from viewers.pictures import Grey, screen
 
@@ -29,9 +29,10 @@ const base64 = bytes => {
 };
 """
 _PIXELS = f"""
-async imageId => {{
+async ([imageId, patience]) => {{
     {_BASE64}
-    const image = await cornerstone.imageLoader.loadAndCacheImage(imageId);
+    const late = new Promise((_, fail) => setTimeout(() => fail(new Error("no image in time")), patience));
+    const image = await Promise.race([cornerstone.imageLoader.loadAndCacheImage(imageId), late]);
     const values = image.getPixelData();
     const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
     return [values.constructor.name, base64(bytes)];
@@ -216,5 +217,12 @@ class Desk:
     def pixels(self, study: str, series: str, sop: str, number: int) -> NDArray[Any]:
         """The values of one frame as Cornerstone3D's image loader reads them, in the viewer that is open."""
         url = f"{self._dicomweb}/studies/{study}/series/{series}/instances/{sop}/frames/{number}"
-        kind, text = self.page.evaluate(_PIXELS, f"wadors:{url}")
+        return self.image(f"wadors:{url}")
+
+    def image(self, image_id: str) -> NDArray[Any]:
+        """The values of an image by the loader's own name for it, in the page that is open."""
+        try:
+            kind, text = self.page.evaluate(_PIXELS, [image_id, PATIENCE_S * 1000])
+        except Error as failed:  # the loader may tell the console why, and nobody else
+            raise AssertionError(f"{failed.message}; complaints {self.complaints()}") from None
         return np.frombuffer(base64.b64decode(text), _ARRAYS[kind])

@@ -12,6 +12,7 @@ from PIL import Image
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
 Grey = NDArray[np.float64]
+_LOSSY_STEPS_MAX = 2  # two JPEG decoders may differ in rounding, and in how they turn YCbCr into RGB
 _GRID = 48  # both are averaged down to this many cells a side: text over the picture then counts for little
 
 
@@ -35,6 +36,17 @@ def values(dataset: pydicom.FileDataset, number: int = 1) -> NDArray[Any]:
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         return (apply_color_lut(pixels, dataset) >> 8).astype(np.uint8)
     return pixels if pixels.ndim == 3 else apply_modality_lut(pixels, dataset)
+
+
+def assert_values(read: NDArray[Any], dataset: pydicom.FileDataset, number: int, exact: bool) -> None:
+    """What a viewer has read of frame ``number`` is what pydicom reads; nearly, unless ``exact``."""
+    wanted = values(dataset, number).ravel()
+    assert read.shape == wanted.shape
+    if wanted.dtype.kind == "f":  # after a modality LUT: viewers calculate in 32 bits
+        np.testing.assert_allclose(read, wanted, rtol=1e-6, atol=1e-3)
+    else:
+        difference = np.abs(read.astype(np.int64) - wanted.astype(np.int64)).max()
+        assert difference <= (0 if exact else _LOSSY_STEPS_MAX)
 
 
 def shape_on_screen(dataset: pydicom.FileDataset) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""OHIF's static build on an origin of its own, configured for one archive."""
+"""A viewer's static build on an origin of its own; OHIF's, configured for one archive."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from viewers.npm_packages import OHIF
 
-_BUILD = OHIF.directory / "dist"
 _DAY = "max-age=86400"
 # What would lie over pictures. A player opens with the first ultrasound, which may be what the viewer begins
 # with, and stays open over whatever is shown next; the bar of frames that were read grows while they are.
@@ -66,15 +66,15 @@ def configuration(dicomweb: str, **also: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def viewer_site() -> Iterator[Site]:
-    """The viewer's web server on a free loopback port; configure it before a page is opened."""
+def viewer_site(build: Path = OHIF.directory / "dist") -> Iterator[Site]:
+    """The viewer's web server on a free loopback port; configure OHIF before a page is opened."""
     site = Site("", {})
 
     class Files(SimpleHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(_BUILD))
+            super().__init__(*arguments, directory=str(build))
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
@@ -86,7 +86,7 @@ def viewer_site() -> Iterator[Site]:
                 self.end_headers()
                 self.wfile.write(body)
                 return
-            if not (_BUILD / path.lstrip("/")).is_file():
+            if not (build / path.lstrip("/")).is_file():
                 self.path = "/index.html"  # the viewer's own routes
             super().do_GET()
 

