@@ -31,6 +31,7 @@ The checksums find accidents and let a scan go on behind them; only the seals ca
 from __future__ import annotations
 
 import hmac
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,6 +49,7 @@ __all__ = [
     "MARKER",
     "PADDING_BYTES",
     "PARTS_MAX",
+    "SEGMENT_NAME",
     "TAG_BYTES",
     "VERSION",
     "Chunk",
@@ -70,6 +72,8 @@ __all__ = [
 ]
 
 VERSION = 1
+SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
+"""What a segment's blob is called: its id."""
 MAGIC = b"\x89HFSEG\r\n"
 MARKER = b"\xf1\x9dHFREC\x0e"
 ID_BYTES = 16

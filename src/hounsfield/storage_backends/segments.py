@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +31,7 @@ from hounsfield.storage_backends.api import (
 from hounsfield.storage_backends.errors import BlobNotFoundError, PoisonedError, SealError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.sealing import RecordSeal, open_short_part
-from hounsfield.storage_backends.segment_format import PartRef, RecordRef
+from hounsfield.storage_backends.segment_format import SEGMENT_NAME, PartRef, RecordRef
 from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord, SegmentScan
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
 ]
 
 HUGE_PAGE_BYTES = 2 << 20
-_SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +404,7 @@ class SegmentLog:
     def segment_ids(self) -> list[bytes]:
         """Every segment below the prefix, by name."""
         found = (name[len(self._prefix) :] for name in self._blobs.names(self._prefix))
-        return [bytes.fromhex(name) for name in found if _SEGMENT_NAME.fullmatch(name)]
+        return [bytes.fromhex(name) for name in found if SEGMENT_NAME.fullmatch(name)]
 
     def size(self, segment: bytes) -> int:
         """Stored bytes of a segment."""

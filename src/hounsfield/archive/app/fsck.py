@@ -16,8 +16,8 @@ from hounsfield.archive.index.catalog import HASHED_FIELDS
 from hounsfield.archive.index.checking import Archive, Check, Finding, Severity, Wrong, check_all
 from hounsfield.archive.index.checking_logs import CHECKS
 from hounsfield.storage_backends.api import Snapshot
+from hounsfield.storage_backends.segment_format import SEGMENT_NAME
 
-_SEGMENT = re.compile(r"[0-9a-f]{32}")
 _INDEX = re.compile(r"data\.mdb|lock\.mdb|open\.lock|unflushed|checkpoint-[0-9]{4}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.key")
 _KNOWN = {*SUBDIRECTORIES, DERIVED, MARKER, LOCK, CONTROL_SOCKET, "lost+found"}
@@ -88,7 +88,7 @@ def strays(data: Path) -> Iterator[Path]:
     for path in sorted(data.iterdir()):
         if path.name not in _KNOWN and path.name != UNFINISHED:
             yield path.relative_to(data)
-    for folder, pattern in (("segments", _SEGMENT), ("ledger", _SEGMENT), ("keys", None)):
+    for folder, pattern in (("segments", SEGMENT_NAME), ("ledger", SEGMENT_NAME), ("keys", None)):
         for path in sorted((data / folder).rglob("*")):
             if path.is_dir():
                 continue

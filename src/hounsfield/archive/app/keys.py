@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,9 @@ from hounsfield.storage_backends.master_key import (
     create_master_key_file,
     load_master_key,
 )
+from hounsfield.storage_backends.segment_format import SEGMENT_NAME
 
 SEGMENT = "segment"
-_SEGMENT_NAME = re.compile(r"[0-9a-f]{32}")
 
 
 def development_key_path() -> Path:
@@ -149,7 +148,7 @@ def key_states(data: Path, keyring: Keyring) -> list[KeyState]:
 def _sealed_files(data: Path) -> Iterator[Path]:
     for folder in ("segments", "ledger"):
         for path in sorted((data / folder).glob("*")):
-            if _SEGMENT_NAME.fullmatch(path.name) and path.stat().st_size:
+            if SEGMENT_NAME.fullmatch(path.name) and path.stat().st_size:
                 yield path
 
 
