@@ -14,6 +14,7 @@ from hounsfield.archive.engine.rendered import RenderedLimits
 from hounsfield.archive.engine.video import VideoLimits
 from hounsfield.codecs.video_process import demuxer_of
 from support.archives import encode, store
+from support.states import presentation_state
 from support.videos import AVC, COLUMNS, HEVC, MPEG2, ROWS, grey_of, video, video_object
 
 pytestmark = pytest.mark.peer("av")
@@ -227,3 +228,21 @@ async def test_a_client_that_goes_away_leaves_a_process(archive, monkeypatch) ->
         nursery.cancel_scope.cancel()
     monkeypatch.undo()
     assert (await videos.frame(one, 1, VideoLimits())).shape == (ROWS, COLUMNS, 3)
+
+
+async def test_a_presentation_state_draws_every_frame_of_a_video(archive) -> None:
+    """It shows one, turned, like any other picture of the video."""
+    of = video_object(stream_of("libx264", "mp4"), FRAMES)
+    await store(archive.engine, encode(of, AVC), AVC)
+    state = presentation_state(of)
+    state.SOPClassUID, state.ImageRotation = "1.2.840.10008.5.1.4.1.1.11.2", 90
+    await store(archive.engine, encode(state), "1.2.840.10008.1.2.1")
+    url = f"/dicom-web/studies/{of.StudyInstanceUID}/series/{state.SeriesInstanceUID}"
+    accepted = {"accept": 'multipart/related; type="image/png"'}
+    async with archive.client() as client:
+        answer = await client.get(f"{url}/instances/{state.SOPInstanceUID}/rendered", headers=accepted)
+    assert answer.status_code == 200
+    assert answer.content.count(b"\x89PNG") == 1
+    start = answer.content.index(b"\x89PNG")
+    with Image.open(io.BytesIO(answer.content[start:])) as opened:
+        assert opened.size == (ROWS, COLUMNS)

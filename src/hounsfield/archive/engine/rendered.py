@@ -143,9 +143,7 @@ class Rendered:
     async def _subjects(self, instance: Instance) -> list[Subject]:
         if instance.row.sop_class_uid not in SOP_CLASSES:
             image = await self._image(instance)
-            if lookup(instance.row.transfer_syntax_uid).is_video:
-                return [Subject(instance, image, (min(image.representative_frame, VIDEO_FRAME_MAX),))]
-            return [Subject(instance, image, tuple(range(1, image.frames + 1)))]
+            return [Subject(instance, image, _frames_of(instance, image))]
         state = await self._state(instance)
         found: list[Subject] = []
         for one in state.references:
@@ -181,7 +179,7 @@ class Rendered:
     ) -> Subject:
         image = await self._image(target)
         frames = tuple(n for n in reference.frames if 1 <= n <= image.frames)
-        return Subject(target, image, frames or tuple(range(1, image.frames + 1)), state, key)
+        return Subject(target, image, frames or _frames_of(target, image), state, key)
 
     async def _image(self, instance: Instance) -> Image:
         _, image = await self._describe(instance, with_image=True)
@@ -276,6 +274,13 @@ class Rendered:
         if self._threads is None:
             self._threads = trio.CapacityLimiter(self.limits.at_once_max)
         return self._threads
+
+
+def _frames_of(instance: Instance, image: Image) -> tuple[int, ...]:
+    """Those that are shown when none is named: all, but of a video one."""
+    if lookup(instance.row.transfer_syntax_uid).is_video:
+        return (min(image.representative_frame, VIDEO_FRAME_MAX),)
+    return tuple(range(1, image.frames + 1))
 
 
 def _key_of(instance: Instance) -> _Key:
