@@ -278,6 +278,32 @@ async def test_what_is_held_is_kept_although_it_is_rejected(tmp_path: Path) -> N
             assert before["tombstone"].keys() == contents(stores)["tombstone"].keys()
 
 
+async def test_a_hold_on_where_it_was_moved_holds_what_is_out_of_sight(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await send(engine, one(FIRST, A))
+            how = {"actor": "t", "reason": "wrong"}
+            await engine.correcting.make(
+                Request(kind="move-series", study=STUDY, series=(FIRST,), to_study=OTHER, **how)
+            )
+            await engine.correcting.make(
+                Request(kind="set-study", study=OTHER, values={0x00100020: "P-9"}, **how)
+            )
+            await send(engine, note({OTHER: {FIRST: [A]}}, SAFETY))
+            assert await shown(engine) == {}
+            (made,) = await engine.rejecting.all()
+            for on in (
+                {"study_uid": STUDY},
+                {"study_uid": OTHER},
+                {"patient_id": "P-0001"},
+                {"patient_id": "P-9"},
+            ):
+                hold = await engine.deleting.hold(**on, by="t", why="a case")
+                with pytest.raises(HeldError):
+                    await engine.rejecting.delete(made["id"], actor="t", reason="wrong")
+                await engine.deleting.release(hold.hold_id, by="t", why="over")
+
+
 async def test_the_change_feed_says_what_happened_and_no_more(tmp_path: Path) -> None:
     with stores_in(tmp_path / "archive") as stores:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:

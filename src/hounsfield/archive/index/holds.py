@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hounsfield.archive.dicom.attributes import uid_is_usable
-from hounsfield.archive.index.corrections import View
-from hounsfield.archive.index.rows import Event, PatientRow, StudyRow
+from hounsfield.archive.index.corrections import Group, Route, View, is_hidden
+from hounsfield.archive.index.rows import Attributes, Event, PatientRow, StudyRow
 from hounsfield.archive.index.tables import PATIENT
 
 if TYPE_CHECKING:
@@ -122,14 +122,40 @@ class Holds:
         if study is None:
             return sorted(self._studies.get(study_uid, ()))
         keys = [catalog.patient_key(one.attributes, one.study_uid) for one in study.received]
+        found: set[str] = set()
         if study.received:
             view = View(catalog, snapshot)
-            for one in study.received:
-                for step in view.chain((one.study_uid, one.path), one.attributes).steps:
+            groups: dict[Group, Attributes] = {
+                (one.study_uid, one.path): one.attributes for one in study.received
+            }
+            if is_hidden(study_uid):  # also by where its objects would be, had nothing rejected them
+                for route, received in _unless_rejected(snapshot, catalog, view, study):
+                    of_study = (group for group in study.received if group.study_uid == received)
+                    groups[received, route.path] = max(
+                        (one.attributes for one in of_study), key=len, default=study.attributes
+                    )
+                    found.update(self.on_study(snapshot, catalog, route.study_uid))
+            for group, attributes in groups.items():
+                chain = view.chain(group, attributes)
+                keys.append(catalog.patient_key(chain.attributes, group[0]))
+                for step in chain.steps:
                     patient_id, issuer = step.correction.to_patient
                     if patient_id:
                         keys.append(catalog.patient_key(patient_attributes(patient_id, issuer), ""))
-        return self.on(study, keys)
+        return sorted({*found, *self.on(study, keys)})
+
+
+def _unless_rejected(
+    snapshot: Snapshot, catalog: Catalog, view: View, study: StudyRow
+) -> set[tuple[Route, str]]:
+    """Where the objects of a hidden study would be filed, each with the study that it was received as."""
+    routes: set[tuple[Route, str]] = set()
+    for key, series in catalog.series_of(snapshot, catalog.study_id(study.uid)):
+        for row in catalog.instances_of(snapshot, key):
+            study_uid, series_uid = row.received or (study.uid, series.uid)
+            route = view.route_unless_rejected(study_uid, series_uid, row.sop_uid)
+            routes.add((route._replace(series_uid=""), study_uid))
+    return routes
 
 
 def all_holds(snapshot: Snapshot, journal: Journal) -> list[Hold]:
