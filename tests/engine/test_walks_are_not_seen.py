@@ -46,9 +46,10 @@ class Viewer:
             raise OSError("the disk is gone")
         return self.series
 
-    async def _announce(self, places) -> None:
+    async def _announce(self, places) -> int:
         for row, number in places:
             self.announced.append(int(row.sop_uid.rpartition(".")[2]) * self.frames + number - 1)
+        return len(places)
 
     async def _make(self, study, series, sop, number, syntax) -> bool:
         self.made.append((int(sop.rpartition(".")[2]) * self.frames + number - 1, syntax))

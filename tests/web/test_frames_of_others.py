@@ -127,7 +127,9 @@ async def test_a_walk_through_a_series_is_read_ahead(archive, monkeypatch):
     log = archive.engine.stores.log
     plain = log.read_ahead
     monkeypatch.setattr(log, "read_ahead", lambda parts: told.extend(parts) or plain(told))
-    monkeypatch.setattr(archive.engine, "frame_nowait", lambda found, number: None)  # as if on the disk only
+    # As if they were on the disk only, whatever the file system keeps in memory.
+    monkeypatch.setattr(archive.engine, "frame_nowait", lambda found, number: None)
+    monkeypatch.setattr(log, "is_in_memory", lambda part: False)
     async with archive.client(headers=ONE) as client:
         for names in wanted[:3]:
             assert (await client.get(url(names))).status_code == 200
@@ -155,3 +157,15 @@ async def test_transcoded_frames_are_made_before_they_are_asked_for(archive):
             assert (await client.get(url(names))).status_code == 200
         assert archive.engine.transcoding.figures.found >= 2
         assert made == 5
+
+
+async def test_the_disk_is_not_told_of_what_is_in_memory(archive):
+    wanted = [(await stored(archive, number, number))[0] for number in (1, 2)]
+    engine = archive.engine
+    rows = [engine.named(*names).row for names in wanted]
+    await engine.frame(*wanted[0], 1)
+    assert engine.stores.log.is_in_memory(rows[0].location.frame_part(1))
+    assert rows[0].location.frame_part(1) not in engine.records.frames_to_bring([(row, 1) for row in rows])
+    assert engine.records.frames_to_bring([(rows[0], 2)]) == []  # there is none
+    gone = rows[0].location.frame_part(1)._replace(segment=b"?" * 16)
+    assert not engine.stores.log.is_in_memory(gone)

@@ -28,7 +28,12 @@ from hounsfield.storage_backends.api import (
     SpaceReserve,
     WritesBlocks,
 )
-from hounsfield.storage_backends.errors import BlobNotFoundError, PoisonedError, SealError
+from hounsfield.storage_backends.errors import (
+    BlobNotFoundError,
+    PoisonedError,
+    SealError,
+    UnreadableError,
+)
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.sealing import RecordSeal, open_short_part
 from hounsfield.storage_backends.segment_format import SEGMENT_NAME, PartRef, RecordRef
@@ -292,6 +297,17 @@ class SegmentLog:
             wanted.setdefault(part.segment, []).append((part.offset, layout.sealed_length(part.length)))
         for segment, ranges in wanted.items():
             self._blobs.read_ahead(self._name(segment), sorted(ranges))
+
+    def is_in_memory(self, part: PartRef) -> bool:
+        """Whether a part's end, and so most likely all of it, can be read without waiting. A guess, made in a
+        microsecond or two; False also where the store cannot tell, or the part is not there."""
+        if self._nonblocking is None or not part.length:
+            return False
+        last = part.offset + layout.sealed_length(part.length) - 1
+        try:
+            return self._nonblocking.try_read_into(self._name(part.segment), last, bytearray(1))
+        except (BlobNotFoundError, UnreadableError):
+            return False
 
     def try_open_part(self, part: PartRef, into: memoryview | None = None) -> memoryview | None:
         """The plaintext when all of it is in memory already and opens within about half a

@@ -209,7 +209,7 @@ class Engine:
         self.transcoded = self.transcoding.transcoded
         self.reading_ahead = ReadingAhead(
             instances=self._retrieve.instances,
-            announce=lambda places: self._gate.read(self.records.read_ahead_frames, places),
+            announce=self._retrieve.read_ahead,
             make=self.transcoding.made_ahead,
             idle=lambda: self.decoding.turns.borrowed_tokens < options.isolation.processes_max,
             limits=options.reading_ahead,

@@ -127,7 +127,8 @@ class _Walk:
 class ReadingAhead:
     """Watches which frames are asked for: call :meth:`asked` for each. :meth:`run` does the work.
 
-    ``instances``: those of a series, in order. ``announce``: tell the disk of frames. ``make``: have a frame
+    ``instances``: those of a series, in order. ``announce``: tell the disk of those of these
+    frames that are not in memory, and say of how many. ``make``: have a frame
     transcoded into the cache. ``idle``: whether a decoder has nothing to do.
     """
 
@@ -135,7 +136,7 @@ class ReadingAhead:
         self,
         *,
         instances: Callable[[str, str], Awaitable[Sequence[Instance]]],
-        announce: Callable[[Sequence[Place]], Awaitable[None]],
+        announce: Callable[[Sequence[Place]], Awaitable[int]],
         make: Callable[[str, str, str, int, str], Awaitable[object]],
         idle: Callable[[], bool],
         limits: ReadingAheadLimits | None = None,
@@ -209,8 +210,7 @@ class ReadingAhead:
         untold = walk.untold(direction, limits)
         if untold:
             walk.until = untold[-1]
-            await self._announce([walk.place(position) for position in untold])
-            self.figures.announced += len(untold)
+            self.figures.announced += await self._announce([walk.place(position) for position in untold])
         if walk.syntax and not self._making.borrowed_tokens:
             wanted = [walk.place(position) for position in walk.ahead(direction, limits.made_ahead)]
             nursery.start_soon(self._make_all, series, wanted, walk.syntax)

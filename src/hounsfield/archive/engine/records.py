@@ -6,7 +6,7 @@ the instance's index row; nothing here looks anything up. ``DamagedError`` when 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -166,17 +166,21 @@ class Records:
         """Have the disk bring the headers of these, all of which will be read soon. Never fails."""
         self._log.read_ahead(row.location.header_part() for row in rows if row.location.stream is None)
 
-    def read_ahead_frames(self, frames: Iterable[tuple[InstanceRow, int]]) -> None:
-        """Have the disk bring these frames, which may be asked for soon. Never fails.
+    def frames_to_bring(self, frames: Iterable[tuple[InstanceRow, int]]) -> list[PartRef]:
+        """Where those of these frames lie that a disk has to bring. Waits for nothing.
 
-        Of large objects, and of those whose table must be read, nothing is told: the system itself reads on.
+        Not of large objects, nor of those whose table must be read: the system itself reads on.
         """
         parts: list[PartRef] = []
         for row, number in frames:
             with suppress(NotFoundError, NotSeparableError):  # whoever asks is told
                 part = _frame_part(row, Layout(row.layout), number)
-                if part is not None:
+                if part is not None and not self._log.is_in_memory(part):
                     parts.append(part)
+        return parts
+
+    def bring(self, parts: Sequence[PartRef]) -> None:
+        """Have the disk bring these soon. Never fails."""
         self._log.read_ahead(parts)
 
     def ends(self, row: InstanceRow) -> tuple[Header, int, int]:

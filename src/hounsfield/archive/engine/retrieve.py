@@ -7,7 +7,7 @@ when the disk must be waited for does the request take a thread. How an object's
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -62,6 +62,13 @@ class Retrieve:
         """The frame's data will not be looked at again: the next frame may take its memory."""
         if frame.block is not None:
             self._pool.give_back(frame.block)
+
+    async def read_ahead(self, frames: Sequence[tuple[InstanceRow, int]]) -> int:
+        """Tell the disk of those of these frames that are not in memory; of how many."""
+        parts = self._records.frames_to_bring(frames)
+        if parts:
+            await self._gate.read(self._records.bring, parts)
+        return len(parts)
 
     async def frame(self, study_uid: str, series_uid: str, sop_uid: str, number: int) -> Frame:
         """Frame ``number``, from 1, as received.
