@@ -29,7 +29,7 @@ class Viewer:
         self.frames = frames
         self.announced: list[int] = []
         self.made: list[tuple[int, str]] = []
-        self.busy = False
+        self.busy = self.in_memory = False
         self.broken = False
         self.looked = 0
         self.ahead = ReadingAhead(
@@ -49,7 +49,7 @@ class Viewer:
     async def _announce(self, places) -> int:
         for row, number in places:
             self.announced.append(int(row.sop_uid.rpartition(".")[2]) * self.frames + number - 1)
-        return len(places)
+        return 0 if self.in_memory else len(places)
 
     async def _make(self, study, series, sop, number, syntax) -> bool:
         self.made.append((int(sop.rpartition(".")[2]) * self.frames + number - 1, syntax))
@@ -132,6 +132,18 @@ async def test_what_is_in_memory_costs_nothing(viewer):
     await one.ask(*range(50), at_once=True)
     assert not one.announced
     assert not one.looked
+
+
+async def test_a_walk_that_reaches_memory_is_followed_no_longer(viewer):
+    one = viewer()
+    one.in_memory = True
+    await one.ask(1, 2, 3)
+    await one.ask(*range(4, 60), at_once=True)
+    assert one.ahead.figures.announced == 0
+    assert (one.looked, len(one.announced)) == (1, AHEAD)  # it was looked at once, and left alone
+    one.in_memory = False
+    await one.ask(60, 61, 62)
+    assert one.announced[AHEAD:] == list(range(63, 63 + AHEAD))
 
 
 async def test_frames_are_made_ahead_while_a_decoder_is_idle(viewer):

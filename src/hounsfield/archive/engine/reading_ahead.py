@@ -210,7 +210,11 @@ class ReadingAhead:
         untold = walk.untold(direction, limits)
         if untold:
             walk.until = untold[-1]
-            self.figures.announced += await self._announce([walk.place(position) for position in untold])
+            told = await self._announce([walk.place(position) for position in untold])
+            self.figures.announced += told
+            if not told and not walk.syntax:  # all in memory: what is missed later begins anew
+                self._walks.pop(series, None)
+                return
         if walk.syntax and not self._making.borrowed_tokens:
             wanted = [walk.place(position) for position in walk.ahead(direction, limits.made_ahead)]
             nursery.start_soon(self._make_all, series, wanted, walk.syntax)
