@@ -61,7 +61,7 @@ _DRAWN = """
 () => cornerstone.getEnabledElements().filter(({viewport}) => viewport.canvas.isConnected)
     .every(({viewport}) => viewport.viewportStatus === "rendered")
 """
-# For whoever reads of a failure. No error of its own hides that one: a page may be without a viewer.
+# For whoever reads of a failure; the page may be one without a viewer.
 _STATE = """
 () => (window.cornerstone?.getEnabledElements() ?? []).filter(({viewport}) => viewport.canvas.isConnected)
     .map(({viewport}) => [
@@ -210,8 +210,11 @@ class Desk:
     def _evidence(self) -> str:
         """What there is to see, kept in a file; what the viewports are showing; what the browser said."""
         path = self._screenshots / f"{time.monotonic_ns()}.png"
-        self.page.screenshot(path=path)
-        shown = self.page.evaluate(_STATE)
+        try:
+            self.page.screenshot(path=path)
+            shown = self.page.evaluate(_STATE)
+        except Error as hung:
+            return f"the page does not answer: {hung.message}; complaints {self._complaints}"
         return f"screenshot {path}; viewports {shown}; complaints {self._complaints}"
 
     def pixels(self, study: str, series: str, sop: str, number: int) -> NDArray[Any]:
