@@ -214,6 +214,34 @@ class Records:
         with _damage_named():
             return sum(self._indexer.ref_of(row.location).part_lengths[1:])
 
+    def plain_bytes(self, row: InstanceRow) -> int | None:
+        """The data set's length, where it is parts stored as received of which the index knows all; else
+        None: it takes :meth:`pieces`."""
+        if row.location.stream is not None or row.stored_as or not row.location.has_table:
+            return None
+        return sum(row.location.ref().part_lengths[1:])
+
+    def data_set_into(self, row: InstanceRow, into: memoryview, *, wait: bool) -> bool:
+        """Fill ``into``, of :meth:`plain_bytes`, with the data set as received; errors as :meth:`frame`.
+
+        False when it cannot be had so: a disk would have to be waited for and the caller does not want to.
+        """
+        at = 0
+        with _damage_named():
+            for part in islice(row.location.ref().parts(), 1, None):
+                if part.length:
+                    room = into[at : at + part.length]
+                    opened = self._log.open_part(part, room) if wait else self._log.try_open_part(part, room)
+                    if opened is None:
+                        return False
+                    at += part.length
+        return True
+
+    def bring_all(self, rows: Iterable[InstanceRow]) -> None:
+        """Have the disk bring the data sets of these soon, where :meth:`plain_bytes` says so. Never fails."""
+        refs = [row.location.ref() for row in rows if self.plain_bytes(row) is not None]
+        self._log.read_ahead(part for ref in refs for part in islice(ref.parts(), 1, None) if part.length)
+
     def pieces(self, row: InstanceRow, start: int = 0, stop: int | None = None) -> Iterator[list[Buffer]]:
         """The data set as received, in lists of buffers of a few megabytes (or of one large frame).
 

@@ -55,6 +55,13 @@ class UndisturbedRecords(Records):
     def data_set_bytes(self, row: InstanceRow) -> int:
         return self._wherever(super().data_set_bytes, row)
 
+    def data_set_into(self, row: InstanceRow, into: memoryview, *, wait: bool) -> bool:
+        """As of :class:`Records`; what moved just now is not to be had so, but by :meth:`pieces`."""
+        try:
+            return super().data_set_into(row, into, wait=wait)
+        except DamagedError:
+            return False
+
     def bulk(self, row: InstanceRow) -> list[Buffer]:
         return self._wherever(super().bulk, row)
 

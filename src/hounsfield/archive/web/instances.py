@@ -103,10 +103,12 @@ class Instances:
                 for head, size in (self._part(one, boundary, base, n == 0) for n, one in enumerate(found))
             )
         pieces: AsyncIterator[Sequence[Buffer]] = self._parts(found, boundary, base, wanted)
-        if not all(self._is_as_stored(one, wanted) for one in found):
+        as_stored = all(self._is_as_stored(one, wanted) for one in found)
+        if not as_stored:
             pieces = await begun(pieces)
         lines = [(b"content-type", content_type), *validators.headers()]
-        return StreamResponse(lines, pieces, length=length, ahead=PIECES_AHEAD)
+        # As stored they are opened into memory that is used again: none is held while another is made.
+        return StreamResponse(lines, pieces, length=length, ahead=0 if as_stored else PIECES_AHEAD)
 
     @staticmethod
     def _is_as_stored(one: Instance, wanted: str) -> bool:
