@@ -11,6 +11,7 @@ import trio
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from hounsfield.archive.engine.correction_requests import Request
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.holds import Hold, HoldError, Holds, OnHoldError, add_hold, release_hold
@@ -212,18 +213,26 @@ def test_what_is_in_quarantine_is_held_too(tmp_path: Path, on: dict[str, str]) -
         assert stores.deletions.delete(target, now_ns=NOW + 3, **WHY).quarantined == 1
 
 
+@pytest.mark.parametrize("merged", [False, True], ids=["held by its own id", "held by what it became"])
 @pytest.mark.parametrize("same_object", [False, True], ids=["beside", "as a version"])
-def test_an_object_of_a_held_patient_in_the_study_of_another(tmp_path: Path, same_object: bool) -> None:
+def test_an_object_of_a_held_patient_in_the_study_of_another(
+    tmp_path: Path, same_object: bool, merged: bool
+) -> None:
     """The first received says whose study it is; what came later is no less evidence."""
 
     async def both(stores: Stores) -> None:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:
-            for number, patient in enumerate(("FIRST", "HELD")):
+            for number, patient in enumerate(("FIRST", "CAME AS" if merged else "HELD")):
                 data = ct_slice(
                     study_uid="2.25.1", series_uid="2.25.2", patient_id=patient,
                     sop_uid="2.25.3" if same_object else f"2.25.3{number}",
                 )  # fmt: skip
                 await store(engine, data, ExplicitVRLittleEndian)
+            if merged:
+                await engine.correcting.make(Request(
+                    kind="merge", actor="t", reason="w", patient=("CAME AS", ""), to_patient=("HELD", ""),
+                    even_if_unknown=True,
+                ))  # fmt: skip
 
     with stores_in(tmp_path / "data") as stores:
         trio.run(both, stores)

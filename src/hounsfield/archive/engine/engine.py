@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -163,7 +164,11 @@ class Stores:
 
     def reindex(self, progress: Callable[[int, int], None], *, rescan: bool = False) -> RecoveryReport:
         """Fill the (empty) index from segments and ledger; see :mod:`hounsfield.archive.index.recovery`."""
-        report = reindex(self.indexer, self.journal, progress, rescan=rescan)
+        gc.freeze()  # millions of rows come and go: what was loaded before need not be walked for each
+        try:
+            report = reindex(self.indexer, self.journal, progress, rescan=rescan)
+        finally:
+            gc.unfreeze()
         self.corrections.resume()
         self.rejections.resume()
         return report

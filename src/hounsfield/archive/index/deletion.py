@@ -174,8 +174,7 @@ class Deletions:
                 for location in self._of_others(snapshot, target.study_uid):
                     said = carried.row(location)
                     if said is not None:
-                        patient = self.catalog.patient_key(said.study, said.study_uid)
-                        found.update(holds.on_object("", patient))
+                        found.update(holds.on_record(snapshot, self.catalog, said))
             return sorted(found)
         held = snapshot.get(QUARANTINE, target.quarantined)
         if held is None:

@@ -11,13 +11,13 @@ Whatever removes objects (deletion, the end of a retention period, later also th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hounsfield.archive.dicom.attributes import uid_is_usable
 from hounsfield.archive.index.corrections import Group, Route, View, is_hidden
-from hounsfield.archive.index.rows import Attributes, Event, PatientRow, StudyRow
+from hounsfield.archive.index.rows import Attributes, Event, ObjectRow, PatientRow, StudyRow
 from hounsfield.archive.index.tables import PATIENT
 
 if TYPE_CHECKING:
@@ -136,13 +136,27 @@ class Holds:
                     )
                     found.update(self.on_study(snapshot, catalog, route.study_uid))
             for group, attributes in groups.items():
-                chain = view.chain(group, attributes)
-                keys.append(catalog.patient_key(chain.attributes, group[0]))
-                for step in chain.steps:
-                    patient_id, issuer = step.correction.to_patient
-                    if patient_id:
-                        keys.append(catalog.patient_key(patient_attributes(patient_id, issuer), ""))
+                keys += _patients(view, catalog, group, attributes)
         return sorted({*found, *self.on(study, keys)})
+
+    def on_record(self, snapshot: Snapshot, catalog: Catalog, said: ObjectRow) -> list[str]:
+        """The ids of the holds on the patient whom a record names, or whom corrections make of that one."""
+        keys = [catalog.patient_key(said.study, said.study_uid)]
+        view = catalog.view(snapshot)
+        if view is not None:
+            route = view.route_unless_rejected(said.study_uid, said.series_uid, said.sop_uid)
+            keys += _patients(view, catalog, (said.study_uid, route.path), said.study)
+        return sorted({hold for key in keys for hold in self._patients.get(key, ())})
+
+
+def _patients(view: View, catalog: Catalog, group: Group, attributes: Attributes) -> Iterator[bytes]:
+    """The keys of the patients whom corrections make, one after the other, of who such attributes name."""
+    chain = view.chain(group, attributes)
+    yield catalog.patient_key(chain.attributes, group[0])
+    for step in chain.steps:
+        patient_id, issuer = step.correction.to_patient
+        if patient_id:
+            yield catalog.patient_key(patient_attributes(patient_id, issuer), "")
 
 
 def _unless_rejected(
