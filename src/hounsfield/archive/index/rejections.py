@@ -400,12 +400,17 @@ def _plan_rows(catalog: Catalog, snapshot: Snapshot, batch: Batch, row: Correcti
 def _rows_with(
     catalog: Catalog, snapshot: Snapshot, row: CorrectionRow
 ) -> dict[bytes, tuple[CorrectionRow, ...]]:
-    """What is in force for each study of which a rejection names objects, with that rejection."""
+    """What is in force for each study of which a rejection names objects, with that rejection.
+
+    A study has of it what concerns that study: a note that names thousands of them would otherwise be written
+    thousands of times. The whole is in the fact, its state and the ledger.
+    """
     view = View(catalog, snapshot)
     rows: dict[bytes, tuple[CorrectionRow, ...]] = {}
-    for study_uid in row.rejected:
+    for study_uid, by_series in row.rejected.items():
         others = [one for one in view.of_study(study_uid) if one.number != row.number]
-        now = [*others, *([] if row.reverted_ns else [row])]
+        part = structs.replace(row, rejected={study_uid: by_series})
+        now = [*others, *([] if row.reverted_ns else [part])]
         rows[study_key(catalog, study_uid)] = tuple(sorted(now, key=lambda one: one.number))
     return rows
 

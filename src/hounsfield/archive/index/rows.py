@@ -301,7 +301,8 @@ class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     reverted_by: str = ""
     reverted_because: str = ""
     # Of a rejection: objects by study and series, as received; why (a code of CID 7011); by which note (its
-    # SOP Instance UID and its record); and, unless 0, that only what was received before then is meant.
+    # SOP Instance UID and its record); and, unless 0, that only what was received before then is meant. Of a
+    # rejection that names many studies, each study's row has that study's part.
     rejected: dict[str, dict[str, tuple[str, ...]]] = {}
     code: str = ""
     note: str = ""
