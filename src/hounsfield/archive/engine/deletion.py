@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hounsfield.archive.engine.errors import (
     HeldError,
@@ -61,6 +61,15 @@ class Deleting:
             return self._deletions.look(target, now_ns=time.time_ns())
         except NothingToDeleteError as error:
             raise NotFoundError(str(error)) from error
+
+    async def refuse_held(self, targets: Sequence[Target]) -> None:
+        """Raise ``HeldError`` when a legal hold forbids deleting any of ``targets``. Deletes nothing."""
+        await self._gate.heavy(self._refuse_held, targets)
+
+    def _refuse_held(self, targets: Sequence[Target]) -> None:
+        holds = self._deletions.holds(targets, now_ns=time.time_ns())
+        if holds:
+            raise HeldError(str(OnHoldError(holds)))
 
     async def delete(self, target: Target, *, reason: str, actor: str) -> DeletionReport:
         """Delete ``target``: gone for every reader, for good, when this returns. All of it or nothing.

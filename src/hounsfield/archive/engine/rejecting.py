@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import trio
 
 from hounsfield.archive.dicom.rejection import REASONS
 from hounsfield.archive.engine.deletion import Deleting
-from hounsfield.archive.engine.errors import NotFoundError, RefusedError
+from hounsfield.archive.engine.errors import EngineError, NotFoundError, RefusedError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.index.deletion import DeletionReport, Target
 from hounsfield.archive.index.rejections import RejectionError, Rejections
@@ -66,13 +66,28 @@ class Rejecting:
     async def delete(self, number: int, *, actor: str, reason: str) -> list[DeletionReport]:
         """Delete what a rejection hides, for good, with its note; what is sent again stays out of sight.
 
-        Raises ``RefusedError``, ``NotFoundError`` when it hides nothing, ``HeldError`` for a legal hold.
+        Study by study; nothing is deleted when anything of it is on legal hold. What fails on the way, as a
+        hold set meanwhile does, says what was deleted and what is left. Raises ``RefusedError``,
+        ``NotFoundError`` when it hides nothing, ``HeldError`` for a legal hold, or what deleting raises.
         """
         hidden = await self._gate.read(self._hidden, number)
         if not hidden:
             raise NotFoundError("this rejection hides nothing that is here")
         targets = [Target(study_uid) for study_uid in sorted(hidden)]
-        return [await self._deleting.delete(target, reason=reason, actor=actor) for target in targets]
+        await self._deleting.refuse_held(targets)
+        reports: list[DeletionReport] = []
+        for target in targets:
+            try:
+                reports.append(await self._deleting.delete(target, reason=reason, actor=actor))
+            except NotFoundError:
+                continue  # undone or deleted meanwhile
+            except EngineError as error:
+                if not reports:
+                    raise
+                raise type(error)(_half_done(reports, len(targets), error)) from error
+        if not reports:
+            raise NotFoundError("this rejection hides nothing that is here any more")
+        return reports
 
     # ------------------------------------------------------------ on threads
 
@@ -125,3 +140,13 @@ class Rejecting:
             "undone_by": row.reverted_by,
             "undone_because": row.reverted_because,
         }
+
+
+def _half_done(reports: Sequence[DeletionReport], studies: int, error: EngineError) -> str:
+    """What is to be said when deleting stopped on its way: of itself the error says that nothing happened."""
+    objects = sum(report.records for report in reports)
+    why = str(error).replace("nothing was deleted", "nothing more was deleted")
+    return (
+        f"stopped half-way: {objects} objects of {len(reports)} of {studies} studies are deleted for good, "
+        f"the rest is left, hidden as before; {why}"
+    )

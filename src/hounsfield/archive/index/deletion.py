@@ -130,6 +130,13 @@ class Deletions:
             found = self._plan(snapshot, Batch(), target, now_ns, carried=carried)
             return found.report(target, "", self._holds(snapshot, target, now_ns, carried))
 
+    def holds(self, targets: Iterable[Target], *, now_ns: int) -> list[str]:
+        """The holds that forbid deleting any of ``targets``, sorted. Changes nothing."""
+        carried = Carried(self._indexer)
+        with self._indexer.store.snapshot() as snapshot:
+            holds = Holds.load(snapshot, self._journal, self.catalog, now_ns)
+            return sorted({one for target in targets for one in self._held(snapshot, holds, target, carried)})
+
     def delete(self, target: Target, *, reason: str, actor: str, now_ns: int) -> DeletionReport:
         """Delete ``target``: durable, and gone for every reader, when this returns.
 
@@ -166,8 +173,11 @@ class Deletions:
     # ------------------------------------------------------------ planning
 
     def _holds(self, snapshot: Snapshot, target: Target, now_ns: int, carried: Carried) -> list[str]:
-        """The holds on what ``target`` is a part of; an object in quarantine says itself of what."""
         holds = Holds.load(snapshot, self._journal, self.catalog, now_ns)
+        return self._held(snapshot, holds, target, carried)
+
+    def _held(self, snapshot: Snapshot, holds: Holds, target: Target, carried: Carried) -> list[str]:
+        """The holds on what ``target`` is a part of; an object in quarantine says itself of what."""
         if target.study_uid:
             found = set(holds.on_study(snapshot, self.catalog, target.study_uid))
             if holds.on_patients:
