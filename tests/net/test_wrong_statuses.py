@@ -51,6 +51,8 @@ def test_every_outcome_has_a_row_and_only_what_is_kept_as_sent_is_plain_success(
 def test_a_command_that_names_another_instance_is_a_warning() -> None:
     assert answer_of(result(Outcome.STORED, PROBLEM_SOP_MISMATCH)).status == 0xB007
     assert answer_of(result(Outcome.STORED, "bad-text")).status == 0
+    assert answer_of(result(Outcome.STORED, "bad-text", "truncated")).status == 0xB007
+    assert answer_of(result(Outcome.CONFLICT, "truncated")).status == 0xB000
     assert answer_of(result(Outcome.CONFLICT, PROBLEM_SOP_MISMATCH)).status == 0xB000
 
 

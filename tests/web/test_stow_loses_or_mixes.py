@@ -44,6 +44,17 @@ async def test_a_mixture(archive, sample):
             assert (await client.get(item["00081190"]["Value"][0])).status_code == 200
 
 
+async def test_what_was_cut_short_is_kept_with_a_warning(archive, sample):
+    async with archive.client() as client:
+        cut = body_of(sample["CT_small.dcm"][:-2000], sample["MR_small.dcm"])
+        answer = await client.post("/dicom-web/studies", content=cut, headers=HEADERS)
+        assert answer.status_code == 202
+        first, second = answer.json()["00081199"]["Value"]
+        assert first["00081196"]["Value"] == [0xB007]
+        assert "00081196" not in second
+        assert (await client.get(first["00081190"]["Value"][0])).status_code == 200
+
+
 async def test_nothing_good_is_409_and_stores_nothing(archive):
     async with archive.client() as client:
         answer = await client.post("/dicom-web/studies", content=body_of(b"x" * 9000, b"y"), headers=HEADERS)

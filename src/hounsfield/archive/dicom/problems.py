@@ -49,3 +49,7 @@ class Problem(StrEnum):
     MISSING_STUDY_UID = "missing-study-uid"
     MISSING_SERIES_UID = "missing-series-uid"
     INVALID_UID = "invalid-uid"
+
+
+#: Bytes of the object are missing: its sender should know, and another of its UIDs that has them is served.
+CUT_SHORT = frozenset({Problem.EMPTY, Problem.TRUNCATED, Problem.BAD_DEFLATE, Problem.PIXELS_TOO_SHORT})

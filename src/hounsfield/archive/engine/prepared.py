@@ -103,16 +103,16 @@ class PreparedMetadata:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be there for builds, and tidy up, until cancelled."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 task_status.started()
                 while True:
                     await trio.sleep(TIDY_S)
                     with suppress(StorageError):
                         await self._gate.read(self._cache.remove_due)
-        finally:
-            self._nursery = None
+            finally:
+                self._nursery = None  # before it closes: what is asked for from here on is told so
 
     # ------------------------------------------------------------ answering
 

@@ -19,6 +19,7 @@ from hounsfield.archive.index.draft import (
     Patients,
     StudyDraft,
     conflicting,
+    served_of,
 )
 from hounsfield.archive.index.rows import (
     Attributes,
@@ -235,9 +236,9 @@ class Catalog:
         batch.require(INSTANCE, key, held)
         batch.require(META, CORRECTIONS, corrections.generation(snapshot))
         current = self.open_row(INSTANCE, key, held, InstanceRow)
-        served, kept = instance_row(stored, place), current
-        if newest_current != (served.received_ns >= current.received_ns):
-            served, kept = kept, served
+        new = instance_row(stored, place)
+        served = served_of((new, current) if newest_current else (current, new), newest_current)
+        kept = current if served is new else new
         self.put_row(batch, INSTANCE, key, conflicting(served, True))
         self.put_row(batch, VERSION, key + kept.location.record_id, conflicting(kept, True))
         if kept is current:

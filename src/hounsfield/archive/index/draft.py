@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import structs
 
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
+from hounsfield.archive.dicom.problems import CUT_SHORT
 from hounsfield.archive.index import corrections, tokens
 from hounsfield.archive.index.corrections import CORRECTIONS, Group, View, is_hidden, number_key
 from hounsfield.archive.index.rows import (
@@ -194,7 +195,7 @@ class StudyDraft:
         if not left:
             return self._removed(series_uid, draft, held, key, versions)
         # Of those received at one moment the one that is served now stays so.
-        now = (max if newest_current else min)(left, key=lambda row: row.received_ns)
+        now = served_of(left, newest_current)
         draft.removed[sop_uid], draft.held[sop_uid] = served, (key, held)
         draft.versions += versions
         draft.added[sop_uid] = conflicting(now, len(left) > 1)
@@ -553,6 +554,13 @@ def plan_corrected(batch: Batch, study_id: bytes, old: StudyRow | None, new: Stu
         batch.remove(CORRECTED, number_key(number), study_id)
     for number in after - before:
         batch.add(CORRECTED, number_key(number), study_id)
+
+
+def served_of(rows: Iterable[InstanceRow], newest_current: bool) -> InstanceRow:
+    """Which of several received under the same UIDs is served: one that came whole before one that was cut
+    short, then the first or the newest; of those of one moment the one that is given first."""
+    sign = -1 if newest_current else 1
+    return min(rows, key=lambda row: (not CUT_SHORT.isdisjoint(row.flags), sign * row.received_ns))
 
 
 def conflicting(row: InstanceRow, is_so: bool) -> InstanceRow:

@@ -16,7 +16,7 @@ from msgspec import structs
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.corrections import View
-from hounsfield.archive.index.draft import FLAG_CONFLICT, Patients, StudyDraft, conflicting
+from hounsfield.archive.index.draft import FLAG_CONFLICT, Patients, StudyDraft, conflicting, served_of
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.remaining import Carried
 from hounsfield.archive.index.rows import InstanceRow, Location, StudyRow
@@ -144,7 +144,7 @@ class Refiling:
             received = (one.study_uid, one.series_uid)
             row = structs.replace(one.row, received=None if received == place else received)
             rows.append(conflicting(row, len(filed) > 1))
-        served = (max if self._newest_current else min)(rows, key=lambda row: row.received_ns)
+        served = served_of(rows, self._newest_current)
         series = draft.series(series_uid)
         series.attributes.setdefault(SERIES_INSTANCE_UID, series_uid)
         series.added[served.sop_uid] = served

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hounsfield.archive.dicom.problems import CUT_SHORT
 from hounsfield.archive.engine.errors import (
     BusyError,
     ClosedError,
@@ -55,6 +56,11 @@ MISMATCH = StoreAnswer(
     Status.DATASET_DOES_NOT_MATCH_SOP_CLASS_WARNING, "stored; the command names another SOP class or instance"
 )
 
+CUT = StoreAnswer(
+    Status.DATASET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
+    "stored as it came; bytes of it are missing, send it again",
+)
+
 BY_ERROR: dict[type[EngineError], StoreAnswer] = {
     OutOfResourcesError: StoreAnswer(Status.OUT_OF_RESOURCES, "no room at the moment, send again later"),
     StorageFailedError: StoreAnswer(Status.OUT_OF_RESOURCES, "storing failed, nothing was kept, send again"),
@@ -80,6 +86,8 @@ def answer_of(result: StoreResult) -> StoreAnswer:
     answer = BY_OUTCOME[result.outcome]
     if answer.status is Status.SUCCESS and PROBLEM_SOP_MISMATCH in result.warnings:
         return MISMATCH
+    if answer.status is Status.SUCCESS and not CUT_SHORT.isdisjoint(result.warnings):
+        return CUT
     return answer
 
 

@@ -76,7 +76,10 @@ class StreamResponse:
         async def make() -> None:
             async with give, aclosing(self.pieces) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
-                    await give.send(piece)
+                    try:
+                        await give.send(piece)
+                    except trio.BrokenResourceError:
+                        return  # nobody takes more: why, is what sending raised
 
         try:
             async with trio.open_nursery() as nursery, take:

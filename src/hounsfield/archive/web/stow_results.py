@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from hounsfield.archive.dicom.problems import CUT_SHORT
 from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.web.described import Form
@@ -31,6 +32,8 @@ WARNINGS: Final[dict[Outcome, int | None]] = {
     Outcome.CONFLICT: 0xB000,
     Outcome.QUARANTINED: 0xB007,
 }
+WARNING_CUT: Final = 0xB007
+"""Data set does not match SOP class: it was stored as it came, and bytes of it are missing."""
 
 
 @dataclass(slots=True)
@@ -75,6 +78,8 @@ def store_response(
         result = one.result
         item = _sop(result.sop_class_uid, result.sop_instance_uid)
         warning = WARNINGS[result.outcome]
+        if warning is None and not CUT_SHORT.isdisjoint(result.warnings):
+            warning = WARNING_CUT
         if warning is not None:
             warned = True
             item["00081196"] = _value("US", warning)
