@@ -57,3 +57,33 @@ def video_object(stream: bytes, frames: int, *, fragments: int = 2) -> Dataset:
     data.PixelData = encapsulate([stream], fragments_per_frame=fragments, has_bot=False)
     data["PixelData"].VR = "OB"
     return data
+
+
+def uneven_video(times: list[int], *, cut: int = 0) -> bytes:
+    """H.264 in MP4 whose frame ``n`` is shown at ``times[n - 1]``, in hundredths of a second.
+
+    Its halves are grey as :func:`uneven_greys_of` says. ``cut``: so
+    many of the first are in the file, and taken away by its edit list.
+    """
+    import av
+
+    av.logging.set_level(None)
+    out, start = io.BytesIO(), times[cut]
+    with av.open(out, "w", format="mp4") as target:
+        stream = target.add_stream("libx264", rate=100)
+        stream.width, stream.height, stream.pix_fmt = COLUMNS, ROWS, "yuv420p"
+        stream.options = {"crf": "5", "g": "12", "bf": "2", "threads": "1"}
+        stream.codec_context.time_base = Fraction(1, 100)
+        for number, time in enumerate(times, start=1):
+            picture = np.zeros((ROWS, COLUMNS, 3), np.uint8)
+            picture[:, : COLUMNS // 2], picture[:, COLUMNS // 2 :] = uneven_greys_of(number - cut)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time - start, Fraction(1, 100)
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def uneven_greys_of(number: int) -> tuple[int, int]:
+    """The greys of both halves of a frame of :func:`uneven_video`; those of neighbours are four apart."""
+    return 20 + 4 * (number % 50), 20 + 40 * (number // 50 + 1)

@@ -12,10 +12,22 @@ from PIL import Image
 
 from hounsfield.archive.engine.rendered import RenderedLimits
 from hounsfield.archive.engine.video import VideoLimits
-from hounsfield.codecs.video_process import demuxer_of
+from hounsfield.codecs import video_process
+from hounsfield.codecs.video_process import PICTURE, demuxer_of
 from support.archives import encode, store
 from support.states import presentation_state
-from support.videos import AVC, COLUMNS, HEVC, MPEG2, ROWS, grey_of, video, video_object
+from support.videos import (
+    AVC,
+    COLUMNS,
+    HEVC,
+    MPEG2,
+    ROWS,
+    grey_of,
+    uneven_greys_of,
+    uneven_video,
+    video,
+    video_object,
+)
 
 pytestmark = pytest.mark.peer("av")
 
@@ -78,6 +90,53 @@ async def test_another_frame_is_drawn(archive, codec: str, container: str, synta
         assert abs(grey(whole) - grey_of((FRAMES + 1) // 2)) <= 1
         small = await client.get(f"{url.partition('/instances')[0]}/thumbnail?viewport=32,32")
         assert Image.open(io.BytesIO(small.content)).size == (32, 32 * ROWS // COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("times", "cut"),
+    [
+        ([4 * k for k in range(160)], 0),
+        ([2 * k if k < 80 else 160 + 4 * (k - 80) for k in range(160)], 0),
+        ([4 * k + (40 if k >= 80 else 0) for k in range(160)], 0),
+        ([k + k * k // 20 for k in range(160)], 0),
+        ([4 * k for k in range(160)], 7),
+    ],
+    ids=["even", "slower", "gap", "ever slower", "beginning cut away"],
+)
+def test_a_rate_gives_another_frame(times: list[int], cut: int) -> None:
+    """A frame's number is its place in the order in which they are shown, whatever time that is at."""
+    import av
+
+    stream = uneven_video(times, cut=cut)
+    last = len(times) - cut
+    for number in (1, 2, 50, 64, 65, 79, 80, 81, 82, 90, 96, 120, last):
+        data = video_process.frame(av, stream, "mov", number)
+        picture = np.frombuffer(data, np.uint8, offset=PICTURE.size).reshape(ROWS, COLUMNS, 3)
+        halves = picture[:, 4 : COLUMNS // 2 - 4].mean(), picture[:, COLUMNS // 2 + 4 :].mean()
+        assert np.abs(np.subtract(halves, uneven_greys_of(number))).max() < 1.9, number
+    with pytest.raises(LookupError):
+        video_process.frame(av, stream, "mov", last + 1)
+
+
+def test_a_late_frame_decodes_all_before_it(monkeypatch) -> None:
+    import av
+
+    stream = uneven_video([k + k * k // 20 for k in range(160)])
+    shown = []
+    found = video_process._shown_at
+
+    class Counting:
+        def __init__(self, container) -> None:
+            self.seek, self._decode = container.seek, container.decode
+
+        def decode(self, stream):
+            for one in self._decode(stream):
+                shown.append(one.pts)
+                yield one
+
+    monkeypatch.setattr(video_process, "_shown_at", lambda one, *rest: found(Counting(one), *rest))
+    video_process.frame(av, stream, "mov", 150)
+    assert 1 <= len(shown) <= 12 + 4
 
 
 @pytest.mark.parametrize(("codec", "container", "syntax", "demuxer"), KINDS)

@@ -11,6 +11,7 @@ whole the MP4 file; nothing, and another exit code than 0, when that failed.
 from __future__ import annotations
 
 import io
+import itertools
 import resource
 import struct
 import sys
@@ -38,7 +39,6 @@ _PACKET, _PACKET_WITH_TIME = 188, 192
 _COPIED: Final = frozenset({"h264", "hevc"})
 _FRAGMENTED: Final = "frag_keyframe+empty_moov+default_base_moof"
 _CODEC, _PRESET, _QUALITY = "libx264", "veryfast", "18"
-_FRAMES_BEFORE_SEEKING: Final = 64
 _HIGH_DEFINITION_ROWS: Final = 720
 _UNSPECIFIED: Final = 2
 
@@ -61,18 +61,12 @@ def is_mp4(demuxer: str) -> bool:
 
 
 def frame(av: Any, data: bytes, demuxer: str, number: int) -> bytes:
-    """Frame ``number``, from 1, as RGB. LookupError when there is none."""
+    """Frame ``number``, from 1, as RGB. LookupError when there is none, or when it is damaged."""
     with av.open(io.BytesIO(data), format=demuxer) as container:
         stream = container.streams.video[0]
         stream.thread_type = "NONE"
-        found = _sought(container, stream, number) if demuxer == _MP4 else None
-        if found is None:
-            if demuxer == _MP4:
-                container.seek(0)
-            for count, one in enumerate(container.decode(stream), start=1):
-                if count == number:
-                    found = one
-                    break
+        at = _time_of(container, stream, number) if demuxer == _MP4 else None
+        found = _counted(container, stream, number) if at is None else _shown_at(container, stream, at)
         if found is None:
             raise LookupError("no such frame")
         # Nobody says which matrix: that of ITU-R BT.709 in high definition, as everybody takes it.
@@ -82,20 +76,45 @@ def frame(av: Any, data: bytes, demuxer: str, number: int) -> bytes:
     return PICTURE.pack(*picture.shape[:2]) + rgb
 
 
-def _sought(container: Any, stream: Any, number: int) -> Any:
-    """A late frame, from the key frame before it instead of from the beginning; None: count from there."""
-    rate = stream.average_rate
-    if number <= _FRAMES_BEFORE_SEEKING or not rate or not stream.time_base:
+def _time_of(container: Any, stream: Any, number: int) -> int | None:
+    """When the stream shows its frame ``number``; None when its times do not tell frames apart.
+
+    Frames need not follow each other evenly, so that no rate says it: the times of all are read, which
+    decodes nothing. Those that an edit list cuts away are none. LookupError when there are fewer.
+    """
+    times: list[int] = []
+    for packet in container.demux(stream):
+        if packet.size and not packet.is_discard:
+            if packet.pts is None:
+                times.clear()
+                break
+            times.append(packet.pts)
+    container.seek(0)
+    if not times or len(set(times)) != len(times):
         return None
-    start = stream.start_time or 0
-    container.seek(int(start + (number - 1) / rate / stream.time_base), stream=stream)
-    for one in container.decode(stream):
-        if one.pts is None:
-            return None
-        at = round((one.pts - start) * stream.time_base * rate) + 1
-        if at >= number:
-            return one if at == number else None
+    if not 1 <= number <= len(times):
+        raise LookupError("no such frame")
+    times.sort()
+    return times[number - 1]
+
+
+def _shown_at(container: Any, stream: Any, at: int) -> Any:
+    """The frame of that time, from the key frame before it; None when it is not whole.
+
+    When that key frame does not lead to it (pictures that lean on an earlier one), from the beginning.
+    """
+    for start in (at, 0):
+        container.seek(start, stream=stream if start else None)
+        for one in container.decode(stream):
+            if one.pts == at:
+                return one
+            if one.pts is not None and one.pts > at:
+                break
     return None
+
+
+def _counted(container: Any, stream: Any, number: int) -> Any:
+    return next(itertools.islice(container.decode(stream), number - 1, None), None)
 
 
 def as_mp4(av: Any, data: bytes, demuxer: str, frames_max: int, rate: float) -> bytes:
