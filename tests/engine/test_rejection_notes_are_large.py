@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
+from hounsfield.archive.dicom.rejection import NoteLimits
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.errors import RefusedError
 from hounsfield.archive.index import tables
+from hounsfield.archive.index.deletion import Target
 from support.archives import ct_slice, store, stores_in
 from support.rejection import SAFETY, note
 
@@ -44,3 +48,47 @@ async def test_a_note_of_many_studies_costs_what_it_names(tmp_path: Path) -> Non
                 assert len(await engine.instances(study)) == 1
                 assert len(await engine.instances("1.2.9.7")) == 1
     assert taken[400] < 5 * taken[100]
+
+
+@pytest.mark.parametrize(
+    "limits", [NoteLimits(studies_max=3), NoteLimits(instances_max=3), NoteLimits(bytes_max=500)]
+)
+async def test_a_note_beyond_a_limit_is_kept_and_told(
+    tmp_path: Path, limits: NoteLimits, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = EngineOptions(rejection_limits=limits)
+    named = studies(4)
+    with stores_in(tmp_path / "archive", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+            sent = ct_slice(study_uid="1.2.9.1", series_uid="1.2.9.1.1", sop_uid="1.2.9.1.1.1")
+            await store(engine, sent, ExplicitVRLittleEndian)
+            await store(engine, note(named, SAFETY, sop_uid="1.2.8"), ExplicitVRLittleEndian)
+            assert {one.row.sop_uid for one in await engine.instances("1.2.9.1")} == {"1.2.9.1.1.1", "1.2.8"}
+            (told,) = await engine.rejecting.all()
+            assert (told["id"], told["note"], told["in_force"]) == (None, "1.2.8", False)
+            assert "more than" in told["not_followed"]
+            assert told["not_followed"] in caplog.text
+            assert "1.2.8" not in caplog.text
+            with pytest.raises(RefusedError, match=r"cannot be followed: it .* more than"):
+                await engine.rejecting.follow("1.2.8", actor="tester")
+            if limits.bytes_max > 500:  # what is just within is followed
+                await store(engine, note(studies(3), SAFETY, sop_uid="1.2.7"), ExplicitVRLittleEndian)
+                followed, _ = await engine.rejecting.all()
+                assert (followed["note"], followed["hidden"]) == ("1.2.7", 2)
+                await engine.rejecting.undo(followed["id"], actor="tester", reason="mistaken")
+    # With larger limits it is followed when somebody says so, and not told any more.
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await engine.rejecting.follow("1.2.8", actor="tester")
+            assert not any(one["not_followed"] for one in await engine.rejecting.all())
+
+
+async def test_a_note_beyond_a_limit_that_is_deleted_is_told_no_more(tmp_path: Path) -> None:
+    options = EngineOptions(rejection_limits=NoteLimits(studies_max=3))
+    with stores_in(tmp_path / "archive", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+            await store(engine, note(studies(4), SAFETY), ExplicitVRLittleEndian)
+            await store(engine, note(studies(4), "113000"), ExplicitVRLittleEndian)  # no rejection note
+            assert len(await engine.rejecting.all()) == 1
+            await engine.deleting.delete(Target("1.2.9.1"), reason="over", actor="tester")
+            assert await engine.rejecting.all() == []

@@ -38,34 +38,41 @@ Examples:
 def list_(
     *, undone: bool, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool
 ) -> int:
-    """List the rejections: why, by which note, of which studies, and how many objects are hidden now."""
+    """List the rejections: why, by which note, of which studies, and how many objects are hidden now.
+
+    A note that names more than one note may is not followed; it is listed without an id, with the reason.
+    """
     from hounsfield.archive.app.asking import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         found: list[dict[str, Any]] = archive.call("reject-list")
-    found = [one for one in found if undone or one["in_force"]]
+    found = [one for one in found if undone or one["in_force"] or one["not_followed"]]
     if as_json:
         print_json(found)
         return 0
     now = time.time()
     print_table(
-        ["id", "reason", "studies", "hidden", "named", "note", "by", "since", "undone"],
+        ["id", "reason", "studies", "hidden", "named", "note", "by", "since", "why not in force"],
         [
             (
-                one["id"],
+                one["id"] or "not followed",
                 one["reason"],
                 "\n".join(one["studies"]),
                 one["hidden"],
-                one["named"],
+                one["named"] or "",
                 one["note"],
                 one["actor"],
                 f"{ago(now - one['at_ns'] / _NS)} ago",
-                "" if one["in_force"] else f"by {one['undone_by']}: {one['undone_because']}",
+                one["not_followed"] or _undone(one),
             )
             for one in found
         ],
     )
     return 0
+
+
+def _undone(one: dict[str, Any]) -> str:
+    return "" if one["in_force"] else f"undone by {one['undone_by']}: {one['undone_because']}"
 
 
 @command.command(

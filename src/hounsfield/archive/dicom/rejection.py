@@ -25,12 +25,26 @@ REASONS: Final = {
     WORKLIST: "worklist",
     EXPIRED: "expired",
 }
-#: Of one note. The largest studies have some ten thousand instances; a note is kept in a row of the index.
-REFERENCES_MAX: Final = 100_000
+
+#: What a note of whose limits :class:`NoteLimits` speaks can be done about.
+_IN_PARTS: Final = "ask its sender to send it in parts"
 
 _TITLE, _VALUE, _SCHEME = 0x0040A043, 0x00080100, 0x00080102
 _EVIDENCE, _SERIES, _INSTANCES = 0x0040A375, 0x00081115, 0x00081199
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00081155
+
+
+@dataclass(frozen=True, slots=True)
+class NoteLimits:
+    """How much one note may reject. A note beyond is kept as any other object, and said to be.
+
+    All of a note takes effect in one commit, which everybody who writes waits for: some 0.1 ms for each
+    study that it names. Notes that people make name one study, those of a retention system hundreds.
+    """
+
+    studies_max: int = 10_000
+    instances_max: int = 100_000  # the largest studies have some ten thousand; a note is kept in one row
+    bytes_max: int = 32 << 20  # read to memory: a hundred thousand references take some twenty million
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +61,24 @@ class NoteError(ValueError):
     retry = False
 
 
-def rejection_note(header: bytes | memoryview, transfer_syntax_uid: str) -> RejectionNote | None:
+class NoteTooLargeError(NoteError):
+    """A rejection note beyond a limit. ``code``: why it rejects; "" when it was not looked at."""
+
+    def __init__(self, what: str, code: str = "") -> None:
+        self.code = code
+        super().__init__(f"{what}; {_IN_PARTS}")
+
+
+def rejection_note(
+    header: bytes | memoryview, transfer_syntax_uid: str, limits: NoteLimits | None = None
+) -> RejectionNote | None:
     """What a key object selection document rejects, None when it is not a rejection note.
 
     ``header`` is its data set. What it refers to is in its Current Requested Procedure Evidence Sequence
     (PS3.3 C.17.6.2). A reference without usable UIDs rejects nothing. NoteError for a note that refers to
-    nothing, or to more than :data:`REFERENCES_MAX` instances.
+    nothing, NoteTooLargeError for one that refers to more than ``limits`` allow.
     """
+    limits = limits or NoteLimits()
     model = select(header, lookup(transfer_syntax_uid), [(_TITLE,), (_EVIDENCE,)])
     title = next(_items(model, _TITLE), None)
     if title is None or _text(title, _SCHEME) != "DCM":
@@ -71,8 +96,11 @@ def rejection_note(header: bytes | memoryview, transfer_syntax_uid: str) -> Reje
     count = sum(len(instances) for by_series in rejected.values() for instances in by_series.values())
     if not count:
         raise NoteError("it refers to no instance")
-    if count > REFERENCES_MAX:
-        raise NoteError(f"it refers to more than {REFERENCES_MAX} instances")
+    if count > limits.instances_max:
+        raise NoteTooLargeError(f"it refers to {count} instances, more than {limits.instances_max}", code)
+    if len(rejected) > limits.studies_max:
+        what = f"it refers to objects of {len(rejected)} studies, more than {limits.studies_max}"
+        raise NoteTooLargeError(what, code)
     return RejectionNote(code, {
         study: {series: tuple(instances) for series, instances in by_series.items()}
         for study, by_series in rejected.items()

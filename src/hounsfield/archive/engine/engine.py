@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from hounsfield.archive.dicom.rejection import REASONS
+from hounsfield.archive.dicom.rejection import REASONS, NoteLimits
 from hounsfield.archive.engine.changes import Changes
 from hounsfield.archive.engine.compaction import Compaction, CompactionLimits
 from hounsfield.archive.engine.compressing import Compressing
@@ -46,6 +46,7 @@ from hounsfield.archive.index.deletion import Deletions
 from hounsfield.archive.index.epochs import begin_epoch
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.layout import require_layout
 from hounsfield.archive.index.merging import Merger
 from hounsfield.archive.index.planner import Planner
 from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
@@ -79,6 +80,7 @@ class EngineOptions:
     compaction: CompactionLimits = field(default_factory=CompactionLimits)
     duplicates: str = "keep-first"  # or "newest-current"
     rejection_notes: frozenset[str] = frozenset(REASONS)  # codes of the reasons for which they are followed
+    rejection_limits: NoteLimits = field(default_factory=NoteLimits)
     compression: str = ""  # of native frames: "zstd", "jpegxl", "htj2k", or "" for none
     isolation: IsolationLimits = field(default_factory=IsolationLimits)
     decoding: DecodingLimits = field(default_factory=DecodingLimits)
@@ -142,6 +144,7 @@ class Stores:
             journal=self.journal,
             indexer=self.indexer,
             followed=options.rejection_notes,
+            limits=options.rejection_limits,
             newest_current=options.duplicates == "newest-current",
         )
 
@@ -156,6 +159,7 @@ class Stores:
     def catch_up(self, *, at_start: bool) -> RecoveryReport:
         """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
         if at_start:
+            require_layout(self.store)
             begin_epoch(self.store)  # before anything is appended to the journal
         report = catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
         self.corrections.resume()
@@ -164,6 +168,7 @@ class Stores:
 
     def reindex(self, progress: Callable[[int, int], None], *, rescan: bool = False) -> RecoveryReport:
         """Fill the (empty) index from segments and ledger; see :mod:`hounsfield.archive.index.recovery`."""
+        require_layout(self.store)
         gc.freeze()  # millions of rows come and go: what was loaded before need not be walked for each
         try:
             report = reindex(self.indexer, self.journal, progress, rescan=rescan)

@@ -14,6 +14,7 @@ from hounsfield.archive.engine.deletion import Deleting
 from hounsfield.archive.engine.errors import EngineError, NotFoundError, RefusedError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.index.deletion import DeletionReport, Target
+from hounsfield.archive.index.refused_notes import RefusedNote
 from hounsfield.archive.index.rejections import RejectionError, Rejections
 from hounsfield.archive.index.rows import CorrectionRow
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot
@@ -52,7 +53,10 @@ class Rejecting:
             await self.follow_stored()
 
     async def all(self) -> list[dict[str, Any]]:
-        """Every rejection that was ever made, oldest first."""
+        """Every rejection that was ever made, oldest first; then the notes too large to be followed.
+
+        Those have no ``id``, and ``not_followed`` says why.
+        """
         return await self._gate.read(self._all)
 
     async def follow(self, sop_uid: str, *, actor: str) -> dict[str, Any]:
@@ -93,7 +97,8 @@ class Rejecting:
 
     def _all(self) -> list[dict[str, Any]]:
         with self._store.snapshot() as snapshot:
-            return [self._told(snapshot, row) for row in self._rejections.all(snapshot)]
+            made = [self._told(snapshot, row) for row in self._rejections.all(snapshot)]
+            return made + [_told_refused(one) for one in self._rejections.refused(snapshot)]
 
     def _follow(self, sop_uid: str, actor: str) -> dict[str, Any]:
         try:
@@ -139,7 +144,28 @@ class Rejecting:
             "undone_ns": row.reverted_ns,
             "undone_by": row.reverted_by,
             "undone_because": row.reverted_because,
+            "not_followed": "",
         }
+
+
+def _told_refused(refused: RefusedNote) -> dict[str, Any]:
+    """A note that is not followed, in the shape of a rejection that hides nothing."""
+    return {
+        "id": None,
+        "code": refused.code,
+        "reason": REASONS.get(refused.code, refused.code),
+        "note": refused.note.sop_uid,
+        "studies": [],
+        "named": 0,
+        "hidden": 0,
+        "at_ns": refused.at_ns,
+        "actor": "",
+        "in_force": False,
+        "undone_ns": 0,
+        "undone_by": "",
+        "undone_because": "",
+        "not_followed": refused.why,
+    }
 
 
 def _half_done(reports: Sequence[DeletionReport], studies: int, error: EngineError) -> str:

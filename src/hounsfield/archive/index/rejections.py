@@ -13,6 +13,7 @@ again.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -28,6 +29,8 @@ from hounsfield.archive.dicom.rejection import (
     KEY_OBJECT_SELECTION,
     REASONS,
     NoteError,
+    NoteLimits,
+    NoteTooLargeError,
     RejectionNote,
     rejection_note,
 )
@@ -45,6 +48,7 @@ from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.indexing import VANISHED, Indexer
 from hounsfield.archive.index.journal import FACT_SEALS, Journal
 from hounsfield.archive.index.refiling import Refiling
+from hounsfield.archive.index.refused_notes import RefusedNote, all_refused, note_refused, refused_key
 from hounsfield.archive.index.remaining import Carried
 from hounsfield.archive.index.rows import (
     CorrectionRow,
@@ -64,9 +68,10 @@ from hounsfield.storage_backends.errors import StorageError
 FACT_REJECTION = "rejection"
 EVENT_REJECTED = "instances-rejected"
 EVENT_RESTORED = "instances-restored"
-NOTE_BYTES_MAX = 32 << 20  # of what is read to memory: a hundred thousand references take some ten
 MOVES_MAX = 8  # of one record while it is read; it is one, or the disk is what fails
 TOKEN_BYTES = 16  # of a hidden study's name: nobody guesses it
+
+_log = logging.getLogger(__name__)
 
 _References = dict[str, dict[str, dict[str, None]]]
 
@@ -103,9 +108,11 @@ class Rejections:
         journal: Journal,
         indexer: Indexer,
         followed: frozenset[str] = frozenset(REASONS),
+        limits: NoteLimits | None = None,
         newest_current: bool = False,
     ) -> None:
         """``followed``: codes of the reasons for which notes are followed; others are ordinary objects."""
+        self._limits = limits or NoteLimits()
         self._store = store
         self._sealer = sealer
         self._catalog = catalog
@@ -128,6 +135,15 @@ class Rejections:
         if body is None:
             raise RejectionError(f"there is no rejection {number}; `hounsfield reject list` shows them")
         return _row_of(body)
+
+    def refused(self, snapshot: Snapshot) -> list[RefusedNote]:
+        """The notes that are here and reject more than a note may, and are not followed; oldest first."""
+        found: list[RefusedNote] = []
+        for record_id, one in all_refused(snapshot, self._sealer):
+            with suppress(LookupError):
+                self._stored_in(snapshot, record_id, one.note)
+                found.append(one)
+        return found
 
     def hidden(self, snapshot: Snapshot, row: CorrectionRow) -> dict[str, int]:
         """How many objects of each study a rejection keeps out of sight now, by the hidden study's UID."""
@@ -155,13 +171,22 @@ class Rejections:
 
     def _look_at(self, record_id: bytes, row: WaitingRow) -> bool:
         note: _Note | None = None
-        with suppress(NoteError, LookupError):
+        batch = Batch(uses_reserve=True)
+        try:
             note = self._read(record_id, row)
+        except NoteTooLargeError as error:
+            if not error.code or error.code in self._followed:
+                self._sealer.prepare(1)
+                refused = RefusedNote(row, error.code, str(error), time.time_ns())
+                note_refused(batch, self._sealer, record_id, refused)
+                text = "a rejection note is kept and not followed: %s (`hounsfield reject list` shows which)"
+                _log.warning(text, error)
+        except (NoteError, LookupError):
+            pass  # an object as any other, or gone
         if note is not None and note.content.code in self._followed:
             with suppress(_DealtWithError):
                 self._make(note, actor=note.sender, waits=True)
             return True
-        batch = Batch(uses_reserve=True)
         batch.delete(META, waiting_key(record_id))
         self._store.commit(batch)
         return False
@@ -171,12 +196,13 @@ class Rejections:
         for _ in range(MOVES_MAX):
             found = self._stored(record_id, row)
             try:
-                if self._indexer.data_set_bytes(found.location, found.stored_as) > NOTE_BYTES_MAX:
-                    raise NoteError(f"it is longer than {NOTE_BYTES_MAX} bytes")
+                length = self._indexer.data_set_bytes(found.location, found.stored_as)
+                if length > self._limits.bytes_max:
+                    raise NoteTooLargeError(f"it is {length} bytes long, more than {self._limits.bytes_max}")
                 data = b"".join(self._indexer.data_set(found.location, found.stored_as))
             except VANISHED:
                 continue  # compaction moved it
-            content = rejection_note(data, found.transfer_syntax_uid)
+            content = rejection_note(data, found.transfer_syntax_uid, self._limits)
             if content is None:
                 return None
             said = Carried(self._indexer).row(found.location)
@@ -185,15 +211,18 @@ class Rejections:
         raise LookupError("the record was moved again and again while it was read")
 
     def _stored(self, record_id: bytes, row: WaitingRow) -> InstanceRow:
-        catalog = self._catalog
         with self._store.snapshot() as snapshot:
-            route = View(catalog, snapshot).route(row.study_uid, row.series_uid, row.sop_uid, row.received_ns)
-            place = Place(route.study_uid, route.series_uid, row.sop_uid)
-            served = catalog.instance(snapshot, *place)
-            if served is not None:
-                for one in (served, *catalog.versions(snapshot, catalog.instance_key(*place))):
-                    if one.location.record_id == record_id:
-                        return one
+            return self._stored_in(snapshot, record_id, row)
+
+    def _stored_in(self, snapshot: Snapshot, record_id: bytes, row: WaitingRow) -> InstanceRow:
+        catalog = self._catalog
+        route = View(catalog, snapshot).route(row.study_uid, row.series_uid, row.sop_uid, row.received_ns)
+        place = Place(route.study_uid, route.series_uid, row.sop_uid)
+        served = catalog.instance(snapshot, *place)
+        if served is not None:
+            for one in (served, *catalog.versions(snapshot, catalog.instance_key(*place))):
+                if one.location.record_id == record_id:
+                    return one
         raise LookupError("the object is gone")
 
     def follow(self, sop_uid: str, *, actor: str) -> CorrectionRow:
@@ -342,6 +371,7 @@ class Rejections:
         batch.require(META, CORRECTIONS, overlay.generation(snapshot))
         batch.put(META, CORRECTIONS, number_key(self._journal.facts(snapshot) + 1))
         batch.delete(META, waiting_key(bytes.fromhex(row.note_record)))
+        batch.delete(META, refused_key(bytes.fromhex(row.note_record)))
         changes = refiling.plan(
             snapshot, batch, self._view_with(snapshot, row), self._filed(snapshot, row), event.at_ns
         )
