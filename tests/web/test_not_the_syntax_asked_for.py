@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 
 import numpy as np
 import pydicom
@@ -63,6 +64,83 @@ async def test_compressed_frames_as_plain_cells(archive, sample, name):
         got = pydicom.dcmread(io.BytesIO(file.content))
         assert got.file_meta.TransferSyntaxUID == EXPLICIT
         assert got.PixelData[: len(whole)] == whole
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 16), (7, 9), (1, 3), (5, 8)])
+async def test_cells_of_one_bit_leave_packed(archive, rows, columns):
+    """PS3.5 8.1.1: eight to a byte, the first the lowest bit; frames behind each other without alignment."""
+    frames, bits = 5, rows * columns
+    cells = np.random.default_rng(bits).integers(0, 2, (frames, rows, columns), np.uint8)
+
+    def deflated(frame: np.ndarray) -> bytes:
+        packer = zlib.compressobj(wbits=-15)
+        return packer.compress(np.packbits(frame, bitorder="little").tobytes()) + packer.flush()
+
+    def one_bit(data: pydicom.Dataset) -> None:
+        data.Rows, data.Columns, data.NumberOfFrames = rows, columns, frames
+        data.BitsAllocated = data.BitsStored = 1
+        data.HighBit = 0
+        data.PixelData = pydicom.encaps.encapsulate([deflated(frame) for frame in cells])
+        data["PixelData"].VR = "OB"
+        data["PixelData"].is_undefined_length = True
+
+    # pydicom does not know Deflated Image Frame Compression; its data sets are explicit VR as those of RLE.
+    result = await store(archive.engine, ct_slice(change=one_bit, syntax=RLE), f"{IMPLICIT}.8.1")
+    url = (
+        f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+        f"/instances/{result.sop_instance_uid}"
+    )
+    whole = np.packbits(cells, bitorder="little").tobytes()
+    parts = f'multipart/related; type="{OCTETS}"'
+    async with archive.client() as client:
+        for number, frame in enumerate(cells, start=1):
+            answer = await client.get(f"{url}/frames/{number}", headers={"accept": OCTETS})
+            assert answer.content == np.packbits(frame, bitorder="little").tobytes()
+        several = parts_of(await client.get(f"{url}/frames/2,5", headers={"accept": parts}))
+        assert [content for _, content in several] == [
+            np.packbits(cells[number], bitorder="little").tobytes() for number in (1, 4)
+        ]
+        bulk = await client.get(f"{url}/bulkdata/7FE00010", headers={"accept": OCTETS})
+        assert bulk.content == whole
+        ((_, content),) = parts_of(await client.get(f"{url}/pixeldata", headers={"accept": parts}))
+        assert content == whole
+        length = len(whole)
+        for start, stop in {(0, 1), (length // 3, length // 2 + 1), (length - 1, length), (0, length)}:
+            part = await client.get(
+                f"{url}/pixeldata", headers={"accept": OCTETS, "range": f"bytes={start}-{stop - 1}"}
+            )
+            assert (part.status_code, part.content) == (206, whole[start:stop])
+        for syntax in (EXPLICIT, IMPLICIT, f"{EXPLICIT}.99"):
+            file = await client.get(url, headers={"accept": f"application/dicom; transfer-syntax={syntax}"})
+            got = pydicom.dcmread(io.BytesIO(file.content))
+            assert (got.file_meta.TransferSyntaxUID, got.BitsAllocated) == (syntax, 1)
+            assert got.PixelData == whole + bytes(length % 2)
+            np.testing.assert_array_equal(got.pixel_array, cells)
+        for syntax in (RLE, JLS):
+            answer = await client.get(url, headers={"accept": f"application/dicom; transfer-syntax={syntax}"})
+            assert answer.status_code == 406
+            assert "one bit" in answer.json()["detail"]
+
+
+async def test_packed_frames_are_those_of_the_native_object(archive):
+    """The same cells, native: the same answers."""
+    cells = np.random.default_rng(3).integers(0, 2, (3, 7, 9), np.uint8)
+
+    def one_bit(data: pydicom.Dataset) -> None:
+        data.Rows, data.Columns, data.NumberOfFrames = 7, 9, 3
+        data.BitsAllocated = data.BitsStored = 1
+        data.HighBit = 0
+        data.PixelData = np.packbits(cells, bitorder="little").tobytes()
+
+    result = await store(archive.engine, ct_slice(change=one_bit), EXPLICIT)
+    url = (
+        f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+        f"/instances/{result.sop_instance_uid}"
+    )
+    async with archive.client() as client:
+        for number, frame in enumerate(cells, start=1):
+            answer = await client.get(f"{url}/frames/{number}", headers={"accept": OCTETS})
+            assert answer.content == np.packbits(frame, bitorder="little").tobytes()
 
 
 @pytest.mark.parametrize(

@@ -66,3 +66,29 @@ def extract_bits(pixels: bytes | memoryview, number: int, frame_bits: int) -> by
         return bytes(chunk)
     value = (int.from_bytes(chunk, "little") >> shift) & ((1 << frame_bits) - 1)
     return value.to_bytes(-(-frame_bits // 8), "little")
+
+
+class JoinedBits:
+    """Frames of ``frame_bits`` packed bits, put behind each other without alignment (PS3.5 8.1.1).
+
+    The inverse of :func:`extract_bits`. ``skipped``: frames before the first one given; what comes begins
+    with the byte in which that one begins then, the bits of the frame before zero.
+    """
+
+    def __init__(self, frame_bits: int, skipped: int = 0) -> None:
+        self._frame_bits = frame_bits
+        self._held, self._held_bits = 0, skipped * frame_bits % 8
+
+    def add(self, frame: bytes | bytearray | memoryview) -> bytes | bytearray | memoryview:
+        """The next frame, from the start of its first byte: as many bytes as are complete now."""
+        if self._held_bits == 0 and self._frame_bits % 8 == 0:
+            return frame
+        self._held |= int.from_bytes(frame, "little") << self._held_bits
+        whole, left = divmod(self._held_bits + self._frame_bits, 8)
+        data = self._held.to_bytes(whole + 1, "little")
+        self._held, self._held_bits = data[-1], left
+        return data[:-1]
+
+    def rest(self) -> bytes:
+        """The last byte, if it is not full: its unused high bits are zero."""
+        return bytes([self._held]) if self._held_bits else b""

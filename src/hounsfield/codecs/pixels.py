@@ -64,7 +64,12 @@ class PixelFormat:
     @property
     def frame_bytes(self) -> int:
         """Bytes of one native frame."""
-        return self.rows * self.columns * self.samples * self.bits_allocated // 8
+        return self.bits // 8
+
+    @property
+    def bits(self) -> int:
+        """Bits of one native frame."""
+        return self.rows * self.columns * self.samples * self.bits_allocated
 
     def check(self) -> None:
         """``UnsupportedPixelsError`` unless cells are whole words and there is a sane number of them."""
@@ -84,7 +89,10 @@ _WITH_FULL_CHROMA: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_PARTIAL_422": "YBR_
 
 
 def decoded_format(transfer_syntax_uid: str, pixels: PixelFormat) -> PixelFormat:
-    """What the decoded samples of a frame are: colour by pixel, whole words, transforms of colour undone."""
+    """What the decoded samples of a frame are: colour by pixel, whole words, transforms of colour undone.
+
+    Cells of one bit are bytes here, which no object has: what leaves are :func:`packed_bits`.
+    """
     photometric = pixels.photometric
     if pixels.samples == 3:
         if transfer_syntax_uid in _JPEG_DCT or photometric in _COLOUR_TRANSFORMS:
@@ -100,6 +108,21 @@ def decoded_format(transfer_syntax_uid: str, pixels: PixelFormat) -> PixelFormat
         bits_allocated=8 if single else pixels.bits_allocated,
         high_bit=None if single else pixels.high_bit,
     )
+
+
+def native_bytes(transfer_syntax_uid: str, pixels: PixelFormat, frames: int = 1) -> int:
+    """Bytes of so many frames, decoded, as native pixel data has them: packed where cells are one bit."""
+    if pixels.bits_allocated == 1:  # frames follow each other without alignment (PS3.5 8.1.1)
+        return -(-pixels.bits * frames // 8)
+    return decoded_format(transfer_syntax_uid, pixels).frame_bytes * frames
+
+
+def packed_bits(cells: Buffer) -> bytes:
+    """Cells of one bit, decoded to bytes of 0 and 1, as native pixel data has them (PS3.5 8.1.1).
+
+    The first is the lowest bit; unused high bits of the last byte are zero.
+    """
+    return np.packbits(np.frombuffer(cells, np.uint8), bitorder="little").tobytes()
 
 
 def from_native(frame: Buffer, pixels: PixelFormat, *, little_endian: bool = True) -> Pixels:

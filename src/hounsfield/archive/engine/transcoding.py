@@ -41,7 +41,8 @@ from hounsfield.archive.engine.types import Instance
 from hounsfield.codecs.coders import coder_of
 from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CodecError, UnsupportedPixelsError
-from hounsfield.codecs.pixels import PixelFormat, decoded_format
+from hounsfield.codecs.frames import JoinedBits
+from hounsfield.codecs.pixels import PixelFormat, decoded_format, native_bytes, packed_bits
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax, lookup
 from hounsfield.storage_backends.api import Buffer
 
@@ -132,6 +133,7 @@ class Transcoding:
     async def transcoded_frame(self, instance: Instance, number: int, transfer_syntax_uid: str) -> Buffer:
         """Frame ``number``, from 1, in another transfer syntax; native cells least significant byte first.
 
+        Cells of one bit are packed, and begin on a byte (as those that are stored so do when they leave).
         Raises what reading a frame raises, and ``NotTranscodableError``.
         """
         self._check(instance, transfer_syntax_uid)
@@ -219,7 +221,11 @@ class Transcoding:
                     )
             if target.encapsulated:
                 return await self._isolation.transcode_in_turn(stored, target.uid, frame, pixels)
-            return await self._isolation.decode_in_turn(stored, frame, pixels)
+            cells = await self._isolation.decode_in_turn(stored, frame, pixels)
+            if pixels.bits_allocated > 1:
+                return cells
+            await self._decoding.arrays()
+            return await trio.to_thread.run_sync(packed_bits, cells, limiter=self._threads)
         except CodecError as error:
             raise NotTranscodableError(
                 f"frame {number} cannot be given in that transfer syntax ({error}); ask for it as stored"
@@ -297,7 +303,7 @@ class Transcoding:
     ) -> AsyncIterator[Buffer]:
         """Compressed frames as plain cells."""
         pixels = self._image(instance, source)
-        length = decoded_format(instance.row.transfer_syntax_uid, pixels).frame_bytes * source.frames
+        length = native_bytes(instance.row.transfer_syntax_uid, pixels, source.frames)
         if length > _NATIVE_BYTES_MAX:
             raise NotTranscodableError(
                 "decoded, this object has more than 4 GiB of pixels, which no native transfer syntax can hold"
@@ -305,13 +311,14 @@ class Transcoding:
         vr = "OW" if pixels.bits_allocated > 8 else "OB"
         before, behind = self._ends(source, target, derivation(instance, pixels, target.uid))
         head: Buffer = before + _native_head(PIXEL_DATA, vr, length, target)
+        joined = JoinedBits(pixels.bits) if pixels.bits_allocated == 1 else None
         async for frames in self._in_batches(instance, source, target):
             if head:
                 yield head
                 head = b""
             for frame in frames:
-                yield frame
-        yield bytes(length % 2) + behind
+                yield frame if joined is None else joined.add(frame)
+        yield (b"" if joined is None else joined.rest()) + bytes(length % 2) + behind
 
     async def _encapsulated(
         self, instance: Instance, source: _Source, target: TransferSyntax

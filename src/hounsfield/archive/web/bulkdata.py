@@ -16,6 +16,7 @@ from hounsfield.archive.dicom.bulk import Bulk, find_bulk
 from hounsfield.archive.dicom.byte_order import WORD_BYTES, swapped
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
+from hounsfield.archive.engine.decoding import image_format
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.records import number_of
@@ -47,6 +48,7 @@ from hounsfield.archive.web.responses import (
     whole_or_range,
 )
 from hounsfield.archive.web.urls import base_url, instance_url
+from hounsfield.codecs.frames import JoinedBits
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
@@ -219,6 +221,9 @@ class Bulkdata:
     async def _decoded_value(self, one: Instance, target: str) -> Value:
         """The cells of compressed frames, one frame after the other."""
         size = len(await self._engine.transcoded_frame(one, 1, target))
+        bits = image_format(one).bits
+        if bits % 8:
+            return self._joined_value(one, target, bits)
 
         async def read(start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
             for number in range(start // size, -(-stop // size)):
@@ -226,6 +231,21 @@ class Bulkdata:
                 yield (cells[max(start - number * size, 0) : stop - number * size],)
 
         return Value(size * _frames_of(one), read)
+
+    def _joined_value(self, one: Instance, target: str, bits: int) -> Value:
+        """The same of cells of one bit: a frame begins at the bit where the one before ends (PS3.5 8.1.1)."""
+        frames = _frames_of(one)
+
+        async def read(start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
+            first = start * 8 // bits
+            joined, at = JoinedBits(bits, skipped=first), first * bits // 8
+            for number in range(first, min(-(-stop * 8 // bits), frames)):
+                cells = memoryview(joined.add(await self._engine.transcoded_frame(one, number + 1, target)))
+                yield (cells[max(start - at, 0) : max(stop - at, 0)],)
+                at += len(cells)
+            yield (joined.rest()[max(start - at, 0) : max(stop - at, 0)],)
+
+        return Value(-(-bits * frames // 8), read)
 
     def _swapped_value(self, one: Instance, place: tuple[int, int], size: int) -> Value:
         """The same of big-endian words, little endian."""
