@@ -131,6 +131,92 @@ async def test_of_two_notes_of_one_uid_both_are_followed(tmp_path: Path) -> None
             assert not waiting(stores)
 
 
+def two_notes(first: list[str], second: list[str], code: str = SAFETY) -> tuple[bytes, bytes]:
+    """Two notes of one SOP Instance UID, which differ at least in their time."""
+    one_note = note_data_set({STUDY: {FIRST: first}}, code, sop_uid="1.2.9.1")
+    other = note_data_set({STUDY: {FIRST: second}}, code, sop_uid="1.2.9.1")
+    other.SeriesInstanceUID = one_note.SeriesInstanceUID
+    other.ContentTime = "101113"
+    return encode(one_note), encode(other)
+
+
+async def after_a_reindex(directory: Path) -> tuple[dict[str, set[str]], list[Any]]:
+    shutil.rmtree(directory / "index")
+    with stores_in(directory) as stores:
+        stores.reindex(lambda _done, _all: None)
+        assert not waiting(stores)
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            return await shown(engine), await engine.rejecting.all()
+
+
+async def test_a_note_that_is_hidden_itself_is_followed(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await send(engine, *three())
+            hidden = note_data_set({STUDY: {SECOND: [C]}}, SAFETY, sop_uid="1.2.9.2")
+            of_it = note({STUDY: {hidden.SeriesInstanceUID: ["1.2.9.2"]}}, SAFETY, sop_uid="1.2.9.3")
+            assert await send(engine, of_it, encode(hidden)) == [Outcome.STORED, Outcome.STORED]
+            assert await shown(engine) == {STUDY: {A, B}}
+            assert await send(engine, *two_notes([A], [A, B])) == [Outcome.STORED, Outcome.CONFLICT]
+            assert await shown(engine) == {}
+            assert not waiting(stores)
+            rejections = await engine.rejecting.all()
+            assert len(rejections) == 4
+    assert await after_a_reindex(tmp_path / "archive") == ({}, rejections)
+
+
+async def test_what_was_undone_stays_so_when_the_index_is_lost(tmp_path: Path) -> None:
+    directory, saved = tmp_path / "archive", tmp_path / "saved"
+    with stores_in(directory) as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await send(engine, *three())
+    shutil.copytree(directory / "index", saved)
+    with stores_in(directory) as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await send(engine, *two_notes([A], [A]), note({STUDY: {SECOND: [C]}}, SAFETY, sop_uid="1.2.9.2"))
+            for made in await engine.rejecting.all():
+                await engine.rejecting.undo(made["id"], actor="t", reason="mistaken")
+            expected = {STUDY: {A, B, C, "1.2.9.1", "1.2.9.2"}}
+            assert await shown(engine) == expected
+            rejections = await engine.rejecting.all()
+            assert len(rejections) == 2  # a further note that says the same adds nothing
+    assert await after_a_reindex(directory) == (expected, rejections)
+    shutil.rmtree(directory / "index")
+    saved.rename(directory / "index")
+    with stores_in(directory) as stores:
+        stores.catch_up(at_start=True)
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            assert (await shown(engine), await engine.rejecting.all()) == (expected, rejections)
+
+
+@pytest.mark.parametrize("code", REASONS)
+async def test_what_was_deleted_and_sent_again_and_undone_stays_so(tmp_path: Path, code: str) -> None:
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            sent = one(FIRST, A)
+            rejection = note({STUDY: {FIRST: [A]}}, code, sop_uid="1.2.9.1")
+            await send(engine, sent, rejection)
+            await engine.rejecting.delete(1, actor="t", reason="over")
+            assert await send(engine, rejection, sent) == [Outcome.STORED, Outcome.STORED]
+            (made,) = await engine.rejecting.all()
+            await engine.rejecting.undo(made["id"], actor="t", reason="mistaken")
+            assert await shown(engine) == {STUDY: {A, "1.2.9.1"}}
+            rejections = await engine.rejecting.all()
+    assert await after_a_reindex(tmp_path / "archive") == ({STUDY: {A, "1.2.9.1"}}, rejections)
+
+
+async def test_a_further_note_after_an_undoing_is_followed(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            first, second = two_notes([A], [A])
+            await send(engine, *three(), first)
+            await engine.rejecting.undo(1, actor="t", reason="mistaken")
+            assert await send(engine, first, second) == [Outcome.DUPLICATE, Outcome.CONFLICT]
+            assert await shown(engine) == {STUDY: {B, C}}
+            rejections = await engine.rejecting.all()
+    assert await after_a_reindex(tmp_path / "archive") == ({STUDY: {B, C}}, rejections)
+
+
 async def test_other_key_objects_reject_nothing(tmp_path: Path) -> None:
     with stores_in(tmp_path / "archive") as stores:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:

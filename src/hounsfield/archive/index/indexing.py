@@ -309,14 +309,14 @@ class Indexer:
                 batch = self.catalog.plan_version(
                     snapshot, place, stored, newest_current=self._newest_current
                 )
-                self._leave_waiting(batch, place.study_uid, [stored])
+                self._leave_waiting(batch, [stored])
                 self._journal.append(batch, _event(EVENT_CONFLICT, place.study_uid, [(place, stored)]))
                 plans.append((batch, [(i, Outcome.CONFLICT)]))
         patients: Patients = {}
         for study_uid, members in by_study.items():
             group = [(place, objects[i]) for i, place in members]
             batch = self.catalog.plan_study(snapshot, group, patients)
-            self._leave_waiting(batch, study_uid, [stored for _, stored in group])
+            self._leave_waiting(batch, [stored for _, stored in group])
             self._journal.append(batch, _event(EVENT_STORED, study_uid, group))
             plans.append((batch, [(i, Outcome.STORED) for i, _ in members]))
         if deleted is not None:
@@ -326,10 +326,13 @@ class Indexer:
         needless.finish(snapshot, plans, outcomes)
         return plans
 
-    def _leave_waiting(self, batch: Batch, study_uid: str, objects: Iterable[Stored]) -> None:
-        """Have ``batch`` say of those that may be rejection notes that somebody must look at them."""
+    def _leave_waiting(self, batch: Batch, objects: Iterable[Stored]) -> None:
+        """Have ``batch`` say of those that may be rejection notes that somebody must look at them.
+
+        Also of those that a rejection hides: what they name is rejected, too.
+        """
         for stored in objects:
-            if stored.row.sop_class_uid == KEY_OBJECT_SELECTION and not is_hidden(study_uid):
+            if stored.row.sop_class_uid == KEY_OBJECT_SELECTION:
                 leave_waiting(batch, self._sealer, stored)
 
 

@@ -13,6 +13,7 @@ again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import time
@@ -60,7 +61,7 @@ from hounsfield.archive.index.rows import (
 )
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.tables import CORRECTED, CORRECTION, META, STUDY_ID_BYTES
-from hounsfield.archive.index.waiting_notes import WaitingRow, all_waiting, waiting_key
+from hounsfield.archive.index.waiting_notes import FOLLOWED, WaitingRow, all_waiting, waiting_key
 from hounsfield.codecs.errors import CodecError
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
 from hounsfield.storage_backends.errors import StorageError
@@ -83,7 +84,7 @@ class RejectionError(Exception):
 
 
 class _DealtWithError(Exception):
-    """Another process was first."""
+    """Another process was first, or the note was followed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class _Note:
     sender: str
     record_id: bytes
     row: WaitingRow
+    digest: str  # of its bytes as received
 
 
 class Rejections:
@@ -186,7 +188,7 @@ class Rejections:
         if note is not None and note.content.code in self._followed:
             with suppress(_DealtWithError):
                 self._make(note, actor=note.sender, waits=True)
-            return True
+                return True
         batch.delete(META, waiting_key(record_id))
         self._store.commit(batch)
         return False
@@ -207,7 +209,8 @@ class Rejections:
                 return None
             said = Carried(self._indexer).row(found.location)
             source = SourceRow() if said is None else said.source
-            return _Note(content, source.calling_ae or source.address or source.protocol, record_id, row)
+            sender = source.calling_ae or source.address or source.protocol
+            return _Note(content, sender, record_id, row, hashlib.sha256(data).hexdigest())
         raise LookupError("the record was moved again and again while it was read")
 
     def _stored(self, record_id: bytes, row: WaitingRow) -> InstanceRow:
@@ -265,7 +268,7 @@ class Rejections:
 
         def plan(snapshot: Snapshot, batch: Batch | None) -> CorrectionRow:
             held = snapshot.get(META, key)
-            if waits and held is None:
+            if waits and (held is None or self._was_followed(snapshot, note)):
                 raise _DealtWithError
             if batch is not None:
                 batch.require(META, key, held)
@@ -280,6 +283,7 @@ class Rejections:
                 code=note.content.code,
                 note=note.row.sop_uid,
                 note_record=note.record_id.hex(),
+                note_digest=note.digest,
                 before_ns=note.row.received_ns + 1 if note.content.code == EXPIRED else 0,
             )
 
@@ -317,6 +321,30 @@ class Rejections:
 
         self._journal.commit_planned_fact(planned, seals=seals)
         return made[-1]
+
+    def _was_followed(self, snapshot: Snapshot, note: _Note) -> bool:
+        """Whether a rejection speaks of this note, whatever became of it.
+
+        The answer is the same when the note comes and in a recovery, which knows all facts by then. A further
+        note of one UID that says nothing new is spoken of, unless it came after the rejection was undone.
+        """
+        _, numbers = self._followed_by(snapshot, note.row.sop_uid)
+        for number in numbers:
+            row = self.get(snapshot, number)
+            if row.note_record == note.record_id.hex() or row.note_digest == note.digest:
+                return True
+            if row.reverted_ns and row.reverted_ns <= note.row.received_ns:
+                continue
+            if row.code == note.content.code and not row.before_ns and _names_all(row, note):
+                return True
+        return False
+
+    def _followed_by(self, snapshot: Snapshot, sop_uid: str) -> tuple[bytes, list[int]]:
+        """The key in META, and the numbers that it has: of the rejections by notes of one UID."""
+        key = FOLLOWED + self._journal.state_key(FACT_REJECTION, sop_uid)
+        held = snapshot.get(META, key) or b""
+        size = len(number_key(0))
+        return key, [int.from_bytes(held[at : at + size], "big") for at in range(0, len(held), size)]
 
     def _refiling(self) -> Refiling:
         return Refiling(self._catalog, self._indexer, newest_current=self._newest_current)
@@ -370,8 +398,11 @@ class Rejections:
         _plan_rows(self._catalog, snapshot, batch, row)
         batch.require(META, CORRECTIONS, overlay.generation(snapshot))
         batch.put(META, CORRECTIONS, number_key(self._journal.facts(snapshot) + 1))
-        batch.delete(META, waiting_key(bytes.fromhex(row.note_record)))
-        batch.delete(META, refused_key(bytes.fromhex(row.note_record)))
+        record_id = bytes.fromhex(row.note_record)
+        batch.delete(META, waiting_key(record_id))
+        batch.delete(META, refused_key(record_id))
+        key, numbers = self._followed_by(snapshot, row.note)
+        batch.put(META, key, b"".join(map(number_key, sorted({*numbers, row.number}))))
         changes = refiling.plan(
             snapshot, batch, self._view_with(snapshot, row), self._filed(snapshot, row), event.at_ns
         )
@@ -443,6 +474,17 @@ def _rows_with(
         now = [*others, *([] if row.reverted_ns else [part])]
         rows[study_key(catalog, study_uid)] = tuple(sorted(now, key=lambda one: one.number))
     return rows
+
+
+def _names_all(row: CorrectionRow, note: _Note) -> bool:
+    """Whether a rejection names the note and all that it names."""
+    own = {note.row.study_uid: {note.row.series_uid: (note.row.sop_uid,)}}
+    return all(
+        set(sop_uids) <= set(row.rejected.get(study_uid, {}).get(series_uid, ()))
+        for named in (own, note.content.rejected)
+        for study_uid, by_series in named.items()
+        for series_uid, sop_uids in by_series.items()
+    )
 
 
 def _row_of(body: Mapping[str, Any]) -> CorrectionRow:

@@ -308,6 +308,7 @@ class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     note: str = ""
     note_record: str = ""
     before_ns: int = 0
+    note_digest: str = ""  # of the note's bytes
 
 
 class CorrectionsRow(msgspec.Struct, array_like=True, frozen=True):

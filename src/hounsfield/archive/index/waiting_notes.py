@@ -3,6 +3,10 @@
 The commit that indexes such an object says so in META, so that a crash between storing a rejection note and
 following it loses nothing: whoever comes next finds it (:mod:`~hounsfield.archive.index.rejections`). The
 commit that follows it takes that away, when it happens and when its fact is replayed.
+
+That commit also says by which rejections a note of this SOP Instance UID was followed, for ever: undoing one
+does not change that. So a note is not followed once more when it is sent again after it was deleted, or when
+a reindex finds it, in whatever order it meets records.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from hounsfield.storage_backends.api import Batch, Snapshot
 
 _WAITING = b"rejecting/"  # and a record id, in META
+FOLLOWED = b"rejected-by/"  # and a keyed hash of a note's UID, in META: the numbers of its rejections
 
 
 class WaitingRow(msgspec.Struct, array_like=True, frozen=True):
