@@ -153,13 +153,18 @@ class Stores:
         """Open the stores below a data directory that the caller has locked."""
         blobs = LocalBlobs(directory, limits=options.blobs, direct=options.direct_writes)
         store = LmdbStore(directory / INDEX, ALL_TABLES, limits=options.index)
+        try:
+            require_layout(store)
+        except BaseException:
+            store.close()
+            blobs.close()
+            raise
         derived = open_cache(directory / DERIVED, options.metadata, options.index)
         return cls(blobs, store, derived, keyring, options)
 
     def catch_up(self, *, at_start: bool) -> RecoveryReport:
         """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
         if at_start:
-            require_layout(self.store)
             begin_epoch(self.store)  # before anything is appended to the journal
         report = catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
         self.corrections.resume()
@@ -168,7 +173,6 @@ class Stores:
 
     def reindex(self, progress: Callable[[int, int], None], *, rescan: bool = False) -> RecoveryReport:
         """Fill the (empty) index from segments and ledger; see :mod:`hounsfield.archive.index.recovery`."""
-        require_layout(self.store)
         gc.freeze()  # millions of rows come and go: what was loaded before need not be walked for each
         try:
             report = reindex(self.indexer, self.journal, progress, rescan=rescan)
