@@ -38,13 +38,14 @@ _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00081155
 class NoteLimits:
     """How much one note may reject. A note beyond is kept as any other object, and said to be.
 
-    All of a note takes effect in one commit, which everybody who writes waits for: some 0.1 ms for each
-    study that it names. Notes that people make name one study, those of a retention system hundreds.
+    All of a note takes effect in one commit, and its sender waits for that: some 0.1 ms for each study that
+    it names, a millisecond for each that is here. Notes that people make name one study, those of a retention
+    system hundreds.
     """
 
     studies_max: int = 10_000
     instances_max: int = 100_000  # the largest studies have some ten thousand; a note is kept in one row
-    bytes_max: int = 32 << 20  # read to memory: a hundred thousand references take some twenty million
+    bytes_max: int = 16 << 20  # read to memory, some 15 bytes for each; so many references take ten million
 
 
 @dataclass(frozen=True, slots=True)
