@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
@@ -231,6 +232,41 @@ def test_a_process_does_not_stay_for_ever(close_later, limits: IsolationLimits) 
     for _ in range(2):
         isolation.decode(J2K, b"good", PIXELS)
     assert isolation.started == 2
+
+
+async def test_what_is_not_needed_is_ended_and_forgotten_by_the_kernel(
+    close_later, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Nothing is decoded again: whether it idled too long or ended by itself, no zombie stays."""
+    looked = threading.Event()
+
+    class Heard(Sabotaged):
+        def end_unused(self) -> None:
+            super().end_unused()
+            looked.set()
+
+    for limits, ends_itself in ((IsolationLimits(idle_s_max=0.0), False), (IsolationLimits(), True)):
+        isolation = close_later(Heard("pass", limits))
+        looked.clear()
+        await isolation.decode_in_turn(J2K, b"good", PIXELS)
+        (process,) = isolation.processes
+        if ends_itself:
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(isolation.run)
+            assert await trio.to_thread.run_sync(looked.wait, 60)
+            nursery.cancel_scope.cancel()
+        assert process.returncode is not None  # known without asking: it was waited for
+        assert not isolation.processes
+
+
+def test_one_that_is_needed_is_not_ended(close_later) -> None:
+    isolation = close_later(Sabotaged("pass"))
+    isolation.decode(J2K, b"good", PIXELS)
+    isolation.end_unused()
+    isolation.decode(J2K, b"good", PIXELS)
+    assert isolation.started == 1
 
 
 async def test_it_starts_when_it_is_needed_and_ends_with_its_owner() -> None:

@@ -329,6 +329,7 @@ class Engine:
             for quiet in self._quiet:
                 nursery.start_soon(quiet.run)
             nursery.start_soon(self.reading_ahead.run)
+            nursery.start_soon(self.isolation.run)
             nursery.start_soon(self.compaction.run)
             nursery.start_soon(self.gram_merging.run)
             nursery.start_soon(self.scrub.run)

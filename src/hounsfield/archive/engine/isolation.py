@@ -33,6 +33,8 @@ _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LC_
 #: A CT slice goes through in one piece instead of eight, each a switch between two processes.
 _PIPE_BYTES: Final = 1 << 20
 _UID_CHARACTERS_MAX: Final = 64
+#: How often those that are not needed any more are looked for, at most.
+_LOOKS_EVERY_S_MIN: Final = 1.0
 
 
 class DecodingError(CodecError):
@@ -50,7 +52,7 @@ class IsolationLimits:
     ``memory_bytes_max``: address space of each process, libraries included (about 0.3 GiB of it).
     ``cpu_s_max``, ``wall_s_max``: the largest frames in practice take under two seconds.
     ``frame_bytes_max``: compressed, and decoded.
-    ``idle_s_max``: after so long a process is not used again; 60 MB lie idle meanwhile.
+    ``idle_s_max``: after so long a process is not used again, and soon ended; 60 MB lie idle meanwhile.
     ``frames_max``: decoded by one process, so that one which somebody's bytes took over does not stay.
     ``processes_max``: of one worker; there is a worker for each core, and one request may be all there is.
     """
@@ -214,21 +216,41 @@ class Isolation:
             worker.end()
         return status, payload
 
+    async def run(self) -> None:
+        """End processes that have not been needed for a while, until cancelled.
+
+        Those that ended by themselves are waited for, too: nothing else asks the kernel to forget them.
+        """
+        while True:
+            await trio.sleep(max(self.limits.idle_s_max, _LOOKS_EVERY_S_MIN))
+            if self._idle:
+                await trio.to_thread.run_sync(self.end_unused)
+
+    def end_unused(self) -> None:
+        """End idle processes that will not be used again, or have ended. Blocking."""
+        with self._lock:
+            stale = [worker for worker in self._idle if self._is_stale(worker)]
+            self._idle = [worker for worker in self._idle if worker not in stale]
+        for worker in stale:
+            worker.end()
+
+    def _is_stale(self, worker: _Worker) -> bool:
+        return (
+            worker.used_at < time.monotonic() - self.limits.idle_s_max
+            or worker.frames >= self.limits.frames_max
+            or worker.process.poll() is not None
+        )
+
     def _taken(self) -> _Worker:
         """A process that may be used, the one used last first; others that may not be any more are ended."""
         stale: list[_Worker] = []
         found: _Worker | None = None
-        oldest = time.monotonic() - self.limits.idle_s_max
         with self._lock:
             if self._closed:
                 raise EOFError("the engine is closed")
             while self._idle and found is None:
                 worker = self._idle.pop()
-                if (
-                    worker.used_at < oldest
-                    or worker.frames >= self.limits.frames_max
-                    or worker.process.poll() is not None
-                ):
+                if self._is_stale(worker):
                     stale.append(worker)
                 else:
                     found = worker
