@@ -275,6 +275,33 @@ async def test_what_had_expired_and_is_sent_again_is_shown(tmp_path: Path) -> No
             assert made["hidden"] == 4
 
 
+async def test_an_expired_note_that_is_sent_again_changes_nothing(tmp_path: Path) -> None:
+    sent = three()
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            rejection = note({STUDY: {FIRST: [A, B]}}, EXPIRED)
+            await send(engine, *sent, rejection)
+            assert await send(engine, sent[0], rejection) == [Outcome.STORED, Outcome.DUPLICATE]
+            assert await shown(engine) == {STUDY: {A, C}}
+            rejections = await engine.rejecting.all()
+            assert [made["hidden"] for made in rejections] == [3]
+    assert await after_a_reindex(tmp_path / "archive") == ({STUDY: {A, C}}, rejections)
+
+
+async def test_an_expired_note_with_something_else_in_it_is_a_note_of_its_own(tmp_path: Path) -> None:
+    sent = three()
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            first, second = two_notes([A, B], [A, B], EXPIRED)
+            await send(engine, *sent, first, sent[0])
+            assert await send(engine, second) == [Outcome.CONFLICT]
+            assert await shown(engine) == {STUDY: {C}}
+            assert await send(engine, sent[1]) == [Outcome.STORED]
+            assert await shown(engine) == {STUDY: {B, C}}
+            rejections = await engine.rejecting.all()
+    assert await after_a_reindex(tmp_path / "archive") == ({STUDY: {B, C}}, rejections)
+
+
 async def test_a_note_may_name_objects_as_they_came_or_as_they_are_shown(tmp_path: Path) -> None:
     with stores_in(tmp_path / "archive") as stores:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:

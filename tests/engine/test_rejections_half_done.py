@@ -18,7 +18,7 @@ from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Req
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.index import checking, tables
 from hounsfield.archive.index.corrections import is_hidden
-from hounsfield.archive.index.rejections import Rejections
+from hounsfield.archive.index.rejections import RejectionError, Rejections
 from hounsfield.archive.index.rows import StudyRow
 from support.archives import ct_slice, store, stores_in
 from support.contents import contents
@@ -211,6 +211,41 @@ def test_several_workers_follow_a_note_once(tmp_path: Path) -> None:
             thread.join()
         assert shown(stores) == set(ALL[3:])
         assert len(made(stores)) == 1
+
+
+def test_several_ask_at_once_and_one_follows_the_note(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        rejection = note({STUDIES[0]: {ALL[0][1]: [ALL[0][2]]}}, SAFETY, sop_uid="1.2.9.1")
+        trio.run(send, stores, *SENT.values(), rejection)
+        stores.rejections.undo(made(stores)[0], actor="t", reason="mistaken", at_ns=time.time_ns())
+        workers = 4
+        barrier = threading.Barrier(workers)
+        refused: list[str] = []
+
+        class Meeting(Rejections):
+            def _shown(self, sop_uid: str) -> Any:
+                found = super()._shown(sop_uid)
+                barrier.wait()  # all have seen that it is shown
+                return found
+
+        def follow() -> None:
+            one = Meeting(
+                store=stores.store, sealer=stores.sealer, catalog=stores.catalog, journal=stores.journal,
+                indexer=stores.indexer,
+            )  # fmt: skip
+            try:
+                one.follow("1.2.9.1", actor="t")
+            except RejectionError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=follow) for _ in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (number,) = made(stores)
+        assert refused == [f"this note is followed already: it is rejection {number}"] * (workers - 1)
+        assert shown(stores) == set(ALL[1:])
 
 
 def move(stores: Stores, study: str, series: str, to_study: str) -> None:

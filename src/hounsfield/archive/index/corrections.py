@@ -202,11 +202,15 @@ class View:
     # ------------------------------------------------------------ where objects are filed
 
     def route(self, study_uid: str, series_uid: str, sop_uid: str, received_ns: int) -> Route:
-        """Where an object that was received with these UIDs at that moment is filed."""
+        """Where an object that was received with these UIDs at that moment is filed.
+
+        A rejection that means what came before it means its note whenever that comes.
+        """
         path: tuple[int, ...] = ()
         while True:
             for row, by_series in self._rejections_of(study_uid):
-                if sop_uid in by_series.get(series_uid, ()) and not 0 < row.before_ns <= received_ns:
+                is_meant = not 0 < row.before_ns <= received_ns or sop_uid == row.note
+                if is_meant and sop_uid in by_series.get(series_uid, ()):
                     return Route(hidden_uid(row, study_uid), series_uid, (*path, row.number))
             next_stop = self._moved(study_uid, series_uid, sop_uid, path)
             if next_stop is None:

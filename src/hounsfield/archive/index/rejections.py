@@ -270,6 +270,8 @@ class Rejections:
             held = snapshot.get(META, key)
             if waits and (held is None or self._was_followed(snapshot, note)):
                 raise _DealtWithError
+            if not waits:
+                self._require_shown(snapshot, note.row)
             if batch is not None:
                 batch.require(META, key, held)
             return CorrectionRow(
@@ -321,6 +323,17 @@ class Rejections:
 
         self._journal.commit_planned_fact(planned, seals=seals)
         return made[-1]
+
+    def _require_shown(self, snapshot: Snapshot, row: WaitingRow) -> None:
+        """RejectionError when a note is hidden: somebody else followed it, or rejected it, meanwhile."""
+        view = View(self._catalog, snapshot)
+        route = view.route(row.study_uid, row.series_uid, row.sop_uid, row.received_ns)
+        if not is_hidden(route.study_uid):
+            return
+        number = route.path[-1]
+        if self.get(snapshot, number).note == row.sop_uid:
+            raise RejectionError(f"this note is followed already: it is rejection {number}")
+        raise RejectionError(f"this note is not shown any more: rejection {number} hides it")
 
     def _was_followed(self, snapshot: Snapshot, note: _Note) -> bool:
         """Whether a rejection speaks of this note, whatever became of it.
