@@ -182,6 +182,40 @@ def test_conditions_in_their_order(headers, answer):
         assert error.value.status == answer
 
 
+def test_what_has_no_date_is_not_as_old_as_none():
+    assert not is_unchanged(asking(if_modified_since=""), Validators('"abc"'))
+
+
+async def test_metadata_of_another_state_is_not_given(archive):
+    """RFC 9110 13.1.1: a weak tag is not enough for If-Match, and what is not there stays a 404."""
+    result = await store(archive.engine, ct_slice(), EXPLICIT)
+    study = f"/dicom-web/studies/{result.study_uid}"
+    series = f"{study}/series/{result.series_uid}"
+    async with archive.client() as client:
+        for path in (study, series, f"{series}/instances/{result.sop_instance_uid}"):
+            url = f"{path}/metadata"
+            await client.get(url)
+            tag = (await client.get(url)).headers["etag"]
+            for sent, status in (
+                ({"if-match": '"other"'}, 412),
+                ({"if-match": f'"x", {tag}'}, 412),
+                ({"if-match": tag, "if-none-match": tag}, 412),
+                ({"if-match": "no tag"}, 400),
+                ({"if-match": "*"}, 200),
+                ({"if-match": "*", "if-none-match": tag}, 304),
+                ({"if-match": '"other"', "accept": "application/dicom+xml; q=0.1, */*"}, 412),
+                ({"if-none-match": tag, "if-modified-since": DATE.decode()}, 304),
+                ({"if-modified-since": ""}, 200),
+            ):
+                answer = await client.get(url, headers=sent)
+                assert answer.status_code == status, (url, sent)
+            xml = {"accept": 'multipart/related; type="application/dicom+xml"'}
+            assert (await client.get(url, headers=xml | {"if-match": '"other"'})).status_code == 412
+            assert (await client.get(url, headers=xml | {"if-match": "*"})).status_code == 200
+        gone = await client.get(f"{study}.9/metadata", headers={"if-match": '"other"'})
+        assert gone.status_code == 404
+
+
 def test_a_weak_tag_allows_no_putting_together():
     weak = Validators('W/"abc"')
     assert byte_range(asking(range="bytes=1-2", if_range='W/"abc"'), weak, 10) is None

@@ -107,7 +107,9 @@ def is_unchanged(scope: Scope, validators: Validators) -> bool:
         tags = [tag.removeprefix("W/") for tag in _tags(headers(scope, b"if-none-match"))]
         return "*" in tags or validators.etag.removeprefix("W/") in tags
     modified = header(scope, b"if-modified-since")
-    return modified is not None and modified.decode("latin-1").strip() == validators.last_modified
+    if modified is None or not validators.changed_ns:
+        return False
+    return modified.decode("latin-1").strip() == validators.last_modified
 
 
 def byte_ranges(scope: Scope, validators: Validators, length: int) -> list[tuple[int, int]]:

@@ -16,6 +16,7 @@ import zstandard
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.prepared import Answer
 from hounsfield.archive.web import accept
+from hounsfield.archive.web.conditional import Validators, is_unchanged
 from hounsfield.archive.web.described import (
     Form,
     documents,
@@ -49,7 +50,8 @@ class Metadata:
     ) -> BuffersResponse | StreamResponse:
         """DICOM JSON of every instance of a study, a series, or of one, as a list; or XML, in parts.
 
-        304 when the client's entity tag is still right (RFC 9110 13.1.2).
+        304 when the client's entity tag is still right (RFC 9110 13.1.2). ``WebError`` 412 when If-Match
+        names any: the tag is weak, and If-Match wants a strong one (13.1.1); ``*`` is what there is.
         """
         form = form_of(scope)
         # What is XML has no entity tag: the one that is prepared is the JSON's.
@@ -63,11 +65,13 @@ class Metadata:
             (b"vary", b"accept, accept-encoding"),
             (b"cache-control", b"private, no-cache"),
         ]
-        if form.is_xml:
+        tag = "" if form.is_xml else answer.etag
+        same = is_unchanged(scope, Validators(tag)) or answer.unchanged
+        if form.is_xml and not same:
             return await self._xml(answer, form, lines, alone=sop_uid is not None)
-        if answer.etag:
-            lines.append((b"etag", answer.etag.encode("ascii")))
-        if answer.unchanged:
+        if tag:
+            lines.append((b"etag", tag.encode("ascii")))
+        if same:
             return BuffersResponse(304, lines)
         lines.append((b"content-type", form.media_type.encode("ascii")))
         codings = ",".join(headers(scope, b"accept-encoding"))

@@ -212,9 +212,7 @@ def _thumbnail(summary: str) -> dict[str, Any]:
 
 
 def _describe(summary: str) -> dict[str, Any]:
-    found = _get(summary, _DESCRIPTIONS, errors="400 401 404 406 503", tag="WADO-RS")
-    found["responses"]["304"] = _UNCHANGED
-    return found
+    return _get(summary, _DESCRIPTIONS, errors="400 401 404 406 412 503", tag="WADO-RS")
 
 
 def _store(summary: str) -> dict[str, Any]:
