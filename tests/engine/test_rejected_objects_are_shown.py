@@ -328,6 +328,43 @@ async def test_a_note_may_name_objects_as_they_came_or_as_they_are_shown(tmp_pat
             }  # fmt: skip
 
 
+@pytest.mark.parametrize("b_comes", ["before", "moved", "taken back"])
+async def test_what_comes_and_is_named_as_shown_stays_hidden_without_its_correction(
+    tmp_path: Path, b_comes: str
+) -> None:
+    elsewhere, moved = "1.2.3.3", f"{STUDY}.3"
+    left, b = f"{moved}.1", f"{moved}.2"
+
+    def moving(study: str, to_study: str) -> Request:
+        return Request(
+            kind="move-series", actor="t", reason="wrong", study=study, series=(moved,), to_study=to_study
+        )
+
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await send(engine, one(moved, left), one(SECOND, C))
+            first = await engine.correcting.make(moving(STUDY, OTHER))
+            second = await engine.correcting.make(moving(OTHER, elsewhere))
+            if b_comes == "before":
+                await send(engine, one(moved, b))
+            await send(engine, note({elsewhere: {moved: [b]}}, SAFETY))
+            if b_comes == "moved":
+                assert await send(engine, one(moved, b)) == [Outcome.STORED]
+            assert await shown(engine) == {STUDY: {C}, elsewhere: {left}}
+            await engine.correcting.revert(second["id"], "t", "right")
+            assert await shown(engine) == {STUDY: {C}, OTHER: {left}}
+            await engine.correcting.revert(first["id"], "t", "right")
+            if b_comes == "taken back":
+                await send(engine, one(moved, b))
+            assert await shown(engine) == {STUDY: {left, C}}
+            rejections = await engine.rejecting.all()
+    assert await after_a_reindex(tmp_path / "archive") == ({STUDY: {left, C}}, rejections)
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await engine.rejecting.undo(rejections[0]["id"], actor="t", reason="mistaken")
+            assert (await shown(engine))[STUDY] == {left, b, C}
+
+
 async def test_two_rejections_of_one_object_are_undone_one_by_one(tmp_path: Path) -> None:
     with stores_in(tmp_path / "archive") as stores:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:

@@ -219,10 +219,17 @@ class View:
 
     def route_unless_rejected(self, study_uid: str, series_uid: str, sop_uid: str) -> Route:
         """Where an object with these UIDs would be filed if nothing rejected it."""
-        route = Route(study_uid, series_uid)
-        while (next_stop := self._moved(route.study_uid, route.series_uid, sop_uid, route.path)) is not None:
-            route = next_stop
-        return route
+        return self._stops(study_uid, series_uid, sop_uid)[-1]
+
+    def way(self, study_uid: str, series_uid: str, sop_uid: str) -> list[tuple[str, str]]:
+        """Study and series of each point on the way of an object with these UIDs, if nothing rejects it."""
+        return [(stop.study_uid, stop.series_uid) for stop in self._stops(study_uid, series_uid, sop_uid)]
+
+    def _stops(self, study_uid: str, series_uid: str, sop_uid: str) -> list[Route]:
+        stops = [Route(study_uid, series_uid)]
+        while (next_stop := self._moved(*stops[-1][:2], sop_uid, stops[-1].path)) is not None:
+            stops.append(next_stop)
+        return stops
 
     def _moved(self, study_uid: str, series_uid: str, sop_uid: str, path: tuple[int, ...]) -> Route | None:
         """Where a move takes an object from where it is, None when it stays there."""

@@ -45,11 +45,11 @@ from hounsfield.archive.index.corrections import (
     number_key,
     study_key,
 )
-from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.indexing import VANISHED, Indexer
 from hounsfield.archive.index.journal import FACT_SEALS, Journal
 from hounsfield.archive.index.refiling import Refiling
 from hounsfield.archive.index.refused_notes import RefusedNote, all_refused, note_refused, refused_key
+from hounsfield.archive.index.rejected_names import RejectedNames
 from hounsfield.archive.index.remaining import Carried
 from hounsfield.archive.index.rows import (
     CorrectionRow,
@@ -73,8 +73,6 @@ MOVES_MAX = 8  # of one record while it is read; it is one, or the disk is what 
 TOKEN_BYTES = 16  # of a hidden study's name: nobody guesses it
 
 _log = logging.getLogger(__name__)
-
-_References = dict[str, dict[str, dict[str, None]]]
 
 
 class RejectionError(Exception):
@@ -120,6 +118,7 @@ class Rejections:
         self._catalog = catalog
         self._journal = journal
         self._indexer = indexer
+        self._names = RejectedNames(catalog, journal)
         self._followed = followed
         self._newest_current = newest_current
         journal.on_fact(FACT_REJECTION, self._apply)
@@ -281,7 +280,7 @@ class Rejections:
                 actor=actor,
                 reason=REASONS[note.content.code],
                 to_study=f"{overlay.HIDDEN}{token}",
-                rejected=self._references(snapshot, note),
+                rejected=self._names.meant(snapshot, note.content, note.row),
                 code=note.content.code,
                 note=note.row.sop_uid,
                 note_record=note.record_id.hex(),
@@ -366,38 +365,6 @@ class Rejections:
         """How many rows the commit may seal, and the records that planning it reads."""
         rows, locations = refiling.look(snapshot, self._view_with(snapshot, row), self._filed(snapshot, row))
         return rows + len(row.rejected), locations
-
-    def _references(self, snapshot: Snapshot, note: _Note) -> dict[str, dict[str, tuple[str, ...]]]:
-        """What is meant, by the UIDs it was received with.
-
-        A note may name objects as they are shown, which corrections may have filed elsewhere; what is not
-        here is taken as it is named. The note itself goes with them.
-        """
-        found: _References = {}
-
-        def add(study_uid: str, series_uid: str, sop_uid: str) -> None:
-            found.setdefault(study_uid, {}).setdefault(series_uid, {})[sop_uid] = None
-
-        catalog = self._catalog
-        for study_uid, by_series in note.content.rejected.items():
-            for series_uid, sop_uids in by_series.items():
-                for sop_uid in sop_uids:
-                    add(study_uid, series_uid, sop_uid)
-                    row = catalog.instance(snapshot, study_uid, series_uid, sop_uid)
-                    if row is None:
-                        continue
-                    rows = [row]
-                    if FLAG_CONFLICT in row.flags:
-                        rows += catalog.versions(
-                            snapshot, catalog.instance_key(study_uid, series_uid, sop_uid)
-                        )
-                    for one in rows:
-                        add(*(one.received or (study_uid, series_uid)), sop_uid)
-        add(note.row.study_uid, note.row.series_uid, note.row.sop_uid)
-        return {
-            study_uid: {series_uid: tuple(sop_uids) for series_uid, sop_uids in by_series.items()}
-            for study_uid, by_series in found.items()
-        }
 
     # ------------------------------------------------------------ what a fact changes
 
