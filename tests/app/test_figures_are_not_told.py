@@ -127,11 +127,13 @@ def test_a_key_for_pictures_reaches_their_limits() -> None:
         descriptions_bytes_max=60,
         film_frames_max=7,
         film_bytes_max=9 << 20,
+        films_bytes_max=8 << 20,
+        films_wait_seconds=2.5,
         at_once_max=5,
         video_bytes_max=11,
         video_seconds_max=3.5,
     )
     limits = engine_options(Config(rendered=section), workers=3).rendered
-    assert limits == RenderedLimits(10, 20, 7, 9 << 20, 5, 11, 3.5)
+    assert limits == RenderedLimits(10, 20, 7, 9 << 20, 5, 11, 3.5, 8 << 20, 2.5)
     defaults = engine_options(Config(), workers=2).rendered
     assert defaults == RenderedLimits()

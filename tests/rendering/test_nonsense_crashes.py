@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import random
 
 import numpy as np
 import pytest
+from PIL import Image as PilImage
 
 from hounsfield.archive.dicom.part10 import split
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import RenderingError
 from hounsfield.archive.rendering.image import Image
-from hounsfield.archive.rendering.pipeline import Cells, file_of
+from hounsfield.archive.rendering.pipeline import Cells, FilmDrawing, file_of
 from hounsfield.archive.rendering.presentation import PresentationState
 from hounsfield.archive.rendering.request import GIF, JPEG, PNG, Rendering, Viewport
 from hounsfield.codecs.registry import lookup
@@ -51,9 +53,22 @@ def shown(image: Image, asked: Rendering, state: PresentationState | None = None
         return  # the decoder says what is wrong with it
     kind = words.replace("u", "i") if image.format.signed else words
     array = np.random.default_rng(1).integers(0, 256, shape).astype(np.dtype(kind))
-    numbers = sorted({1, image.frames, image.representative_frame}) if asked.media_type == GIF else [1]
-    frames = [(n, Cells(array, image.photometric, native=True)) for n in numbers]
-    assert file_of(image, frames, asked, state.of_image("1.2.3", 1) if state else None)
+    cells = Cells(array, image.photometric, native=True)
+    how = state.of_image("1.2.3", 1) if state else None
+    if asked.media_type != GIF:
+        assert file_of(image, 1, cells, asked, how)
+        return
+    film = FilmDrawing(image, asked, how)
+    numbers = sorted({1, image.frames, image.representative_frame})
+    for n in filter(film.is_measured, numbers):
+        film.measure(n, cells)
+    pixels = film.pixels()
+    for n in numbers:
+        film.draw(n, cells)
+    data = film.finish()
+    film.close()
+    with PilImage.open(io.BytesIO(data)) as made:
+        assert made.width * made.height == pixels
 
 
 @pytest.mark.parametrize("name", FILES)

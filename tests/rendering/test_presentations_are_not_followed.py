@@ -249,6 +249,6 @@ def test_the_profile_of_a_palette_is_that_of_the_image() -> None:
     state = pseudo_color_state(256)
     state.ICCProfile = profile_of("adobergb")
     asked = Rendering(PNG, icc="yes")
-    data = file_of(image, [(1, cells_of(path, image))], asked, applied(state))
+    data = file_of(image, 1, cells_of(path, image), asked, applied(state))
     with PilImage.open(io.BytesIO(data)) as opened:
         assert opened.info["icc_profile"].rstrip(b"\0") == profile_of("adobergb").rstrip(b"\0")

@@ -18,7 +18,7 @@ from hounsfield.archive.engine.foreign_profiles import ProfileLimits, converted
 from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import BadParameterError, NotRenderableError, RenderingError
-from hounsfield.archive.rendering.film import animated, filmed
+from hounsfield.archive.rendering.film import Film, Gif, Mp4
 from hounsfield.archive.rendering.lettering import plain
 from hounsfield.archive.rendering.output import encoded, in_profile, profile_of
 from hounsfield.archive.rendering.request import JPEG, PNG, Rendering, Viewport, parse_rendering
@@ -170,9 +170,17 @@ def test_a_long_profile_is_cut() -> None:
     )
 
 
+def made(film: Film, pictures: list[np.ndarray]) -> bytes:
+    for picture in pictures:
+        film.add(picture)
+    data = film.finish()
+    film.close()
+    return data
+
+
 def test_a_film_loses_frames_or_time() -> None:
     frames = [np.full((20, 30), value, np.uint8) for value in (0, 100, 200)]
-    film = PilImage.open(io.BytesIO(animated(frames, 0.25)))
+    film = PilImage.open(io.BytesIO(made(Gif(0.25), frames)))
     assert (film.n_frames, film.info["duration"], film.info["loop"]) == (3, 250, 0)
     for n, value in enumerate((0, 100, 200)):
         film.seek(n)
@@ -186,7 +194,7 @@ def test_an_mp4_is_not_played(depth: tuple[int, ...]) -> None:
 
     frames = [np.full((21, 33, *depth), value, np.uint8) for value in (10, 120, 230)]
     frames[1][:10] = 60
-    data = filmed(frames, 0.04, 100)
+    data = made(Mp4(0.04, 100), frames)
     assert data.index(b"moov") < data.index(b"mdat")
     with av.open(io.BytesIO(data)) as film:
         (stream,) = film.streams
@@ -198,7 +206,7 @@ def test_an_mp4_is_not_played(depth: tuple[int, ...]) -> None:
         shown = frame if frame.ndim == 2 else frame[..., 0]
         assert np.abs(one.astype(int) - shown)[2:8].mean() < 4
         assert np.abs(one.astype(int) - shown)[13:].mean() < 4
-    assert len(filmed(frames, 0.04, 1)) < len(data)
+    assert len(made(Mp4(0.04, 1), frames)) < len(data)
 
 
 def test_a_name_is_burnt_in_unasked_or_not_when_asked() -> None:

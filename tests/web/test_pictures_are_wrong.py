@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from hounsfield.archive.dicom.part10 import Part10Error, split
+from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.rendering.pipeline import picture_of
 from hounsfield.archive.rendering.request import Rendering
@@ -120,6 +121,22 @@ async def test_frames_are_mixed_up(archive) -> None:
     assert len(parts(all_of_them)) == 10
     assert PilImage.open(io.BytesIO(film.content)).n_frames == 10
     assert (alone.status_code, missing.status_code, nonsense.status_code) == (406, 404, 400)
+
+
+async def test_a_film_is_refused_for_good_when_others_are_made(archive) -> None:
+    """The memory for films is taken: 503 and when to come back; pictures come all the same."""
+    url = await put(archive, image_of("emri_small.dcm")[0])
+    films = archive.engine.rendered.films = ByteBudget(100_000, 0.0, "other films are being made")
+    assert films.take_nowait(100_000)
+    async with archive.client() as client:
+        refused = await client.get(f"{url}/rendered", headers={"Accept": GIF})
+        assert (refused.status_code, refused.json()["detail"]) == (503, "other films are being made")
+        assert int(refused.headers["retry-after"]) > 0
+        picture(await client.get(f"{url}/rendered", headers={"Accept": PNG}))
+        films.give_back(100_000)
+        made = await client.get(f"{url}/rendered?viewport=16,16", headers={"Accept": GIF})
+    assert PilImage.open(io.BytesIO(made.content)).n_frames == 10
+    assert films.in_flight == 0
 
 
 async def test_a_series_comes_incomplete_or_a_broken_object_stops_it(archive) -> None:

@@ -66,6 +66,8 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
             descriptions_bytes_max=config.rendered.descriptions_bytes_max // workers,
             animation_frames_max=config.rendered.film_frames_max,
             animation_bytes_max=config.rendered.film_bytes_max,
+            films_bytes_max=config.rendered.films_bytes_max,
+            films_wait_s_max=config.rendered.films_wait_seconds,
             at_once_max=config.rendered.at_once_max,
             video_bytes_max=config.rendered.video_bytes_max,
             video_seconds_max=config.rendered.video_seconds_max,

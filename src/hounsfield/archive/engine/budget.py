@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from hounsfield.archive.engine.errors import OutOfResourcesError
+
+_SAID: Final = (
+    "the memory budget for objects in flight stayed used up: send again later, "
+    "with fewer associations, or raise ingest.memory_bytes_max"
+)
 
 
 class ByteBudget:
     """A number of bytes that sessions take from and give back.
 
     A session that holds bytes may wait for more while every other does the same; therefore waiting
-    is bounded, and the one whose wait ends first gives up what it holds (its sender is told
-    "out of resources" and sends again), so that the others go on.
+    is bounded (``wait_s_max``, then an error that says ``said``), and the one whose wait ends first
+    gives up what it holds (its sender is told "out of resources" and sends again), so that the others
+    go on.
     """
 
-    def __init__(self, bytes_max: int, wait_s_max: float) -> None:
+    def __init__(self, bytes_max: int, wait_s_max: float, said: str = _SAID) -> None:
+        self._said = said
         self._free = bytes_max
         self._bytes_max = bytes_max
         self._wait_s_max = wait_s_max
@@ -40,10 +49,7 @@ class ByteBudget:
             while not self.take_nowait(count):
                 await self._waiting.park()
             return
-        raise OutOfResourcesError(
-            "the memory budget for objects in flight stayed used up: send again later, "
-            "with fewer associations, or raise ingest.memory_bytes_max"
-        )
+        raise OutOfResourcesError(self._said)
 
     def give_back(self, count: int) -> None:
         self._free += count

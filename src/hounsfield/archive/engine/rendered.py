@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
+from hounsfield.archive.engine.budget import ByteBudget
 from hounsfield.archive.engine.decoding import DecodedFrame
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.foreign_profiles import converted
@@ -29,15 +30,27 @@ from hounsfield.archive.rendering.errors import (
 )
 from hounsfield.archive.rendering.image import Image
 from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering
-from hounsfield.archive.rendering.pipeline import Cells, file_of, floating_cells
-from hounsfield.archive.rendering.presentation import SOP_CLASSES, PresentationState, Reference
-from hounsfield.archive.rendering.request import Rendering
+from hounsfield.archive.rendering.pipeline import Cells, FilmDrawing, file_of, floating_cells
+from hounsfield.archive.rendering.presentation import (
+    SOP_CLASSES,
+    ImagePresentation,
+    PresentationState,
+    Reference,
+)
+from hounsfield.archive.rendering.request import FILMS, Rendering
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
 VIDEO_FRAME_MAX: Final = 250
 """The latest frame that stands for a video: all before it have to be decoded, and ten seconds show enough."""
+_FILM_TOO_LONG: Final = "too many frames for one film: ask for fewer, or for each as a picture"
+_TOO_MANY_FILMS: Final = (
+    "other films are being made and take the memory there is for them: ask again later, for a smaller"
+    " viewport, or raise rendered.films_bytes_max"
+)
+_Ts = TypeVarTuple("_Ts")
+_Result = TypeVar("_Result")
 
 
 @dataclass(slots=True)
@@ -58,10 +71,14 @@ class RenderedLimits:
 
     ``cache_bytes_max``: answers that were given; 64 MiB are a thousand 512² JPEGs.
     ``descriptions_bytes_max``: headers of objects that were rendered; an enhanced object's may have 20 MB.
-    ``animation_frames_max``, ``animation_bytes_max``: of one film, decoded; they are held together.
+    ``animation_frames_max``, ``animation_bytes_max``: of one film, decoded: what it may take to make it.
     ``at_once_max``: pictures that are drawn at the same time; each holds a frame a few times over.
     ``video_bytes_max``: of a stored video that is read to draw a frame of it, or to make it MP4; held twice.
     ``video_seconds_max``: for that; what is longer takes minutes to get to its last frame.
+    ``films_bytes_max``: what all films that are being made hold together: two bytes for each pixel of their
+    pictures (as they are drawn, and in the file), and the frame that is being drawn. Twice
+    ``animation_bytes_max``, so that the longest film can be drawn as large as it is.
+    ``films_wait_s_max``: how long one waits for others to be done before its client is told to come back.
     """
 
     cache_bytes_max: int = 64 << 20
@@ -71,6 +88,8 @@ class RenderedLimits:
     at_once_max: int = 2
     video_bytes_max: int = 256 << 20
     video_seconds_max: float = 60.0
+    films_bytes_max: int = 512 << 20
+    films_wait_s_max: float = 20.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,6 +138,7 @@ class Rendered:
             stream_bytes_max=self.limits.video_bytes_max, wall_s_max=self.limits.video_seconds_max
         )
         self._threads: trio.CapacityLimiter | None = None
+        self.films = ByteBudget(self.limits.films_bytes_max, self.limits.films_wait_s_max, _TOO_MANY_FILMS)
         self._files: SharedWork[_Key, bytes] = SharedWork(self.limits.cache_bytes_max, len)
         self._described: SharedWork[_Key, _Described] = SharedWork(
             self.limits.descriptions_bytes_max, lambda one: one[0].bytes_held
@@ -221,27 +241,58 @@ class Rendered:
             raise
 
     async def _draw(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> bytes:
-        image, limits = subject.image, self.limits
-        film_bytes = len(numbers) * image.format.rows * image.format.columns * image.format.samples
-        film_bytes *= max(image.format.bits_allocated // 8, 1)
-        if len(numbers) > 1 and (
-            len(numbers) > limits.animation_frames_max or film_bytes > limits.animation_bytes_max
-        ):
-            raise NotRenderableError("too many frames for one film: ask for fewer, or for each as a picture")
-        frames = [(number, await self._cells(subject, number)) for number in numbers]
+        if asked.media_type in FILMS:
+            data = await self._film(subject, numbers, asked)
+        else:
+            (number,) = numbers
+            cells = await self._cells(subject, number)
 
-        def draw() -> tuple[bytes, float]:
-            began = time.thread_time()
-            state = None
-            if subject.state is not None:
-                state = subject.state.of_image(subject.instance.row.sop_uid, numbers[0])
-            data = file_of(image, frames, asked, state, converted, self._lettering)
-            return data, time.thread_time() - began
+            def draw() -> bytes:
+                state = _state_of(subject, number)
+                return file_of(subject.image, number, cells, asked, state, converted, self._lettering)
 
-        data, seconds = await trio.to_thread.run_sync(draw, limiter=self._limiter())
+            data = await self._on_thread(draw)
         self.drawing.bytes_drawn += len(data)
-        self.drawing.work_us += round(seconds * 1e6)
         return data
+
+    async def _film(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> bytes:
+        """Frame by frame: one stored frame is held at a time, and what is in the film already."""
+        image, limits = subject.image, self.limits
+        frame_bytes = image.format.rows * image.format.columns * image.format.samples
+        frame_bytes *= max(image.format.bits_allocated // 8, 1)
+        count = len(numbers)
+        if count > limits.animation_frames_max or (
+            count > 1 and count * frame_bytes > limits.animation_bytes_max
+        ):
+            raise NotRenderableError(_FILM_TOO_LONG)
+        film = await self._on_thread(
+            lambda: FilmDrawing(image, asked, _state_of(subject, numbers[0]), self._lettering)
+        )
+        drawn_bytes = 2 * count * film.pixels()
+        if count > 1 and drawn_bytes > limits.films_bytes_max:
+            raise NotRenderableError(_FILM_TOO_LONG)
+        held = min(drawn_bytes + frame_bytes, limits.films_bytes_max)
+        await self.films.take(held)
+        try:
+            for number in await self._on_thread(lambda: list(filter(film.is_measured, numbers))):
+                await self._on_thread(film.measure, number, await self._cells(subject, number))
+            for number in numbers:
+                await self._on_thread(film.draw, number, await self._cells(subject, number))
+            return await self._on_thread(film.finish)
+        finally:
+            film.close()
+            self.films.give_back(held)
+
+    async def _on_thread(self, work: Callable[[Unpack[_Ts]], _Result], *args: *_Ts) -> _Result:
+        """Done on a thread, when there is one, and its time counted."""
+
+        def timed() -> tuple[_Result, float]:
+            began = time.thread_time()
+            return work(*args), time.thread_time() - began
+
+        done, seconds = await trio.to_thread.run_sync(timed, limiter=self._limiter())
+        self.drawing.work_us += round(seconds * 1e6)
+        return done
 
     async def film_of_video(self, subject: Subject) -> bytes:
         """A stored video as MP4, made anew. ``RenderingError`` when it cannot be, or would be too long."""
@@ -274,6 +325,12 @@ class Rendered:
         if self._threads is None:
             self._threads = trio.CapacityLimiter(self.limits.at_once_max)
         return self._threads
+
+
+def _state_of(subject: Subject, number: int) -> ImagePresentation | None:
+    if subject.state is None:
+        return None
+    return subject.state.of_image(subject.instance.row.sop_uid, number)
 
 
 def _frames_of(instance: Instance, image: Image) -> tuple[int, ...]:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.color import Palette, to_rgb
 from hounsfield.archive.rendering.errors import NotRenderableError
-from hounsfield.archive.rendering.film import animated, filmed
+from hounsfield.archive.rendering.film import Film, film_of
 from hounsfield.archive.rendering.grey import WHOLE, GreyTransform, Word, data_range, grey
 from hounsfield.archive.rendering.image import Image
 from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering
 from hounsfield.archive.rendering.output import Convert, encoded, in_profile
 from hounsfield.archive.rendering.overlays import Overlay
 from hounsfield.archive.rendering.presentation import ImagePresentation
-from hounsfield.archive.rendering.request import FILMS, GIF, Rendering
+from hounsfield.archive.rendering.request import Rendering
 from hounsfield.archive.rendering.shutter import shuttered
-from hounsfield.archive.rendering.viewport import shown
+from hounsfield.archive.rendering.viewport import shown, size_of
 from hounsfield.archive.rendering.voi import Range, Voi
 from hounsfield.codecs.deferred import deferred
 
@@ -52,25 +52,83 @@ def floating_cells(image: Image, frame: bytes | bytearray | memoryview, *, littl
 
 def file_of(  # noqa: PLR0917
     image: Image,
-    frames: Iterable[tuple[int, Cells]],
+    number: int,
+    cells: Cells,
     asked: Rendering,
     state: ImagePresentation | None = None,
     foreign: Convert | None = None,
     lettering: Lettering = BUILT_IN,
 ) -> bytes:
-    """The file that is asked for, of one frame, or of many as a film. ``RenderingError``."""
-    if asked.media_type in FILMS:
-        everything = list(frames)
-        limits = common_range(image, everything, asked, state)
-        pictures = [picture_of(image, n, cells, asked, state, limits, lettering) for n, cells in everything]
-        if asked.media_type == GIF:
-            return animated(pictures, image.frame_seconds)
-        return filmed(pictures, image.frame_seconds, asked.quality)
-    ((number, cells),) = frames
+    """The file that is asked for, of one frame. ``RenderingError``."""
     picture = picture_of(image, number, cells, asked, state, lettering=lettering)
     own = image.icc_profile if state is None or state.palette is None else state.icc_profile
     picture, profile = in_profile(picture, asked.icc, own, foreign)
     return encoded(picture, asked.media_type, asked.quality, profile)
+
+
+class FilmDrawing:
+    """Frames as a film, drawn one after the other, so that none is held longer than it is drawn.
+
+    First :meth:`measure` those of which :meth:`is_measured` says so, then :meth:`draw` all, then
+    :meth:`finish`; :meth:`close` in any case. ``RenderingError``.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        asked: Rendering,
+        state: ImagePresentation | None = None,
+        lettering: Lettering = BUILT_IN,
+    ) -> None:
+        self._image, self._asked, self._state, self._lettering = image, asked, state, lettering
+        self._range: Range | None = None
+        self._film: Film | None = None
+
+    def pixels(self) -> int:
+        """Of one picture."""
+        image, asked, state = self._image, self._asked, self._state
+        size, aspect = (image.format.rows, image.format.columns), image.pixel_aspect
+        if state is not None:
+            size, aspect = state.size_of(*size), state.pixel_aspect(aspect)
+        if asked.viewport is not None:
+            size = size_of(*size, asked.viewport, aspect)
+        return size[0] * size[1]
+
+    def is_measured(self, number: int) -> bool:
+        """Whether nothing says what to show of a frame: then it is the range of all of those together.
+
+        A range for each would flicker.
+        """
+        image, state = self._image, self._state
+        if not image.is_grey or self._asked.window is not None:
+            return False
+        return (image.voi(number) if state is None else state.voi) is None
+
+    def measure(self, number: int, cells: Cells) -> None:
+        image, state = self._image, self._state
+        stored = _grey_values(image, _word(image, cells), cells.array[:, :, 0], state)
+        modality = (state.modality if state is not None else None) or image.modality(number)
+        one, all_ = data_range(stored, modality, image.padding), self._range
+        self._range = one if all_ is None else Range(min(one.low, all_.low), max(one.high, all_.high))
+
+    def draw(self, number: int, cells: Cells) -> None:
+        """The next frame."""
+        picture = picture_of(
+            self._image, number, cells, self._asked, self._state, self._range, self._lettering
+        )
+        if self._film is None:
+            self._film = film_of(self._asked.media_type, self._image.frame_seconds, self._asked.quality)
+        self._film.add(picture)
+
+    def finish(self) -> bytes:
+        """The file."""
+        if self._film is None:
+            raise NotRenderableError("a film of no frames")
+        return self._film.finish()
+
+    def close(self) -> None:
+        if self._film is not None:
+            self._film.close()
 
 
 def picture_of(  # noqa: PLR0917
@@ -151,27 +209,6 @@ def _coloured(picture: NDArray[Any], values: NDArray[Any], palette: Palette) -> 
 def _word(image: Image, cells: Cells) -> Word:
     """Decoders have put the value right already; native cells are as stored."""
     return image.word if cells.native else WHOLE
-
-
-def common_range(
-    image: Image,
-    frames: Iterable[tuple[int, Cells]],
-    asked: Rendering,
-    state: ImagePresentation | None,
-) -> Range | None:
-    """The range of all frames together, so that an animation does not flicker; None when it is not needed."""
-    if not image.is_grey or asked.window is not None:
-        return None
-    ranges = []
-    for number, cells in frames:
-        if (image.voi(number) if state is None else state.voi) is not None:
-            continue
-        stored = _grey_values(image, _word(image, cells), cells.array[:, :, 0], state)
-        modality = (state.modality if state is not None else None) or image.modality(number)
-        ranges.append(data_range(stored, modality, image.padding))
-    if not ranges:
-        return None
-    return Range(min(one.low for one in ranges), max(one.high for one in ranges))
 
 
 def _overlays(image: Image, state: ImagePresentation | None) -> tuple[Overlay, ...]:

@@ -165,6 +165,12 @@ class ImagePresentation:
 
         return drawn(turned, self.drawings, place, lettering) if self.drawings else turned
 
+    def size_of(self, rows: int, columns: int) -> tuple[int, int]:
+        """Rows and columns that :meth:`applied` gives of a picture of that size."""
+        left, top, right, bottom = self._area(rows, columns)
+        size = bottom - top, right - left
+        return size[::-1] if self.quarter_turns % 2 else size
+
     def _area(self, rows: int, columns: int) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of what is shown, the ends exclusive.
 

@@ -21,26 +21,47 @@ def shown(picture: NDArray[Any], viewport: Viewport, pixel_aspect: float = 1.0) 
 
     Pixels that are not square (``pixel_aspect``, height over width) become square.
     """
-    part = cut(picture, viewport)
+    rows, columns = picture.shape[:2]
+    rows, columns = size_of(rows, columns, viewport, pixel_aspect)
+    return resized(cut(picture, viewport), (columns, rows))
+
+
+def size_of(rows: int, columns: int, viewport: Viewport, pixel_aspect: float = 1.0) -> tuple[int, int]:
+    """Rows and columns that :func:`shown` gives of a picture of that size, and its errors."""
+    left, top, right, bottom = _part(rows, columns, viewport.in_pixels(rows, columns))
     if viewport.width is None and viewport.height is None:
-        return part
-    height, width = part.shape[0] * pixel_aspect, float(part.shape[1])
+        return bottom - top, right - left
+    height, width = (bottom - top) * pixel_aspect, float(right - left)
     scales = []
     if viewport.width is not None:
         scales.append(viewport.width / width)
     if viewport.height is not None:
         scales.append(viewport.height / height)
     scale = min(scales)
-    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    size = (max(round(height * scale), 1), max(round(width * scale), 1))
     if max(size) > VIEWPORT_MAX:
         raise BadParameterError(f"a side of the picture would have more than {VIEWPORT_MAX} pixels")
-    return resized(part, size)
+    return size
 
 
 def cut(picture: NDArray[Any], viewport: Viewport) -> NDArray[Any]:
-    """The source region, flipped when its width or height is negative."""
+    """The source region, flipped when its width or height is negative.
+
+    What of it reaches beyond the image is left out: the standard does not say what would be shown there.
+    """
     rows, columns = picture.shape[:2]
     viewport = viewport.in_pixels(rows, columns)
+    left, top, right, bottom = _part(rows, columns, viewport)
+    part = picture[top:bottom, left:right]
+    if (viewport.source_width or 0) < 0:
+        part = part[:, ::-1]
+    if (viewport.source_height or 0) < 0:
+        part = part[::-1]
+    return part
+
+
+def _part(rows: int, columns: int, viewport: Viewport) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what a viewport in pixels shows, the ends exclusive."""
     if viewport.left >= columns or viewport.top >= rows:
         raise BadParameterError("the viewport's source region is outside the image")
     width = columns - viewport.left if viewport.source_width is None else viewport.source_width
@@ -48,12 +69,7 @@ def cut(picture: NDArray[Any], viewport: Viewport) -> NDArray[Any]:
     left, top = int(viewport.left), int(viewport.top)
     right = min(max(round(viewport.left + abs(width)), left + 1), columns)
     bottom = min(max(round(viewport.top + abs(height)), top + 1), rows)
-    part = picture[top:bottom, left:right]
-    if width < 0:
-        part = part[:, ::-1]
-    if height < 0:
-        part = part[::-1]
-    return part
+    return left, top, right, bottom
 
 
 def resized(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

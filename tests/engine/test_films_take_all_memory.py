@@ -1,0 +1,170 @@
+"""Films that are made at once: what they hold together is bounded, and none holds what it does not need."""
+
+from __future__ import annotations
+
+import io
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+from PIL import Image as PilImage
+from pydicom import Dataset
+
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.errors import OutOfResourcesError
+from hounsfield.archive.engine.rendered import RenderedLimits, Subject
+from hounsfield.archive.rendering.errors import BadParameterError, NotRenderableError
+from hounsfield.archive.rendering.pipeline import Cells, FilmDrawing
+from hounsfield.archive.rendering.request import GIF, MP4, PNG, Rendering, Viewport
+from support.archives import ct_slice, store, stores_in
+
+UID = "1.2.840.10008.1.2.1"
+FRAMES, SIDE = 12, 64
+SMALL = Rendering(GIF, viewport=Viewport(16, 16))
+#: Of a film of small pictures: two bytes for each pixel, and a frame of 16 bits.
+HELD = 2 * FRAMES * 16 * 16 + 2 * SIDE * SIDE
+
+
+async def cine(engine: Engine, level: int = 0) -> Subject:
+    """An object of frames that get brighter, without a window."""
+
+    def change(data: Dataset) -> None:
+        data.Rows = data.Columns = SIDE
+        data.NumberOfFrames, data.BitsStored, data.HighBit, data.PixelRepresentation = FRAMES, 16, 15, 0
+        data.RescaleIntercept, data.RescaleSlope = 0, 1
+        for name in ("WindowCenter", "WindowWidth", "PixelPaddingValue", "SmallestImagePixelValue"):
+            if name in data:
+                delattr(data, name)
+
+    cells = np.empty((FRAMES, SIDE, SIDE), "<u2")
+    cells[:] = level + 100 * np.arange(FRAMES)[:, None, None]
+    result = await store(engine, ct_slice(change=change, pixels=cells.tobytes()), UID)
+    (one,) = await engine.instances(result.study_uid, result.series_uid, result.sop_instance_uid)
+    (subject,) = await engine.rendered.subjects(one)
+    assert len(subject.frames) == FRAMES
+    return subject
+
+
+class Watched:
+    """The frames that films were given and still hold, and the films that are being drawn."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held = self.held_max = self.read = 0
+        rendered = engine.rendered
+        read = rendered._cells
+
+        async def cells(subject: Subject, number: int) -> Cells:
+            found = await read(subject, number)
+            array = found.array.copy()
+            self.read += 1
+            self.held += 1
+            self.held_max = max(self.held_max, self.held)
+            weakref.finalize(array, self._gone)
+            return Cells(array, found.photometric, found.native)
+
+        monkeypatch.setattr(rendered, "_cells", cells)
+
+    def _gone(self) -> None:
+        self.held -= 1
+
+
+async def test_a_film_holds_all_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            subject = await cine(engine)
+            watched = Watched(engine, monkeypatch)
+            for asked in (SMALL, Rendering(GIF)):
+                data = await engine.rendered.file(subject, subject.frames, asked)
+                # The one that is drawn, and the next one while that is let go.
+                assert 1 <= watched.held_max <= 2
+                with PilImage.open(io.BytesIO(data)) as film:
+                    assert film.n_frames == FRAMES
+                    levels = []
+                    for n in range(FRAMES):
+                        film.seek(n)
+                        levels.append(float(np.asarray(film.convert("L")).mean()))
+                # One range for all: from black to white.
+                assert np.abs(np.array(levels) - np.linspace(0, 255, FRAMES)).max() <= 1
+            assert watched.read == 2 * 2 * FRAMES
+            assert watched.held == 0
+            assert engine.rendered.films.in_flight == 0
+
+
+async def test_films_at_once_hold_more_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight are asked for where there is room for two: all are made, two at a time."""
+    limits = RenderedLimits(films_bytes_max=2 * HELD + 100, films_wait_s_max=300.0, at_once_max=8)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(rendered=limits), owner="test") as engine:
+            subjects = [await cine(engine, level) for level in range(8)]
+            watched = Watched(engine, monkeypatch)
+            counted = []
+            draw = FilmDrawing.draw
+
+            def noted(film: FilmDrawing, number: int, cells: Cells) -> None:
+                counted.append(engine.rendered.films.in_flight)
+                draw(film, number, cells)
+
+            monkeypatch.setattr(FilmDrawing, "draw", noted)
+            made: list[bytes] = []
+
+            async def ask(subject: Subject) -> None:
+                made.append(await engine.rendered.file(subject, subject.frames, SMALL))
+
+            async with trio.open_nursery() as nursery:
+                for subject in subjects:
+                    nursery.start_soon(ask, subject)
+            assert len(made) == 8
+            assert len(counted) == 8 * FRAMES
+            assert max(counted) == 2 * HELD
+            assert watched.held_max <= 2 * 2
+            assert engine.rendered.films.in_flight == 0
+
+
+async def test_a_film_waits_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told to come back, a picture is not; a film that is broken off gives its room back."""
+    limits = RenderedLimits(films_bytes_max=HELD, films_wait_s_max=0.0)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(rendered=limits), owner="test") as engine:
+            subject, other = await cine(engine), await cine(engine, 5)
+            rendered = engine.rendered
+            read, reached = rendered._cells, trio.Event()
+
+            async def never(subject: Subject, number: int) -> Cells:
+                if number == 3:
+                    reached.set()
+                    await trio.sleep_forever()
+                return await read(subject, number)
+
+            monkeypatch.setattr(rendered, "_cells", never)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rendered.file, subject, subject.frames, SMALL)
+                await reached.wait()
+                assert rendered.films.in_flight == HELD
+                with pytest.raises(OutOfResourcesError, match="ask again later"):
+                    await rendered.file(other, other.frames, SMALL)
+                assert await rendered.file(other, [1], Rendering(PNG))
+                nursery.cancel_scope.cancel()
+            assert rendered.films.in_flight == 0
+            monkeypatch.undo()
+            assert await rendered.file(other, other.frames, SMALL)
+
+
+@pytest.mark.parametrize("kind", [GIF, MP4])
+async def test_a_viewport_makes_a_film_of_any_size(tmp_path: Path, kind: str) -> None:
+    """What is stored is small: it is refused for what would be drawn, before anything is read."""
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            subject = await cine(engine)
+            with pytest.raises(NotRenderableError, match="too many frames"):
+                await engine.rendered.file(
+                    subject, subject.frames, Rendering(kind, viewport=Viewport(8192, 8192))
+                )
+            with pytest.raises(BadParameterError):
+                await engine.rendered.file(
+                    subject, subject.frames, Rendering(kind, viewport=Viewport(9, 9, SIDE, 0))
+                )
+            assert engine.rendered.films.in_flight == 0
