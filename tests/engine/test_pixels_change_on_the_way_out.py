@@ -54,6 +54,7 @@ DEFLATED, JPEG_XL = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.110"
 #: JPEG's inverse transforms and colour conversions may differ by rounding (ISO 10918-2: 1; chrominance
 #: upsampled otherwise than pydicom's library does it: more, at edges).
 LOSSY_TOLERANCE = 2
+CUT_SHORT = "MR_truncated.dcm"
 #: Lossless targets, and DCMTK's reader where there is one.
 DCMTK_READER = {
     RLELossless: ["dcmdrle"],
@@ -88,6 +89,8 @@ async def test_every_real_frame_is_decoded_as_others_decode_it(tmp_path: Path) -
             uid = instance.row.transfer_syntax_uid
             if 0x00280010 not in instance.row.attributes or path.name == UNDECODABLE:
                 continue
+            if path.name == CUT_SHORT:
+                continue  # another has its UIDs and came whole: that one is served
             said = instance.row.attributes.get(0x00280008, "")
             frames = min(3, int(said) if said.isdigit() else 1)  # one file says 1A
             for number in range(1, frames + 1):
@@ -112,11 +115,10 @@ async def test_every_real_frame_is_decoded_as_others_decode_it(tmp_path: Path) -
     assert sum(compared.values()) > 100
     assert len(compared) >= 8, compared
     assert figures.bytes_held <= EngineOptions().decoding.cache_bytes_max
-    # Floating point numbers, bytes in words with an odd number of them, too few of them.
+    # Floating point numbers, bytes in words with an odd number of them.
     assert {name.partition(".")[0] for name in undecoded} <= {
         "parametric_map_float",
         "SC_rgb_small_odd_big_endian",
-        "MR_truncated",
     }
 
 
