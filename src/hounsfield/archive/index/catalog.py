@@ -15,6 +15,7 @@ from typing import NamedTuple
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index import corrections, tokens
 from hounsfield.archive.index.corrections import CORRECTIONS, View
+from hounsfield.archive.index.corrections_in_force import NONE, InForce, Opened
 from hounsfield.archive.index.draft import (
     Patients,
     StudyDraft,
@@ -23,6 +24,7 @@ from hounsfield.archive.index.draft import (
 )
 from hounsfield.archive.index.rows import (
     Attributes,
+    CorrectionRow,
     CorrectionsRow,
     InstanceRow,
     Location,
@@ -37,6 +39,7 @@ from hounsfield.archive.index.rows import (
 )
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import (
+    CORRECTION,
     INSTANCE,
     META,
     PLACE,
@@ -101,6 +104,7 @@ class Catalog:
         self._sealer = sealer
         self.hashes = hashes
         self._seen = threading.local()
+        self._opened = Opened()
 
     # ------------------------------------------------------------ keys
 
@@ -196,6 +200,14 @@ class Catalog:
             there = corrections.generation(snapshot) is not None
             seen = self._seen.view = (snapshot, View(self, snapshot) if there else None)
         return seen[1]
+
+    def in_force(self, snapshot: Snapshot, key: bytes) -> InForce:
+        """The corrections in force for a patient or a study, by the key of either."""
+        sealed = snapshot.get(CORRECTION, key)
+        return NONE if sealed is None else self._opened.of(key, sealed, self._opened_corrections)
+
+    def _opened_corrections(self, key: bytes, sealed: bytes) -> tuple[CorrectionRow, ...]:
+        return self.open_row(CORRECTION, key, sealed, CorrectionsRow).corrections
 
     def place_of(self, snapshot: Snapshot, row: ObjectRow) -> Place:
         """Where an object belongs: where it says itself, or where corrections move it."""

@@ -40,8 +40,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID, STUDY_INSTANCE_UID, STUDY_LEVEL
 from hounsfield.archive.dicom.dictionary import TAG_OF
-from hounsfield.archive.index.rows import Attributes, CorrectionRow, CorrectionsRow, InstanceRow, StudyRow
-from hounsfield.archive.index.tables import CORRECTION, META
+from hounsfield.archive.index.corrections_in_force import InForce, Rejections
+from hounsfield.archive.index.rows import Attributes, CorrectionRow, InstanceRow, StudyRow
+from hounsfield.archive.index.tables import META
 from hounsfield.storage_backends.api import Snapshot
 
 if TYPE_CHECKING:
@@ -174,24 +175,21 @@ class View:
     ) -> None:
         self._catalog = catalog
         self._snapshot = snapshot
-        self._rows: dict[bytes, tuple[CorrectionRow, ...]] = dict(replaced or {})
+        self._rows = {key: InForce(rows) for key, rows in (replaced or {}).items()}
         self._moves: dict[str, list[tuple[CorrectionRow, frozenset[str]]]] = {}
-        self._rejections: dict[str, list[tuple[CorrectionRow, dict[str, frozenset[str]]]]] = {}
+        self._rejections: dict[str, Rejections] = {}
 
     # ------------------------------------------------------------ rows
 
     def of(self, key: bytes) -> tuple[CorrectionRow, ...]:
         """The corrections in force for a target, by number."""
-        rows = self._rows.get(key)
-        if rows is None:
-            sealed = self._snapshot.get(CORRECTION, key)
-            rows = (
-                ()
-                if sealed is None
-                else self._catalog.open_row(CORRECTION, key, sealed, CorrectionsRow).corrections
-            )
-            self._rows[key] = rows
-        return rows
+        return self._in_force(key).corrections
+
+    def _in_force(self, key: bytes) -> InForce:
+        found = self._rows.get(key)
+        if found is None:
+            found = self._rows[key] = self._catalog.in_force(self._snapshot, key)
+        return found
 
     def of_study(self, study_uid: str) -> tuple[CorrectionRow, ...]:
         return self.of(study_key(self._catalog, study_uid))
@@ -250,14 +248,11 @@ class View:
             ]
         return moves
 
-    def _rejections_of(self, study_uid: str) -> list[tuple[CorrectionRow, dict[str, frozenset[str]]]]:
+    def _rejections_of(self, study_uid: str) -> Rejections:
         found = self._rejections.get(study_uid)
         if found is None:
-            found = self._rejections[study_uid] = [
-                (row, {uid: frozenset(uids) for uid, uids in row.rejected[study_uid].items()})
-                for row in self.of_study(study_uid)
-                if row.kind == REJECT
-            ]
+            in_force = self._in_force(study_key(self._catalog, study_uid))
+            found = self._rejections[study_uid] = in_force.rejections(study_uid)
         return found
 
     # ------------------------------------------------------------ what is shown
