@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
@@ -20,9 +22,9 @@ from hounsfield.archive.index import checking, tables
 from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.rejections import RejectionError, Rejections
 from hounsfield.archive.index.rows import StudyRow
-from support.archives import ct_slice, store, stores_in
+from support.archives import ct_slice, encode, store, stores_in
 from support.contents import contents
-from support.rejection import EXPIRED, REASONS, SAFETY, note
+from support.rejection import EXPIRED, REASONS, SAFETY, note, note_data_set
 
 STUDIES = ("1.2.3.1", "1.2.3.2")
 WAITING = b"rejecting/"
@@ -47,10 +49,14 @@ ALL = tuple(SENT)
 
 
 def rejecting(*named: tuple[str, str, str], code: str = SAFETY) -> bytes:
+    return encode(saying(*named, code=code))
+
+
+def saying(*named: tuple[str, str, str], code: str = SAFETY) -> Dataset:
     references: dict[str, dict[str, list[str]]] = {}
     for study, series, sop in named:
         references.setdefault(study, {}).setdefault(series, []).append(sop)
-    return note(references, code)
+    return note_data_set(references, code)
 
 
 async def send(stores: Stores, *sent: bytes, follow: bool = True) -> None:
@@ -265,6 +271,7 @@ STEPS = st.lists(
             st.just("reject"),
             st.tuples(st.lists(st.sampled_from(ALL), min_size=1, max_size=4), st.sampled_from(REASONS)),
         ),
+        st.tuples(st.just("note again"), st.tuples(st.integers(0, 3), st.booleans())),
         st.tuples(st.just("undo"), st.integers(0, 3)),
         st.tuples(st.just("move"), st.sampled_from(ALL)),
         st.tuples(st.just("move back"), st.integers(0, 3)),
@@ -280,15 +287,26 @@ def test_whatever_happened_a_reindex_gives_the_same(
 ) -> None:
     directory = tmp_path_factory.mktemp("history") / "data"
     model = _Model()
+    notes: list[tuple[Any, list[Any], str]] = []
+    clock = 0
     with stores_in(directory) as stores:
         for step, what in steps:
             if step == "send":
                 trio.run(send, stores, SENT[what])
                 model.send(what)
             elif step == "reject":
-                named, code = what
-                trio.run(lambda named=named, code=code: send(stores, rejecting(*named, code=code)))
-                model.reject(named, code)
+                notes.append((saying(*what[0], code=what[1]), *what))
+                trio.run(send, stores, encode(notes[-1][0]))
+                model.reject(what[0], what[1], len(notes))
+            elif step == "note again" and notes:
+                number, differs = what[0] % len(notes), what[1]
+                data, named, code = notes[number]
+                if differs:
+                    clock += 1
+                    data = copy.deepcopy(data)
+                    data.ContentTime = f"{clock:06}"
+                    model.note_again(named, code, number + 1)
+                trio.run(send, stores, encode(data))
             elif step == "undo" and (numbers := made(stores)):
                 number = numbers[what % len(numbers)]
                 stores.rejections.undo(number, actor="t", reason="mistaken", at_ns=time.time_ns())
@@ -326,7 +344,7 @@ class _Model:
 
     def __init__(self) -> None:
         self.records: dict[tuple[str, str, str], list[int]] = {}  # when each was received
-        self.rejections: list[tuple[frozenset[Any], int]] = []  # in force: what, received before when
+        self.rejections: list[tuple[frozenset[Any], int, int]] = []  # in force: what, before when, which note
         self.moved: dict[str, None] = {}
         self.met = False
         self._clock = 0
@@ -339,15 +357,21 @@ class _Model:
             times.append(self._clock)
             self.met = self.met or len(times) > 1
 
-    def reject(self, named: list[tuple[str, str, str]], code: str) -> None:
+    def reject(self, named: list[tuple[str, str, str]], code: str, note: int) -> None:
         self._clock += 1
-        self.rejections.append((frozenset(named), self._clock if code == EXPIRED else 1 << 60))
+        self.rejections.append((frozenset(named), self._clock if code == EXPIRED else 1 << 60, note))
+
+    def note_again(self, named: list[tuple[str, str, str]], code: str, note: int) -> None:
+        """With something else in it, which names the same."""
+        self.met = True
+        if code == EXPIRED or all(one[2] != note for one in self.rejections):
+            self.reject(named, code, note)
 
     def undo(self, number: int) -> None:
         del self.rejections[number]
 
     def _hidden(self, uids: tuple[str, str, str], at: int) -> bool:
-        return any(uids in named and at < before for named, before in self.rejections)
+        return any(uids in named and at < before for named, before, _ in self.rejections)
 
     def visible(self) -> set[str]:
         return {
