@@ -84,8 +84,19 @@ def test_the_wrong_part_is_cut() -> None:
     assert np.array_equal(cut(GRADIENT, Viewport(None, None, 10, 20, 30, 40)), GRADIENT[20:60, 10:40])
     assert np.array_equal(cut(GRADIENT, Viewport(None, None, 0, 0, -60, -100)), GRADIENT[::-1, ::-1])
     assert np.array_equal(cut(GRADIENT, Viewport(None, None, 50, 90, 500, 500)), GRADIENT[90:, 50:])
-    with pytest.raises(BadParameterError):
-        cut(GRADIENT, Viewport(10, 10, 60, 0))
+    assert np.array_equal(
+        cut(GRADIENT, Viewport(None, None, 50, 90, -500, -500)), GRADIENT[90:, 50:][::-1, ::-1]
+    )
+    for outside in (Viewport(10, 10, 60, 0), Viewport(10, 10, 0, 100), Viewport(10, 10, 1e9, 1e9, 5, 5)):
+        with pytest.raises(BadParameterError):
+            cut(GRADIENT, outside)
+
+
+def test_a_region_that_reaches_beyond_the_image_is_distorted() -> None:
+    """What is inside is shown, scaled to fit as a region of that size would be."""
+    beyond, inside = (Viewport(80, 80, 40, 60, *size) for size in ((500, 90), (20, 40)))
+    assert np.array_equal(shown(GRADIENT, beyond), shown(GRADIENT, inside))
+    assert shown(GRADIENT, beyond).shape == (80, 40)
 
 
 @pytest.mark.parametrize(
