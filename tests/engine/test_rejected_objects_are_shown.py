@@ -21,6 +21,7 @@ from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index import checking, tables
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
+from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import PreconditionError
 from support.archives import ct_slice, encode, store, stores_in
 from support.contents import contents
@@ -215,6 +216,19 @@ async def test_a_further_note_after_an_undoing_is_followed(tmp_path: Path) -> No
             assert await shown(engine) == {STUDY: {B, C}}
             rejections = await engine.rejecting.all()
     assert await after_a_reindex(tmp_path / "archive") == ({STUDY: {B, C}}, rejections)
+
+
+async def test_a_rejection_whose_row_is_lost_keeps_no_note_from_being_followed(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            first, second = two_notes([A], [A])
+            await send(engine, *three(), first)
+            batch = Batch()
+            batch.delete(tables.STATE, stores.journal.state_key("rejection", "1"))
+            stores.store.commit(batch)
+            assert await send(engine, second) == [Outcome.CONFLICT]
+            assert [made["id"] for made in await engine.rejecting.all()] == [2]
+            assert not waiting(stores)
 
 
 async def test_other_key_objects_reject_nothing(tmp_path: Path) -> None:
