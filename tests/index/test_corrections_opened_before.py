@@ -10,7 +10,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.corrections_in_force import Opened
+from hounsfield.archive.index.corrections_in_force import InForce, Opened
 from hounsfield.archive.index.rows import CorrectionRow
 from support.archives import ct_slice, store, stores_in
 from support.rejection import SAFETY, note
@@ -80,3 +80,20 @@ def test_what_is_kept_is_bounded_and_is_of_the_bytes_that_are_there() -> None:
     assert kept.of(b"b", b"\2" * 4, opened).corrections == row(2)
     assert kept.of(b"a", b"\3" * 5, opened).corrections == row(3)
     assert len(asked) == 8
+
+
+def test_an_object_asks_only_the_rejections_that_name_it() -> None:
+    rows = tuple(
+        CorrectionRow(
+            number=number, kind="reject", at_ns=1, actor="a", reason="r",
+            rejected={STUDY: {SERIES: (f"{SERIES}.{number}", f"{SERIES}.0")}},
+        )
+        for number in range(1, 4)
+    )  # fmt: skip
+    found = InForce(rows).rejections(STUDY)[SERIES]
+    assert {uid: [one.number for one in named] for uid, named in found.items()} == {
+        f"{SERIES}.1": [1],
+        f"{SERIES}.2": [2],
+        f"{SERIES}.3": [3],
+        f"{SERIES}.0": [1, 2, 3],
+    }

@@ -206,9 +206,8 @@ class View:
         """
         path: tuple[int, ...] = ()
         while True:
-            for row, by_series in self._rejections_of(study_uid):
-                is_meant = not 0 < row.before_ns <= received_ns or sop_uid == row.note
-                if is_meant and sop_uid in by_series.get(series_uid, ()):
+            for row in self._rejections_of(study_uid).get(series_uid, {}).get(sop_uid, ()):
+                if not 0 < row.before_ns <= received_ns or sop_uid == row.note:
                     return Route(hidden_uid(row, study_uid), series_uid, (*path, row.number))
             next_stop = self._moved(study_uid, series_uid, sop_uid, path)
             if next_stop is None:

@@ -15,8 +15,8 @@ from hounsfield.archive.index.rows import CorrectionRow
 #: that name ten thousand objects each has two million. What is longer is opened each time.
 KEPT_BYTES_MAX = 8 << 20
 
-Rejections = list[tuple[CorrectionRow, dict[str, frozenset[str]]]]
-"""The rejections of a study, and what each names of it: SOP Instance UIDs by series."""
+Rejections = dict[str, dict[str, tuple[CorrectionRow, ...]]]
+"""The rejections that name an object of a study, by number: by series and SOP Instance UID."""
 
 
 class InForce:
@@ -27,13 +27,17 @@ class InForce:
         self._rejections: Rejections | None = None
 
     def rejections(self, study_uid: str) -> Rejections:
-        """Those that are rejections, of the study whose corrections these are."""
+        """What those that are rejections name of ``study_uid``, the study whose corrections these are."""
         if self._rejections is None:
-            self._rejections = [
-                (row, {uid: frozenset(uids) for uid, uids in row.rejected[study_uid].items()})
-                for row in self.corrections
-                if row.rejected
-            ]
+            found: Rejections = {}
+            for row in self.corrections:
+                for series_uid, sop_uids in row.rejected.get(study_uid, {}).items():
+                    named = found.setdefault(series_uid, {})
+                    alone = (row,)
+                    for sop_uid in sop_uids:
+                        before = named.get(sop_uid)
+                        named[sop_uid] = (*before, row) if before else alone
+            self._rejections = found
         return self._rejections
 
 
