@@ -39,7 +39,7 @@ from hounsfield.archive.index.corrections import (
     patient_of,
 )
 from hounsfield.archive.index.rows import Attributes, CorrectionRow, StudyRow
-from hounsfield.archive.index.tables import STUDY_ID_BYTES
+from hounsfield.archive.index.tables import INSTANCE, STUDY_ID_BYTES
 from hounsfield.storage_backends.api import Snapshot
 
 INSTANCES_MAX = 10_000  # of one split: they are looked through whenever an object of their study comes
@@ -260,7 +260,8 @@ class CorrectionPlanner:
     def _series_of(self, snapshot: Snapshot, study: StudyRow, sop_uid: str) -> str:
         study_id = self._catalog.study_id(study.uid)
         for key in self._catalog.places(snapshot, "instance", sop_uid):
-            if key[:STUDY_ID_BYTES] == study_id:
+            instance = key + self._catalog.sop_hash(sop_uid)
+            if key[:STUDY_ID_BYTES] == study_id and snapshot.get(INSTANCE, instance) is not None:
                 series = self._catalog.series_by_key(snapshot, key)
                 if series is not None:
                     return series.uid

@@ -70,7 +70,7 @@ HASHED_FIELDS = (
     *tokens.HASHED_FIELDS,
 )
 
-_FAMILY_BYTES = 3  # of a UID without its last component: what one device, or one series, gives out
+_FAMILY_BYTES = 2  # of a UID without its last component: what one device, or one series, gives out
 _RUN_BYTES = 2  # of a UID without its last digits: a hundred in a row
 _RUN_DIGITS = 2
 

@@ -10,7 +10,7 @@ patient    plain    patient id hash (12)                                 Patient
 study      plain    study id (12) = hash of the Study Instance UID       StudyRow
 series     plain    study id (12) | series hash (8)                      SeriesRow
 instance   plain    study id (12) | series hash (8) | SOP hash (12)      InstanceRow
-place      postings family (3) | run (2) | hash of a UID (7)             study id | series hash (20)
+place      postings family (2) | run (2) | hash of a UID (6)             study id | series hash (20)
 token      postings field token (16)                                     inverted day (4) | study id (12)
 version    plain    instance key (32) | record id (16)                   InstanceRow, not served
 quarantine plain    record id (16)                                       QuarantineRow
@@ -38,7 +38,7 @@ STUDY_ID_BYTES = 12  # 96 bits: at 10^9 studies the odds of one collision are 10
 SERIES_HASH_BYTES = 8  # unique within one study only
 SOP_HASH_BYTES = 12
 INSTANCE_KEY_BYTES = STUDY_ID_BYTES + SERIES_HASH_BYTES + SOP_HASH_BYTES
-PLACE_KEY_BYTES = 12
+PLACE_KEY_BYTES = 10
 TOKEN_BYTES = 16
 DAY_BYTES = 4
 
