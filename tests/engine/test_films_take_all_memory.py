@@ -168,3 +168,30 @@ async def test_a_viewport_makes_a_film_of_any_size(tmp_path: Path, kind: str) ->
                     subject, subject.frames, Rendering(kind, viewport=Viewport(9, 9, SIDE, 0))
                 )
             assert engine.rendered.films.in_flight == 0
+
+
+async def test_decoded_frames_keep_more_than_themselves(tmp_path: Path) -> None:
+    """Frames of a large object are a quarter of the chunks that are opened for them: those are let go of."""
+    side, frames = 512, 140
+
+    def change(data: Dataset) -> None:
+        data.Rows = data.Columns = side
+        data.NumberOfFrames, data.BitsAllocated, data.BitsStored, data.HighBit = frames, 8, 8, 7
+
+    cells = np.empty((frames, side, side), np.uint8)
+    cells[:] = np.arange(frames, dtype=np.uint8)[:, None, None]
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            whole = ct_slice(change=change, pixels=cells.tobytes())
+            result = await store(engine, whole, UID, piece=1 << 20)
+            (one,) = await engine.instances(result.study_uid, result.series_uid, result.sop_instance_uid)
+            assert one.row.location.stream is not None
+            for number in range(1, 13):
+                kept = (await engine.decoding.decoded(one, number)).pixels
+                assert kept.min() == kept.max() == number - 1
+                owner = kept
+                while isinstance(owner, np.ndarray):
+                    owner = owner.base
+                owner = owner.obj if isinstance(owner, memoryview) else owner
+                assert len(owner) <= 2 * kept.nbytes
+            assert engine.decoding.figures.bytes_held == 12 * side * side

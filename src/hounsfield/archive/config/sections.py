@@ -144,7 +144,7 @@ class Rendered(Section, frozen=True):
     film_frames_max: Count = 1024
     film_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = 256 * MIB
     films_bytes_max: Annotated[int, msgspec.Meta(ge=MIB, le=TIB)] = 512 * MIB
-    films_wait_seconds: Seconds = 20.0
+    films_wait_seconds: Seconds = 60.0
     at_once_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
     video_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=8 * GIB)] = 256 * MIB
     video_seconds_max: Seconds = 60.0

@@ -84,7 +84,7 @@ class Decoding:
         pixels = await self.format(instance)
         plain = decoded_format(uid, pixels)
         async with self.turns:
-            frame = await self.frame(instance, number)
+            frame = _alone(await self.frame(instance, number))
             await self.arrays()
             if coder.isolated:
                 data = await self._isolation.decode_in_turn(uid, frame, pixels)
@@ -133,6 +133,17 @@ class Decoding:
         # Big endian: whether bytes stand in words (VR OW). The header ends with VR, two bytes and length.
         header = await self._gate.read(self._records.header, instance.row)
         return replace(pixels, in_words=bytes(header.head[-8:-6]) == b"OW")
+
+
+def _alone(frame: Buffer) -> Buffer:
+    """A frame whose bytes keep nothing else in memory.
+
+    A small one of a large object lies in a chunk that was opened whole, and plain cells stay where they lie:
+    a cache would hold many times what it counts.
+    """
+    if not isinstance(frame, memoryview) or memoryview(frame.obj).nbytes <= 2 * frame.nbytes:
+        return frame
+    return bytes(frame)
 
 
 def decoder_of(transfer_syntax_uid: str) -> Coder:

@@ -78,7 +78,8 @@ class RenderedLimits:
     ``films_bytes_max``: what all films that are being made hold together: two bytes for each pixel of their
     pictures (as they are drawn, and in the file), and the frame that is being drawn. Twice
     ``animation_bytes_max``, so that the longest film can be drawn as large as it is.
-    ``films_wait_s_max``: how long one waits for others to be done before its client is told to come back.
+    ``films_wait_s_max``: how long one waits for others to be done before its client is told to come back:
+    a long film takes ten seconds or so, and a few may be before it.
     """
 
     cache_bytes_max: int = 64 << 20
@@ -89,7 +90,7 @@ class RenderedLimits:
     video_bytes_max: int = 256 << 20
     video_seconds_max: float = 60.0
     films_bytes_max: int = 512 << 20
-    films_wait_s_max: float = 20.0
+    films_wait_s_max: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
