@@ -262,7 +262,9 @@ class Engine:
             QuietStudies(stores.store, stores.journal, stores.sealer, self._gate, consumer, owner=owner)
             for consumer in consumers
         ]
-        self.gram_merging = GramMerging(stores.store, stores.merger, self._gate, owner=owner)
+        # A merger of its own: two rounds of one would have the same turn, and neither would notice the other.
+        merger = Merger(stores.store, stores.sealer, stores.hashes)
+        self.gram_merging = GramMerging(stores.store, merger, self._gate, owner=owner)
         self.scrub = Scrub.of(stores, self._gate, options.scrub, owner=owner)
         self._on_commit = on_commit
         self.deleting = Deleting(
