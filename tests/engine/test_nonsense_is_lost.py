@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hounsfield.archive.dicom.problems import CUT_SHORT
 from hounsfield.archive.engine.compressing import CompressionLimits
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.receiving import PROBLEM_SOP_MISMATCH
@@ -22,7 +23,8 @@ def expected(case: Nonsense, door: str) -> dict[str, Any]:
     What a C-STORE command announces is part of the service; a file's meta information is often left behind
     when a data set is changed, so that to disagree with it is flagged but no warning.
     """
-    warned = bool(case.quarantine) or (case.mismatch and door == "C-STORE")
+    cut = not CUT_SHORT.isdisjoint(case.problems)
+    warned = cut or bool(case.quarantine) or (case.mismatch and door == "C-STORE")
     if door == "C-STORE":
         heard: Any = 0xB007 if warned else 0x0000
     else:
