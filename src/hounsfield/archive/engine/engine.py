@@ -290,6 +290,7 @@ class Engine:
         self.header_blocking = self._retrieve.header_blocking
         self.dataset = self._retrieve.dataset
         self.datasets = self._retrieve.datasets
+        self.received = self._retrieve.received
         self.dataset_bytes = self._retrieve.dataset_bytes
         self.dataset_bytes_blocking = self._retrieve.dataset_bytes_blocking
         self.is_corrected = self._retrieve.is_corrected

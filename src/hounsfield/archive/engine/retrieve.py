@@ -8,7 +8,7 @@ when the disk must be waited for does the request take a thread. How an object's
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from itertools import islice
 from typing import Final
 
@@ -186,6 +186,21 @@ class Retrieve:
                 return
             for buffer in piece:
                 yield buffer
+
+    async def received(
+        self, instance: Instance, places: Sequence[tuple[int, int]], start: int, stop: int
+    ) -> AsyncIterator[Buffer]:
+        """Bytes ``start`` to ``stop`` of these places of the data set as received, put behind each other."""
+        at = 0
+        for begin, end in places:
+            first, last = begin + max(start - at, 0), min(begin + stop - at, end)
+            at += end - begin
+            if first >= last:
+                continue
+            pieces = self.dataset(instance, as_received=True, start=first, stop=last)
+            async with aclosing(pieces) as buffers:  # type: ignore[type-var]
+                async for buffer in buffers:
+                    yield buffer
 
     async def datasets(
         self, instances: Sequence[Instance], before: Callable[[Instance], bytes]

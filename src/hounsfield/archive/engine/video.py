@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -77,21 +77,8 @@ class Videos:
             count = instance.row.location.frames
             whole = b"".join([bytes(await self._frame_bytes(instance, n + 1)) for n in range(count)])
             return Stream(len(whole), lambda start, stop: _stretch(whole, start, stop))
-        stretches = places
-
-        async def read(start: int, stop: int) -> AsyncIterator[Buffer]:
-            at = 0
-            for begin, end in stretches:
-                first, last = begin + max(start - at, 0), min(begin + stop - at, end)
-                at += end - begin
-                if first >= last:
-                    continue
-                pieces = self._retrieve.dataset(instance, as_received=True, start=first, stop=last)
-                async with aclosing(pieces) as buffers:  # type: ignore[type-var]
-                    async for buffer in buffers:
-                        yield buffer
-
-        return Stream(sum(end - begin for begin, end in places), read)
+        length = sum(end - begin for begin, end in places)
+        return Stream(length, partial(self._retrieve.received, instance, places))
 
     async def demuxer(self, instance: Instance, stream: Stream) -> str:
         """What the stream is, "" when nobody knows; see :func:`demuxer_of`."""

@@ -78,9 +78,7 @@ def catch_up(
     pending = journal.pending(report.saw) if at_start else Pending([], [])
     with indexer.store.snapshot() as snapshot:
         known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
-    # Before anything is indexed: what was deleted stays out, also of an index restored from a backup.
-    announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
-    announce_rejections(indexer, (event for _, event, _ in pending.facts))
+    _announce(indexer, pending)
     segments = indexer.log.segment_ids()
     if at_start and not known and len(segments) > 1:
         note_unsettled(indexer)  # the index was lost: it is filled anew
@@ -136,8 +134,7 @@ def reindex(
     """
     report = RecoveryReport()
     pending = journal.pending(report.saw)
-    announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
-    announce_rejections(indexer, (event for _, event, _ in pending.facts))
+    _announce(indexer, pending)
     segments = indexer.log.segment_ids()
     if not rescan:  # what records carry is not what they were told to say
         note_unsettled(indexer)
@@ -160,6 +157,12 @@ def reindex(
     _settle(indexer)
     progress(len(segments), len(segments))
     return report
+
+
+def _announce(indexer: Indexer, pending: Pending) -> None:
+    """Before anything is indexed: what was deleted or rejected stays out, also of an older index."""
+    announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
+    announce_rejections(indexer, (event for _, event, _ in pending.facts))
 
 
 def note_unsettled(indexer: Indexer) -> None:

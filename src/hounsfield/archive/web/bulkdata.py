@@ -205,16 +205,9 @@ class Bulkdata:
         """The stretches of a stored data set, joined."""
 
         async def read(start: int, stop: int) -> AsyncIterator[Sequence[Buffer]]:
-            at = 0
-            for begin, end in places:
-                first, last = begin + max(start - at, 0), min(begin + stop - at, end)
-                at += end - begin
-                if first >= last:
-                    continue
-                stretch = self._engine.dataset(one, as_received=True, start=first, stop=last)
-                async with aclosing(stretch) as buffers:  # type: ignore[type-var]
-                    async for buffer in buffers:
-                        yield (buffer,)
+            async with aclosing(self._engine.received(one, places, start, stop)) as buffers:  # type: ignore[type-var]
+                async for buffer in buffers:
+                    yield (buffer,)
 
         return Value(sum(end - begin for begin, end in places), read)
 
