@@ -16,13 +16,10 @@ from hounsfield.archive.index import correcting, tables
 from hounsfield.archive.index.rows import CorrectionRow, StudyRow
 from hounsfield.storage_backends.api import Batch
 from support.archives import ct_slice, store, stores_in
+from support.killed_commits import KilledError, kill_after
 
 NAME, ID = 0x00100010, 0x00100020
 STUDIES = [f"1.2.3.{n}" for n in range(9)]
-
-
-class KilledError(BaseException):
-    """The process ends here."""
 
 
 async def fill(stores: Stores, sent: list[bytes]) -> None:
@@ -83,21 +80,8 @@ def test_killed_at_any_commit_it_holds_for_all_studies_or_for_none(
         with stores_in(directory) as stores:
             trio.run(fill, stores, slices(3))
             before = studies(stores)
-            left = commits
-
-            def kill(original: Any) -> Any:
-                def commit(*arguments: Any, **more: Any) -> Any:
-                    nonlocal left
-                    left -= 1
-                    if left < 0:
-                        raise KilledError
-                    return original(*arguments, **more)
-
-                return commit
-
             with monkeypatch.context() as patch:
-                for name in ("commit", "commit_many", "commit_planned"):
-                    patch.setattr(stores.store, name, kill(getattr(stores.store, name)))
+                kill_after(stores, patch, commits)
                 try:
                     make(stores, kind, **what)
                     ended = True

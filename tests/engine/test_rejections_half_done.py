@@ -24,14 +24,11 @@ from hounsfield.archive.index.rejections import RejectionError, Rejections
 from hounsfield.archive.index.rows import StudyRow
 from support.archives import ct_slice, encode, store, stores_in
 from support.contents import contents
+from support.killed_commits import KilledError, kill_after
 from support.rejection import EXPIRED, REASONS, SAFETY, note, note_data_set
 
 STUDIES = ("1.2.3.1", "1.2.3.2")
 WAITING = b"rejecting/"
-
-
-class KilledError(BaseException):
-    """The process ends here."""
 
 
 def instance(study: str, series: int, number: int) -> tuple[str, str, str]:
@@ -84,23 +81,6 @@ def shown(stores: Stores) -> set[tuple[str, str, str]]:
                     rows = catalog.instances_of(snapshot, series_key)
                     found |= {(study.uid, series.uid, row.sop_uid) for row in rows}
     return {uids for uids in found if uids in SENT or uids[1].startswith("1.2.4")}
-
-
-def kill_after(stores: Stores, patch: pytest.MonkeyPatch, commits: int) -> None:
-    left = commits
-
-    def kill(original: Any) -> Any:
-        def commit(*arguments: Any, **more: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KilledError
-            return original(*arguments, **more)
-
-        return commit
-
-    for name in ("commit", "commit_many", "commit_planned"):
-        patch.setattr(stores.store, name, kill(getattr(stores.store, name)))
 
 
 @pytest.mark.parametrize("code", [SAFETY, EXPIRED])
