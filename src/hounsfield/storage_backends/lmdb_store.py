@@ -142,6 +142,7 @@ class LmdbStore:
     def _open(self, path: Path) -> Any:
         return lmdb.open(
             str(path),
+            create=False,  # the directory is there: making it anyway, in vain, can fail on a full disk
             map_size=self._limits.map_bytes,
             max_dbs=max(len(self._tables), 1),
             max_readers=self._limits.readers,
@@ -321,7 +322,10 @@ class LmdbStore:
             self._shut = True  # until it is open: should that fail, whoever comes next tries
             self._checkpoints.let_go()
             self._environment.close()
-            self._environment = self._open(self._path)
+            try:
+                self._environment = self._open(self._path)
+            except OSError as error:
+                raise StorageError(f"the index cannot be opened again: {error}; it is tried again") from error
             self._handles = {name: self._open_table(table) for name, table in self._tables.items()}
             self._shut = False
             self._checkpoints.begin_anew(self._environment)
