@@ -21,7 +21,10 @@ from hounsfield.archive.wire import (
     RejectSource,
 )
 
-__all__ = ["ListenerPolicy", "Network", "Refusal", "RemoteAe", "networks", "over_limit"]
+__all__ = ["SERVICES", "ListenerPolicy", "Network", "Refusal", "RemoteAe", "networks", "over_limit"]
+
+SERVICES = ("echo", "store", "find", "move", "get", "commit")
+"""What an AE may be allowed to use: the names of the services we provide, and two that need none."""
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -41,8 +44,34 @@ class RemoteAe:
     host: str = ""
     port: int = 104
     tls: bool = False
+    """Whether it listens with TLS."""
     sources: tuple[str, ...] = ()
     comment: str = ""
+    services: frozenset[str] = frozenset()
+    """Of :data:`SERVICES`, those it may use here; all when empty. C-ECHO is always answered."""
+    associations_max: int = 0
+    """From it at once, over all workers; 0: no limit of its own."""
+    refused_sop_classes: frozenset[str] = frozenset()
+    refused_transfer_syntaxes: frozenset[str] = frozenset()
+    preferred_transfer_syntaxes: tuple[str, ...] = ()
+    """Taken before others when it offers them, the first one first."""
+    called_title: str = ""
+    """What we call it when we call it, "" for its title."""
+    calling_title: str = ""
+    """What we call ourselves then, "" for our own title."""
+    tls_ca: str = ""
+    """File of the authority that signed what it shows when we call it; "" for the archive's."""
+    tls_certificate: str = ""
+    """File of the certificate that we show it, "" for the archive's; ``tls_key`` goes with it."""
+    tls_key: str = ""
+    certificates: tuple[str, ...] = ()
+    """What the certificate that it shows, calling or called, must be: ``sha256:HEX`` or a name in it."""
+    identity_required: bool = False
+    """Whether a verified user has to be named in its associations (PS3.7 D.3.3.7)."""
+    users: frozenset[str] = frozenset()
+    """Those it may name; any verified one when empty."""
+    commitment_to: str = ""
+    """Title of the AE that is told the results of its storage commitment requests, "" for itself."""
 
 
 @dataclass(frozen=True, slots=True)
