@@ -27,10 +27,6 @@ class Files:
         """Whether a file's length is known without reading: a corrected header must be made first."""
         return one.row.location.has_table and not self._engine.is_corrected(one)
 
-    def length_blocking(self, one: Instance) -> int:
-        """Bytes of the file; on a thread, unless it :meth:`is_known`."""
-        return len(meta_of(one)) + self._engine.dataset_bytes_blocking(one)
-
     async def length(self, one: Instance) -> int:
         """Bytes of the file."""
         return len(meta_of(one)) + await self._engine.dataset_bytes(one)
@@ -44,10 +40,17 @@ class Files:
             async for buffer in buffers:
                 yield (buffer,)
 
+    async def data_set(self, one: Instance, *, before: bytes) -> AsyncGenerator[Sequence[Buffer], None]:
+        """``before``, and the data set as it is delivered."""
+        yield (before,)
+        async with aclosing(self._engine.dataset(one)) as buffers:  # type: ignore[type-var]
+            async for buffer in buffers:
+                yield (buffer,)
+
     async def pieces(
-        self, one: Instance, start: int = 0, stop: int | None = None, *, before: bytes = b""
+        self, one: Instance, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[Sequence[Buffer], None]:
-        """``before``, and the file's bytes from ``start`` to ``stop``; no empty read follows the last.
+        """The file's bytes from ``start`` to ``stop``; no empty read follows the last.
 
         Of an object that is not corrected, bytes that are not asked for are not read.
         """
@@ -55,9 +58,9 @@ class Files:
         if stop is None and self.is_known(one):
             stop = await self.length(one)
         left = -1 if stop is None else stop - start
-        first = before + meta[start : len(meta) if stop is None else stop]
+        first = meta[start : len(meta) if stop is None else stop]
         waiting: tuple[bytes, ...] = (first,) if first else ()
-        left -= len(first) - len(before) if left >= 0 else 0
+        left -= len(first) if left >= 0 else 0
         start = max(start - len(meta), 0)
         if left:
             if self._engine.is_corrected(one):
@@ -102,7 +105,7 @@ def meta_of(one: Instance, syntax: str = "") -> bytes:
     return _file_header(syntax, one.row.sop_class_uid, sop_uid_of(one, syntax))
 
 
-_file_header = lru_cache(maxsize=64)(file_header)  # of one object it is asked for its length, then for itself
+_file_header = lru_cache(maxsize=64)(file_header)  # asked for its length, then for itself
 
 
 def sop_uid_of(one: Instance, syntax: str) -> str:

@@ -5,7 +5,7 @@ Nothing larger than a few megabytes is held at a time, however large the study.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 
 from hounsfield.archive.engine.engine import Engine
@@ -96,54 +96,53 @@ class Instances:
             return unchanged(validators)
         boundary = new_boundary()
         content_type = b'multipart/related; type="application/dicom"; boundary=' + boundary
-        length = None
-        if all(self._files.is_known(one) and self._is_as_stored(one, wanted) for one in found):
-            length = len(closing(boundary)) + sum(
-                len(head) + size
-                for head, size in (self._part(one, boundary, base, n == 0) for n, one in enumerate(found))
-            )
-        pieces: AsyncIterator[Sequence[Buffer]] = self._parts(found, boundary, base, wanted)
-        as_stored = all(self._is_as_stored(one, wanted) for one in found)
+        as_stored = all(given_as(one, wanted) == one.row.transfer_syntax_uid for one in found)
         if not as_stored:
-            pieces = await begun(pieces)
+            pieces = await begun(self._recoded(found, boundary, base, wanted))
+            lines = [(b"content-type", content_type), *validators.headers()]
+            return StreamResponse(lines, pieces, ahead=PIECES_AHEAD)
+        length, heads = None, None
+        if all(self._files.is_known(one) for one in found):
+            parts = [self._part(one, boundary, base, n == 0) for n, one in enumerate(found)]
+            length = sum(len(head) + size for head, size in parts) + len(closing(boundary))
+            heads = iter([head for head, _ in parts])
         lines = [(b"content-type", content_type), *validators.headers()]
-        # As stored they are opened into memory that is used again: none is held while another is made.
-        return StreamResponse(lines, pieces, length=length, ahead=0 if as_stored else PIECES_AHEAD)
-
-    @staticmethod
-    def _is_as_stored(one: Instance, wanted: str) -> bool:
-        return given_as(one, wanted) == one.row.transfer_syntax_uid
+        # They are opened into memory that is used again: none is held while another is made.
+        return StreamResponse(lines, self._as_stored(found, boundary, base, heads), length=length, ahead=0)
 
     def _part(self, one: Instance, boundary: bytes, base: str, first: bool) -> tuple[bytes, int]:
-        """What precedes one file on the wire, and the file's length."""
-        size = self._files.length_blocking(one)
-        return part_head(boundary, part_type(one), size, _location(one, base), first=first), size
+        """What precedes one data set on the wire, and how many bytes follow."""
+        meta, size = meta_of(one), self._engine.dataset_bytes_blocking(one)
+        location = _location(one, base)
+        return part_head(boundary, part_type(one), len(meta) + size, location, first=first) + meta, size
 
-    async def _parts(
+    async def _as_stored(
+        self, found: Sequence[Instance], boundary: bytes, base: str, heads: Iterator[bytes] | None
+    ) -> AsyncIterator[Sequence[Buffer]]:
+        """The parts of a body; ``heads``: what precedes each data set, when that is known already."""
+        first = iter([True])
+
+        def before(one: Instance) -> bytes:
+            if heads is not None:
+                return next(heads)
+            return self._part(one, boundary, base, next(first, False))[0]
+
+        async with aclosing(self._engine.datasets(found, before)) as lists:  # type: ignore[type-var]
+            async for buffers in lists:
+                yield buffers
+        yield (closing(boundary),)
+
+    async def _recoded(
         self, found: Sequence[Instance], boundary: bytes, base: str, wanted: str
     ) -> AsyncIterator[Sequence[Buffer]]:
-        if all(self._is_as_stored(one, wanted) for one in found):
-            heads = iter([True])
-
-            def before(one: Instance) -> bytes:
-                return self._part(one, boundary, base, next(heads, False))[0] + meta_of(one)
-
-            async with aclosing(self._engine.datasets(found, before)) as lists:  # type: ignore[type-var]
-                async for buffers in lists:
-                    yield buffers
-            yield (closing(boundary),)
-            return
         for n, one in enumerate(found):
             syntax = given_as(one, wanted)
-            if syntax != one.row.transfer_syntax_uid:
+            if syntax == one.row.transfer_syntax_uid:
+                head, _ = await self._engine.read(self._part, one, boundary, base, n == 0)
+                made = self._files.data_set(one, before=head)
+            else:
                 head = part_head(boundary, part_type(one, syntax), None, _location(one, base), first=n == 0)
                 made = self._files.recoded(one, syntax, before=head)
-            else:
-                if self._files.is_known(one):
-                    head, _ = self._part(one, boundary, base, n == 0)
-                else:
-                    head, _ = await self._engine.read(self._part, one, boundary, base, n == 0)
-                made = self._files.pieces(one, before=head)
             async with aclosing(made) as pieces:
                 async for piece in pieces:
                     yield piece
