@@ -8,6 +8,7 @@ __all__ = [
     "AbortedError",
     "ConnectError",
     "ConnectionLostError",
+    "GivenUpError",
     "NetError",
     "NoAcceptedContextError",
     "PeerGoneError",
@@ -39,6 +40,12 @@ class TlsError(NetError):
 
 class ConnectionLostError(NetError):
     """The connection ended while an answer was due."""
+
+    retry = True
+
+
+class GivenUpError(NetError):
+    """We ended the association ourselves, for another of the operations that were outstanding on it."""
 
     retry = True
 

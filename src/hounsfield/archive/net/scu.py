@@ -1,71 +1,69 @@
-"""Calling others: one association as the requestor, with C-ECHO and C-STORE (PS3.7 9.1, PS3.8 7).
+"""Calling others: one association as the requestor, and what can be asked on it (PS3.7 9.1, 10.1, PS3.8 7).
 
     async with associate(remote, contexts) as association:
-        response = await association.store(context_id, request, pieces)
+        response = await association.store(context, sop_instance_uid, pieces)
+        async with aclosing(association.request(context, CFindRequest(...), identifier)) as responses:
+            async for response, identifier in responses: ...
 
 Leaving the block in good order releases the association; leaving it with an exception aborts it.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import NoReturn, TypeVar
 
 import trio
 
 from hounsfield.archive.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from hounsfield.archive.net.errors import (
-    AbortedError,
-    ConnectError,
-    ConnectionLostError,
     NetError,
     NoAcceptedContextError,
-    PeerGoneError,
     RejectedError,
-    TimedOutError,
-    TlsError,
 )
 from hounsfield.archive.net.negotiation import VERIFICATION
+from hounsfield.archive.net.remote import Offer, RemoteEntity, ScuLimits, connect
+from hounsfield.archive.net.requests import Answer, Reports, Requests, Storage, is_pending
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import (
-    NEED_DATA,
     Abort,
     AcceptedContext,
     AssociateAccept,
     AssociateReject,
     AssociateRequest,
-    Association,
+    AsynchronousOperations,
     Buffer,
+    CCancelRequest,
     CEchoRequest,
     CEchoResponse,
-    CommandReceived,
+    CFindRequest,
+    CFindResponse,
+    CGetRequest,
+    CGetResponse,
+    CMoveRequest,
+    CMoveResponse,
+    Command,
     CStoreRequest,
     CStoreResponse,
-    DataFragment,
-    Event,
-    MessageReader,
-    MessageWriter,
+    NActionRequest,
+    NActionResponse,
+    NEventReportRequest,
+    NEventReportResponse,
     PresentationContext,
     RejectReason,
     RejectSource,
     ReleaseReply,
     ReleaseRequest,
-    RemoteProtocolError,
-    Role,
+    RoleSelection,
     State,
     TransportClosed,
     UserInformation,
-    WireLimits,
 )
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 __all__ = [
     "VERIFICATION_CONTEXT",
+    "Offer",
     "RemoteEntity",
     "RequestorAssociation",
     "ScuLimits",
@@ -76,57 +74,43 @@ VERIFICATION_CONTEXT = PresentationContext(
     1, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN.uid, EXPLICIT_VR_LITTLE_ENDIAN.uid)
 )
 
-_UNYIELDED_BYTES_MAX = 1 << 20
-_RECEIVE_PDU_BYTES_MAX = 64 * 1024  # we only receive responses
+_RECEIVE_PDU_BYTES = 64 * 1024  # we only receive responses
+_RECEIVE_PDU_BYTES_STORAGE = 256 * 1024  # objects too; past it nothing gets faster
 
-Response = TypeVar("Response", CEchoResponse, CStoreResponse)
+_RESPONSES: Mapping[type[Command], type[Command]] = {
+    CEchoRequest: CEchoResponse,
+    CStoreRequest: CStoreResponse,
+    CFindRequest: CFindResponse,
+    CMoveRequest: CMoveResponse,
+    CGetRequest: CGetResponse,
+    NActionRequest: NActionResponse,
+    NEventReportRequest: NEventReportResponse,
+}
 
-
-@dataclass(frozen=True, slots=True)
-class RemoteEntity:
-    """Whom we call, and as whom. ``tls``: the context to speak TLS with, None for plain DICOM."""
-
-    host: str
-    port: int
-    called_ae: str = "ANY-SCP"
-    calling_ae: str = "HOUNSFIELD"
-    tls: ssl.SSLContext | None = None
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.called_ae}@{host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScuLimits:
-    """How long a peer may take, in seconds."""
-
-    connect_s: float = 10.0
-    """For the TCP connection, and the TLS handshake."""
-    associate_s: float = 30.0
-    """For the answer to an A-ASSOCIATE-RQ."""
-    response_s: float = 60.0
-    """For the response to a request; archives that store on tape are slow."""
-    write_s: float = 60.0
-    """For taking a megabyte of what we send."""
-    release_s: float = 5.0
-    """For the answer to an A-RELEASE-RQ; all that mattered was answered before."""
+LongRequest = CFindRequest | CMoveRequest | CGetRequest
 
 
 class RequestorAssociation:
-    """An established association. Its user is one task; see the module's text."""
+    """An established association. Several tasks may use it: up to ``window`` operations are outstanding at
+    once, further ones wait for their turn.
+    """
 
     def __init__(
-        self, remote: RemoteEntity, transport: SocketTransport | StreamTransport, limits: ScuLimits
+        self,
+        remote: RemoteEntity,
+        transport: SocketTransport | StreamTransport,
+        limits: ScuLimits,
+        *,
+        storage: Storage | None = None,
+        reports: Reports | None = None,
     ) -> None:
         self._remote = remote
-        self._transport = transport
         self._limits = limits
-        wire_limits = WireLimits(receive_buffer_bytes=2 * _RECEIVE_PDU_BYTES_MAX)
-        self._association = Association(Role.REQUESTOR, wire_limits)
-        self._reader = MessageReader(wire_limits)
-        self._writer = MessageWriter(self._association)
-        self._message_id = 0
+        self._pdu_bytes = _RECEIVE_PDU_BYTES if storage is None else _RECEIVE_PDU_BYTES_STORAGE
+        self._requests = Requests(remote, transport, limits, self._pdu_bytes, storage, reports)
+        self._association = self._requests.association
+        self._window = trio.Semaphore(1)
+        self._window_size = 1
 
     @property
     def contexts(self) -> Mapping[int, AcceptedContext]:
@@ -137,6 +121,28 @@ class RequestorAssociation:
     def accept(self) -> AssociateAccept | None:
         """What the peer answered to the request."""
         return self._association.accept
+
+    @property
+    def window(self) -> int:
+        """How many operations may be outstanding: what was offered, or what the peer agreed to if less."""
+        return self._window_size
+
+    @property
+    def extended(self) -> Mapping[str, bytes]:
+        """What the peer agreed to, by SOP class (PS3.7 D.3.3.5)."""
+        accept = self.accept
+        return {item.sop_class_uid: item.information for item in accept.user.extended} if accept else {}
+
+    @property
+    def roles(self) -> Mapping[str, RoleSelection]:
+        """The roles that the peer granted, by SOP class (PS3.7 D.3.3.4)."""
+        accept = self.accept
+        return {role.sop_class_uid: role for role in accept.user.roles} if accept else {}
+
+    @property
+    def usable(self) -> bool:
+        """Whether messages can still be exchanged: no operation ended it, and nobody aborted it."""
+        return self._requests.usable
 
     def context_for(self, abstract_syntax: str, transfer_syntax: str = "") -> AcceptedContext:
         """The accepted context for a SOP class (in that transfer syntax). Raises NoAcceptedContextError."""
@@ -151,12 +157,18 @@ class RequestorAssociation:
             + (f" in transfer syntax {transfer_syntax}" if transfer_syntax else "")
         )
 
+    # ------------------------------------------------------------ operations
+
+    def next_message_id(self) -> int:
+        """A message id for the next request."""
+        return self._requests.next_message_id()
+
     async def echo(self) -> CEchoResponse:
         """C-ECHO (PS3.7 9.1.5). Raises NetError."""
         context = self.context_for(VERIFICATION)
-        request = CEchoRequest(self._next_message_id())
-        await self._send(self._writer.command(context.context_id, request))
-        return await self._response(CEchoResponse, request.message_id)
+        response, _ = await self.ask(context, CEchoRequest(self.next_message_id()))
+        assert isinstance(response, CEchoResponse)
+        return response
 
     async def store(
         self,
@@ -165,39 +177,123 @@ class RequestorAssociation:
         pieces: AsyncIterator[tuple[Buffer, bool]],
         *,
         sop_class_uid: str = "",
+        move_originator: tuple[str, int] | None = None,
     ) -> CStoreResponse:
         """C-STORE one data set, given in ``pieces`` (bytes, whether they are the last). Raises NetError.
 
-        Whatever ``pieces`` raises comes through; the association cannot be used any more then.
+        ``move_originator``: whose C-MOVE this is for, and its message id (PS3.7 9.1.1.1.6). Whatever
+        ``pieces`` raises comes through; if a part of the object was sent by then, the association is not
+        ``usable``.
         """
-        request = CStoreRequest(
-            self._next_message_id(), sop_class_uid or context.abstract_syntax, sop_instance_uid
-        )
-        # the command waits for the first piece: a small object goes out in one write
-        pending = self._writer.command(context.context_id, request)
-        async for data, last in pieces:
-            for batch in self._writer.dataset(context.context_id, data, last=last):
-                await self._send([*pending, *batch])
-                pending = []
-        return await self._response(CStoreResponse, request.message_id)
+        originator, originator_id = move_originator or (None, None)
+        async with self._window:
+            first = await anext(pieces)  # before the line is ours: it may take its time
+            request = CStoreRequest(
+                self.next_message_id(),
+                sop_class_uid or context.abstract_syntax,
+                sop_instance_uid,
+                move_originator_ae=originator,
+                move_originator_message_id=originator_id,
+            )
+            requests = self._requests
+            requests.begin(request.message_id, CStoreResponse)
+            try:
+                await requests.send_object(context.context_id, request, first, pieces)
+                response, _ = await requests.answer(request.message_id)
+            except BaseException:
+                requests.abandon(request.message_id)
+                raise
+            requests.end(request.message_id)
+        assert isinstance(response, CStoreResponse)
+        return response
+
+    async def ask(
+        self, context: AcceptedContext, command: Command, dataset: Buffer = b""
+    ) -> tuple[Command, bytes]:
+        """One request that has one response, and that response's data set (N-ACTION …). Raises NetError."""
+        async with self._window:
+            requests = self._requests
+            message_id: int = command.message_id  # type: ignore[union-attr]
+            requests.begin(message_id, _RESPONSES[type(command)])
+            try:
+                await requests.send_message(context.context_id, command, (dataset,) if dataset else ())
+                answer = await requests.answer(message_id)
+            except BaseException:
+                requests.abandon(message_id)
+                raise
+            requests.end(message_id)
+        return answer
+
+    async def request(
+        self, context: AcceptedContext, command: LongRequest, identifier: Buffer
+    ) -> AsyncGenerator[Answer, None]:
+        """The responses to a C-FIND, C-MOVE or C-GET and their identifiers, the final one last.
+
+        Raises NetError. Who leaves before the final one closes the generator (``contextlib.aclosing``):
+        the request is cancelled then, and what still comes of it is dropped.
+        """
+        async with self._window:
+            requests = self._requests
+            message_id = command.message_id
+            requests.begin(message_id, _RESPONSES[type(command)])
+            final = sent = False
+            try:
+                await requests.send_message(context.context_id, command, (identifier,))
+                sent = True
+                while not final:
+                    answer = await requests.answer(message_id)
+                    final = not is_pending(answer[0])
+                    yield answer
+            finally:
+                if final or not sent:
+                    requests.end(message_id)
+                else:
+                    requests.abandon(message_id)
+                    if requests.usable:
+                        with trio.move_on_after(self._limits.release_s, shield=True), suppress(NetError):
+                            await self.cancel(context, message_id)
+
+    async def cancel(self, context: AcceptedContext, message_id: int) -> None:
+        """C-CANCEL (PS3.7 9.3.2.3): the request's responses go on to its final one. Raises NetError."""
+        await self._requests.send_message(context.context_id, CCancelRequest(message_id))
+
+    async def report(
+        self, context: AcceptedContext, request: NEventReportRequest, dataset: Buffer
+    ) -> NEventReportResponse:
+        """N-EVENT-REPORT (PS3.7 10.1.1). Raises NetError."""
+        response, _ = await self.ask(context, request, dataset)
+        assert isinstance(response, NEventReportResponse)
+        return response
+
+    async def hear_until(self, condition: Callable[[], bool]) -> None:
+        """Serve the peer's own requests until ``condition`` holds. Raises NetError when it goes before.
+
+        As long as it takes: the caller bounds it.
+        """
+        await self._requests.until(condition)
 
     # ------------------------------------------------------------ beginning and end
 
-    async def begin(self, contexts: Sequence[PresentationContext]) -> None:
+    async def begin(self, contexts: Sequence[PresentationContext], offer: Offer) -> None:
         """Propose ``contexts`` and wait for the answer. Raises RejectedError and other NetErrors."""
         remote = self._remote
+        asynchronous = AsynchronousOperations(offer.window, 1) if offer.window != 1 else None
         request = AssociateRequest(
             called_ae=remote.called_ae,
             calling_ae=remote.calling_ae,
             contexts=tuple(contexts),
             user=UserInformation(
-                max_pdu_length=_RECEIVE_PDU_BYTES_MAX,
+                max_pdu_length=self._pdu_bytes,
                 implementation_class_uid=IMPLEMENTATION_CLASS_UID,
                 implementation_version=IMPLEMENTATION_VERSION_NAME,
+                asynchronous_operations=asynchronous,
+                roles=offer.roles,
+                extended=offer.extended,
+                identity=remote.identity,
             ),
         )
-        await self._send(self._association.send(request))
-        event = await self._event(self._limits.associate_s, "answer to the association request")
+        await self._requests.send(self._association.send(request))
+        event = await self._requests.event(self._limits.associate_s, "answer to the association request")
         if isinstance(event, AssociateReject):
             raise RejectedError(
                 f"{remote} refuses the association: {_rejection(event)}",
@@ -206,17 +302,31 @@ class RequestorAssociation:
                 reason=event.reason,
             )
         if not isinstance(event, AssociateAccept):
-            self._over(event)
+            await self._requests.over(event)
+        agreed = event.user.asynchronous_operations
+        if asynchronous is not None and agreed is not None:
+            # 0 is "any number"; a peer that agrees to more than was asked for is held to what was asked
+            self._window_size = min(agreed.invoked_max or offer.window, offer.window)
+            self._window = trio.Semaphore(self._window_size)
 
     async def release(self) -> None:
         """Say that we are done, and wait a little for the answer. Never raises for the peer's faults."""
-        association = self._association
+        association, requests = self._association, self._requests
         with suppress(NetError):
-            await self._send(association.send(ReleaseRequest()))
+            if requests.outstanding:  # an operation was cancelled: its end comes first (PS3.8 7.2)
+                with trio.move_on_after(self._limits.release_s):
+                    await requests.until(lambda: not requests.outstanding)
+            if association.state is not State.ESTABLISHED:
+                return
+            if requests.outstanding:
+                await self.abort()
+                return
+            await requests.send(association.send(ReleaseRequest()))
             while not association.should_close:
-                event = await self._event(self._limits.release_s, "answer to the release")
+                event = await requests.event(self._limits.release_s, "answer to the release")
                 if isinstance(event, ReleaseRequest) and association.release_reply_due:
-                    await self._send(association.send(ReleaseReply()))  # a collision: we requested, we answer
+                    # a collision: we requested, we answer
+                    await requests.send(association.send(ReleaseReply()))
                 elif isinstance(event, TransportClosed | Abort):
                     return
 
@@ -225,135 +335,41 @@ class RequestorAssociation:
         if self._association.state in (State.IDLE, State.AWAITING_CLOSE):
             return
         with suppress(NetError), trio.move_on_after(1.0, shield=True):
-            await self._transport.send(self._association.send(Abort()))
+            await self._requests.send(self._association.send(Abort()))
 
-    # ------------------------------------------------------------ bytes
-
-    def _next_message_id(self) -> int:
-        self._message_id = self._message_id % 0xFFFF + 1
-        return self._message_id
-
-    async def _send(self, buffers: Sequence[Buffer]) -> None:
-        with trio.move_on_after(self._limits.write_s) as scope:
-            try:
-                await self._transport.send(buffers)
-            except PeerGoneError as error:
-                raise await self._why_gone() from error
-        if scope.cancelled_caught:
-            raise TimedOutError(f"{self._remote} does not take what is sent; check its disk and its log")
-
-    async def _why_gone(self) -> NetError:
-        """The connection broke under a write: perhaps the peer said why before."""
-        with trio.move_on_after(1.0):
-            try:
-                event = await self._next_event()
-            except NetError as error:
-                return error
-            if isinstance(event, Abort):
-                return AbortedError(f"{self._remote} aborted the association")
-        return ConnectionLostError(f"{self._remote} closed the connection")
-
-    async def _response(self, cls: type[Response], message_id: int) -> Response:
-        while True:
-            event = await self._event(self._limits.response_s, "response")
-            if not isinstance(event, DataFragment):
-                self._over(event)
-            try:
-                message = self._reader.receive(event)
-            except RemoteProtocolError as error:
-                await self._broke_protocol(error)
-            if not isinstance(message, CommandReceived):
-                continue
-            command = message.command
-            if not isinstance(command, cls) or command.message_id_responded_to != message_id:
-                await self._broke_protocol(
-                    RemoteProtocolError(f"{type(command).__name__} in place of the response")
-                )
-            return command
-
-    async def _event(self, seconds: float, what: str) -> Event:
-        with trio.move_on_after(seconds):
-            return await self._next_event()
-        raise TimedOutError(f"no {what} from {self._remote} within {seconds:g} s")
-
-    async def _next_event(self) -> Event:
-        association = self._association
-        while True:
-            try:
-                event = association.next_event()
-            except RemoteProtocolError as error:
-                await self._broke_protocol(error)
-            if event is not NEED_DATA:
-                return event
-            view = association.receive_buffer()
-            count = self._transport.receive_nowait(view)
-            association.received(count if count >= 0 else await self._transport.receive(view))
-
-    async def _broke_protocol(self, error: RemoteProtocolError) -> NoReturn:
-        words = self._association.answer(error)
-        with suppress(PeerGoneError), trio.move_on_after(1.0):
-            await self._transport.send(words)
-        raise AbortedError(f"{self._remote} broke the protocol: {error}") from error
-
-    def _over(self, event: Event) -> NoReturn:
-        if isinstance(event, Abort):
-            raise AbortedError(f"{self._remote} aborted the association")
-        if isinstance(event, ReleaseRequest):
-            raise ConnectionLostError(f"{self._remote} released the association while a response was due")
-        raise ConnectionLostError(f"{self._remote} closed the connection")
+    def close(self) -> None:
+        """Forget what was not here whole."""
+        self._requests.close()
 
 
 @asynccontextmanager
 async def associate(
-    remote: RemoteEntity, contexts: Sequence[PresentationContext], limits: ScuLimits | None = None
+    remote: RemoteEntity,
+    contexts: Sequence[PresentationContext],
+    limits: ScuLimits | None = None,
+    offer: Offer | None = None,
+    *,
+    storage: Storage | None = None,
+    reports: Reports | None = None,
 ) -> AsyncIterator[RequestorAssociation]:
-    """An association with ``remote``. Raises ConnectError, TlsError, RejectedError and other NetErrors."""
+    """An association with ``remote``. Raises ConnectError, TlsError, RejectedError and other NetErrors.
+
+    ``storage`` takes the objects that the peer sends for a C-GET, ``reports`` its N-EVENT-REPORTs.
+    """
     limits = limits or ScuLimits()
-    transport = await _connect(remote, limits)
-    association = RequestorAssociation(remote, transport, limits)
+    transport = await connect(remote, limits)
+    association = RequestorAssociation(remote, transport, limits, storage=storage, reports=reports)
     try:
-        await association.begin(contexts)
+        await association.begin(contexts, offer or Offer())
         yield association
         await association.release()
     except BaseException:
         await association.abort()
         raise
     finally:
+        association.close()
         with trio.CancelScope(shield=True):
             await transport.aclose()
-
-
-async def _connect(remote: RemoteEntity, limits: ScuLimits) -> SocketTransport | StreamTransport:
-    with trio.move_on_after(limits.connect_s):
-        try:
-            stream = await trio.open_tcp_stream(remote.host, remote.port)
-        except OSError as error:
-            raise ConnectError(f"cannot reach {remote}: {_why(error)}") from error
-        with suppress(OSError):
-            stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if remote.tls is None:
-            # trio's socket wrapper is left behind: its duplicate-free descriptor is ours from here on
-            raw = socket.socket(fileno=stream.socket.detach())
-            raw.setblocking(False)
-            return SocketTransport(raw, _UNYIELDED_BYTES_MAX)
-        secure = trio.SSLStream(stream, remote.tls, server_hostname=remote.host)
-        try:
-            await secure.do_handshake()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            await trio.aclose_forcefully(secure)
-            raise TlsError(f"no TLS with {remote}: {error.__cause__ or error}") from error
-        return StreamTransport(secure)
-    raise ConnectError(f"cannot reach {remote}: no answer within {limits.connect_s:g} s")
-
-
-def _why(error: OSError) -> str:
-    """In words: trio wraps what each address said."""
-    if isinstance(error, socket.gaierror):
-        return "no such host"
-    cause: BaseException = error.__cause__ or error
-    while isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    return os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else str(cause)
 
 
 _REJECTIONS: dict[tuple[int, int], str] = {
