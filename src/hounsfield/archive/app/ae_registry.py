@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from hounsfield.archive.errors import HounsfieldError
-from hounsfield.archive.net.policy import RemoteAe
+import msgspec
 
-__all__ = ["FACT_KIND", "AeError", "AeRegistry", "FactStore", "ae_of_fact", "checked"]
+from hounsfield.archive.config import RemoteAE, check_ae
+from hounsfield.archive.errors import ConfigError, HounsfieldError
+from hounsfield.archive.net.policy import SERVICES, RemoteAe
+
+__all__ = [
+    "FACT_KIND",
+    "AeError",
+    "AeRegistry",
+    "FactStore",
+    "ae_of_fact",
+    "as_dict",
+    "checked",
+    "remote_ae",
+]
 
 FACT_KIND = "ae"
 """The kind of the facts; a fact's name is the title, its body this module's dict."""
-
-_TITLE = re.compile(r"^(?! *$)[ -\[\]-~]{1,16}$")  # PS3.5 6.2, VR AE
 
 
 class AeError(HounsfieldError):
@@ -68,33 +77,47 @@ class AeRegistry:
     # ------------------------------------------------------------ the command line's operations
 
     def operations(self) -> dict[str, Callable[..., Awaitable[Any]]]:
-        """``ae-list``, ``ae-add`` and ``ae-remove``, for the control socket."""
-        return {"ae-list": self.list, "ae-add": self.add, "ae-remove": self.remove}
+        """What ``hounsfield ae`` asks for, over the control socket."""
+        return {
+            "ae-list": self.list,
+            "ae-show": self.show,
+            "ae-add": self.add,
+            "ae-set": self.set,
+            "ae-remove": self.remove,
+        }
 
     async def list(self) -> list[dict[str, Any]]:
         """Every known AE as plain values, by title; ``configured`` says which the configuration has."""
         await self.refresh()
         return [
-            {**_as_dict(ae), "configured": title in self._configured}
+            {**as_dict(ae), "configured": title in self._configured}
             for title, ae in sorted(self.known.items())
         ]
 
-    async def add(
-        self,
-        *,
-        title: str,
-        host: str = "",
-        port: int = 104,
-        tls: bool = False,
-        sources: Iterable[str] = (),
-        comment: str = "",
-    ) -> dict[str, Any]:
+    async def show(self, *, title: str) -> dict[str, Any]:
+        """One AE as plain values. Raises AeError when none has that title."""
+        for ae in await self.list():
+            if ae["title"] == title:
+                return ae
+        raise AeError(f"no AE {title!r} is known; `hounsfield ae list` shows those that are")
+
+    async def add(self, **fields: Any) -> dict[str, Any]:
         """Add an AE, or replace an added one. Raises AeError for what cannot be, or is configured."""
-        ae = checked(RemoteAe(title, host, port, tls, tuple(sources), comment))
+        return await self._keep(checked(fields))
+
+    async def set(self, *, title: str, **fields: Any) -> dict[str, Any]:
+        """Change some fields of an added AE. Raises AeError for what cannot be, or was not added."""
+        await self.refresh()
+        self._refuse_configured(title)
+        if title not in self._added:
+            raise AeError(f"no AE {title!r} was added; `hounsfield ae add {title}` does")
+        return await self._keep(checked({**as_dict(self._added[title]), **fields}))
+
+    async def _keep(self, ae: RemoteAe) -> dict[str, Any]:
         self._refuse_configured(ae.title)
-        await self._store.commit_fact(FACT_KIND, ae.title, _as_dict(ae), time.time_ns())
+        await self._store.commit_fact(FACT_KIND, ae.title, as_dict(ae), time.time_ns())
         await self._changed()
-        return _as_dict(ae)
+        return as_dict(ae)
 
     async def remove(self, *, title: str) -> dict[str, Any]:
         """Remove an added AE. Raises AeError when there is none, or the configuration has it."""
@@ -111,41 +134,40 @@ class AeRegistry:
             raise AeError(f"the AE {title!r} stands in the configuration file: change it there")
 
 
-def checked(ae: RemoteAe) -> RemoteAe:
-    """``ae`` with its title stripped. Raises AeError for a title, port or source that cannot be."""
-    title = ae.title.strip()
-    if not _TITLE.match(title):
-        raise AeError(f"{ae.title!r} is no AE title: 1 to 16 ASCII characters, no backslash")
-    if not 0 < ae.port < 65536:
-        raise AeError(f"{ae.port} is no port: 1 to 65535")
+def checked(fields: Mapping[str, Any]) -> RemoteAe:
+    """The AE of these fields, its title stripped. Raises AeError for a field that is unknown or cannot be."""
+    words = dict(fields)
+    for name in ("title", "host"):
+        words[name] = str(words.get(name, "")).strip()
+    try:
+        ae = msgspec.convert(words, RemoteAE)
+        check_ae(ae, f"AE {ae.title!r}")
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at `$.")
+        if "matching regex" in message:
+            message = "not an AE title: 1 to 16 ASCII characters, no backslash"
+        elif "enum value" in message:
+            message = f"{message}; there are {', '.join(SERVICES)}"
+        raise AeError(f"{place.rstrip('`')}: {message}" if place else message) from None
+    except ConfigError as error:
+        raise AeError(str(error)) from None
     for source in ae.sources:
-        try:
-            network = ipaddress.ip_network(source, strict=False)
-        except ValueError:
-            raise AeError(f"{source!r} is no address or network; write 192.0.2.7 or 192.0.2.0/24") from None
-        if network.prefixlen == 0:
+        if ipaddress.ip_network(source, strict=False).prefixlen == 0:
             raise AeError(f"the source {source} lets every address in; name the networks you mean")
-    return RemoteAe(title, ae.host.strip(), ae.port, ae.tls, ae.sources, ae.comment)
+    return remote_ae(ae)
+
+
+def remote_ae(ae: RemoteAE) -> RemoteAe:
+    """An entry of the configuration as the network layer knows it."""
+    return msgspec.convert(msgspec.to_builtins(ae), RemoteAe)
 
 
 def ae_of_fact(body: Mapping[str, Any]) -> RemoteAe:
     """A fact's body as an AE; unknown keys, of a later version, are left out."""
-    return RemoteAe(
-        title=str(body["title"]),
-        host=str(body.get("host", "")),
-        port=int(body.get("port", 104)),
-        tls=bool(body.get("tls", False)),
-        sources=tuple(body.get("sources", ())),
-        comment=str(body.get("comment", "")),
-    )
+    return msgspec.convert(dict(body), RemoteAe)
 
 
-def _as_dict(ae: RemoteAe) -> dict[str, Any]:
-    return {
-        "title": ae.title,
-        "host": ae.host,
-        "port": ae.port,
-        "tls": ae.tls,
-        "sources": list(ae.sources),
-        "comment": ae.comment,
-    }
+def as_dict(ae: RemoteAe) -> dict[str, Any]:
+    """As plain values, those of JSON; what has no order is sorted."""
+    words: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(ae, order="deterministic"))
+    return words

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from hounsfield.archive.app.ae_registry import AeRegistry
+from hounsfield.archive.app.ae_registry import AeRegistry, remote_ae
 from hounsfield.archive.app.boot import ChannelClosed
 from hounsfield.archive.app.resources import Resources
 from hounsfield.archive.app.scoreboard import Scoreboard
@@ -164,7 +164,7 @@ def net_limits(config: Config, workers: int) -> NetLimits:
 
 def remote_aes(config: Config) -> Iterable[RemoteAe]:
     """The AEs of config.toml as the network layer knows them."""
-    return tuple(RemoteAe(ae.title, ae.host, ae.port, ae.tls, ae.sources, ae.comment) for ae in config.aes)
+    return tuple(map(remote_ae, config.aes))
 
 
 def _tls(entry: DicomListener) -> ssl.SSLContext | None:

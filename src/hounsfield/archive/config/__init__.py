@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hounsfield.archive.config.entities import check_ae
 from hounsfield.archive.config.load import known_keys, load_config
 from hounsfield.archive.config.safety import check_safety, is_loopback
 from hounsfield.archive.config.sections import (
@@ -12,6 +13,7 @@ from hounsfield.archive.config.sections import (
     DicomListener,
     Http,
     HttpListener,
+    Identity,
     Ingest,
     Keys,
     Logs,
@@ -30,6 +32,7 @@ __all__ = [
     "DicomListener",
     "Http",
     "HttpListener",
+    "Identity",
     "Ingest",
     "Keys",
     "Logs",
@@ -38,6 +41,7 @@ __all__ = [
     "Scrub",
     "Section",
     "Storage",
+    "check_ae",
     "check_safety",
     "is_loopback",
     "known_keys",

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from hounsfield.archive.config.entities import check_ae
 from hounsfield.archive.config.sections import Config, DicomListener, HttpListener
 from hounsfield.archive.errors import ConfigError, UnsafeConfigError
 
@@ -34,7 +36,10 @@ def check_safety(config: Config) -> list[str]:
     """Raise UnsafeConfigError for the first broken rule; else return what must be announced at start."""
     announcements: list[str] = []
     _check_networks(config)
+    _check_entities(config)
     _check_origins(config)
+    _check_identity(config)
+    _check_client_tls(config)
     if not config.dicom.listeners and not config.http.listeners:
         raise ConfigError("nothing to listen on: give dicom.listeners or http.listeners at least one entry")
     for number, dicom in enumerate(config.dicom.listeners):
@@ -50,11 +55,21 @@ def check_safety(config: Config) -> list[str]:
             raise ConfigError(f"rendered.fonts: no such file: {font}")
     if not config.keys.master_key:
         announcements.append("no keys.master_key is set: the archive is sealed with a development key")
-    titles = [ae.title for ae in config.aes]
-    for title in titles:
-        if titles.count(title) > 1:
-            raise ConfigError(f"aes: {title!r} is listed more than once; keep one entry per title")
     return announcements
+
+
+def _check_entities(config: Config) -> None:
+    titles = [ae.title for ae in config.aes]
+    asked_for = any(listener.tls_client_ca for listener in config.dicom.listeners)
+    for ae in config.aes:
+        check_ae(ae, f"aes {ae.title!r}")
+        if titles.count(ae.title) > 1:
+            raise ConfigError(f"aes: {ae.title!r} is listed more than once; keep one entry per title")
+        if ae.certificates and ae.sources and not asked_for:
+            raise ConfigError(
+                f"aes {ae.title!r} is bound to a certificate, and nobody is asked for one: "
+                "set tls_client_ca of the listener that it calls"
+            )
 
 
 def _check_dicom(config: Config, listener: DicomListener, name: str) -> list[str]:
@@ -62,6 +77,11 @@ def _check_dicom(config: Config, listener: DicomListener, name: str) -> list[str
     if is_loopback(listener.host):
         return []
     _refuse_development_key(config, name)
+    if listener.identity_required and not listener.tls:
+        raise UnsafeConfigError(
+            f"{name} asks for passcodes and tokens, which anybody on its network could read: "
+            "identity_required needs tls_certificate and tls_key"
+        )
     dicom = config.dicom
     has_pairs = any(ae.sources for ae in config.aes)
     if not has_pairs and not (dicom.calling_titles and dicom.sources):
@@ -114,9 +134,39 @@ def _check_tls_pair(listener: DicomListener | HttpListener, name: str) -> None:
         raise ConfigError(f"{name}: tls_certificate and tls_key go together: set {missing} too")
     if isinstance(listener, DicomListener) and listener.tls_client_ca and not listener.tls:
         raise ConfigError(f"{name}: tls_client_ca needs tls_certificate and tls_key")
-    for file in (listener.tls_certificate, listener.tls_key):
+    files = [listener.tls_certificate, listener.tls_key]
+    if isinstance(listener, DicomListener):
+        if listener.tls_client_crl and not listener.tls_client_ca:
+            raise ConfigError(f"{name}: tls_client_crl needs tls_client_ca")
+        files += [listener.tls_client_ca, listener.tls_client_crl]
+    _check_files(name, files)
+
+
+def _check_files(name: str, files: Iterable[str]) -> None:
+    for file in files:
         if file and not Path(file).is_file():
             raise ConfigError(f"{name}: no such file: {file}")
+
+
+def _check_client_tls(config: Config) -> None:
+    dicom = config.dicom
+    if bool(dicom.tls_client_certificate) != bool(dicom.tls_client_key):
+        missing = "tls_client_key" if dicom.tls_client_certificate else "tls_client_certificate"
+        raise ConfigError(
+            f"dicom.tls_client_certificate and dicom.tls_client_key go together: set dicom.{missing} too"
+        )
+    _check_files("dicom", (dicom.tls_client_certificate, dicom.tls_client_key, dicom.tls_client_ca))
+
+
+def _check_identity(config: Config) -> None:
+    identity = config.identity
+    if identity.jwt_keys or identity.jwt_secret_file:
+        for key in ("jwt_issuer", "jwt_audience", "jwt_user_claim"):
+            if not getattr(identity, key):
+                raise ConfigError(
+                    f"identity.{key} is not set: a token would be taken that was made for somebody else"
+                )
+    _check_files("identity", (*identity.jwt_keys, identity.jwt_secret_file))
 
 
 def _refuse_development_key(config: Config, name: str) -> None:
@@ -130,7 +180,6 @@ def _refuse_development_key(config: Config, name: str) -> None:
 
 def _check_networks(config: Config) -> None:
     lists = [("dicom.sources", config.dicom.sources), ("http.trusted_proxies", config.http.trusted_proxies)]
-    lists += [(f"aes {ae.title!r} sources", ae.sources) for ae in config.aes]
     for name, sources in lists:
         for source in sources:
             try:

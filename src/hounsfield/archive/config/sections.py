@@ -24,6 +24,7 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 # PS3.5 6.2, VR AE: at most 16 characters of the default repertoire, no backslash, not only spaces.
 Title = Annotated[str, msgspec.Meta(pattern=r"^(?! *$)[ -\[\]-~]{1,16}$")]
 
+AeService = Literal["echo", "store", "find", "move", "get", "commit"]
 Reason = Literal["quality", "patient-safety", "worklist", "expired"]
 
 
@@ -49,6 +50,8 @@ class DicomListener(Section, frozen=True):
     tls_certificate: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    tls_client_crl: str = ""
+    identity_required: bool = False
 
     @property
     def tls(self) -> bool:
@@ -62,12 +65,27 @@ class Dicom(Section, frozen=True):
     called_titles: tuple[Title, ...] = ()
     calling_titles: tuple[Title, ...] = ()
     sources: tuple[str, ...] = ()
+    tls_client_certificate: str = ""
+    tls_client_key: str = ""
+    tls_client_ca: str = ""
+    association_events: bool = True
     associations_max: Count = 200
     associations_per_address_max: Count = 100
     pdu_bytes_max: Annotated[int, msgspec.Meta(ge=4 * KIB, le=16 * MIB)] = 256 * KIB
     artim_seconds: Seconds = 30.0
     idle_seconds: Seconds = 600.0
     dimse_seconds: Seconds = 60.0
+
+
+class Identity(Section, frozen=True):
+    """User identity in DICOM associations (PS3.7 D.3.3.7)."""
+
+    names_alone: bool = False
+    jwt_keys: tuple[str, ...] = ()
+    jwt_secret_file: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    jwt_user_claim: str = "sub"
 
 
 class HttpListener(Section, frozen=True):
@@ -168,7 +186,9 @@ class Metrics(Section, frozen=True):
 
 
 class RemoteAE(Section, frozen=True):
-    """One application entity that is known here: where it listens, and from where it may call."""
+    """One application entity that is known here: where it listens, from where it may call, and what it may
+    do. The rules between its keys are :func:`~hounsfield.archive.config.entities.check_ae`'s.
+    """
 
     title: Title
     host: str = ""
@@ -176,6 +196,20 @@ class RemoteAE(Section, frozen=True):
     tls: bool = False
     sources: tuple[str, ...] = ()
     comment: str = ""
+    services: tuple[AeService, ...] = ()
+    associations_max: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    refused_sop_classes: tuple[str, ...] = ()
+    refused_transfer_syntaxes: tuple[str, ...] = ()
+    preferred_transfer_syntaxes: tuple[str, ...] = ()
+    called_title: str = ""
+    calling_title: str = ""
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    certificates: tuple[str, ...] = ()
+    identity_required: bool = False
+    users: tuple[str, ...] = ()
+    commitment_to: str = ""
 
 
 class Config(Section, frozen=True):
@@ -184,6 +218,7 @@ class Config(Section, frozen=True):
     archive: Archive = Archive()
     keys: Keys = Keys()
     dicom: Dicom = Dicom()
+    identity: Identity = Identity()
     http: Http = Http()
     ingest: Ingest = Ingest()
     storage: Storage = Storage()
@@ -197,4 +232,4 @@ class Config(Section, frozen=True):
 
 
 # The keys whose value says where a secret is. They are shown; what they point at never is.
-SECRET_SOURCES = frozenset({"keys.master_key", "http.bearer_token_file"})
+SECRET_SOURCES = frozenset({"keys.master_key", "http.bearer_token_file", "identity.jwt_secret_file"})

@@ -70,10 +70,12 @@ class Destinations:
         own = bool(ae.tls_certificate)
         certificate, key = (ae.tls_certificate, ae.tls_key) if own else (self._tls.certificate, self._tls.key)
         ca = ae.tls_ca or self._tls.ca
-        wanted = (certificate, key, ca)
+        wanted = (certificate, key, ca, ae.certificates)
         context = self._contexts.get(wanted)
         if context is None:
-            context = client_context(ca=_path(ca), certificate=_path(certificate), key=_path(key))
+            context = client_context(
+                ca=_path(ca), certificate=_path(certificate), key=_path(key), bindings=ae.certificates
+            )
             self._contexts[wanted] = context
         return context
 
