@@ -14,6 +14,7 @@ import trio
 
 from hounsfield.archive.dicom.rejection import REASONS, NoteLimits
 from hounsfield.archive.engine.changes import Changes
+from hounsfield.archive.engine.commitments import Commitments
 from hounsfield.archive.engine.compaction import Compaction, CompactionLimits
 from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.corrections import Correcting
@@ -280,6 +281,9 @@ class Engine:
         self._ingest.note_stored = self.rejecting.follow_stored
         self.compaction = Compaction(stores, options.compaction, owner=owner)
         self.correcting = Correcting(stores, self._gate, on_commit)
+        self.commitments = Commitments(
+            stores.store, stores.journal, stores.catalog, self.records, self._gate, on_commit
+        )
         self.search = self._search.search
         self.named = self._retrieve.named
         self.frame_nowait = self._retrieve.frame_nowait
