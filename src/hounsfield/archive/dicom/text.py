@@ -75,6 +75,11 @@ _BY_TERM: Final = {
     "ISO 2022 58": "GB2312",
     "GBK": "GBK",
 }
+#: Latin alphabet No. 9 came into the standard later than into pydicom.
+_BY_TERM_TOO: Final = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
+_BY_ESCAPE_TOO: Final = {b"\x1b-b": "iso8859_15"}
+_TERMS: Final = _BY_TERM | _BY_TERM_TOO
+_ESCAPES: Final = _BY_ESCAPE | _BY_ESCAPE_TOO
 _DELIMITERS: Final = b"\r\n\t\f\\^="
 
 
@@ -113,7 +118,7 @@ def character_set(raw: bytes) -> CharacterSet:
 def _codec_of(term: str) -> tuple[str, bool]:
     if term in ("", "ISO_IR 6", "ISO 2022 IR 6"):
         return _ASCII, True
-    codec = _BY_TERM.get(term)
+    codec = _TERMS.get(term)
     if codec is None:
         # "ISO-IR 100", "ISO_IR_100", "iso_ir 192", "ISO 2022-IR 87": what people write instead.
         words = term.upper().replace("_", " ").replace("-", " ")
@@ -122,7 +127,7 @@ def _codec_of(term: str) -> tuple[str, bool]:
             f"ISO 2022 IR {number}" if "2022" in words else f"ISO_IR {number}",
             f"ISO_IR {number}",
         ):
-            codec = _BY_TERM.get(candidate)
+            codec = _TERMS.get(candidate)
             if codec is not None:
                 return _python_name(codec), False
         return ("utf-8" if words in ("UTF8", "UTF 8", "UNICODE") else _ASCII), False
@@ -167,10 +172,10 @@ def _decode_extended(raw: bytes, charset: CharacterSet) -> tuple[str, bool]:
         out.append(text)
     for piece in pieces[1:]:
         escape = _ESCAPE + piece[:2]
-        codec = _BY_ESCAPE.get(escape)
+        codec = _ESCAPES.get(escape)
         if codec is None:
             escape = _ESCAPE + piece[:3]
-            codec = _BY_ESCAPE.get(escape)
+            codec = _ESCAPES.get(escape)
         if codec is None:
             sound = False
             out.append(piece.decode(_ASCII, "replace"))
