@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import trio
 
-from hounsfield.archive.net.errors import NetError
-from hounsfield.archive.net.scu import RemoteEntity, RequestorAssociation, ScuLimits, associate
+from hounsfield.archive.net.errors import GivenUpError, NetError
+from hounsfield.archive.net.scu import Offer, RemoteEntity, RequestorAssociation, ScuLimits, associate
 from hounsfield.archive.net.survey import Sendable, Unsendable
 from hounsfield.archive.wire import (
     AcceptedContext,
@@ -90,6 +90,8 @@ class SendPlan:
     pause_s: float = 0.5
     """Before the first retry; doubled before each further one."""
     pause_s_max: float = 30.0
+    window: int = 1
+    """Objects to have outstanding on one association, where the peer agrees to it (PS3.7 D.3.3.3)."""
 
     def pause(self, attempts: int) -> float:
         """How long to wait after so many attempts in vain."""
@@ -111,12 +113,6 @@ def plan_contexts(items: Iterable[Sendable]) -> list[tuple[list[PresentationCont
         ]
         batches.append((contexts, [item for pair in chosen for item in groups[pair]]))
     return batches
-
-
-class _UnreadableError(NetError):
-    """A file could not be read to its end: its association had to be aborted, the next one may do better."""
-
-    retry = True
 
 
 @dataclass(slots=True)
@@ -160,10 +156,11 @@ class Sender:
     async def _worker(self, contexts: list[PresentationContext], queue: deque[_Work]) -> None:
         """One association at a time, until the queue is empty or it is no use."""
         in_vain = 0
+        offer = Offer(window=self._plan.window)
         while queue and self._given_up is None:
             done_before = len(self._results)
             try:
-                async with associate(self._remote, contexts, self._limits) as association:
+                async with associate(self._remote, contexts, self._limits, offer) as association:
                     await self._use(association, queue)
             except NetError as error:
                 in_vain = 1 if len(self._results) > done_before else in_vain + 1
@@ -177,7 +174,22 @@ class Sender:
             (context.abstract_syntax, context.transfer_syntax): context
             for context in association.contexts.values()
         }
-        while queue and self._given_up is None:
+        failures: list[NetError] = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(association.window):
+                nursery.start_soon(self._lane, association, by_pair, queue, failures)
+        if failures:  # one object's fault makes all that were outstanding fail: it is the one to tell
+            raise min(failures, key=lambda error: isinstance(error, GivenUpError))
+
+    async def _lane(
+        self,
+        association: RequestorAssociation,
+        by_pair: Mapping[Pair, AcceptedContext],
+        queue: deque[_Work],
+        failures: list[NetError],
+    ) -> None:
+        """One object after the other, beside as many other lanes as the window is wide."""
+        while queue and self._given_up is None and not failures:
             work = queue.popleft()
             context = by_pair.get((work.item.sop_class_uid, work.item.transfer_syntax_uid))
             if context is None:
@@ -188,13 +200,21 @@ class Sender:
                 response = await self._store(association, context, work.item)
             except OSError as error:
                 self._report(self._result(work, Outcome.FAILED, reason=f"cannot be read: {error.strerror}"))
-                raise _UnreadableError("a file could not be read to its end") from error
+                if not association.usable:  # a part of it was sent: the next association may do better
+                    failures.append(GivenUpError("a file could not be read to its end"))
+                continue
+            except GivenUpError as error:  # for another lane's object
+                work.attempts -= 1
+                queue.appendleft(work)
+                failures.append(error)
+                continue
             except NetError as error:
                 if error.retry and work.attempts <= self._plan.retries:
                     queue.appendleft(work)
                 else:
                     self._fail(work, error)
-                raise
+                failures.append(error)
+                return
             if response.status & 0xFF00 == _OUT_OF_RESOURCES and work.attempts <= self._plan.retries:
                 queue.append(work)
                 await trio.sleep(self._plan.pause(work.attempts))
