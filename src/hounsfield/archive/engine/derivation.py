@@ -19,7 +19,7 @@ JPEG_BASELINE: Final = f"{_ROOT}.4.50"
 #: Where our encoder loses something, and the method's name (PS3.3 C.7.6.1.1.5.1).
 LOSSY_METHODS: Final = {JPEG_BASELINE: "ISO_10918_1"}
 #: What is decoded from these has lost something, whether or not its attributes say so.
-_SURELY_LOSSY: Final = frozenset(f"{_ROOT}.4.{number}" for number in (50, 51, 53, 55))
+SURELY_LOSSY: Final = frozenset(f"{_ROOT}.4.{number}" for number in (50, 51, 53, 55))
 #: RGB goes through a reversible colour transform (PS3.5 8.2.4, 8.2.14).
 _WITH_COLOUR_TRANSFORM: Final = frozenset(f"{_ROOT}.4.{number}" for number in (90, 91, 201, 202, 203))
 
@@ -64,7 +64,7 @@ def derivation(
         made.changes[PLANAR] = ("US", b"\0\0")
     if photometric and photometric != pixels.photometric:
         made.changes[PHOTOMETRIC] = ("CS", photometric.encode("ascii"))
-    if instance.row.transfer_syntax_uid in _SURELY_LOSSY or ratio is not None:
+    if instance.row.transfer_syntax_uid in SURELY_LOSSY or ratio is not None:
         made.changes[LOSSY] = ("CS", b"01")
     if ratio is None:
         return made

@@ -220,8 +220,7 @@ class Retrieve:
                 if not piece:
                     if n >= brought:
                         brought = n + BROUGHT_MAX
-                        rows = [one.row for one in instances[n:brought]]
-                        await self._gate.read(self._records.bring_all, rows)
+                        await self.bring(instances[n:brought])
                     piece, n = await self._gate.read(self._opened, instances, n, before, view)
                 if piece:
                     yield piece
@@ -249,11 +248,11 @@ class Retrieve:
         piece: list[Buffer] = []
         used = 0
         for one in islice(instances, n, None):
-            length = None if self.is_corrected(one) else self._records.plain_bytes(one.row)
+            length = self.whole_bytes(one)
             if length is None or used + length > len(view):
                 break
             into = view[used : used + length]
-            if not self._records.data_set_into(one.row, into, wait=wait):
+            if not self.whole_into(one, into, wait=wait):
                 break
             piece += (before(one), into)
             used += length
@@ -261,6 +260,18 @@ class Retrieve:
             if used >= SENT_BYTES and not wait:
                 break
         return piece, n
+
+    def whole_bytes(self, instance: Instance) -> int | None:
+        """The data set's length where :meth:`whole_into` gives it; None: it takes :meth:`dataset`."""
+        return None if self.is_corrected(instance) else self._records.plain_bytes(instance.row)
+
+    def whole_into(self, instance: Instance, into: memoryview, *, wait: bool) -> bool:
+        """Fill ``into``, of :meth:`whole_bytes`, with the data set; see :meth:`Records.data_set_into`."""
+        return self._records.data_set_into(instance.row, into, wait=wait)
+
+    async def bring(self, instances: Sequence[Instance]) -> None:
+        """Tell the disk of data sets that will be asked for soon."""
+        await self._gate.read(self._records.bring_all, [one.row for one in instances])
 
     def _behind(self, before: Callable[[Instance], bytes], one: Instance) -> Iterator[list[Buffer]]:
         first: list[Buffer] = [before(one)]

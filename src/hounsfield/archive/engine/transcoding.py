@@ -31,6 +31,7 @@ from hounsfield.archive.engine.derivation import (
     LOSSY_RATIO,
     Derivation,
     derivation,
+    derived_uid,
 )
 from hounsfield.archive.engine.errors import NotTranscodableError
 from hounsfield.archive.engine.gate import Gate
@@ -96,6 +97,14 @@ def transcodable(stored_uid: str) -> tuple[str, ...]:
         return (stored_uid, *same)
     others = (uid for uid in TARGETS if uid != stored_uid and uid not in same)
     return (stored_uid, *same, *others)
+
+
+def sop_uid_of(one: Instance, syntax: str) -> str:
+    """The SOP Instance UID in a transfer syntax: where something is lost it is another object's."""
+    stored = one.row.transfer_syntax_uid
+    if syntax == stored or syntax not in LOSSY_METHODS or syntax in SAME_FRAMES.get(stored, ()):
+        return one.row.sop_uid
+    return derived_uid(one.row.sop_uid, syntax)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +176,7 @@ class Transcoding:
         source = await self._source(instance)
         if target.encapsulated:
             pieces = self._encapsulated(instance, source, target)
-        elif source.syntax.encapsulated:
+        elif source.syntax.encapsulated and source.layout is not Layout.HEADER_ONLY:
             pieces = self._decoded(instance, source, target)
         else:
             pieces = self._native(instance, source, target)

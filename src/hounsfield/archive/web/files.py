@@ -8,9 +8,8 @@ from functools import lru_cache
 
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.part10 import file_header
-from hounsfield.archive.engine.derivation import LOSSY_METHODS, derived_uid
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.engine.transcoding import SAME_FRAMES
+from hounsfield.archive.engine.transcoding import sop_uid_of
 from hounsfield.archive.engine.types import Instance, Overlay
 from hounsfield.archive.web.conditional import Validators, entity_tag
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, lookup
@@ -106,14 +105,6 @@ def meta_of(one: Instance, syntax: str = "") -> bytes:
 
 
 _file_header = lru_cache(maxsize=64)(file_header)  # asked for its length, then for itself
-
-
-def sop_uid_of(one: Instance, syntax: str) -> str:
-    """The SOP Instance UID in a transfer syntax: where something is lost it is another object's."""
-    stored = one.row.transfer_syntax_uid
-    if syntax == stored or syntax not in LOSSY_METHODS or syntax in SAME_FRAMES.get(stored, ()):
-        return one.row.sop_uid
-    return derived_uid(one.row.sop_uid, syntax)
 
 
 def validators_of(one: Instance, *given: str, weak: bool = False) -> Validators:
