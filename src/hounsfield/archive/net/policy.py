@@ -11,14 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from hounsfield.archive.net.certificates import PeerCertificate
 from hounsfield.archive.net.negotiation import StorageRule
 from hounsfield.archive.wire import (
     APPLICATION_CONTEXT_UID,
     AssociateReject,
     AssociateRequest,
+    IdentityType,
     RejectReason,
     RejectResult,
     RejectSource,
+    UserIdentity,
 )
 
 __all__ = ["SERVICES", "ListenerPolicy", "Network", "Refusal", "RemoteAe", "networks", "over_limit"]
@@ -97,13 +100,21 @@ class ListenerPolicy:
     calling_titles: frozenset[str] = frozenset()
     sources: tuple[Network, ...] = ()
     open: bool = True
+    identity_required: bool = False
     storage_rule: StorageRule = StorageRule.EVERY_OBJECT
     refused_sop_classes: frozenset[str] = frozenset()
 
     def judge(
-        self, request: AssociateRequest, address: str, known: Mapping[str, RemoteAe] | None = None
+        self,
+        request: AssociateRequest,
+        address: str,
+        known: Mapping[str, RemoteAe] | None = None,
+        certificate: PeerCertificate | None = None,
     ) -> Refusal | None:
-        """None when the call is admitted, else the first reason against it (PS3.8 9.3.4)."""
+        """None when the call is admitted, else the first reason against it (PS3.8 9.3.4).
+
+        ``certificate`` is what the caller showed in its TLS handshake.
+        """
         if request.application_context != APPLICATION_CONTEXT_UID:
             return _refuse(
                 RejectReason.APPLICATION_CONTEXT_NOT_SUPPORTED, "application context name not supported"
@@ -111,23 +122,72 @@ class ListenerPolicy:
         called, calling = request.called_ae.strip(), request.calling_ae.strip()
         if self.check_called_title and called != self.ae_title and called not in self.called_titles:
             return _refuse(RejectReason.CALLED_AE_NOT_RECOGNIZED, "called AE title not recognized")
+        ae = (known or {}).get(calling)
+        against = self._against_the_place(calling, address, ae) or _against_the_certificate(ae, certificate)
+        return _refuse(RejectReason.CALLING_AE_NOT_RECOGNIZED, against) if against else None
+
+    def _against_the_place(self, calling: str, address: str, ae: RemoteAe | None) -> str:
         if self.calling_titles or self.sources or self.open:
             title_fits = not self.calling_titles or calling in self.calling_titles
             if title_fits and (not self.sources or _within(address, self.sources)):
-                return None
+                return ""
         else:
             title_fits = False
-        ae = (known or {}).get(calling)
         if ae is not None and ae.sources:
             if _within(address, networks(ae.sources)):
-                return None
+                return ""
             title_fits = True
-        return _refuse(
-            RejectReason.CALLING_AE_NOT_RECOGNIZED,
+        return (
             "source address not allowed for this AE title"
             if title_fits
-            else "calling AE title not recognized",
+            else "calling AE title not recognized"
         )
+
+    def judge_user(
+        self, user: str, ae: RemoteAe | None, offered: UserIdentity | None = None
+    ) -> Refusal | None:
+        """None when an association of ``ae`` may be ``user``'s (verified; "" when nobody is).
+
+        ``offered`` is the identity that the caller sent, for the words of the refusal.
+        A refusal is the one that PS3.7 D.3.3.7 has for failed authorization: permanent, by the ACSE related
+        function of the service provider.
+        """
+        users = ae.users if ae is not None else frozenset()
+        if user:
+            against = "this user may not use this AE title" if users and user not in users else ""
+        else:
+            required = self.identity_required or bool(users) or (ae is not None and ae.identity_required)
+            against = _unproved(offered) if required else ""
+        if not against:
+            return None
+        return Refusal(
+            AssociateReject(RejectResult.PERMANENT, RejectSource.PROVIDER_ACSE, RejectReason.ACSE_NO_REASON),
+            against,
+        )
+
+
+def _unproved(offered: UserIdentity | None) -> str:
+    if offered is None:
+        return "a user has to be named and proved, and none was named"
+    words: dict[int, str] = {
+        IdentityType.USERNAME: "a user name without a passcode",
+        IdentityType.USERNAME_PASSCODE: "a passcode, and no users are known (`hounsfield ae user add`)",
+        IdentityType.KERBEROS: "a Kerberos ticket, which is not supported",
+        IdentityType.SAML: "a SAML assertion, which is not supported",
+        IdentityType.JWT: "a token, and no identity.jwt_keys are configured",
+    }
+    what = words.get(offered.identity_type, "something unknown")
+    return f"a user has to be named and proved; what was sent is {what}"
+
+
+def _against_the_certificate(ae: RemoteAe | None, certificate: PeerCertificate | None) -> str:
+    if ae is None or not ae.certificates:
+        return ""
+    if certificate is None:
+        return "this AE title is bound to a certificate, and none was shown"
+    if certificate.is_one_of(ae.certificates):
+        return ""
+    return "the certificate shown is not one that this AE title is bound to"
 
 
 def over_limit(what: str) -> Refusal:
