@@ -5,7 +5,6 @@ Arguments and results are plain JSON. Attributes are ``{"0020000D": text}``, as 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -111,10 +110,3 @@ async def write_part10(engine: Engine, instance: Instance, path: Path, *, as_rec
     finally:
         temporary.unlink(missing_ok=True)
     return written
-
-
-def safe_name(uid: str) -> str:
-    """A file name for a UID that a stranger sent: itself when it looks like one, else a hash."""
-    if len(uid) <= 64 and set(uid) <= set("0123456789.") and uid[:1].isdigit():
-        return uid
-    return "x" + hashlib.sha256(uid.encode()).hexdigest()[:32]

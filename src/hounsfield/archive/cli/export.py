@@ -52,7 +52,7 @@ def command(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from hounsfield.archive.app.asking import open_archive
-    from hounsfield.archive.app.operations import safe_name
+    from hounsfield.archive.dicom.file_names import safe_name
 
     written = skipped = failed = total_bytes = 0
     with open_archive(effective_config(config_file, overrides, data)) as archive:
