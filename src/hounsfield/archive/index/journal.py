@@ -83,6 +83,22 @@ class Journal:
             events.append((_SEQUENCE.unpack(key)[0], decode(Event, self._sealer.open(JOURNAL, key, sealed))))
         return events
 
+    def read_back(self, snapshot: Snapshot, before: int | None, limit: int) -> list[tuple[int, Event]]:
+        """At most ``limit`` events that come before a sequence (None: the last ones), newest first."""
+        after = None if before is None else _SEQUENCE.pack(before)
+        return [
+            (_SEQUENCE.unpack(key)[0], decode(Event, self._sealer.open(JOURNAL, key, sealed)))
+            for key, sealed in snapshot.scan(JOURNAL, after=after, reverse=True, limit=limit)
+        ]
+
+    def commit_events(self, events: Iterable[Event]) -> None:
+        """Append events that nothing else is committed with. They are no facts: a reindex forgets them."""
+        batch = Batch()
+        for event in events:
+            self.append(batch, event)
+        self._sealer.prepare(len(batch.appends))
+        self._store.commit(batch)
+
     def cursor(self, snapshot: Snapshot, consumer: str) -> int:
         """The last sequence a consumer is done with; 0 before its first."""
         held = snapshot.get(META, _CURSOR + consumer.encode())

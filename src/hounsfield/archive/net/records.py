@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CallRecord", "ListenerObserver", "ListenerStatistics"]
+__all__ = ["CallRecord", "EndRecord", "ListenerObserver", "ListenerStatistics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,8 @@ class CallRecord:
     """One A-ASSOCIATE-RQ and what we said to it; titles are the caller's own words, not trusted.
 
     ``outcome`` is ``accepted`` or ``refused``; ``reason`` says why it was refused, "" otherwise.
-    ``time`` is seconds since the epoch.
+    ``time`` is seconds since the epoch. ``identity`` is the verified user, ``certificate`` the subject of the
+    one shown in the TLS handshake; "" when there is none.
     """
 
     time: float
@@ -21,6 +22,24 @@ class CallRecord:
     called_ae: str
     outcome: str
     reason: str = ""
+    identity: str = ""
+    certificate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndRecord:
+    """An accepted association that is over, and what was done in it."""
+
+    call: CallRecord
+    time: float
+    reason: str
+    """``released``, or why it ended without a release."""
+    seconds: float
+    objects: int
+    """Received and answered with success or a warning."""
+    objects_failed: int
+    bytes_in: int
+    bytes_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,7 @@ class ListenerObserver:
     def __init__(self) -> None:
         self._open = 0
         self._from: dict[str, int] = {}
+        self._of: dict[str, int] = {}
 
     def connection_opened(self) -> None:
         """A connection was accepted."""
@@ -89,8 +109,26 @@ class ListenerObserver:
         """How many of them are from ``address``."""
         return self._from.get(address, 0)
 
+    def entity_opened(self, title: str) -> None:
+        """An association of a known AE that has a limit of its own is about to be accepted: counted before
+        the limit is looked at."""
+        self._of[title] = self._of.get(title, 0) + 1
+
+    def entity_closed(self, title: str) -> None:
+        """What ``entity_opened`` counted is over."""
+        self._of[title] -= 1
+        if not self._of[title]:
+            del self._of[title]
+
+    def associations_of(self, title: str) -> int:
+        """How many of those are open now, the one just announced included."""
+        return self._of.get(title, 0)
+
     def called(self, call: CallRecord) -> None:
         """An association request was answered."""
+
+    def ended(self, end: EndRecord) -> None:
+        """An accepted association is over."""
 
     def association_aborted(self) -> None:
         """An association ended without a release."""
