@@ -10,6 +10,7 @@ from typing import Final
 
 from hounsfield.archive.dicom.attributes import INSTANCE_LEVEL, SERIES_LEVEL, STUDY_LEVEL
 from hounsfield.archive.dicom.dictionary import TAG_OF
+from hounsfield.archive.dicom.scan import PIXEL_TAGS
 
 
 class Level(StrEnum):
@@ -91,3 +92,25 @@ HEADER_SERIES: Final = _tags("""
     ReferencedPerformedProcedureStepSequence RelatedSeriesSequence RequestAttributesSequence
     SeriesDescriptionCodeSequence SmallestPixelValueInSeries SpatialResolution TreatmentSessionUID
 """)
+
+_INDEXED: Final = frozenset(
+    STUDY_LEVEL | SERIES_LEVEL | INSTANCE_LEVEL | COMPUTED_STUDY | COMPUTED_SERIES | COMPUTED_INSTANCE
+)
+_FIRST_GROUP: Final = 0x00080000  # those below are of commands and files
+#: What answers of a level can have from one header: of instances everything.
+_SPOKEN_FOR: Final = {
+    Level.PATIENT: frozenset(tag for tag in HEADER_STUDY if tag >> 16 == 0x0010),
+    Level.STUDY: HEADER_STUDY,
+    Level.SERIES: HEADER_STUDY | HEADER_SERIES,
+}
+
+
+def from_headers(level: Level, tag: int) -> bool:
+    """Whether an attribute that no index row holds can be read from a stored header for a level's answers."""
+    spoken_for = _SPOKEN_FOR.get(level)
+    return (
+        tag not in _INDEXED
+        and tag not in PIXEL_TAGS
+        and tag >= _FIRST_GROUP
+        and (spoken_for is None or tag in spoken_for)
+    )

@@ -11,8 +11,9 @@ Choices that the standard leaves open, and this archive's answers (they belong i
   before
   11:00, both as a single value and as the end of a range.
 * Numbers in text (IS, DS) are compared as numbers.
-* Date and time ranges are two independent keys; combined matching (C.2.2.2.5.4) needs a negotiation not
-  offered here.
+* Date and time ranges are two independent keys, unless combined matching was negotiated (C.2.2.2.5.4,
+  ``moment_range``): then a range of times goes with the ends of the range of dates, and a date without a
+  time is that day's beginning.
 * Everything else is case sensitive. An absent or empty attribute matches universal keys only.
 """
 
@@ -245,6 +246,7 @@ def _fuzzy_name(key: str) -> Predicate:
 
 Period = tuple[str, str]
 _OPEN: Final[Period] = ("", "\uffff")
+_MIDNIGHT: Final = "000000.000000"
 _DATE: Final = re.compile(r"(\d{4})[.]?(\d{2})[.]?(\d{2})", re.ASCII)
 _TIME: Final = re.compile(r"(\d{2})(?::?(\d{2})(?::?(\d{2})(?:\.(\d{1,6}))?)?)?", re.ASCII)
 _DATETIME: Final = re.compile(
@@ -348,6 +350,33 @@ def date_range(key: str) -> Period | None:
 def time_range(key: str) -> Period | None:
     """A TM key, single or range (PS3.4 C.2.2.2.5.2)."""
     return _range(key, time_period)
+
+
+def moment_range(date_key: str, time_key: str) -> Period | None:
+    """The period YYYYMMDDHHMMSS.FFFFFF that a DA and a TM key name together (PS3.4 C.2.2.2.5.4).
+
+    None when they are no pair: the times are no range, or either is a list. An end of the range of days that
+    is open is open whatever the time.
+    """
+    if "-" not in time_key or "\\" in time_key or "\\" in date_key:
+        return None
+    days, times = date_range(date_key), time_range(time_key)
+    if days is None or times is None:
+        return None
+    low = days[0] and days[0] + (times[0] or _MIDNIGHT)
+    return low, days[1] + times[1] if days[1].isdigit() else days[1]
+
+
+def moment_inside(wanted: Period, date: str, time: str) -> bool:
+    """Whether a date and its time lie in a period of :func:`moment_range`; of several dates, one of them.
+
+    A date without a time that can be read is that day's beginning.
+    """
+    low, high = wanted
+    clock = time_period(time.strip())
+    begins = _MIDNIGHT if clock is None else clock[0]
+    days = (date_period(value.strip()) for value in date.split("\\"))
+    return any(day is not None and low <= day[0] + begins <= high for day in days)
 
 
 def datetime_range(key: str) -> Period | None:

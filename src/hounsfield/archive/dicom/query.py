@@ -33,7 +33,15 @@ from hounsfield.archive.dicom.levels import (
     WILDCARD_VRS,
     Level,
 )
-from hounsfield.archive.dicom.matching import date_range, datetime_range, is_universal, matcher, time_range
+from hounsfield.archive.dicom.matching import (
+    Period,
+    date_range,
+    datetime_range,
+    is_universal,
+    matcher,
+    moment_inside,
+    time_range,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,16 @@ Path = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """A range of moments that a date and a time attribute name together (PS3.4 C.2.2.2.5.4)."""
+
+    date: int
+    time: int
+    #: YYYYMMDDHHMMSS.FFFFFF, first and last.
+    period: Period
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One question to the catalog."""
 
@@ -90,6 +108,8 @@ class Query:
     warnings: tuple[str, ...] = ()
     #: Attributes to return of the items of sequences: the tags that lead to each, two or more.
     include_paths: frozenset[Path] = frozenset()
+    #: Besides ``matches``, which has the range of dates of each, as what is found must have them anyway.
+    moments: tuple[Moments, ...] = ()
 
 
 def matches(
@@ -114,7 +134,17 @@ def matches(
             continue
         if attributes is not None and not matcher(vr, key, query.fuzzy)(attributes.get(tag, "")):
             return False
+    for moments in query.moments:
+        table = next((at for at, tags in enumerate(_TABLES) if moments.date in tags), 0)
+        attributes = (study, series, instance)[table]
+        if attributes is not None and not moment_inside(
+            moments.period, attributes.get(moments.date, ""), attributes.get(moments.time, "")
+        ):
+            return False
     return True
+
+
+_TABLES: Final = (MATCHED_STUDY, MATCHED_SERIES, MATCHED_INSTANCE)
 
 
 _PAIR_TAG: Final = re.compile(r"\(?([0-9A-Fa-f]{4})[,|]?([0-9A-Fa-f]{4})\)?", re.ASCII)

@@ -74,13 +74,23 @@ class Planner:
 
     def find(self, query: Query) -> Iterator[FoundRow]:
         """Every answer, newest study first; stop iterating when there are enough."""
+        portion = ANSWERS_PER_SNAPSHOT
+        if query.limit is not None:
+            portion = min(portion, query.offset + query.limit + 1)
+        for found in self.turns(query, portion):
+            yield from found
+
+    def turns(self, query: Query, portion: int) -> Iterator[list[FoundRow]]:
+        """Every answer likewise, some at a time as they are found; a turn without any is a moment's pause.
+
+        No turn holds a snapshot longer than ``SNAPSHOT_S``, and one study's rows. The first ends at
+        ``portion`` answers, so that it comes soon; each later one at twice as many, up to
+        ``ANSWERS_PER_SNAPSHOT``.
+        """
         search = _Search(self._catalog, self._hashes, query)
         patients: set[bytes] = set()
         seen: set[bytes] = set()  # a study whose date changes meanwhile may come by again
         computed = not COMPUTED_STUDY.keys().isdisjoint(query.matches)
-        portion = ANSWERS_PER_SNAPSHOT
-        if query.limit is not None:
-            portion = min(portion, query.offset + query.limit + 1)
         while not search.exhausted:
             found: list[FoundRow] = []
             with self._store.snapshot() as snapshot:
@@ -103,7 +113,8 @@ class Planner:
                         break
                 else:
                     search.next_part()
-            yield from found
+            yield found
+            portion = min(portion * 2, max(portion, ANSWERS_PER_SNAPSHOT))
 
     def _below(
         self, snapshot: Snapshot, query: Query, study_id: bytes, study: Attributes

@@ -21,12 +21,10 @@ from hounsfield.archive.dicom.levels import (
     COMPUTED_INSTANCE,
     COMPUTED_SERIES,
     COMPUTED_STUDY,
-    HEADER_SERIES,
-    HEADER_STUDY,
     Level,
+    from_headers,
 )
 from hounsfield.archive.dicom.query import Path, Query, parse_qido
-from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import DamagedError
@@ -62,11 +60,8 @@ _INSTANCE_IF_THERE: Final = frozenset({0x00280008, 0x00280010, 0x00280011, 0x002
 _STUDY_VRS: Final = STUDY_LEVEL | COMPUTED_STUDY | {_CHARACTER_SET: "CS"}
 _SERIES_VRS: Final = SERIES_LEVEL | COMPUTED_SERIES
 _INSTANCE_VRS: Final = INSTANCE_LEVEL | COMPUTED_INSTANCE
-_INDEXED: Final = frozenset(_STUDY_VRS | _SERIES_VRS | _INSTANCE_VRS)
 _REQUEST_ATTRIBUTES_KEY: Final = "00400275"
 _STEP_ID, _PROCEDURE_ID = 0x00400009, 0x00401001
-#: What series and studies can have said of them from a header.
-_SPOKEN_FOR: Final = {Level.STUDY: HEADER_STUDY, Level.SERIES: HEADER_STUDY | HEADER_SERIES}
 _MORE: Final = "there are additional results that can be requested with limit and offset"
 
 
@@ -143,15 +138,7 @@ class _Answers:
 def _from_headers(query: Query) -> frozenset[Path]:
     """What is asked for that only stored headers can tell."""
     asked = query.include_paths | {(tag,) for tag in query.includes}
-    spoken_for = _SPOKEN_FOR.get(query.level)
-    return frozenset(
-        path
-        for path in asked
-        if path[0] not in _INDEXED
-        and path[0] not in PIXEL_TAGS
-        and path[0] >= 0x00080000
-        and (spoken_for is None or path[0] in spoken_for)
-    )
+    return frozenset(path for path in asked if from_headers(query.level, path[0]))
 
 
 def _warning(text: str) -> Header:
