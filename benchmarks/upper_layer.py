@@ -1,12 +1,13 @@
 """The few DICOM upper layer messages that the load generator and the bare acceptor need, written by hand.
 
 Nothing of `hounsfield.archive.wire` is used: what measures the archive must not share its mistakes.
-References are to PS3.8 9.3 (PDUs) and PS3.7 9.3.1 (C-STORE).
+References are to PS3.8 9.3 (PDUs) and PS3.7 9.3.1 to 9.3.4 (C-STORE, C-FIND, C-GET, C-MOVE).
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 IMPLEMENTATION_CLASS_UID = b"2.25.190446363527459130178441170286012344777"
@@ -30,9 +31,16 @@ class RefusedError(Exception):
 
 
 def associate_request(
-    *, called_ae: str, calling_ae: str, contexts: list[tuple[int, str, list[str]]], max_pdu: int
+    *,
+    called_ae: str,
+    calling_ae: str,
+    contexts: list[tuple[int, str, list[str]]],
+    max_pdu: int,
+    roles: Sequence[tuple[str, bool, bool]] = (),
 ) -> bytes:
-    """A-ASSOCIATE-RQ with presentation contexts (id, abstract syntax, transfer syntaxes)."""
+    """A-ASSOCIATE-RQ with presentation contexts (id, abstract syntax, transfer syntaxes), and with roles of
+    the requestor (SOP class, as SCU, as SCP; PS3.7 D.3.3.4).
+    """
     items = [_item(0x10, APPLICATION_CONTEXT)]
     for context_id, abstract, transfers in contexts:
         body = struct.pack(">B3x", context_id) + _item(0x30, abstract.encode())
@@ -41,6 +49,10 @@ def associate_request(
     user = (
         _item(0x51, struct.pack(">I", max_pdu))
         + _item(0x52, IMPLEMENTATION_CLASS_UID)
+        + b"".join(
+            _item(0x54, struct.pack(">H", len(uid)) + uid.encode() + bytes((scu, scp)))
+            for uid, scu, scp in roles
+        )
         + _item(0x55, b"HFBENCH")
     )
     items.append(_item(0x50, user))
@@ -96,6 +108,19 @@ def store_request(sop_class_uid: str, sop_instance_uid: str, message_id: int) ->
         (0x0800, struct.pack("<H", 1)),
         (0x1000, _even(sop_instance_uid)),
     )
+
+
+def request_command(field: int, sop_class_uid: str, message_id: int, *, destination: str = "") -> bytes:
+    """C-FIND-RQ, C-GET-RQ or, with a destination, C-MOVE-RQ command set; an identifier follows."""
+    elements = [
+        (0x0002, _even(sop_class_uid)),
+        (0x0100, struct.pack("<H", field)),
+        (0x0110, struct.pack("<H", message_id)),
+    ]
+    if destination:
+        elements.append((0x0600, destination.encode().ljust(len(destination) + len(destination) % 2)))
+    elements += [(0x0700, struct.pack("<H", 0)), (0x0800, struct.pack("<H", 1))]
+    return _command(*elements)
 
 
 def store_response(sop_class_uid: bytes, sop_instance_uid: bytes, message_id: int, status: int = 0) -> bytes:

@@ -13,7 +13,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.base import PYTHON, Endpoints, Peer, http_get
+from benchmarks.peers.base import PYTHON, Endpoints, Peer, PeerError, http_get
 
 AE_TITLE = "HOUNSFIELD"
 CONTROL_SOCKET = "control.sock"
@@ -57,8 +57,17 @@ class Hounsfield(Peer):
     def _data(self) -> Path:
         return self.directory / "data"
 
+    def add_ae(self, title: str, host: str, port: int) -> None:
+        """Makes an application entity known to the running server."""
+        if self._asked("ae-add", title=title, host=host, port=port) is None:
+            raise PeerError(f"{self.label} did not take the AE {title}:\n{self.log_tail()}")
+
     def _status(self) -> dict[str, Any] | None:
         """The server's own account of itself, None while it does not answer."""
+        return self._asked("status")
+
+    def _asked(self, operation: str, **arguments: object) -> dict[str, Any] | None:
+        """What the server answers over its control socket, None when it answers nothing or an error."""
         if not self._data.is_dir():
             return None
         folder = os.open(self._data, os.O_RDONLY | os.O_DIRECTORY)
@@ -67,7 +76,7 @@ class Hounsfield(Peer):
                 sock.settimeout(5.0)
                 # Through the descriptor, because a socket's name may be no longer than 108 bytes.
                 sock.connect(f"/proc/self/fd/{folder}/{CONTROL_SOCKET}")
-                sock.sendall(b'{"op": "status", "args": {}}\n')
+                sock.sendall(json.dumps({"op": operation, "args": arguments}).encode() + b"\n")
                 with sock.makefile("rb") as lines:
                     answer = json.loads(lines.readline() or b"{}")
         except (OSError, ValueError):

@@ -154,6 +154,8 @@ class Dcmqrscp(Peer):
     durable = "nothing synced; index file rewritten in place"
     tuning = "128 KiB PDU, bit preserving, TCP_NODELAY=1, quota out of the way"
     packages = ("dcmtk",)
+    hosts: ClassVar[dict[str, tuple[str, int]]] = {}
+    """Where C-MOVE can send to: AE title to address."""
 
     @classmethod
     def missing(cls) -> str | None:
@@ -166,10 +168,14 @@ class Dcmqrscp(Peer):
         port = free_port()
         store = self.directory / "store"
         store.mkdir()
+        hosts = "".join(
+            f"host{number} = ({title}, {address}, {there})\n"
+            for number, (title, (address, there)) in enumerate(self.hosts.items())
+        )
         configuration = self.directory / "dcmqrscp.cfg"
         configuration.write_text(
             f"NetworkTCPPort = {port}\nMaxPDUSize = {MAX_PDU_DCMTK}\nMaxAssociations = 64\n"
-            "HostTable BEGIN\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+            f"HostTable BEGIN\n{hosts}HostTable END\nVendorTable BEGIN\nVendorTable END\n"
             f"AETable BEGIN\nDCMQRSCP {store} RW (10000, 1024gb) ANY\nAETable END\n"
         )
         self._start(
