@@ -11,6 +11,7 @@ from hounsfield.archive.net.negotiation import (
     STORAGE_SUPPORT,
     VERIFICATION,
     StorageRule,
+    Terms,
     choose_transfer_syntax,
     is_storage,
     negotiate,
@@ -106,8 +107,7 @@ def test_each_context_is_answered_for_itself() -> None:
             PresentationContext(9, CT, ()),
             PresentationContext(11, "1.2.840.10008.5.1.4.1.1.4", (EXPLICIT,)),
         ),
-        pdu_bytes_max=65536,
-        refused_sop_classes={"1.2.840.10008.5.1.4.1.1.4"},
+        Terms(pdu_bytes_max=65536, refused_sop_classes={"1.2.840.10008.5.1.4.1.1.4"}),
     )
     assert [(r.context_id, r.result, r.transfer_syntax) for r in accept.contexts] == [
         (1, ContextResult.ACCEPTANCE, IMPLICIT),
@@ -133,8 +133,8 @@ def test_items_of_user_information_are_answered() -> None:
                 extended=(ExtendedNegotiation(CT, b"\2\0\0\0\0\0"), ExtendedNegotiation("1.2.3", b"\1")),
             ),
         ),
-        pdu_bytes_max=16384,
+        Terms(pdu_bytes_max=16384, operations_max=(4, 2)),
     )
-    assert accept.user.asynchronous_operations == AsynchronousOperations(1, 1)
+    assert accept.user.asynchronous_operations == AsynchronousOperations(4, 2)
     assert accept.user.roles == (RoleSelection(CT, scu=True, scp=False),)
     assert accept.user.extended == (ExtendedNegotiation(CT, STORAGE_SUPPORT),)

@@ -3,16 +3,19 @@
 ::
 
     PENDING ──A-ASSOCIATE-RQ──▸ IDLE ◂──response── BUSY        what a drain does:  PENDING, IDLE: abort now
-       └─ ARTIM                  └─ idle_s ──command──▸ └─ dimse_s                 BUSY: finish, then as IDLE
+       └─ ARTIM                  └─ idle_s ──command──▸ └─ dimse_s       others: finish, then as IDLE
+                                 ANSWERING ◂─long operation─ BUSY
 
 The bytes of an object pass through here as views into the association's receive buffer; per object there are
-a few receptions, one commit and one write. One cancel scope per connection bounds every wait.
+a few receptions, one commit and one write. One cancel scope per connection bounds every wait. What takes
+longer runs in tasks beside (:mod:`~hounsfield.archive.net.operation`); only this one reads.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,12 +23,15 @@ import structlog
 import trio
 
 from hounsfield.archive.engine.types import Source
-from hounsfield.archive.errors import where
+from hounsfield.archive.errors import alone, where
+from hounsfield.archive.net.agreement import peer_of, terms_for
 from hounsfield.archive.net.errors import PeerGoneError
 from hounsfield.archive.net.negotiation import negotiate
-from hounsfield.archive.net.policy import Refusal, over_limit
-from hounsfield.archive.net.providers import refuse
+from hounsfield.archive.net.operation import Operations
+from hounsfield.archive.net.policy import Refusal, RemoteAe, over_limit
 from hounsfield.archive.net.records import CallRecord
+from hounsfield.archive.net.sending import MessageSender
+from hounsfield.archive.net.services import Identified
 from hounsfield.archive.net.transport import Deadline, SocketTransport, StreamTransport
 from hounsfield.archive.wire import (
     NEED_DATA,
@@ -42,7 +48,6 @@ from hounsfield.archive.wire import (
     DatasetFragment,
     Event,
     MessageReader,
-    MessageWriter,
     ReleaseReply,
     ReleaseRequest,
     RemoteProtocolError,
@@ -65,6 +70,7 @@ class Phase(Enum):
     PENDING = "no association yet"
     IDLE = "between two messages"
     BUSY = "within a message"
+    ANSWERING = "between two messages, while the peer waits for answers"
     ENDING = "after the last word"
 
 
@@ -92,14 +98,18 @@ class Connection:
         self._transport = transport
         self._association = Association(Role.ACCEPTOR, listener.wire_limits)
         self._reader = MessageReader(listener.wire_limits)
-        self._writer = MessageWriter(self._association)
+        self._sender = MessageSender(self._association, transport, self._limits.write_s, self.end)
+        self._operations: Operations
         self._scope = trio.CancelScope()
         self._deadline = Deadline(self._scope)
         self._began = trio.current_time()
         self._message_began = 0.0
         self._message_bytes_before = 0
-        self._contexts: Mapping[int, AcceptedContext] = {}
+        self.contexts: Mapping[int, AcceptedContext] = {}
+        self.stores = True
+        self.overlapping = False
         self._opened = False
+        self._receiving = False
         self._draining = False
         self._ended_because = ""
 
@@ -116,15 +126,16 @@ class Connection:
         return self._transport.bytes_out
 
     def drain(self) -> None:
-        """End as soon as no message is under way."""
+        """End as soon as nothing is under way."""
         self._draining = True
         if self.phase in (Phase.PENDING, Phase.IDLE):
             self.end("the archive is shutting down")
 
-    def end(self, because: str) -> None:
+    def end(self, because: str, *, too_slow: bool = False) -> None:
         """Abort, now; ``because`` is for the log."""
         if not self._ended_because:
             self._ended_because = because
+            self.counters.associations_timed_out += too_slow and self._opened
         self._scope.cancel()
 
     # ------------------------------------------------------------ the whole of it
@@ -145,7 +156,7 @@ class Connection:
                 except PeerGoneError as error:
                     because = str(error)
                 except Exception as error:  # noqa: BLE001 - a defect ends this association and no other
-                    log.error("an association failed", **where(error))
+                    log.error("an association failed", **where(alone(error)))
                     because = "a fault of ours"
                     last_words = self._abort_words()
             if self._scope.cancelled_caught:
@@ -179,7 +190,9 @@ class Connection:
         )
         self._listener.association_opened(self)
         self._opened = True
-        refusal = self._judge(request)
+        ae = self._listener.aes.get(request.calling_ae.strip())
+        who = self._judge(request) or await self._identify(request, ae)
+        refusal = who if isinstance(who, Refusal) else None
         self._listener.called(
             CallRecord(
                 time.time(),
@@ -194,16 +207,22 @@ class Connection:
             self._close_association()  # it takes no one's place while it lingers
             await self._say_last(self._association.send(refusal.reject))
             raise _Ended
-        policy = self._endpoint.policy
-        accept = negotiate(
-            request,
-            pdu_bytes_max=self._limits.pdu_bytes_max,
-            rule=policy.storage_rule,
-            refused_sop_classes=policy.refused_sop_classes,
-        )
-        await self._send(self._association.send(accept))
-        self._contexts = self._association.contexts
-        await self._serve()
+        identified = who if isinstance(who, Identified) else None
+        asked = request.user.identity
+        response = identified.response if identified and asked and asked.response_requested else None
+        terms = terms_for(ae, self._endpoint.policy, self._listener.services, self._limits)
+        self.stores = terms.storage
+        accept = negotiate(request, terms, response)
+        await self._sender.raw(self._association.send(accept))
+        self.contexts = self._association.contexts
+        peer = peer_of(self.source, accept, ae, identified)
+        self.overlapping = peer.asynchronous[0] > 1
+        self._operations = Operations(self, self._sender, peer, self._listener.provided, self._limits)
+        await self._operations.around(self._serve)
+        self.phase = Phase.ENDING
+        self.counters.associations_released += 1
+        await self._say_last(self._association.send(ReleaseReply()))
+        self._log_end("released")
 
     def _close_association(self) -> None:
         if self._opened:
@@ -225,17 +244,20 @@ class Connection:
             )
         return None
 
+    async def _identify(self, request: AssociateRequest, ae: RemoteAe | None) -> Identified | Refusal | None:
+        identify = self._listener.identify
+        return await identify(request.user.identity, self.address, ae) if identify else None
+
     async def _serve(self) -> None:
-        """Messages, until the association is over."""
-        reader, providers = self._reader, self._listener.providers
+        """Messages, until the peer asks for the release."""
+        reader, providers, operations = self._reader, self._listener.providers, self._operations
         while True:
-            self.phase = Phase.IDLE
+            self.phase = Phase.ANSWERING if operations.outstanding else Phase.IDLE
             last = self._draining
             event = await self._next_event()
             if isinstance(event, DataFragment):
-                if last:  # what was under way is answered; a sender who goes on would hold us for ever
-                    self.end("the archive is shutting down")
-                    await trio.lowlevel.checkpoint_if_cancelled()
+                if last and not operations.outstanding:
+                    await self._end_drained()
                 message = reader.receive(event)
                 while message is None:
                     self._begin_message()
@@ -245,17 +267,27 @@ class Connection:
                     message = reader.receive(fragment)
                 assert isinstance(message, CommandReceived)
                 self._begin_message()
-                context = self._contexts[message.context_id]
-                provider = providers.get(type(message.command), refuse)
-                await provider(self, context, message.command)
+                context, command = self.contexts[message.context_id], message.command
+                if last and operations.begins_something(command):
+                    await operations.finished()
+                    await self._end_drained()
+                provider = providers.get(type(command))
+                if provider is not None:
+                    await provider(self, context, command)
+                else:
+                    await operations.take(context, command)
             elif isinstance(event, ReleaseRequest):
-                self.phase = Phase.ENDING
-                self.counters.associations_released += 1
-                await self._say_last(self._association.send(ReleaseReply()))
-                self._log_end("released")
-                raise _Ended
+                if operations.unanswered:
+                    raise RemoteProtocolError("a release request while an operation is under way")
+                return
             else:
                 self._end_early(event)
+
+    async def _end_drained(self) -> NoReturn:
+        """What was under way is answered; a peer who goes on would hold us for ever."""
+        self.end("the archive is shutting down")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise AssertionError("the connection's scope is cancelled")
 
     def _begin_message(self) -> None:
         if self.phase is not Phase.BUSY:
@@ -275,6 +307,13 @@ class Connection:
             raise RemoteProtocolError("a release request within a message")
         self._end_early(event)
 
+    def settled(self) -> None:
+        """No answer of ours is due any more: from now on the peer may be silent only so long."""
+        if self.phase is Phase.ANSWERING:
+            self.phase = Phase.IDLE
+            if self._receiving:
+                self._deadline.at(self._patience())
+
     # ------------------------------------------------------------ what providers use (Link)
 
     async def next_fragment(self) -> DatasetFragment:
@@ -288,7 +327,11 @@ class Connection:
 
     async def respond(self, context_id: int, response: Command) -> None:
         """Send a response, in one write."""
-        await self._send(self._writer.command(context_id, response))
+        await self._sender.command(context_id, response)
+
+    async def overlap(self, context_id: int, work: Callable[[], Awaitable[Command]]) -> None:
+        """Have ``work`` done beside what follows, and its response sent."""
+        await self._operations.overlap(context_id, work)
 
     # ------------------------------------------------------------ bytes
 
@@ -299,14 +342,16 @@ class Connection:
             event = association.next_event()
             if event is not NEED_DATA:
                 return event
-            if begun and self.phase is Phase.IDLE:
+            if begun and (self.phase is Phase.IDLE or self.phase is Phase.ANSWERING):
                 self._begin_message()  # a part of a PDU is here: the rest has to follow
             view = association.receive_buffer()
             count = transport.receive_nowait(view)
             if count < 0:
+                self._receiving = True
                 self._deadline.at(self._patience())
                 count = await transport.receive(view)
                 self._deadline.off()
+                self._receiving = False
             else:
                 await transport.breathe()
             association.received(count)
@@ -319,16 +364,11 @@ class Connection:
             received = self._transport.bytes_in - self._message_bytes_before
             slowest = self._message_began + limits.dimse_s + received / limits.receive_rate_min
             return min(trio.current_time() + limits.dimse_s, slowest)
+        if self.phase is Phase.ANSWERING:
+            return math.inf
         if self.phase is Phase.PENDING:
             return self._began + limits.artim_s
         return trio.current_time() + (limits.drain_release_s if self._draining else limits.idle_s)
-
-    async def _send(self, buffers: list[Buffer]) -> None:
-        rest = self._transport.send_nowait(buffers)
-        if rest:
-            self._deadline.at(trio.current_time() + self._limits.write_s)
-            await self._transport.send(rest)
-            self._deadline.off()
 
     async def _say_last(self, buffers: list[Buffer]) -> None:
         """Send the last PDU, and wait a little for the peer to close: that is its part (PS3.8 9.2.3).
@@ -369,7 +409,7 @@ class Connection:
         return f"too slow ({self.phase.value})"
 
     def _note_broken(self, because: str) -> None:
-        if self._contexts or self._association.accept is not None:
+        if self._association.accept is not None:
             self.counters.associations_aborted += 1
             self._listener.observer.association_aborted()
             self._log_end(because)

@@ -36,14 +36,26 @@ class NetLimits:
     """Between two messages of an association. Modalities keep one open through a whole examination."""
 
     dimse_s: float = 60.0
-    """Between two receptions within a message."""
+    """Between two receptions within a message, and until the response to a request of ours."""
 
     receive_rate_min: int = 1024
     """Bytes a second that a message must come with, once ``dimse_s`` has passed: a byte a minute
     is no sender. A 9600 baud line would just do."""
 
     write_s: float = 30.0
-    """A response is small: a peer that takes none of it for so long is gone."""
+    """A peer that takes nothing of what we have to say for so long is gone."""
+
+    identifier_bytes_max: int = 1024 * _KIB
+    """The data set of a query or another long request, which is held whole. The longest honest ones list
+    UIDs: 15,000 of them fit. What is longer is taken, forgotten, and answered with "out of resources"."""
+
+    operations_invoked_max: int = 16
+    """Operations that a peer may have outstanding with us, if it asks for more than one (PS3.7 D.3.3.3). Each
+    C-STORE among them holds its object until it is durable; 16 CT slices fill a group commit, and past
+    it throughput stops growing. Also how many long operations of one association may still be at work."""
+
+    operations_performed_max: int = 16
+    """The same, of ours with the peer: sub-operations of its C-GET."""
 
     linger_s: float = 2.0
     """After our last word, until the peer closes. Closing first, with bytes unread, would reset the

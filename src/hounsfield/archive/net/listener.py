@@ -23,6 +23,7 @@ from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.providers import Counters, ObjectSink, Provider, StoreProvider, echo
 from hounsfield.archive.net.records import CallRecord, ListenerObserver, ListenerStatistics
+from hounsfield.archive.net.services import Identify, Service
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import CEchoRequest, Command, CStoreRequest, WireLimits
 
@@ -49,7 +50,10 @@ class Endpoint:
 
 
 class Listener:
-    """Accepts associations at ``endpoints`` and stores what comes. One per worker; ``serve`` once."""
+    """Accepts associations at ``endpoints``, stores what comes, and performs ``services``.
+
+    One per worker; ``serve`` once.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,8 @@ class Listener:
         limits: NetLimits | None = None,
         wire_limits: WireLimits | None = None,
         aes: Mapping[str, RemoteAe] | None = None,
+        services: Sequence[Service] = (),
+        identify: Identify | None = None,
         observer: ListenerObserver | None = None,
         accept_delay: AcceptDelay | None = None,
     ) -> None:
@@ -67,11 +73,21 @@ class Listener:
         self.wire_limits = _fitting(wire_limits or WireLimits(), self.limits)
         self.aes: Mapping[str, RemoteAe] = aes or {}
         """Known application entities by title; may be replaced at any time."""
+        self.services = tuple(services)
+        self.provided = {
+            (abstract_syntax, request): provider
+            for service in services
+            for abstract_syntax in service.abstract_syntaxes
+            for request, provider in service.providers.items()
+        }
+        """What performs a request in a task of its own, by abstract syntax and class of the request."""
+        self.identify = identify
+        """Who a caller is; without it, identities are neither verified nor answered."""
         self.observer = observer or ListenerObserver()
         self.counters = Counters()
         self.providers: dict[type[Command], Provider] = {
             CEchoRequest: echo,
-            CStoreRequest: StoreProvider(sink),
+            CStoreRequest: StoreProvider(sink, not_for={syntax for syntax, _ in self.provided}),
         }
         self._accept_delay = accept_delay
         self._connections: set[Connection] = set()
@@ -94,10 +110,10 @@ class Listener:
             acceptors.cancel_scope.cancel()
 
     async def drain(self) -> None:
-        """Stop accepting; let the message that each association is in finish; return when all are gone.
+        """Stop accepting; let what is under way on each association finish; return when all are gone.
 
-        Associations between two messages are aborted at once. Bounded by the limits on messages; the
-        caller may bound it further, and cancels ``serve`` then. Idempotent.
+        Associations between two messages are aborted at once. Messages are bounded by their limits, long
+        operations only by the caller, who cancels ``serve`` when it has waited enough. Idempotent.
         """
         self._draining.set()
         for connection in list(self._connections):

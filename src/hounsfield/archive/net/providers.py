@@ -8,7 +8,8 @@ the association, and the objects that are to follow on it, survive.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import structlog
@@ -20,7 +21,6 @@ from hounsfield.archive.net.statuses import StoreAnswer, answer_of, answer_to_er
 from hounsfield.archive.wire import (
     AcceptedContext,
     Buffer,
-    CCancelRequest,
     CEchoRequest,
     CEchoResponse,
     CFindRequest,
@@ -49,7 +49,18 @@ from hounsfield.archive.wire import (
     Status,
 )
 
-__all__ = ["Counters", "Link", "ObjectSession", "ObjectSink", "Provider", "StoreProvider", "echo", "refuse"]
+__all__ = [
+    "Counters",
+    "Link",
+    "ObjectSession",
+    "ObjectSink",
+    "Provider",
+    "StoreProvider",
+    "discard_dataset",
+    "echo",
+    "refuse",
+    "response_to",
+]
 
 log = structlog.get_logger(__name__)
 
@@ -121,12 +132,19 @@ class Link(Protocol):
 
     source: Source
     counters: Counters
+    stores: bool
+    """Whether the peer may store."""
+    overlapping: bool
+    """Whether objects may become durable while others are received: a window was negotiated."""
 
     async def next_fragment(self) -> DatasetFragment:
         """The next bytes of the data set of the command in hand; its view lives until the next call."""
 
     async def respond(self, context_id: int, response: Command) -> None:
         """Send a response without a data set."""
+
+    async def overlap(self, context_id: int, work: Callable[[], Awaitable[Command]]) -> None:
+        """Have ``work`` done beside what follows, and its response sent. Waits for room in the window."""
 
 
 Provider: TypeAlias = Callable[[Link, AcceptedContext, Any], Awaitable[None]]
@@ -152,24 +170,20 @@ async def echo(link: Link, context: AcceptedContext, request: CEchoRequest) -> N
 class StoreProvider:
     """C-STORE: keeps the bytes as they come, answers when they are durable (PS3.4 B, PS3.7 9.1.1)."""
 
-    def __init__(self, sink: ObjectSink) -> None:
+    def __init__(self, sink: ObjectSink, not_for: Collection[str] = ()) -> None:
+        """``not_for``: abstract syntaxes of other services, on whose contexts nothing is stored."""
         self._sink = sink
+        self._not_for = frozenset({VERIFICATION, *not_for})
 
     async def __call__(self, link: Link, context: AcceptedContext, request: CStoreRequest) -> None:
-        counters = link.counters
-        if context.abstract_syntax == VERIFICATION:
+        if context.abstract_syntax in self._not_for or not link.stores:
             await discard_dataset(link, request)
-            counters.objects_failed += 1
-            await self._answer(
-                link,
-                context,
-                request,
-                StoreAnswer(Status.SOP_CLASS_NOT_SUPPORTED, "nothing is stored on a verification context"),
-            )
+            answer = _NOT_HERE if link.stores else _NOT_ALLOWED
+            await link.respond(context.context_id, _conclude(link, request, answer))
             return
         session: ObjectSession | None = None
         failure: StoreAnswer | None = None
-        answered = False
+        received = False
         try:
             try:
                 session = self._sink.begin(
@@ -191,43 +205,64 @@ class StoreProvider:
                         session = None
                 if fragment.last:
                     break
-            if session is None:
-                assert failure is not None
-                answer = failure
-            else:
-                try:
-                    answer = answer_of(await session.commit())
-                except EngineError as error:
-                    answer = answer_to_error(error)
-                    log.warning("an object was not stored", error_type=type(error).__name__, error=str(error))
-            answered = True
+            received = True
         finally:
-            if session is not None:
+            if not received:
+                if session is not None:
+                    session.abandon()
+                link.counters.objects_abandoned += 1
+        if session is None:
+            assert failure is not None
+            await link.respond(context.context_id, _conclude(link, request, failure))
+        elif link.overlapping:
+            try:
+                await link.overlap(context.context_id, partial(_commit, link, request, session))
+            except BaseException:  # ended while it waited for room: nothing was begun
                 session.abandon()
-            if not answered:
-                counters.objects_abandoned += 1
-        if answer.status is Status.SUCCESS:
-            counters.objects_received += 1
-        elif answer.status & 0xF000 == 0xB000:
-            counters.objects_received += 1
-            counters.objects_warned += 1
+                link.counters.objects_abandoned += 1
+                raise
         else:
-            counters.objects_failed += 1
-        await self._answer(link, context, request, answer)
+            await link.respond(context.context_id, await _commit(link, request, session))
 
-    async def _answer(
-        self, link: Link, context: AcceptedContext, request: CStoreRequest, answer: StoreAnswer
-    ) -> None:
-        await link.respond(
-            context.context_id,
-            CStoreResponse(
-                request.message_id,
-                answer.status,
-                request.affected_sop_class_uid,
-                request.affected_sop_instance_uid,
-                error_comment=answer.comment,
-            ),
-        )
+
+async def _commit(link: Link, request: CStoreRequest, session: ObjectSession) -> CStoreResponse:
+    """Make an object durable that was received whole; the response."""
+    committed = False
+    try:
+        try:
+            answer = answer_of(await session.commit())
+        except EngineError as error:
+            answer = answer_to_error(error)
+            log.warning("an object was not stored", error_type=type(error).__name__, error=str(error))
+        committed = True
+    finally:
+        session.abandon()
+        if not committed:
+            link.counters.objects_abandoned += 1
+    return _conclude(link, request, answer)
+
+
+_NOT_HERE = StoreAnswer(Status.SOP_CLASS_NOT_SUPPORTED, "nothing is stored on this presentation context")
+_NOT_ALLOWED = StoreAnswer(Status.NOT_AUTHORIZED, "this AE title may not store here")
+
+
+def _conclude(link: Link, request: CStoreRequest, answer: StoreAnswer) -> CStoreResponse:
+    """Count what became of an object; the response that tells it."""
+    counters = link.counters
+    if answer.status is Status.SUCCESS:
+        counters.objects_received += 1
+    elif answer.status & 0xF000 == 0xB000:
+        counters.objects_received += 1
+        counters.objects_warned += 1
+    else:
+        counters.objects_failed += 1
+    return CStoreResponse(
+        request.message_id,
+        answer.status,
+        request.affected_sop_class_uid,
+        request.affected_sop_instance_uid,
+        error_comment=answer.comment,
+    )
 
 
 # request → the class of its response, for what nobody here provides
@@ -244,31 +279,36 @@ _RESPONSES: Mapping[type[Command], type[Command]] = {
     NCreateRequest: NCreateResponse,
     NDeleteRequest: NDeleteResponse,
 }
+_FIELDS = {cls: frozenset(field.name for field in dataclasses.fields(cls)) for cls in _RESPONSES.values()}
 
 
-async def refuse(link: Link, context: AcceptedContext, request: Command) -> None:
-    """Answer a command that has no provider: unrecognized operation (PS3.7 C.5.23).
+def response_to(request: Command, status: int, comment: str | None = None) -> Command:
+    """A response without a data set to any request but a C-CANCEL; it says which SOP it is about.
 
-    A C-CANCEL has no response; there is nothing under way that it could stop. A response, which we
-    never asked for, is a breach of the protocol: RemoteProtocolError.
+    RemoteProtocolError for what is no request: a response that we never asked for.
     """
-    if isinstance(request, CCancelRequest):
-        await discard_dataset(link, request)
-        return
     cls = _RESPONSES.get(type(request))
     if cls is None:
         raise RemoteProtocolError(f"{type(request).__name__} without a request of ours")
-    await discard_dataset(link, request)
-    make: Any = cls
-    response: Command = make(request.message_id, Status.UNRECOGNIZED_OPERATION)  # type: ignore[union-attr]
-    names = {field.name for field in dataclasses.fields(cls)}
-    echoed = {
+    names = _FIELDS[cls]
+    words: dict[str, Any] = {
         name: value
         for name in ("affected_sop_class_uid", "affected_sop_instance_uid")
         if name in names
         and (value := getattr(request, name, None) or getattr(request, _requested(name), None))
     }
-    await link.respond(context.context_id, dataclasses.replace(response, **echoed))
+    if comment is not None and "error_comment" in names:
+        words["error_comment"] = comment
+    make: Any = cls
+    response: Command = make(request.message_id, status, **words)  # type: ignore[union-attr]
+    return response
+
+
+async def refuse(link: Link, context: AcceptedContext, request: Command) -> None:
+    """Answer a command that has no provider: unrecognized operation (PS3.7 C.5.23)."""
+    response = response_to(request, Status.UNRECOGNIZED_OPERATION)
+    await discard_dataset(link, request)
+    await link.respond(context.context_id, response)
 
 
 def _requested(name: str) -> str:

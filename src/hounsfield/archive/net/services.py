@@ -24,6 +24,7 @@ from hounsfield.archive.wire import (
     NEventReportResponse,
     UserIdentity,
 )
+from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 __all__ = [
     "ExtendedAnswer",
@@ -115,6 +116,10 @@ class Service:
     providers: Mapping[type[Command], LongProvider]
     """By the class of the request."""
     extended: ExtendedAnswer | None = None
+    transfer_syntaxes: tuple[str, ...] = (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
+    """Those that are taken, the best one first; no others."""
+    used_by_us: frozenset[str] = frozenset()
+    """Those of the abstract syntaxes of which we may be the user, and the caller the SCP (PS3.7 D.3.3.4)."""
 
 
 @dataclass(frozen=True, slots=True)

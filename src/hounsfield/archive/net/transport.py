@@ -20,6 +20,7 @@ from hounsfield.archive.wire import Buffer
 __all__ = ["Deadline", "SocketTransport", "StreamTransport", "Transport"]
 
 _STREAM_READ_BYTES = 64 * 1024  # TLS records are 16 KiB: more than a few at once is not to be had
+_STREAM_WRITE_BYTES = 64 * 1024  # what is joined for one write, and what a slow peer must take in time
 
 
 class Deadline:
@@ -53,6 +54,9 @@ class Transport(Protocol):
 
     def send_nowait(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         """Send what can be sent without waiting; what is left. Raises PeerGoneError."""
+
+    async def send_some(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """Wait until the peer takes some of ``buffers``; what is left. Raises PeerGoneError."""
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Give all of ``buffers`` to the peer. Raises PeerGoneError."""
@@ -114,12 +118,17 @@ class SocketTransport:
             sent -= len(buffer)
         return ()
 
+    async def send_some(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        try:
+            await trio.lowlevel.wait_writable(self._sock)
+        except (OSError, ValueError, trio.ClosedResourceError) as error:
+            raise PeerGoneError("the connection is closed") from error
+        return self.send_nowait(buffers)
+
     async def send(self, buffers: Sequence[Buffer]) -> None:
-        while buffers := self.send_nowait(buffers):
-            try:
-                await trio.lowlevel.wait_writable(self._sock)
-            except (OSError, ValueError, trio.ClosedResourceError) as error:
-                raise PeerGoneError("the connection is closed") from error
+        buffers = self.send_nowait(buffers)
+        while buffers:
+            buffers = await self.send_some(buffers)
 
     async def aclose(self) -> None:
         if self._sock.fileno() >= 0:
@@ -154,13 +163,29 @@ class StreamTransport:
     def send_nowait(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
         return buffers
 
-    async def send(self, buffers: Sequence[Buffer]) -> None:
+    async def send_some(self, buffers: Sequence[Buffer]) -> Sequence[Buffer]:
+        """As for a socket. A response's few small buffers leave in one record, a long one in several."""
+        taken: list[memoryview] = []
+        rest: list[Buffer] = []
+        room = _STREAM_WRITE_BYTES
+        for buffer in buffers:
+            view = memoryview(buffer)
+            if room:
+                taken.append(view[:room])
+            if len(view) > room:
+                rest.append(view[room:])
+            room = max(0, room - len(view))
+        data = taken[0] if len(taken) == 1 else b"".join(taken)
         try:
-            for buffer in buffers:
-                await self._stream.send_all(buffer)
-                self.bytes_out += len(buffer)
+            await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise PeerGoneError("the peer closed the connection") from error
+        self.bytes_out += len(data)
+        return rest
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        while buffers:
+            buffers = await self.send_some(buffers)
 
     async def aclose(self) -> None:
         with trio.CancelScope(shield=True):

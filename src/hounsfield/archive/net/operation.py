@@ -1,0 +1,399 @@
+"""What is under way on one association while it goes on being read: long operations, and commits.
+
+::
+
+    reader ── C-FIND, C-GET, C-MOVE, N-… ──▸ a task each ── responses, requests of ours ──▸ sender
+       ├──── C-CANCEL, responses to those ──▸ the task that they are for
+       └──── C-STORE, with a window agreed ─▸ a task each: commit, response
+
+The reader is the connection's task; it alone starts tasks here. Past the agreed window it waits for room,
+and so does the socket. When it ends, whatever the reason, long operations are cancelled, while objects
+that were received whole still become durable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import structlog
+import trio
+
+from hounsfield.archive.errors import where
+from hounsfield.archive.net.errors import NoAcceptedContextError, PeerGoneError, TimedOutError
+from hounsfield.archive.net.providers import discard_dataset, refuse, response_to
+from hounsfield.archive.net.sending import MessageSender, Pieces
+from hounsfield.archive.wire import (
+    AcceptedContext,
+    Buffer,
+    CCancelRequest,
+    CFindRequest,
+    CGetRequest,
+    CMoveRequest,
+    Command,
+    CStoreRequest,
+    CStoreResponse,
+    LocalProtocolError,
+    NEventReportRequest,
+    NEventReportResponse,
+    Priority,
+    RemoteProtocolError,
+    Status,
+)
+
+if TYPE_CHECKING:
+    from hounsfield.archive.net.connection import Connection
+    from hounsfield.archive.net.limits import NetLimits
+    from hounsfield.archive.net.services import LongProvider, Peer
+
+__all__ = ["Operations"]
+
+log = structlog.get_logger(__name__)
+
+Response = TypeVar("Response", CStoreResponse, NEventReportResponse)
+
+_UNYIELDED_S = 0.001
+_PENDING = (Status.PENDING, Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED)
+
+# What a request is told whose data set is longer than we hold (PS3.4 C.4.1.1.4, C.4.2.1.5, C.4.3.1.4).
+_TOO_LONG: Mapping[type[Command], Status] = {
+    CFindRequest: Status.OUT_OF_RESOURCES,
+    CMoveRequest: Status.OUT_OF_RESOURCES_MATCHES,
+    CGetRequest: Status.OUT_OF_RESOURCES_MATCHES,
+}
+# What it is told when its provider fails in a way that nobody foresaw.
+_FAILED: Mapping[type[Command], Status] = dict.fromkeys(
+    (CFindRequest, CMoveRequest, CGetRequest), Status.CANNOT_UNDERSTAND
+)
+
+
+class Operations:
+    """See the module's text. One for each association; :meth:`around` for as long as it lasts."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        sender: MessageSender,
+        peer: Peer,
+        provided: Mapping[tuple[str, type[Command]], LongProvider],
+        limits: NetLimits,
+    ) -> None:
+        """``provided``: what is performed, by abstract syntax and class of the request."""
+        self.connection = connection
+        self.sender = sender
+        self.peer = peer
+        self.outstanding = 0
+        """Operations of the peer's whose last response is not sent."""
+        self._unanswered = 0  # of those, whose last response is not even being sent
+        self._provided = provided
+        self._limits = limits
+        self._window = peer.asynchronous[0]
+        self._tasks = 0
+        self._long: dict[int, _Running] = {}
+        self._awaited: dict[int, _Awaited] = {}
+        self._ours = trio.Semaphore(peer.asynchronous[1])
+        self._message_id = 0
+        self._changed = trio.lowlevel.ParkingLot()
+        self._performers: trio.Nursery
+        self._commits: trio.Nursery
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the peer asked something to which no last response is on its way."""
+        return self._unanswered > 0
+
+    async def around(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Run ``serve``, which reads the association, until it ends; then end what is under way."""
+        ending: Exception | None = None
+        async with trio.open_nursery() as self._commits, trio.open_nursery() as self._performers:
+            try:
+                await serve()
+            except Exception as error:  # noqa: BLE001 - raised below, when nothing is under way any more
+                ending = error
+            self._performers.cancel_scope.cancel()
+        if ending is not None:
+            raise ending
+
+    async def finished(self) -> None:
+        """Wait until no operation of the peer's is outstanding."""
+        while self.outstanding:
+            await self._changed.park()
+
+    # ------------------------------------------------------------ what the reader hands over
+
+    @staticmethod
+    def begins_something(command: Command) -> bool:
+        """Whether it is a request of the peer's, other than to stop another."""
+        return not hasattr(command, "message_id_responded_to")
+
+    async def take(self, context: AcceptedContext, command: Command) -> None:
+        """Deal with any message but C-ECHO and C-STORE requests, whose data set is still to be read.
+
+        Raises RemoteProtocolError for a response to nothing.
+        """
+        if isinstance(command, CCancelRequest):
+            await discard_dataset(self.connection, command)
+            running = self._long.get(command.message_id_responded_to)
+            if running is not None:
+                running.cancelled = True
+        elif not self.begins_something(command):
+            await self._take_response(command)
+        else:
+            provider = self._provided.get((context.abstract_syntax, type(command)))
+            if provider is None:
+                await refuse(self.connection, context, command)
+            else:
+                await self._begin(provider, context, command)
+
+    async def _take_response(self, response: Any) -> None:
+        awaited = self._awaited.pop(response.message_id_responded_to, None)
+        if awaited is None or type(response) is not awaited.expected:
+            raise RemoteProtocolError(f"{type(response).__name__} without a request of ours")
+        await discard_dataset(self.connection, response)
+        awaited.response = response
+        awaited.came.set()
+
+    async def _begin(self, provider: LongProvider, context: AcceptedContext, request: Any) -> None:
+        identifier = await self._identifier(request)
+        status: Status | None = None
+        comment = None
+        if identifier is None:
+            status = _TOO_LONG.get(type(request), Status.RESOURCE_LIMITATION)
+            comment = "the data set of this request is longer than is taken here"
+        elif request.message_id in self._long:
+            status = Status.DUPLICATE_INVOCATION
+        elif self._tasks - len(self._long) >= self._limits.operations_invoked_max:
+            status = _TOO_LONG.get(type(request), Status.RESOURCE_LIMITATION)
+            comment = "too many operations of this association are still at work"
+        if identifier is None or status is not None:
+            await self.connection.respond(context.context_id, response_to(request, status or 0, comment))
+            return
+        await self._room()
+        running = _Running(self, context, request)
+        self._long[request.message_id] = running
+        self._begun()
+        self._tasks += 1
+        self._performers.start_soon(self._perform, running, provider, identifier)
+
+    async def _identifier(self, request: Command) -> bytes | None:
+        """The whole data set of ``request``; None when it is too long, and was let go."""
+        if not request.has_dataset:
+            return b""
+        gathered = bytearray()
+        whole = True
+        while True:
+            fragment = await self.connection.next_fragment()
+            if whole and len(gathered) + len(fragment.data) > self._limits.identifier_bytes_max:
+                whole = False
+                gathered.clear()
+            if whole:
+                gathered += fragment.data
+            if fragment.last:
+                return bytes(gathered) if whole else None
+
+    # ------------------------------------------------------------ tasks
+
+    async def _perform(self, running: _Running, provider: LongProvider, identifier: bytes) -> None:
+        try:
+            await provider(running, running.context, running.request, identifier)
+            if not running.answered:
+                raise LocalProtocolError("a provider ended without a last response")
+        except PeerGoneError:
+            await self._fail(running)  # another peer than this one, or there is nobody to tell
+        except Exception as error:  # noqa: BLE001 - a defect fails this operation and no other
+            log.error("an operation failed", request=type(running.request).__name__, **where(error))
+            await self._fail(running)
+        finally:
+            self._tasks -= 1
+            running.end()
+
+    @staticmethod
+    async def _fail(running: _Running) -> None:
+        if running.answered:
+            return
+        status = _FAILED.get(type(running.request), Status.PROCESSING_FAILURE)
+        with suppress(PeerGoneError):
+            await running.respond(response_to(running.request, status, "a fault of the archive; see its log"))
+
+    async def overlap(self, context_id: int, work: Callable[[], Awaitable[Command]]) -> None:
+        """Have ``work`` done in a task of its own, and its response sent. Raises before it, or never."""
+        await self._room()
+        self._begun()
+        self._commits.start_soon(self._overlapped, context_id, work)
+
+    async def _overlapped(self, context_id: int, work: Callable[[], Awaitable[Command]]) -> None:
+        unanswered = True
+        try:
+            response = await work()
+            unanswered = False
+            self._unanswered -= 1
+            await self.sender.command(context_id, response)
+        except PeerGoneError:
+            pass
+        finally:
+            self._unanswered -= unanswered
+            self._ended()
+
+    async def _room(self) -> None:
+        while self.outstanding >= self._window:
+            await self._changed.park()
+
+    def _begun(self) -> None:
+        self.outstanding += 1
+        self._unanswered += 1
+
+    def answering(self) -> None:
+        """The last response of a long operation is about to be sent."""
+        self._unanswered -= 1
+
+    def _ended(self) -> None:
+        self.outstanding -= 1
+        self._changed.unpark_all()
+        if not self.outstanding:
+            self.connection.settled()
+
+    def answered(self, running: _Running) -> None:
+        """A long operation of the peer's is over; its task may still have something to do."""
+        if self._long.pop(running.request.message_id, None) is not None:
+            self._ended()
+
+    # ------------------------------------------------------------ requests of ours
+
+    async def ask(self, expected: type[Response], send: Callable[[int], Awaitable[None]]) -> Response:
+        """Send a request, given its message id, and wait for its response, within the peer's window.
+
+        Raises PeerGoneError and TimedOutError, and what ``send`` raises.
+        """
+        async with self._ours:
+            message_id = self._next_message_id()
+            awaited = self._awaited[message_id] = _Awaited(expected)
+            try:
+                await send(message_id)
+            except BaseException:
+                self._awaited.pop(message_id, None)
+                raise
+            # cancelled from here on, the place stays taken: the response may still come
+            with trio.move_on_after(self._limits.dimse_s):
+                await awaited.came.wait()
+            if awaited.response is None:
+                self.connection.end("the peer does not answer a request of ours", too_slow=True)
+                await trio.lowlevel.checkpoint_if_cancelled()
+                raise TimedOutError("the peer does not answer a request on its own association")
+            response: Response = awaited.response
+            return response
+
+    def _next_message_id(self) -> int:
+        while True:
+            self._message_id = self._message_id % 0xFFFF + 1
+            if self._message_id not in self._awaited:
+                return self._message_id
+
+
+class _Awaited:
+    """A response that is to come."""
+
+    __slots__ = ("came", "expected", "response")
+
+    def __init__(self, expected: type[Command]) -> None:
+        self.expected = expected
+        self.came = trio.Event()
+        self.response: Any = None
+
+
+class _Running:
+    """One long operation: what :class:`~hounsfield.archive.net.services.Operation` promises."""
+
+    def __init__(self, operations: Operations, context: AcceptedContext, request: Any) -> None:
+        self.context = context
+        self.request = request
+        self.peer = operations.peer
+        self.counters = operations.connection.counters
+        self.cancelled = False
+        self.answered = False
+        self._operations = operations
+        self._breathed = 0.0
+
+    @property
+    def contexts(self) -> Mapping[int, AcceptedContext]:
+        return self._operations.connection.contexts
+
+    async def respond(self, response: Command, identifier: Buffer | None = None) -> None:
+        if self.answered:
+            raise LocalProtocolError("a request has one last response")
+        operations, context_id = self._operations, self.context.context_id
+        if getattr(response, "status", None) in _PENDING:
+            await self._send(context_id, response, identifier)
+            await self._breathe()
+            return
+        self.answered = True
+        operations.answering()
+        try:
+            await self._send(context_id, response, identifier)
+        finally:
+            operations.answered(self)
+
+    async def _breathe(self) -> None:
+        """Answers that the kernel takes at once never block: let the reader see a C-CANCEL now and then."""
+        now = time.monotonic()
+        if now - self._breathed > _UNYIELDED_S:
+            self._breathed = now
+            await trio.lowlevel.checkpoint()
+
+    async def _send(self, context_id: int, response: Command, identifier: Buffer | None) -> None:
+        if identifier is None:
+            await self._operations.sender.command(context_id, response)
+        else:
+            await self._operations.sender.message(context_id, response, identifier)
+
+    async def store(
+        self,
+        context: AcceptedContext,
+        sop_instance_uid: str,
+        pieces: Pieces,
+        *,
+        sop_class_uid: str = "",
+        move_originator: tuple[str, int] | None = None,
+    ) -> CStoreResponse:
+        if context.abstract_syntax not in self.peer.scp_of:
+            raise NoAcceptedContextError(
+                f"the peer did not take the SCP role for SOP class {context.abstract_syntax}"
+            )
+        title, number = move_originator or (None, None)
+        sender = self._operations.sender
+
+        async def send(message_id: int) -> None:
+            request = CStoreRequest(
+                message_id,
+                sop_class_uid or context.abstract_syntax,
+                sop_instance_uid,
+                getattr(self.request, "priority", Priority.MEDIUM),
+                title,
+                number,
+            )
+            await sender.stream(context.context_id, request, pieces)
+
+        return await self._operations.ask(CStoreResponse, send)
+
+    async def report(
+        self, context: AcceptedContext, request: NEventReportRequest, dataset: Buffer
+    ) -> NEventReportResponse:
+        sender = self._operations.sender
+
+        async def send(message_id: int) -> None:
+            numbered = replace(request, message_id=message_id, has_dataset=bool(dataset))
+            if dataset:
+                await sender.message(context.context_id, numbered, dataset)
+            else:
+                await sender.command(context.context_id, numbered)
+
+        return await self._operations.ask(NEventReportResponse, send)
+
+    def end(self) -> None:
+        """Its task is over: nothing of it is outstanding, answered or not."""
+        if not self.answered:
+            self.answered = True
+            self._operations.answering()
+        self._operations.answered(self)
