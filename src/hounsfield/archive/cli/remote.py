@@ -1,7 +1,8 @@
-"""What ``echo`` and ``send`` share: who the other side is, and how to reach it."""
+"""What the commands that call somebody share: who the other side is, how to reach it, and as whom."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
     from hounsfield.archive.config import Config, RemoteAE
     from hounsfield.archive.net.scu import RemoteEntity
+    from hounsfield.archive.wire import UserIdentity
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def remote_options(function: Command) -> Command:
-    """``--calling --called --tls --tls-ca --tls-certificate --tls-key --timeout``."""
+    """``--calling --called --tls --tls-ca --tls-certificate --tls-key --user --passcode --jwt --timeout``."""
     file = click.Path(path_type=Path, exists=True, dir_okay=False)
     for option in (
         click.option(
@@ -31,6 +33,11 @@ def remote_options(function: Command) -> Command:
             show_default=True,
             help="Seconds to wait for an answer.",
         ),
+        click.option("--jwt", metavar="SOURCE", help="Our user's JSON Web Token: file:PATH or env:NAME."),
+        click.option(
+            "--passcode", metavar="SOURCE", help="Our user's passcode: file:PATH, env:NAME, or ask."
+        ),
+        click.option("--user", metavar="NAME", help="Tell the other side who our user is."),
         click.option("--tls-key", type=file, help="The key of that certificate (PEM)."),
         click.option("--tls-certificate", type=file, help="The certificate to show (PEM)."),
         click.option("--tls-ca", type=file, help="Trust certificates of this authority (PEM)."),
@@ -52,35 +59,99 @@ def resolve(
     tls_ca: Path | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
+    user: str | None,
+    passcode: str | None,
+    jwt: str | None,
 ) -> RemoteEntity:
     """Who ``target`` is. Raises Failed for a title nobody knows, BadParameter for an address that is none."""
+    from hounsfield.archive.config import RemoteAE
     from hounsfield.archive.net.scu import RemoteEntity
 
     title, at, address = target.rpartition("@")
     if at or ":" in target:
         host, port = split_address(address, "target")
-        title = title or config.archive.ae_title
+        ae = RemoteAE(title=title or config.archive.ae_title, host=host, port=port)
     else:
         ae = _known(target, config)
         if not ae.host:
             raise Failed(
                 f"{target} only calls us: no address of it is known; write {target}@HOST:PORT", EXIT_USAGE
             )
-        host, port, title, tls = ae.host, ae.port, ae.title, tls or ae.tls
     if bool(tls_certificate) != bool(tls_key):
         raise Failed("--tls-certificate and --tls-key go together: give both", EXIT_USAGE)
     context: ssl.SSLContext | None = None
-    if tls or tls_ca or tls_certificate:
-        from hounsfield.archive.net.tls import client_context
-
-        context = client_context(ca=tls_ca, certificate=tls_certificate, key=tls_key)
+    if tls or tls_ca or tls_certificate or ae.tls:
+        context = _tls(ae, config, tls_ca, tls_certificate, tls_key)
     return RemoteEntity(
-        host,
-        port,
-        called_ae=_title(called or title, "called"),
-        calling_ae=_title(calling or config.archive.ae_title, "calling"),
+        ae.host,
+        ae.port,
+        called_ae=_title(called or ae.called_title or ae.title, "called"),
+        calling_ae=_title(calling or ae.calling_title or config.archive.ae_title, "calling"),
         tls=context,
+        identity=_identity(user, passcode, jwt),
     )
+
+
+def _tls(
+    ae: RemoteAE, config: Config, ca: Path | None, certificate: Path | None, key: Path | None
+) -> ssl.SSLContext:
+    """What the options say, else the AE's own entry, else the configuration for all."""
+    from hounsfield.archive.net.tls import client_context
+
+    if certificate is None:
+        own = (ae.tls_certificate, ae.tls_key) if ae.tls_certificate else (
+            config.dicom.tls_client_certificate, config.dicom.tls_client_key
+        )  # fmt: skip
+        certificate, key = (Path(name) if name else None for name in own)
+    trusted = ae.tls_ca or config.dicom.tls_client_ca
+    return client_context(
+        ca=ca or (Path(trusted) if trusted else None),
+        certificate=certificate,
+        key=key,
+        bindings=() if ca else ae.certificates,
+    )
+
+
+def _identity(user: str | None, passcode: str | None, jwt: str | None) -> UserIdentity | None:
+    """Who our user is (PS3.7 D.3.3.7); the peer is asked to say that it heard."""
+    from hounsfield.archive.wire import IdentityType, UserIdentity
+
+    if jwt is not None:
+        if user is not None or passcode is not None:
+            raise Failed("--jwt says by itself who the user is: leave out --user and --passcode", EXIT_USAGE)
+        token = _secret(jwt, "--jwt").encode()
+        return UserIdentity(IdentityType.JWT, token, response_requested=True)
+    if user is None:
+        if passcode is not None:
+            raise Failed("--passcode goes with --user", EXIT_USAGE)
+        return None
+    if passcode is None:
+        return UserIdentity(IdentityType.USERNAME, user.encode(), response_requested=True)
+    word = (
+        click.prompt("Passcode", hide_input=True, err=True)
+        if passcode == "ask"
+        else _secret(passcode, "--passcode", " or ask")
+    )
+    return UserIdentity(
+        IdentityType.USERNAME_PASSCODE, user.encode(), str(word).encode(), response_requested=True
+    )
+
+
+def _secret(source: str, option: str, more: str = "") -> str:
+    """What ``file:PATH`` or ``env:NAME`` holds: an argument is seen by everybody on the machine."""
+    kind, _, name = source.partition(":")
+    if kind == "file" and name:
+        try:
+            text = Path(name).expanduser().read_text("utf-8")
+        except (OSError, UnicodeError) as error:
+            raise Failed(f"{option}: {name} cannot be read") from error
+    elif kind == "env" and name:
+        text = os.environ.get(name, "")
+        if not text:
+            raise Failed(f"{option}: the environment has no {name}")
+    else:
+        raise Failed(f"{option} says where it is, not what it is: file:PATH or env:NAME{more}", EXIT_USAGE)
+    return text.strip()
 
 
 def _title(title: str, which: str) -> str:

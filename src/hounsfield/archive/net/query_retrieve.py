@@ -6,7 +6,7 @@ character set is asked for, what comes in is read in whatever it declares.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
@@ -14,10 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
-from hounsfield.archive.dicom.from_json import from_json
+from hounsfield.archive.dicom.dictionary import LONG_VRS
+from hounsfield.archive.dicom.from_json import ModelError, from_json
 from hounsfield.archive.dicom.json import to_json
-from hounsfield.archive.dicom.json_model import Model
+from hounsfield.archive.dicom.json_model import NAME_GROUPS, Model
 from hounsfield.archive.dicom.recoding import recoded
+from hounsfield.archive.dicom.rewrite import element
+from hounsfield.archive.dicom.text_encoding import TextEncoder, text_encoder
 from hounsfield.archive.net.errors import NetError
 from hounsfield.archive.net.requests import is_pending
 from hounsfield.archive.net.scu import RequestorAssociation
@@ -53,6 +56,8 @@ __all__ = [
 ]
 
 _FAILED_SOP_INSTANCE_UID_LIST: Final = "00080058"
+_CHARACTER_SET: Final = "00080005"
+_ITEM: Final = b"\xfe\xff\x00\xe0"
 
 
 class QueryModel(Enum):
@@ -155,13 +160,57 @@ def proposal(context_id: int, sop_class_uid: str) -> PresentationContext:
     return PresentationContext(context_id, sop_class_uid, syntaxes)
 
 
-def identifier_bytes(model: Mapping[str, Any], context: AcceptedContext) -> bytes:
-    """An identifier in the transfer syntax of ``context``. Raises ModelError for values it cannot hold."""
-    head = from_json(model).head
+def identifier_bytes(model: Model, context: AcceptedContext, character_set: str = "") -> bytes:
+    """An identifier in the transfer syntax of ``context``, text in ``character_set`` (PS3.3 C.12.1.1.2).
+
+    Several defined terms are joined by backslashes; "" is UTF-8 when something is not ASCII. Raises
+    ModelError for values that cannot be written so.
+    """
     syntax = lookup(context.transfer_syntax)
+    if character_set:
+        encoder = text_encoder(character_set.encode("ascii", "replace"))
+        if not encoder.charset.known:
+            raise ModelError("that is no character set of PS3.3 C.12.1.1.2, such as ISO_IR 100 or ISO_IR 192")
+        declared = {_CHARACTER_SET: {"vr": "CS", "Value": character_set.split("\\")}}
+        return _in_character_set({**model, **declared}, encoder, syntax.implicit_vr)
+    head = from_json(model).head
     if syntax.implicit_vr:
         return recoded(head, b"", EXPLICIT_VR_LITTLE_ENDIAN, syntax).before
     return head
+
+
+def _in_character_set(model: Model, encoder: TextEncoder, implicit: bool) -> bytes:
+    """The elements of ``model``, text by ``encoder``; the rest is ASCII, and as :func:`from_json` has it."""
+    out: list[bytes] = []
+    for key in sorted(model):
+        entry, tag = model[key], int(key, 16)
+        vr, values = entry["vr"], entry.get("Value") or ()
+        if vr == "SQ":
+            items = (_in_character_set(item, encoder, implicit) for item in values)
+            raw = b"".join(_ITEM + len(item).to_bytes(4, "little") + item for item in items)
+        else:
+            texts = ("=".join(v.get(group, "") for group in NAME_GROUPS).rstrip("=") if vr == "PN" else str(v)
+                     for v in values)  # fmt: skip
+            text = "\\".join(texts)
+            if text.isascii():
+                raw = b"" if not values else _value(key, entry)
+            else:
+                encoded = encoder.encode(text, vr)
+                if encoded is None:
+                    raise ModelError(f"attribute {key} has a character that {_named(encoder)} does not have")
+                raw = encoded
+        out.append(element(tag, vr, raw, implicit=implicit, little=True))
+    return b"".join(out)
+
+
+def _value(key: str, entry: Model) -> bytes:
+    """The raw value of one attribute that is all ASCII."""
+    head = from_json({key: entry}).head
+    return head[12 if entry["vr"].encode() in LONG_VRS else 8 :]
+
+
+def _named(encoder: TextEncoder) -> str:
+    return encoder.declared.decode("ascii", "replace")
 
 
 def model_of(identifier: bytes, context: AcceptedContext) -> Model:

@@ -1,0 +1,147 @@
+"""``hounsfield get``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hounsfield.archive.cli.conversation import converse, limits_for
+from hounsfield.archive.cli.identifiers import level_options, query_model, retrieval_identifiers
+from hounsfield.archive.cli.options import config_options, effective_config, json_option
+from hounsfield.archive.cli.output import EXIT_USAGE, Failed, print_json, remark, size
+from hounsfield.archive.cli.remote import remote_options, resolve
+from hounsfield.archive.cli.retrieval import Retrieval, counting
+
+if TYPE_CHECKING:
+    from hounsfield.archive.net.received_files import ReceivedFile
+
+
+@click.command(
+    "get",
+    epilog="""\b
+Examples:
+  hounsfield get PACS --to ./out 1.2.840.113619.2.1
+  hounsfield get PACS --to ./out 1.2.840.113619.2.1/1.2.840.113619.2.1.3
+  hounsfield get PACS@192.0.2.10:104 --to ./out PatientID=4711 --level patient --json
+  hounsfield get PACS --to ./out 1.2.840.113619.2.1 \\
+    --sop-class 1.2.840.10008.5.1.4.1.1.6.1 --syntax 1.2.840.10008.1.2.4.50
+
+Files are OUT/STUDY/SERIES/INSTANCE.dcm. What is wanted is named by UIDs, or by keys as for `hounsfield find`.
+An association has room for 127 classes and syntaxes: 80 usual classes are proposed. For others,
+and for archives that convert nothing and have many syntaxes, name them.""",
+)
+@click.argument("target")
+@click.argument("what", nargs=-1, required=True, metavar="UID|KEY=VALUE...")
+@click.option(
+    "--to",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The directory to write in.",
+)
+@click.option("--sop-class", "classes", metavar="UID", multiple=True, help="Propose this class. Repeatable.")
+@click.option(
+    "--syntax", "syntaxes", metavar="UID", multiple=True, help="Propose this transfer syntax. Repeatable."
+)
+@level_options
+@remote_options
+@config_options
+@json_option
+def command(
+    *,
+    target: str,
+    what: tuple[str, ...],
+    directory: Path,
+    classes: tuple[str, ...],
+    syntaxes: tuple[str, ...],
+    level: str | None,
+    model: str | None,
+    relational: bool,
+    character_set: str,
+    timeout: float,
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    data: str | None,
+    as_json: bool,
+    **remote_words: Any,
+) -> int:
+    """Fetch studies, series or images from an application entity into files (C-GET).
+
+    TARGET is [AE@]HOST:PORT, or the title of an AE in config.toml or from `hounsfield ae add`. They come on
+    the association that asks for them: TARGET need not know us. Ctrl-C cancels; files that are whole stay.
+
+    Exit codes: 0 all are here, 4 some are not, 1 none is, 3 nobody answers.
+    """
+    from hounsfield.archive.net.get_contexts import get_contexts
+    from hounsfield.archive.net.query_retrieve import Extensions
+    from hounsfield.archive.net.received_files import FileStorage
+    from hounsfield.archive.net.scu import Offer
+
+    asked = retrieval_identifiers(what, level)
+    uid = query_model(model, [at for at, _ in asked]).get_uid
+    contexts, roles, left_out = get_contexts(uid, classes, syntaxes)
+    if left_out:
+        raise Failed(
+            f"no room for {len(left_out)} of these classes in one association: name fewer", EXIT_USAGE
+        )
+    remote = resolve(target, effective_config(config_file, overrides, data), **remote_words)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failed(f"cannot make {directory}: {error.strerror}") from error
+    files: list[ReceivedFile] = []
+    progress = counting(as_json)
+
+    def arrived(file: ReceivedFile) -> None:
+        files.append(file)
+        if progress is not None and progress.task_ids:
+            progress.update(progress.task_ids[-1], rest=f"{len(files)} files here")
+
+    extended = Extensions(relational=relational).negotiation(uid, find=False)
+    retrieval = Retrieval(
+        remote,
+        uid,
+        contexts,
+        [identifier for _, identifier in asked],
+        character_set,
+        limits_for(timeout),
+        Offer(roles=roles, extended=extended),
+        storage=FileStorage(directory, remote.called_ae, arrived),
+        on_agreed=lambda agreed: (
+            remark(f"note: {remote} does not agree to relational retrieval")
+            if relational and not agreed
+            else None
+        ),
+    )
+    with progress or nullcontext():
+        tally = converse(lambda: retrieval.perform(progress))
+    written = [file for file in files if file.path is not None]
+    lost = [file for file in files if file.path is None]
+    total = sum(file.size for file in written)
+    if as_json:
+        print_json(
+            {
+                "target": str(remote),
+                "directory": str(directory),
+                "files": [str(file.path) for file in written],
+                "bytes": total,
+                "unwritten": [{"instance": file.sop_instance_uid, "reason": file.error} for file in lost],
+                **tally.body(),
+            }
+        )
+    else:
+        tally.show()
+        for reason in dict.fromkeys(file.error for file in lost):
+            remark(f"{sum(file.error == reason for file in lost)} not written: {reason}")
+        failed = f", {tally.failed} failed" if tally.failed else ""
+        rate = total / tally.seconds if tally.seconds else 0.0
+        remark(
+            f"{remote}: {len(written)} files in {directory}{failed}{tally.cancelled_words}; {size(total)} in "
+            f"{tally.seconds:.1f} s ({size(rate)}/s)"
+        )
+    if not files and not tally.complaints and not tally.interrupted:
+        raise Failed(f"{remote} has nothing of that")
+    return tally.exit_code(len(written))
