@@ -9,8 +9,8 @@ open, or where devices do otherwise than it says:
 * Without relational queries the unique keys above the level must be there (A900, PS3.4 C.4.1.2.1). Lists of
   UIDs, and wildcards in a patient's ID, are taken there too: what they find is well defined.
 * Keys of levels above are matched, hierarchical or not. Of those below, a PATIENT query may have the
-  study's: it finds the patients who have such a study; and a STUDY query Modality, as many devices send it: it
-  stands for Modalities in Study. Neither is returned.
+  study's: it finds the patients who have such a study; and a STUDY query Modality, as many devices send it:
+  it stands for Modalities in Study. Neither is returned.
 * What no index row holds is read from stored headers: for IMAGE anything, for the other levels what all
   instances of such have alike (``levels.HEADER_STUDY``, ``HEADER_SERIES``).
 * All else is not supported (PS3.4 C.2.2.1.3): neither matched nor returned, and answers are FF01.
@@ -227,6 +227,7 @@ class _Builder:
         self._paths |= paths
         if key.is_universal:
             return
+        _check(key)
         if tag == REQUEST_ATTRIBUTES_SEQUENCE:
             self._request_attributes(key)
         else:
@@ -235,10 +236,7 @@ class _Builder:
     def _match(self, tag: int, key: Key) -> None:
         if key.is_universal:
             return
-        try:
-            check_key(tag, self._matched[tag], key.text)
-        except QueryError as error:
-            raise IdentifierError(str(error), key.tag) from None
+        _check_text(tag, self._matched[tag], key)
         self._matches[tag] = key.text
 
     def _request_attributes(self, key: Key) -> None:
@@ -273,6 +271,21 @@ class _Builder:
             frozenset(self._unsupported),
             character_set,
         )
+
+
+def _check(key: Key) -> None:
+    """IdentifierError when a key, or one in its items, is not in the form that its VR wants."""
+    if key.text:
+        _check_text(key.tag, key.vr, key)
+    for below in (each for item in key.items for each in item):
+        _check(below)
+
+
+def _check_text(tag: int, vr: str, key: Key) -> None:
+    try:
+        check_key(tag, vr, key.text)
+    except QueryError as error:
+        raise IdentifierError(str(error), key.tag) from None
 
 
 def _origins(level: Level) -> Mapping[int, Origin]:

@@ -327,10 +327,10 @@ def _text(key: str, vr: str, value: Any) -> str:
         if not value.is_integer():
             raise ModelError(f"a value of attribute {key} is not an integer")
         return str(int(value))
-    return _decimal(value)
+    return decimal_text(value)
 
 
-def _decimal(value: float) -> str:
+def decimal_text(value: float) -> str:
     """The number in 16 characters at most, as near as they come to it."""
     text = repr(value)
     digits = _DS_CHARS_MAX

@@ -16,6 +16,7 @@ import heapq
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hounsfield.archive.dicom.levels import COMPUTED_STUDY, MODALITIES_IN_STUDY, Level
 from hounsfield.archive.dicom.query import Query, matches
@@ -64,6 +65,13 @@ class FoundRow:
         return {tag: text for tag, text in self.study.items() if tag >> 16 == PATIENT_LEVEL}
 
 
+class Turn(NamedTuple):
+    """What one snapshot gave; ``last``: there is nothing more to look at."""
+
+    found: list[FoundRow]
+    last: bool
+
+
 class Planner:
     """Answers queries from the catalog. Blocking."""
 
@@ -77,10 +85,10 @@ class Planner:
         portion = ANSWERS_PER_SNAPSHOT
         if query.limit is not None:
             portion = min(portion, query.offset + query.limit + 1)
-        for found in self.turns(query, portion):
-            yield from found
+        for turn in self.turns(query, portion):
+            yield from turn.found
 
-    def turns(self, query: Query, portion: int) -> Iterator[list[FoundRow]]:
+    def turns(self, query: Query, portion: int) -> Iterator[Turn]:
         """Every answer likewise, some at a time as they are found; a turn without any is a moment's pause.
 
         No turn holds a snapshot longer than ``SNAPSHOT_S``, and one study's rows. The first ends at
@@ -113,7 +121,7 @@ class Planner:
                         break
                 else:
                     search.next_part()
-            yield found
+            yield Turn(found, search.exhausted)
             portion = min(portion * 2, max(portion, ANSWERS_PER_SNAPSHOT))
 
     def _below(

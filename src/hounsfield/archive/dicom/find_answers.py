@@ -1,0 +1,200 @@
+"""Answers of a C-FIND as encoded identifiers (PS3.4 C.4.1.1.3.2): what was asked for, and nothing else.
+
+Each has the Query/Retrieve Level, where it can be retrieved from and that it is online, and the keys that are
+supported: an attribute that is known and has no value is there without one. Its text is in the requestor's
+character set when all of it has a place there, else in ISO_IR 192 (UTF-8), and (0008,0005) says which; with
+nothing declared and nothing but ASCII in it there is none.
+
+The hot path of a query: what is the same in every answer, or was in one before, is encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from struct import Struct
+from struct import error as StructError  # noqa: N812 - it is an exception
+from typing import Any, Final, NamedTuple
+
+from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
+from hounsfield.archive.dicom.byte_order import WORD_BYTES, swapped
+from hounsfield.archive.dicom.find_identifier import Key
+from hounsfield.archive.dicom.find_request import VRS, FindRequest, Origin
+from hounsfield.archive.dicom.header_matching import element_text, inline_bytes
+from hounsfield.archive.dicom.rewrite import element
+from hounsfield.archive.dicom.text import CHARACTER_SET_VRS
+from hounsfield.archive.dicom.text_encoding import UTF_8, TextEncoder, text_encoder
+from hounsfield.codecs.registry import TransferSyntax
+
+Attributes = Mapping[int, str]
+Model = Mapping[str, Any]
+
+#: Values of one column that are remembered; of sexes, dates and modalities there are fewer.
+COLUMN_VALUES_MAX: Final = 1024
+_NUMBERS: Final = {
+    "US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "UV": "Q", "SV": "q",
+}  # fmt: skip
+_BINARY: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+_ITEM: Final = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}
+_LENGTH: Final = {True: Struct("<L"), False: Struct(">L")}
+_NOTHING: Final[dict[int, str]] = {}
+
+
+class _NoPlaceError(Exception):
+    """Text that the requestor's character set does not hold."""
+
+    retry = False
+
+
+class _Column(NamedTuple):
+    """One attribute of every answer."""
+
+    level: int
+    tag: int
+    vr: str
+    known: dict[str, bytes]
+
+
+class AnswerEncoder:
+    """Encodes the answers of one request. Not for several threads at once."""
+
+    def __init__(self, request: FindRequest, syntax: TransferSyntax) -> None:
+        asked = text_encoder(request.character_set)
+        if not asked.charset.known:
+            asked = text_encoder(UTF_8)
+        self._asked = _Form(request, syntax, asked, strict=True)
+        self._request, self._syntax = request, syntax
+        self._utf8: _Form | None = None
+
+    def encode(
+        self,
+        study: Attributes,
+        series: Attributes | None,
+        instance: Attributes | None,
+        extra: Attributes,
+        header: Model | None = None,
+    ) -> bytes:
+        """One answer: the attributes of its levels, those that are nowhere else, and what its header says.
+
+        The keys of ``header`` are the request's.
+        """
+        levels = (study, series or _NOTHING, instance or _NOTHING, extra)
+        try:
+            return self._asked.encode(levels, header)
+        except _NoPlaceError:
+            if self._utf8 is None:
+                self._utf8 = _Form(self._request, self._syntax, text_encoder(UTF_8), strict=False)
+            return self._utf8.encode(levels, header)
+
+
+class _Form:
+    """Answers in one character set."""
+
+    def __init__(
+        self, request: FindRequest, syntax: TransferSyntax, encoder: TextEncoder, *, strict: bool
+    ) -> None:
+        self._implicit, self._little = syntax.implicit_vr, syntax.little_endian
+        self._encoder = encoder
+        self._strict = strict and encoder.declared != UTF_8
+        self._columns: list[_Column] = []
+        self._headers: list[tuple[int, Key]] = []  # where in an answer, and what
+        if encoder.declared:
+            declared = self._element(SPECIFIC_CHARACTER_SET, "CS", encoder.declared)
+            self._add(0, SPECIFIC_CHARACTER_SET, "CS", {"": declared})
+        creators = dict(_creators(key for key, _ in request.returned))
+        for key, origin in request.returned:
+            for tag in sorted(tag for tag in creators if tag < key.tag):
+                creator = self._element(tag, "LO", creators.pop(tag).encode("latin-1"))
+                self._add(Origin.EXTRA.value, tag, "LO", {"": creator})
+            if origin is Origin.HEADER:
+                self._headers.append((len(self._columns) + len(self._headers), key))
+            else:
+                self._add(origin.value, key.tag, VRS.get(key.tag, key.vr), {})
+
+    def _add(self, level: int, tag: int, vr: str, known: dict[str, bytes]) -> None:
+        self._columns.append(_Column(level, tag, vr, known))
+
+    def encode(self, levels: tuple[Attributes, ...], header: Model | None) -> bytes:
+        out: list[bytes] = []
+        for level, tag, vr, known in self._columns:
+            text = levels[level].get(tag, "")
+            raw = known.get(text)
+            if raw is None:
+                raw = self._text_element(tag, vr, text)
+                if vr != "UI":  # which seldom come twice
+                    if len(known) >= COLUMN_VALUES_MAX:
+                        known.clear()
+                    known[text] = raw
+            out.append(raw)
+        for at, key in self._headers:
+            entry = (header or {}).get(f"{key.tag:08X}")
+            out.insert(at, self._from_model(key.tag, key.vr, entry or {}))
+        return b"".join(out)
+
+    # ------------------------------------------------------------ one element
+
+    def _element(self, tag: int, vr: str, raw: bytes) -> bytes:
+        return element(tag, vr, raw, implicit=self._implicit, little=self._little)
+
+    def _text_element(self, tag: int, vr: str, text: str) -> bytes:
+        code = _NUMBERS.get(vr)
+        if code is not None:
+            return self._element(tag, vr, self._numbers(code, text.split("\\") if text else ()))
+        return self._element(tag, vr, self._text(text, vr))
+
+    def _text(self, text: str, vr: str) -> bytes:
+        raw = self._encoder.encode(text, vr)
+        if raw is not None:
+            return raw
+        if vr not in CHARACTER_SET_VRS:  # no character set helps: what is stored was wrong
+            return text.replace("\x1b", "").encode("ascii", "replace")
+        if self._strict:
+            raise _NoPlaceError
+        return text.replace("\x1b", "").encode("utf-8", "replace")
+
+    def _numbers(self, code: str, values: Iterable[Any]) -> bytes:
+        number = Struct(("<" if self._little else ">") + code)
+        out = bytearray()
+        for value in values:
+            try:
+                out += number.pack(float(value) if code in "fd" else int(value))
+            except (ValueError, TypeError, OverflowError, StructError):
+                return b""  # a number that its own VR does not hold is not known
+        return bytes(out)
+
+    # ------------------------------------------------------------ from a header
+
+    def _from_model(self, tag: int, asked: str, entry: Model) -> bytes:
+        """An element as a header has it; of its own VR, or the request's when it is not there.
+
+        Bulk data is left out: an answer is no place for it.
+        """
+        vr = entry.get("vr") or asked
+        values = entry.get("Value") or []
+        if vr == "SQ":
+            return self._element(tag, vr, b"".join(self._item(item or {}) for item in values))
+        if vr in _BINARY:
+            raw = inline_bytes(entry)
+            return self._element(tag, vr, raw if self._little else bytes(swapped(raw, WORD_BYTES.get(vr, 1))))
+        code = _NUMBERS.get(vr)
+        if code is not None:
+            return self._element(tag, vr, self._numbers(code, values))
+        if vr == "AT":
+            return self._element(tag, vr, b"".join(self._tag(value) for value in values))
+        return self._element(tag, vr, self._text(element_text(entry, vr), vr))
+
+    def _item(self, item: Model) -> bytes:
+        keys = sorted(key for key in item if key != f"{SPECIFIC_CHARACTER_SET:08X}")
+        content = b"".join(self._from_model(int(key, 16), "UN", item[key]) for key in keys)
+        return _ITEM[self._little] + _LENGTH[self._little].pack(len(content)) + content
+
+    def _tag(self, value: Any) -> bytes:
+        order = "little" if self._little else "big"
+        text = str(value)
+        return b"".join(int(half, 16).to_bytes(2, order) for half in (text[:4], text[4:8]))  # type: ignore[arg-type]
+
+
+def _creators(keys: Iterable[Key]) -> Iterable[tuple[int, str]]:
+    """The elements that reserve the blocks of private keys, by tag (PS3.5 7.8.1)."""
+    for key in keys:
+        if key.is_private and key.creator:
+            yield key.tag & 0xFFFF0000 | key.tag >> 8 & 0xFF, key.creator

@@ -1,0 +1,131 @@
+"""C-FIND as SCP: Patient Root, Study Root and Patient/Study Only (PS3.4 C.4.1, PS3.7 9.1.2).
+
+Answers are found and encoded on a thread, some at a time, and sent as they come; between two of them a
+C-CANCEL is heeded. How keys are read and matched is said in ``dicom.find_request`` and ``dicom.matching``.
+
+Statuses (PS3.4 C.4.1.1.4): A900 for an identifier that does not fit its SOP class; C000 for one that cannot
+be read, or a key whose form is wrong, with the attributes at fault in Offending Element (0000,0901). More
+matches than ``answers_max``: those are sent, then A700. The standard has no warning for it; success would say
+that this was all, and FE00, which Orthanc sends then, that the requestor had cancelled. dcm4chee refuses
+such a request as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from hounsfield.archive.dicom.find_identifier import (
+    IdentifierError,
+    MismatchError,
+    read_identifier,
+)
+from hounsfield.archive.dicom.find_request import LEVELS, FindRequest, Negotiated, agree, find_request
+from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.errors import EngineError
+from hounsfield.archive.engine.finding import Answers, End, Finding, FindLimits
+from hounsfield.archive.net.services import Operation, Peer, Service
+from hounsfield.archive.wire import AcceptedContext, CFindRequest, CFindResponse, Status
+from hounsfield.codecs.registry import lookup
+
+__all__ = ["FindProvider", "find_service"]
+
+log = structlog.get_logger(__name__)
+
+_COMMENT_CHARS_MAX: Final = 64  # VR LO
+_OFFENDING_MAX: Final = 16
+_ENDS: Final[Mapping[End, tuple[Status, str | None]]] = {
+    End.COMPLETE: (Status.SUCCESS, None),
+    End.TOO_MANY_ANSWERS: (Status.OUT_OF_RESOURCES, "there are more matches: ask more narrowly"),
+    End.TOO_MANY_HEADERS: (Status.OUT_OF_RESOURCES, "too many candidates for keys that are not indexed"),
+}
+
+
+def find_service(engine: Engine, limits: FindLimits | None = None, *, relational: bool = False) -> Service:
+    """The C-FIND service. ``relational``: relational queries need not be negotiated."""
+    provider = FindProvider(engine, limits or FindLimits(), relational=relational)
+
+    def extended(sop_class_uid: str, asked: bytes) -> bytes | None:
+        return agree(asked) if sop_class_uid in LEVELS else None
+
+    return Service("find", frozenset(LEVELS), {CFindRequest: provider}, extended)
+
+
+class FindProvider:
+    """Answers C-FIND requests."""
+
+    def __init__(self, engine: Engine, limits: FindLimits, *, relational: bool = False) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._relational = relational
+
+    async def __call__(
+        self, operation: Operation, context: AcceptedContext, request: CFindRequest, data: bytes
+    ) -> None:
+        """Answer one request."""
+        sop_class_uid = context.abstract_syntax
+        try:
+            asked, finding, answers = await self._engine.read(self._begin, operation.peer, context, data)
+            status = Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED if asked.unsupported else Status.PENDING
+            pending = CFindResponse(request.message_id, status, sop_class_uid, has_dataset=True)
+            sent = 0
+            while True:
+                for answer in answers.encoded:
+                    if operation.cancelled:
+                        break
+                    await operation.respond(pending, answer)
+                    sent += 1
+                if operation.cancelled:
+                    final = CFindResponse(request.message_id, Status.CANCEL, sop_class_uid)
+                    break
+                if answers.end is not None:
+                    status, comment = _ENDS[answers.end]
+                    final = CFindResponse(request.message_id, status, sop_class_uid, error_comment=comment)
+                    break
+                answers = await self._engine.read(finding.more)
+            log.debug(
+                "query answered", level=asked.query.level.value, answers=sent, status=f"{final.status:04X}"
+            )
+            if finding.headers_unread:
+                log.warning("stored headers could not be read for a query", headers=finding.headers_unread)
+        except IdentifierError as error:
+            final = _failure(request, sop_class_uid, error)
+        except EngineError as error:
+            log.warning("a query failed", error_type=type(error).__name__, error=str(error))
+            final = CFindResponse(
+                request.message_id, Status.CANNOT_UNDERSTAND, sop_class_uid, error_comment="see the log"
+            )
+        await operation.respond(final)
+
+    def _begin(
+        self, peer: Peer, context: AcceptedContext, data: bytes
+    ) -> tuple[FindRequest, Finding, Answers]:
+        """Read the request, and find its first answers. Blocking."""
+        syntax = lookup(context.transfer_syntax)
+        negotiated = Negotiated.of(peer.extended.get(context.abstract_syntax, b""))
+        if self._relational:
+            negotiated = Negotiated(True, negotiated.combined, negotiated.fuzzy)
+        asked = find_request(context.abstract_syntax, read_identifier(data, syntax), negotiated)
+        engine = self._engine
+        finding = Finding(
+            engine.stores,
+            engine.header_blocking,
+            asked,
+            syntax,
+            retrieve_ae=peer.called_ae,
+            limits=self._limits,
+        )
+        return asked, finding, finding.more()
+
+
+def _failure(request: CFindRequest, sop_class_uid: str, error: IdentifierError) -> CFindResponse:
+    mismatch = isinstance(error, MismatchError)
+    return CFindResponse(
+        request.message_id,
+        Status.DATASET_DOES_NOT_MATCH_SOP_CLASS if mismatch else Status.CANNOT_UNDERSTAND,
+        sop_class_uid,
+        offending_elements=error.tags[:_OFFENDING_MAX] or None,
+        error_comment=str(error)[:_COMMENT_CHARS_MAX],
+    )
