@@ -58,7 +58,7 @@ def _found(settings: Settings, say: Say, studies: int, others: Sequence[type[Pee
         people = [identity_of(Identity, load, load.run, 0, index).values() for index in range(studies)]
         questions = {
             "by patient ID": [_study_query(patient_id=one["patient_id"]) for one in people],
-            "by part of the name": [_study_query(name=f"*{name[1:5]}*".encode()) for name in SURNAMES],
+            "by part of the name": [_study_query(name=f"*{name[:5]}*".encode()) for name in SURNAMES],
             "by a week of dates": [
                 _study_query(date=f"{year}{month:02}{day:02}-{year}{month:02}{day + 6:02}".encode())
                 for year in range(2016, 2016 + max(1, studies // 336))
@@ -139,7 +139,8 @@ def _filled(
     load = replace(load, run=secrets.randbelow(10**13) + 1, seconds=3600.0)
     with ExitStack() as stack:
         peers: list[Peer] = []
-        for kind in (Hounsfield, *others):
+        kinds: tuple[type[Peer], ...] = (Hounsfield, *others)
+        for kind in kinds:
             missing = kind.missing()
             if missing:
                 say(f"no {kind.label} to compare with: {missing}")
