@@ -75,6 +75,9 @@ class Dicom(Section, frozen=True):
     artim_seconds: Seconds = 30.0
     idle_seconds: Seconds = 600.0
     dimse_seconds: Seconds = 60.0
+    find_answers_max: Count = 100_000
+    find_headers_max: Count = 20_000
+    find_relational_always: bool = False
 
 
 class Identity(Section, frozen=True):
