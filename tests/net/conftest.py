@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
 from hounsfield.archive.net.policy import ListenerPolicy
 from hounsfield.archive.net.records import CallRecord, ListenerObserver
+from hounsfield.archive.net.services import Service
 from hounsfield.archive.wire import (
     NEED_DATA,
     AssociateAccept,
@@ -144,15 +145,15 @@ def open_archive(tmp_path: Path, master_key: MasterKey) -> Callable[..., Any]:
         policy: ListenerPolicy | None = None,
         limits: NetLimits | None = None,
         engine_options: EngineOptions | None = None,
+        provide: Callable[[Engine], Sequence[Service]] = lambda _: (),
         **options: Any,
     ) -> AsyncIterator[Archive]:
         data = tmp_path / "data"
         data.mkdir()
-        async with (
-            _engine(data, master_key, engine_options or EngineOptions()) as engine,
-            serve(engine, policy or ListenerPolicy(), limits=limits, **options) as archive,
-        ):
-            yield archive
+        async with _engine(data, master_key, engine_options or EngineOptions()) as engine:
+            options = {"services": provide(engine), **options}
+            async with serve(engine, policy or ListenerPolicy(), limits=limits, **options) as archive:
+                yield archive
 
     return opened
 
@@ -218,6 +219,23 @@ class Peer:
             message = self.reader.receive(event)
             if isinstance(message, CommandReceived):
                 return message.command
+
+    async def message(self) -> tuple[int, Any, bytes]:
+        """The next message that the other side says: its context, command and data set."""
+        dataset = bytearray()
+        command: Any = None
+        while True:
+            event = await self.event()
+            assert isinstance(event, DataFragment), event
+            message = self.reader.receive(event)
+            if isinstance(message, CommandReceived):
+                command = message.command
+                if not command.has_dataset:
+                    return message.context_id, command, b""
+            elif message is not None:
+                dataset += message.data
+                if message.last:
+                    return message.context_id, command, bytes(dataset)
 
     async def closed(self) -> None:
         """Wait for the end of the stream."""
