@@ -1,0 +1,260 @@
+"""Storage commitment as SCP: a request is acknowledged when it is recorded, answered when judged (PS3.4 J).
+
+The report goes out on the association that asked, as long as that is open; else, after a while, on one that
+we request, with the SCP role, to the address that is known of the asker's AE title. What cannot be delivered
+is tried again, also after a restart, until it is given up.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+import trio
+
+from hounsfield.archive.dicom.commitment import (
+    ALL_COMMITTED,
+    COMMITMENT_INSTANCE,
+    REQUEST_COMMITMENT,
+    SOME_FAILED,
+    STORAGE_COMMITMENT,
+    CommitmentError,
+    parse_request,
+    report,
+)
+from hounsfield.archive.engine.commitments import Commitments, Owed
+from hounsfield.archive.engine.leadership import Leadership
+from hounsfield.archive.net.destinations import Destinations
+from hounsfield.archive.net.errors import NetError
+from hounsfield.archive.net.scu import Offer, RemoteEntity, ScuLimits, associate
+from hounsfield.archive.net.services import Operation, Service
+from hounsfield.archive.wire import (
+    AcceptedContext,
+    Buffer,
+    Category,
+    NActionRequest,
+    NActionResponse,
+    NEventReportRequest,
+    NEventReportResponse,
+    PresentationContext,
+    RoleSelection,
+    Status,
+    describe_status,
+)
+from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, lookup
+from hounsfield.storage_backends.errors import StorageError
+
+__all__ = ["CommitmentLimits", "StorageCommitment"]
+
+log = structlog.get_logger(__name__)
+
+_NS = 1_000_000_000
+_CONTEXT = PresentationContext(
+    1, STORAGE_COMMITMENT, (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentLimits:
+    """How much one request may ask for, and how patiently it is answered; times in seconds."""
+
+    instances_max: int = 100_000
+    """In one request: the largest studies have some ten thousand, and all of a report is held in memory."""
+    same_association_s: float = 10.0
+    """How long the association that asked is tried; after that, whoever leads calls back."""
+    poll_s: float = 2.0
+    """Between two looks at what is owed; one costs 20 µs when that is nothing."""
+    pause_s: float = 10.0
+    """Before an AE is called again that could not be reached; doubled each time."""
+    pause_s_max: float = 600.0
+    give_up_s: float = 7 * 86_400.0
+    """A device that was away for a week has asked again, or is gone."""
+
+
+class _Carrier(Protocol):
+    """An association on which a report can be sent: the asker's, or one of ours."""
+
+    async def report(
+        self, context: AcceptedContext, request: NEventReportRequest, dataset: Buffer
+    ) -> NEventReportResponse: ...
+
+
+class _RefusedError(NetError):
+    """The peer took a report and answered that it failed."""
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """With one AE: how often it was called in vain, and when it is called again (trio's clock)."""
+
+    attempts: int = 0
+    again_at: float = -math.inf
+
+
+class StorageCommitment:
+    """The service of one worker; ``run`` in each of them, the lease lets one call back."""
+
+    def __init__(
+        self,
+        commitments: Commitments,
+        destinations: Destinations,
+        leadership: Leadership,
+        *,
+        limits: CommitmentLimits | None = None,
+        scu_limits: ScuLimits | None = None,
+    ) -> None:
+        self._commitments = commitments
+        self._destinations = destinations
+        self._leadership = leadership
+        self._limits = limits or CommitmentLimits()
+        self._scu_limits = scu_limits
+        self._troubles: dict[str, _Trouble] = {}
+        self._busy: set[str] = set()
+        self.requests = self.reports = self.given_up = 0
+
+    def service(self) -> Service:
+        """For the listener."""
+        return Service("commit", frozenset({STORAGE_COMMITMENT}), {NActionRequest: self.requested})
+
+    def figures(self) -> Mapping[str, int]:
+        """For the metrics."""
+        return {
+            "commitment_requests_total": self.requests,
+            "commitment_reports_total": self.reports,
+            "commitment_given_up_total": self.given_up,
+        }
+
+    # ------------------------------------------------------------ being asked
+
+    async def requested(
+        self, operation: Operation, context: AcceptedContext, request: NActionRequest, data: bytes
+    ) -> None:
+        """One N-ACTION: record it, acknowledge it, and answer it here if the asker stays."""
+
+        async def answer(status: Status, comment: str | None = None) -> None:
+            await operation.respond(
+                NActionResponse(
+                    request.message_id,
+                    status,
+                    request.requested_sop_class_uid,
+                    request.requested_sop_instance_uid,
+                    request.action_type_id,
+                    error_comment=comment,
+                )
+            )
+
+        if request.requested_sop_instance_uid != COMMITMENT_INSTANCE:
+            await answer(Status.NO_SUCH_SOP_INSTANCE, "not the well-known instance of PS3.4 J.3.5")
+            return
+        if request.action_type_id != REQUEST_COMMITMENT:
+            await answer(Status.NO_SUCH_ACTION)
+            return
+        try:
+            asked = parse_request(data, lookup(context.transfer_syntax))
+        except CommitmentError as error:
+            await answer(Status.INVALID_ARGUMENT_VALUE, str(error)[:64])
+            return
+        if len(asked.references) > self._limits.instances_max:
+            await answer(Status.RESOURCE_LIMITATION, f"more than {self._limits.instances_max} instances")
+            return
+        peer = operation.peer
+        owed = Owed(peer.calling_ae, peer.called_ae, asked, time.time_ns())
+        try:
+            await self._commitments.promise(owed)
+        except StorageError as error:
+            log.warning("a commitment request was not recorded", error_type=type(error).__name__)
+            await answer(Status.RESOURCE_LIMITATION, "it cannot be recorded now; ask again later")
+            return
+        self.requests += 1
+        await answer(Status.SUCCESS)
+        with trio.move_on_after(self._limits.same_association_s):
+            try:
+                await self._report(operation, context, owed)
+            except NetError as error:
+                log.info("a commitment report waits", calling_ae=peer.calling_ae, reason=str(error))
+
+    # ------------------------------------------------------------ answering
+
+    async def _report(self, carrier: _Carrier, context: AcceptedContext, owed: Owed) -> None:
+        """Judge, report, and owe it no more. Raises NetError; a refusal of the report is one."""
+        verdict = await self._commitments.judge(owed.request.references)
+        event_type = SOME_FAILED if verdict.failed else ALL_COMMITTED
+        request = NEventReportRequest(1, STORAGE_COMMITMENT, COMMITMENT_INSTANCE, event_type, True)
+        data = report(
+            owed.request.transaction_uid,
+            verdict.committed,
+            verdict.failed,
+            lookup(context.transfer_syntax),
+            retrieve_ae=owed.called_ae if verdict.committed else "",
+        )
+        response = await carrier.report(context, request, data)
+        meaning = describe_status(response.status)
+        if meaning.category is Category.FAILURE:
+            raise _RefusedError(f"a report was refused: {response.status:04X}H, {meaning.meaning}")
+        self.reports += 1
+        with trio.CancelScope(shield=True):
+            await self._commitments.settle(owed)
+
+    async def run(self) -> None:
+        """Call back those who are not there any more, until cancelled."""
+        async with self._leadership, trio.open_nursery() as nursery:
+            while True:
+                if await self._leadership.lead():
+                    await self._look(nursery.start_soon)
+                await trio.sleep(self._limits.poll_s)
+
+    async def _look(self, start: Callable[..., None]) -> None:
+        limits = self._limits
+        by_ae: dict[str, list[Owed]] = {}
+        for owed in await self._commitments.owed():
+            age = (time.time_ns() - owed.at_ns) / _NS
+            if age >= limits.give_up_s:
+                self.given_up += 1
+                log.error("a commitment request was never answered", calling_ae=owed.ae_title)
+                await self._commitments.settle(owed)
+            elif age >= 2 * limits.same_association_s:
+                by_ae.setdefault(owed.ae_title, []).append(owed)
+        for title in self._troubles.keys() - by_ae.keys() - self._busy:
+            del self._troubles[title]
+        for title, waiting in by_ae.items():
+            trouble = self._troubles.setdefault(title, _Trouble())
+            if title not in self._busy and trio.current_time() >= trouble.again_at:
+                self._busy.add(title)
+                start(self._call_back, title, waiting, trouble)
+
+    async def _call_back(self, title: str, waiting: list[Owed], trouble: _Trouble) -> None:
+        try:
+            remote = self._destinations.find(title)
+            if remote is None:
+                raise NetError(f"no address is known of {title}; add it with `hounsfield ae add`")
+            await self._deliver(remote, waiting)
+            trouble.attempts = 0
+        except (NetError, StorageError) as error:
+            limits = self._limits
+            pause = min(limits.pause_s * 2.0**trouble.attempts, limits.pause_s_max)
+            trouble.attempts = min(trouble.attempts + 1, 30)
+            trouble.again_at = trio.current_time() + pause
+            log.warning("commitment reports wait", called_ae=title, count=len(waiting), reason=str(error))
+        finally:
+            self._busy.discard(title)
+
+    async def _deliver(self, remote: RemoteEntity, waiting: list[Owed]) -> None:
+        """All of them on one association, on which we have the SCP role (PS3.4 J.3.3, PS3.7 D.3.3.4).
+
+        One that is refused does not keep back the others; it is raised at the end.
+        """
+        refused: _RefusedError | None = None
+        offer = Offer(roles=(RoleSelection(STORAGE_COMMITMENT, scu=False, scp=True),))
+        async with associate(remote, [_CONTEXT], self._scu_limits, offer=offer) as association:
+            context = association.context_for(STORAGE_COMMITMENT)
+            for owed in waiting:
+                try:
+                    await self._report(association, context, owed)
+                except _RefusedError as error:
+                    refused = error
+        if refused is not None:
+            raise refused
