@@ -240,7 +240,7 @@ def test_sighup_loads_tokens_anew_and_a_bad_file_changes_nothing(start_server: A
     tokens.write_text("third:short\n")
     with pytest.raises(ControlError, match="a token is 16 or more"):
         server.ask("reload")
-    assert any(event["event"] == "loaded AE lists and bearer tokens anew" for event in server.events())
+    assert any(event["event"] == "loaded AE lists, certificates and tokens anew" for event in server.events())
     assert server.process.poll() is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -21,7 +22,9 @@ __all__ = [
     "ae_of_fact",
     "as_dict",
     "checked",
+    "of_table",
     "remote_ae",
+    "without",
 ]
 
 FACT_KIND = "ae"
@@ -134,18 +137,21 @@ class AeRegistry:
             raise AeError(f"the AE {title!r} stands in the configuration file: change it there")
 
 
-def checked(fields: Mapping[str, Any]) -> RemoteAe:
-    """The AE of these fields, its title stripped. Raises AeError for a field that is unknown or cannot be."""
+def checked(fields: Mapping[str, Any], *, strict: bool = True) -> RemoteAe:
+    """The AE of these fields, its title stripped; numbers and yes or no may be text when not ``strict``.
+
+    Raises AeError for a field that is unknown or cannot be.
+    """
     words = dict(fields)
     for name in ("title", "host"):
         words[name] = str(words.get(name, "")).strip()
     try:
-        ae = msgspec.convert(words, RemoteAE)
+        ae = msgspec.convert(words, RemoteAE, strict=strict)
         check_ae(ae, f"AE {ae.title!r}")
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$.")
         if "matching regex" in message:
-            message = "not an AE title: 1 to 16 ASCII characters, no backslash"
+            message = f"{words['title']!r} is no AE title: 1 to 16 ASCII characters, no backslash"
         elif "enum value" in message:
             message = f"{message}; there are {', '.join(SERVICES)}"
         raise AeError(f"{place.rstrip('`')}: {message}" if place else message) from None
@@ -160,6 +166,38 @@ def checked(fields: Mapping[str, Any]) -> RemoteAe:
 def remote_ae(ae: RemoteAE) -> RemoteAe:
     """An entry of the configuration as the network layer knows it."""
     return msgspec.convert(msgspec.to_builtins(ae), RemoteAe)
+
+
+def without(names: Iterable[str]) -> dict[str, Any]:
+    """The defaults of these fields. Raises AeError for one that there is not, or that has none."""
+    default = as_dict(RemoteAe(""))
+    for name in names:
+        if name not in default or name == "title":
+            raise AeError(f"an AE has no {name!r} to clear; `hounsfield ae show` lists what it has")
+    return {name: default[name] for name in names}
+
+
+def of_table(text: str) -> list[dict[str, Any]]:
+    """The AEs of a CSV table, each checked, as fields. Raises AeError naming the first line that is wrong."""
+    default = as_dict(RemoteAe(""))
+    rows = csv.DictReader(text.splitlines())
+    unknown = set(rows.fieldnames or ()) - set(default)
+    if unknown:
+        raise AeError(f"no column {min(map(str, unknown))!r} is known; there are {', '.join(default)}")
+    found = []
+    for row in rows:
+        fields: dict[str, Any] = {}
+        for name, cell in row.items():
+            if name is None:
+                raise AeError(f"line {rows.line_num} has more cells than the first line has columns")
+            text_of = (cell or "").strip()
+            if text_of:
+                fields[name] = text_of.split() if isinstance(default[name], list) else text_of
+        try:
+            found.append(as_dict(checked(fields, strict=False)))
+        except AeError as error:
+            raise AeError(f"line {rows.line_num}: {error}") from None
+    return found
 
 
 def ae_of_fact(body: Mapping[str, Any]) -> RemoteAe:

@@ -68,11 +68,11 @@ async def _services(resources: Resources, engine: Engine) -> Services:
     services.operations |= Operations(engine).table()
 
     dicom = DicomService(resources, engine)
-    await dicom.load(resources.config)
+    await dicom.start()
     services.listeners.append(dicom.listener.serve)
     services.drains.append(dicom.listener.drain)
-    services.background.append(dicom.report)
-    services.operations |= dicom.registry.operations()
+    services.background += dicom.background()
+    services.operations |= dicom.operations()
     sampler.add(dicom.figures)
 
     http = HttpService(resources, engine)

@@ -3,36 +3,50 @@
 from __future__ import annotations
 
 import math
-import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
 
 from hounsfield.archive.app.ae_registry import AeRegistry, remote_ae
+from hounsfield.archive.app.auditing import AssociationAudit
 from hounsfield.archive.app.boot import ChannelClosed
+from hounsfield.archive.app.certificates import (
+    check_files,
+    client_tls,
+    days_left,
+    listener_context,
+    running_out,
+)
+from hounsfield.archive.app.identities import Identities, token_verifier
+from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.resources import Resources
 from hounsfield.archive.app.scoreboard import Scoreboard
 from hounsfield.archive.config import Config, DicomListener, is_loopback
 from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.errors import HounsfieldError
+from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe, networks
-from hounsfield.archive.net.records import CallRecord, ListenerObserver
-from hounsfield.archive.net.tls import server_context
+from hounsfield.archive.net.records import CallRecord, EndRecord, ListenerObserver
+from hounsfield.archive.net.services import Service
 
 # Calls waiting to be told to the supervisor; past it the newest are dropped, the counters still count them.
 CALLS_WAITING_MAX = 256
+CERTIFICATES_LOOK_S = 86_400.0
 
 
 class BoardObserver(ListenerObserver):
-    """Counts on the scoreboard, so that limits hold for the archive; passes calls on for ``ae recent``."""
+    """Counts on the scoreboard, so that limits hold for the archive; passes calls on for ``ae recent`` and
+    to the journal.
+    """
 
-    def __init__(self, board: Scoreboard) -> None:
+    def __init__(self, board: Scoreboard, audit: AssociationAudit) -> None:
         super().__init__()
         self._board = board
+        self._audit = audit
         self._open_cell = board.cell("associations")
         self._connections = board.cell("worker_connections")
         self._aborted = board.cell("associations_total.aborted")
@@ -58,10 +72,23 @@ class BoardObserver(ListenerObserver):
     def associations_from(self, address: str) -> int:
         return self._board.table_cell("associations_from", address).total()
 
+    def entity_opened(self, title: str) -> None:
+        self._board.table_cell("associations_of", title).add()
+
+    def entity_closed(self, title: str) -> None:
+        self._board.table_cell("associations_of", title).add(-1)
+
+    def associations_of(self, title: str) -> int:
+        return self._board.table_cell("associations_of", title).total()
+
     def association_aborted(self) -> None:
         self._aborted.add()
 
+    def ended(self, end: EndRecord) -> None:
+        self._audit.ended(end)
+
     def called(self, call: CallRecord) -> None:
+        self._audit.called(call)
         self._board.add(f"associations_total.{'accepted' if call.outcome == 'accepted' else 'refused'}")
         try:
             self._calls.send_nowait(call)
@@ -86,14 +113,25 @@ class BoardObserver(ListenerObserver):
 
 
 class DicomService:
-    """The listener, and what changes in it when the configuration is loaded anew."""
+    """The listener and its services, and what changes in them when the configuration is loaded anew."""
 
     def __init__(self, resources: Resources, engine: Engine) -> None:
         config, board = resources.config, resources.board
-        self.registry = AeRegistry(
-            engine, remote_aes(config), partial(resources.tell_supervisor, {"type": "aes-changed"})
+        changed = partial(resources.tell_supervisor, {"type": "aes-changed"})
+        self.registry = AeRegistry(engine, remote_aes(config), changed)
+        self.identities = Identities(engine, changed)
+        self.destinations = Destinations(
+            lambda: self.registry.known, ae_title=config.archive.ae_title, tls=client_tls(config)
         )
-        self._observer = BoardObserver(board)
+        self.audit = AssociationAudit(
+            engine.associations,
+            enabled=config.dicom.association_events,
+            dropped=board.cell("association_events_dropped_total").add,
+        )
+        self._board = board
+        self._config = config
+        self._is_first = resources.boot.worker == 0
+        self._observer = BoardObserver(board, self.audit)
         self._tell = resources.tell_supervisor
         self._entries: list[DicomListener] = []
         endpoints = []
@@ -101,26 +139,73 @@ class DicomService:
             if fd.kind == "dicom":
                 entry = config.dicom.listeners[fd.index]
                 self._entries.append(entry)
-                endpoints.append(Endpoint(sock, policy(config, entry), _tls(entry)))
+                endpoints.append(Endpoint(sock, policy(config, entry), listener_context(entry)))
         self.listener = Listener(
             engine,
             endpoints,
             limits=net_limits(config, resources.boot.workers),
             observer=self._observer,
             accept_delay=board.accept_delay,
+            services=_services(),
+            identify=self.identities.identify,
         )
 
-    async def report(self) -> None:
-        """Pass calls on to the supervisor, until cancelled."""
+    def background(self) -> list[Callable[[], Awaitable[None]]]:
+        """What runs beside the listener, until cancelled."""
+        return [self._report, self.audit.run, self._watch_certificates]
+
+    def operations(self) -> dict[str, Callable[..., Awaitable[Any]]]:
+        """For the command line."""
+        return {
+            **self.registry.operations(),
+            **self.identities.operations(),
+            **self.audit.operations(),
+        }
+
+    async def _report(self) -> None:
+        """Pass calls on to the supervisor."""
         await self._observer.tell(self._tell)
 
+    async def start(self) -> None:
+        """Read what the archive knows of AEs and users, and the keys. Raises HounsfieldError."""
+        await self._load_lists(self._config)
+        self.identities.use(self._config.identity, token_verifier(self._config))
+
     async def load(self, config: Config) -> None:
-        """Use the lists of ``config``, and the AEs added since, for the next call; open associations stay."""
+        """Use what ``config`` says, the AEs and users added since, and certificates and keys as their files
+        are now, for the next call; open associations stay. Files that cannot be used leave the former in use.
+        """
+        await self._load_lists(config)
+        try:
+            check_files(config, map(remote_ae, config.aes))
+            verifier = token_verifier(config)
+            contexts = [listener_context(entry) for entry in self._entries]
+        except HounsfieldError as error:
+            structlog.get_logger().error("certificates and keys were not loaded anew", error=str(error))
+            return
+        self.identities.use(config.identity, verifier)
+        self.destinations.load(ae_title=config.archive.ae_title, tls=client_tls(config))
+        for endpoint, context in zip(self.listener.endpoints, contexts, strict=True):
+            endpoint.tls = context
+
+    async def _load_lists(self, config: Config) -> None:
+        self._config = config
         self.registry.configure(remote_aes(config))
         await self.registry.refresh()
+        await self.identities.refresh()
         self.listener.aes = self.registry.known
+        self.audit.enabled = config.dicom.association_events
         for endpoint, entry in zip(self.listener.endpoints, self._entries, strict=True):
             endpoint.policy = policy(config, entry)
+
+    async def _watch_certificates(self) -> None:
+        """One worker says in time that a certificate ends, to the log and on the scoreboard."""
+        while self._is_first:
+            found = await trio.to_thread.run_sync(days_left, self._config)
+            self._board.set("tls_certificate_days", int(found[0][0]) if found else 0)
+            for line in running_out(self._config):
+                structlog.get_logger().warning("a certificate ends", announcement=line)
+            await trio.sleep(CERTIFICATES_LOOK_S)
 
     def figures(self) -> Mapping[str, int]:
         """For the scoreboard."""
@@ -145,6 +230,7 @@ def policy(config: Config, entry: DicomListener) -> ListenerPolicy:
         calling_titles=frozenset(dicom.calling_titles),
         sources=networks(dicom.sources),
         open=is_loopback(entry.host),
+        identity_required=entry.identity_required,
     )
 
 
@@ -167,8 +253,6 @@ def remote_aes(config: Config) -> Iterable[RemoteAe]:
     return tuple(map(remote_ae, config.aes))
 
 
-def _tls(entry: DicomListener) -> ssl.SSLContext | None:
-    if not entry.tls:
-        return None
-    client_ca = Path(entry.tls_client_ca) if entry.tls_client_ca else None
-    return server_context(Path(entry.tls_certificate), Path(entry.tls_key), client_ca=client_ca)
+def _services() -> Sequence[Service]:
+    """What is provided beyond C-ECHO and C-STORE: one line for each service."""
+    return ()

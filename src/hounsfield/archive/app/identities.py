@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from hounsfield.archive.app.ae_registry import FactStore
-from hounsfield.archive.config import Config
+from hounsfield.archive.config import Config, Identity
 from hounsfield.archive.errors import HounsfieldError
 from hounsfield.archive.net.policy import Refusal, RemoteAe
 from hounsfield.archive.net.services import Identified
@@ -76,7 +76,7 @@ class Identities:
         changed: Callable[[], Awaitable[None]] = _nobody,
         limits: IdentityLimits | None = None,
     ) -> None:
-        """``changed`` is called when a user was added or removed here: the others must :meth:`load`."""
+        """``changed`` is called when a user was added or removed here: the others must :meth:`refresh`."""
         self._store = store
         self._changed = changed
         self._limits = limits or IdentityLimits()
@@ -89,14 +89,14 @@ class Identities:
         self._hashing = 0
         self._one_at_a_time = trio.Lock()
 
-    async def load(self, config: Config) -> None:
-        """Use these keys, and the users as they are now. Raises TokenKeyError; nothing has changed then."""
-        identity = config.identity
-        verifier = token_verifier(config)
+    async def refresh(self) -> None:
+        """Read the users with passcodes now."""
         self._users = {str(body["name"]): str(body["hash"]) for body in await self._store.state(FACT_KIND)}
+
+    def use(self, identity: Identity, verifier: TokenVerifier | None) -> None:
+        """Use these settings, and this to verify tokens."""
         self._verifier = verifier
         self._names_alone = identity.names_alone
-        self._known.clear()
 
     # ------------------------------------------------------------ negotiation
 

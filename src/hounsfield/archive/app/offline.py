@@ -11,9 +11,11 @@ import trio
 
 from hounsfield.archive.app.ae_registry import AeRegistry
 from hounsfield.archive.app.asking import Archive
+from hounsfield.archive.app.auditing import AssociationAudit
 from hounsfield.archive.app.data_directory import open_data_directory
 from hounsfield.archive.app.dicom import remote_aes
 from hounsfield.archive.app.engine_options import engine_options
+from hounsfield.archive.app.identities import Identities
 from hounsfield.archive.app.keys import open_keyring, open_master_key
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.config import Config
@@ -86,8 +88,13 @@ class OpenedArchive(Archive):
 
     async def _call(self, stores: Stores, op: str, args: dict[str, Any]) -> Any:
         async with open_engine(stores, self._options, owner="command line") as engine:
-            registry = AeRegistry(engine, remote_aes(self._config))
-            return await {**Operations(engine).table(), **registry.operations()}[op](**args)
+            table = {
+                **Operations(engine).table(),
+                **AeRegistry(engine, remote_aes(self._config)).operations(),
+                **Identities(engine).operations(),
+                **AssociationAudit(engine.associations).operations(),
+            }
+            return await table[op](**args)
 
 
 @contextlib.contextmanager

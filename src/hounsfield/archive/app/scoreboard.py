@@ -79,6 +79,21 @@ METRICS: tuple[Metric, ...] = (
     Metric("worker_connections", Kind.GAUGE, "Open connections of every protocol"),
     Metric("associations", Kind.GAUGE, "Open DICOM associations"),
     Metric("associations_from", Kind.TABLE, "Open DICOM associations by calling address"),
+    Metric(
+        "associations_of",
+        Kind.TABLE,
+        "Open DICOM associations by calling AE, of those with a limit of their own",
+    ),
+    Metric(
+        "association_events_dropped_total",
+        Kind.COUNTER,
+        "Records of associations that did not reach the journal",
+    ),
+    Metric(
+        "tls_certificate_days",
+        Kind.GAUGE,
+        "Days until the first of our TLS certificates ends, negative when it has; 0 also without any",
+    ),
     *_by(
         "associations_total",
         Kind.COUNTER,

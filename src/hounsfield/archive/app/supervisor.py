@@ -345,17 +345,18 @@ class Supervisor:
             self._shut_down(State.DRAINING, "drain")
 
     async def reload(self) -> None:
-        """Read AE lists and bearer tokens anew and hand them to the workers. ConfigError: nothing changed."""
+        """Read AE lists, certificates and tokens anew and tell the workers. ConfigError: nothing changed."""
         config = self._reload_config()
         check_safety(config)
         check_token_file(config)
+        self._check_files(config)
         if config.dicom.listeners != self.config.dicom.listeners:
             raise ConfigError("dicom.listeners changed: restart the server for that")
         if config.http.listeners != self.config.http.listeners:
             raise ConfigError("http.listeners changed: restart the server for that")
         self.config = config
         await self._hand_out()
-        self._log.info("loaded AE lists and bearer tokens anew")
+        self._log.info("loaded AE lists, certificates and tokens anew")
 
     async def _hand_out(self) -> None:
         """Tell every worker to use the lists, tokens and added AEs as they are now."""
@@ -381,8 +382,26 @@ class Supervisor:
                 for metric in self.board.metrics
                 if metric.kind in {Kind.COUNTER, Kind.GAUGE}
             },
-            "announcements": self.announcements,
+            "announcements": [*self.announcements, *self._certificates()],
         }
+
+    def _check_files(self, config: Config) -> None:
+        from hounsfield.archive.app.ae_registry import remote_ae
+        from hounsfield.archive.app.certificates import check_files  # most of the network layer: not at start
+
+        check_files(config, map(remote_ae, config.aes))
+
+    def _certificates(self) -> list[str]:
+        """Those of ours that have ended, or will soon."""
+        config = self.config
+        files = [config.dicom.tls_client_certificate, *(ae.tls_certificate for ae in config.aes)]
+        files += [each.tls_certificate for each in config.dicom.listeners]
+        files += [each.tls_certificate for each in config.http.listeners]
+        if not any(files):
+            return []
+        from hounsfield.archive.app.certificates import running_out
+
+        return running_out(config)
 
     def _describe(self, listener: Listener) -> dict[str, Any]:
         entries = self.config.dicom.listeners if listener.kind == "dicom" else self.config.http.listeners

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "move": ("move", "Have an AE send studies to another (C-MOVE)."),
     "get": ("get", "Fetch studies from an AE into files (C-GET)."),
     "send": ("send", "Send DICOM files to an AE (C-STORE)."),
+    "commit": ("commit", "Ask an AE to be responsible for objects (storage commitment)."),
     "echo": ("echo", "Ask an AE whether it is there (C-ECHO)."),
     "export": ("export", "Write studies out as DICOM files."),
     "delete": ("delete", "Delete studies, series or instances, for good."),
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("restore", "Make an archive again from a backup."),
     "keys": ("keys", "The keys: list, check, rotate, what to save."),
     "ae": ("ae", "Known application entities, and who called lately."),
+    "audit": ("audit", "Associations of the past: who called, and what came of it."),
     "config": ("config", "Check or show the configuration."),
     "version": ("version", "Print the version."),
 }

@@ -24,7 +24,7 @@ Examples:
   hounsfield serve --config /etc/hounsfield/config.toml
 
 SIGTERM or Ctrl-C lets what is under way finish (archive.drain_seconds); a second one stops at once.
-SIGHUP reads AE lists and bearer tokens anew.""",
+SIGHUP reads AE lists, certificates and tokens anew.""",
 )
 @config_options
 @click.option(

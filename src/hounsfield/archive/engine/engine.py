@@ -13,6 +13,7 @@ from typing import Any
 import trio
 
 from hounsfield.archive.dicom.rejection import REASONS, NoteLimits
+from hounsfield.archive.engine.associations import AssociationEvents
 from hounsfield.archive.engine.changes import Changes
 from hounsfield.archive.engine.commitments import Commitments
 from hounsfield.archive.engine.compaction import Compaction, CompactionLimits
@@ -285,6 +286,7 @@ class Engine:
         self.commitments = Commitments(
             stores.store, stores.journal, stores.catalog, self.records, self._gate, on_commit
         )
+        self.associations = AssociationEvents(stores.store, stores.journal, self._gate)
         self.search = self._search.search
         self.named = self._retrieve.named
         self.frame_nowait = self._retrieve.frame_nowait
