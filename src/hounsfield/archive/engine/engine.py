@@ -26,6 +26,7 @@ from hounsfield.archive.engine.gram_merging import GramMerging
 from hounsfield.archive.engine.group_commit import GroupCommit
 from hounsfield.archive.engine.ingest import Ingest, IngestLimits, IngestSession
 from hounsfield.archive.engine.isolation import Isolation, IsolationLimits
+from hounsfield.archive.engine.listing import Listing
 from hounsfield.archive.engine.opening import Opening
 from hounsfield.archive.engine.prepared import PreparedMetadata
 from hounsfield.archive.engine.prepared_build import Blocking
@@ -298,6 +299,7 @@ class Engine:
         self.dataset = self._retrieve.dataset
         self.datasets = self._retrieve.datasets
         self.bring = self._retrieve.bring
+        self.listing = Listing(stores.store, stores.catalog)
         self.opening = partial(Opening, self._retrieve, self._gate, self._ingest.pool)
         self.received = self._retrieve.received
         self.dataset_bytes = self._retrieve.dataset_bytes

@@ -237,7 +237,8 @@ async def send(
     """
     own = engine.opening() if opening is None else None
     try:
-        packed = await pack(engine, instance, accepted or Accepted(target.contexts.values()), opening or own)
+        name = (instance.study_uid, instance.series_uid, instance.row.sop_uid)
+        packed = await pack(engine, name, accepted or Accepted(target.contexts.values()), opening or own)
         return packed if isinstance(packed, Sent) else await packed.store(target, move_originator)
     finally:
         if own is not None:
@@ -245,15 +246,16 @@ async def send(
 
 
 async def pack(
-    engine: Engine, instance: Instance, accepted: Accepted, opening: Opening | None
+    engine: Engine, name: tuple[str, str, str], accepted: Accepted, opening: Opening | None
 ) -> Parcel | Sent:
     """An instance as it is now, ready to be sent; or that it cannot be, and why not. Nothing is sent.
 
-    What is packed is valid until ``opening`` opens another. :meth:`Parcel.aclose` it, or store it.
+    ``name``: its study's, its series' and its own UID. What is packed is valid until ``opening`` opens
+    another. :meth:`Parcel.aclose` it, or store it.
     """
     failed = Sent(Category.FAILURE, reason="the peer takes its SOP class in no transfer syntax that it has")
     try:
-        (now,) = await engine.instances(instance.study_uid, instance.series_uid, instance.row.sop_uid)
+        (now,) = await engine.instances(*name)
         for context in accepted.choices(now):
             try:
                 return await _packed(engine, now, context, opening)
@@ -306,6 +308,8 @@ class Parcel:
         self._rest = rest
         self._size = 0
         self._unreadable: EngineError | None = None
+        self.begun = False
+        """Whether the target has asked for its first bytes."""
 
     async def store(self, target: Target, move_originator: tuple[str, int] | None) -> Sent:
         """C-STORE it. Raises NetError when the association is over, UnfinishedError among them."""
@@ -348,6 +352,7 @@ class Parcel:
         return self._judged(response)
 
     async def _whole(self) -> AsyncGenerator[tuple[Buffer, bool], None]:
+        self.begun = True
         self._size = len(self._first[0])
         yield self._first[0], True
 
@@ -367,6 +372,7 @@ class Parcel:
     async def _streamed(
         self, take: trio.MemoryReceiveChannel[Buffer]
     ) -> AsyncGenerator[tuple[Buffer, bool], None]:
+        self.begun = True
         *before, held = self._first
         self._first = []
         for piece in before:

@@ -1,0 +1,373 @@
+"""The C-STORE sub-operations of one C-MOVE or C-GET: what is to be sent, what became of it, and the lanes
+on which it goes (PS3.4 C.4.2.3, C.4.3.3).
+
+A *lane* takes one object after the other: it opens an object into memory of its own, waits for its turn on
+the association, sends it and waits for the answer. There is one lane more than operations may be
+outstanding, so that the next object is ready when an answer comes.
+
+What may go away by itself is tried again: an object that the peer has no room for, and those that were on
+an association when it broke. Pauses double as long as nothing gets through.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+import trio
+
+from hounsfield.archive.dicom.rewrite import element
+from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.errors import NotFoundError
+from hounsfield.archive.engine.listing import Named
+from hounsfield.archive.engine.opening import Opening
+from hounsfield.archive.errors import where
+from hounsfield.archive.net.errors import GivenUpError, NetError
+from hounsfield.archive.net.outgoing import Accepted, Pair, Parcel, Sent, Target, UnfinishedError, pack
+from hounsfield.archive.wire import Category, Status
+from hounsfield.codecs.registry import lookup
+
+__all__ = [
+    "NoRoomError",
+    "Patience",
+    "RetrieveLimits",
+    "Suboperations",
+    "Tally",
+    "Work",
+    "failed_list",
+    "run_lanes",
+]
+
+log = structlog.get_logger(__name__)
+
+COUNT_MAX: Final = 0xFFFF
+"""What fits into Number of Remaining Sub-operations and its like (US, PS3.7 E.1)."""
+_FAILED_LIST: Final = 0x00080058
+_FAILED_BYTES_MAX: Final = 0xFFFE  # of a UI with explicit VR (PS3.5 7.1.2): some thousand UIDs
+_ANNOUNCED: Final = 16  # of how many objects the disk is told when one had to be waited for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrieveLimits:
+    """How C-MOVE and C-GET go about their sub-operations. Times are in seconds."""
+
+    associations: int = 1
+    """To a destination for one C-MOVE. With one the order is kept, which some viewers rely on, and a small
+    workstation takes no more; others say so in their entry."""
+    associations_per_destination_max: int = 8
+    """For all C-MOVEs of one worker; further ones wait. Who calls forty times does not take a workstation
+    down, and a destination that hangs holds up nobody but those who want something there."""
+    window: int = 4
+    """Objects outstanding on an association, where the peer agrees to more than one (PS3.7 D.3.3.3): on a
+    line with 20 ms each way half a megabyte at a time would be 12 MB/s."""
+    retries: int = 2
+    """Further attempts for an object, and for an association on which nothing got through."""
+    pause_s: float = 0.5
+    """Before the first retry; doubled before each further one."""
+    pause_s_max: float = 30.0
+    pending_s: float = 1.0
+    """Between two pending responses whose counts differ: requestors draw progress bars."""
+    still_there_s: float = 15.0
+    """Between two with the same counts: a requestor that hears nothing for half a minute may give up."""
+    poll_s: float = 0.1
+    """How often it is looked whether the requestor has cancelled."""
+    cancel_s: float = 2.0
+    """After a C-CANCEL, for the objects that are on their way: cut off, they would have to be aborted."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One object to be sent."""
+
+    named: Named
+    attempts: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of sub-operations, as the responses tell them."""
+
+    completed: int = 0
+    failed: int = 0
+    warning: int = 0
+
+
+class Suboperations:
+    """What is to be sent, and what became of what was. One event loop's."""
+
+    def __init__(self, found: Iterable[Named], cancelled: Callable[[], bool]) -> None:
+        self.queue: deque[Work] = deque(Work(one) for one in found)
+        self._later: deque[Work] = deque()
+        self.tally = Tally()
+        self.failed_uids: list[str] = []
+        self.bytes_sent = 0
+        self.reason = ""
+        """Why the last one failed that did."""
+        self._cancelled = cancelled
+        self._in_flight = 0
+        self._stopping = trio.Event()
+
+    @property
+    def remaining(self) -> int:
+        """Those that have no result yet."""
+        return len(self.queue) + len(self._later) + self._in_flight
+
+    @property
+    def settled(self) -> int:
+        """Those that have one."""
+        tally = self.tally
+        return tally.completed + tally.failed + tally.warning
+
+    @property
+    def got_through(self) -> int:
+        """Those that the peer has taken."""
+        return self.tally.completed + self.tally.warning
+
+    @property
+    def in_flight(self) -> int:
+        """Those that a lane has."""
+        return self._in_flight
+
+    @property
+    def stopping(self) -> bool:
+        """Whether nothing more is to be begun."""
+        if self._cancelled():
+            self._stopping.set()
+        return self._stopping.is_set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, but not for what is not to be done any more."""
+        with trio.move_on_after(seconds):
+            await self._stopping.wait()
+
+    def choose(self, pairs: Collection[Pair]) -> None:
+        """Only those of ``pairs`` are to be sent now; none is on its way."""
+        waiting = [*self.queue, *self._later]
+        self.queue = deque(work for work in waiting if pair_of_name(work.named) in pairs)
+        self._later = deque(work for work in waiting if pair_of_name(work.named) not in pairs)
+
+    def pairs(self) -> set[Pair]:
+        """What presentation contexts are needed for."""
+        return {pair_of_name(work.named) for work in (*self.queue, *self._later)}
+
+    # ------------------------------------------------------------ one object
+
+    def take(self) -> Work | None:
+        """The next one, None when there is none or nothing more is to be begun."""
+        if not self.queue or self.stopping:
+            return None
+        self._in_flight += 1
+        return self.queue.popleft()
+
+    def put_back(self, work: Work) -> None:
+        """It is still to be sent, before the others."""
+        self._in_flight -= 1
+        self.queue.appendleft(work)
+
+    def done(self, work: Work, sent: Sent) -> None:
+        """It has its result."""
+        self._in_flight -= 1
+        self._count(work, sent)
+
+    def fail_chosen(self, reason: str) -> None:
+        """None of those that wait now will be sent."""
+        while self.queue:
+            self._count(self.queue.popleft(), Sent(Category.FAILURE, reason=reason))
+
+    def _count(self, work: Work, sent: Sent) -> None:
+        if sent.category is Category.SUCCESS:
+            self.tally.completed += 1
+            self.bytes_sent += sent.size
+        elif sent.category is Category.WARNING:
+            self.tally.warning += 1
+            self.bytes_sent += sent.size
+        else:
+            self.tally.failed += 1
+            self.failed_uids.append(work.named.sop_uid)
+            self.reason = sent.reason
+
+    # ------------------------------------------------------------ what is answered
+
+    def status(self) -> Status:
+        """Of the final response (PS3.4 C.4.2.3.1, C.4.3.3.1)."""
+        if self.remaining:
+            return Status.CANCEL
+        if not self.tally.failed and not self.tally.warning:
+            return Status.SUCCESS
+        if not self.got_through:
+            return Status.OUT_OF_RESOURCES_SUBOPERATIONS
+        return Status.COERCION_OF_DATA_ELEMENTS  # B000: complete, with failures or warnings
+
+    def counts(self) -> tuple[int, int, int, int]:
+        """Remaining, completed, failed, warning, each as far as its element can tell."""
+        tally = self.tally
+        found = self.remaining, tally.completed, tally.failed, tally.warning
+        return tuple(min(count, COUNT_MAX) for count in found)  # type: ignore[return-value]
+
+
+def pair_of_name(named: Named) -> Pair:
+    """What the contexts for an object depend on."""
+    return named.sop_class_uid, named.transfer_syntax_uid
+
+
+class NoRoomError(NetError):
+    """The peer has no room at the moment."""
+
+    retry = True
+
+
+class Patience:
+    """When to try again, and when not any more. One association's, and those' that follow it."""
+
+    def __init__(self, limits: RetrieveLimits) -> None:
+        self._limits = limits
+        self._in_vain = 0
+
+    def pause(self, *, progressed: bool) -> float | None:
+        """How long to wait before the next attempt, None when it is no use.
+
+        ``progressed``: whether anything got through since the last one.
+        """
+        self._in_vain = 1 if progressed else self._in_vain + 1
+        if self._in_vain > self._limits.retries:
+            return None
+        return min(self._limits.pause_s * 2.0 ** (self._in_vain - 1), self._limits.pause_s_max)
+
+
+async def run_lanes(
+    engine: Engine,
+    operations: Suboperations,
+    target: Target,
+    accepted: Accepted,
+    *,
+    window: int,
+    limits: RetrieveLimits,
+    patience: Patience,
+    move_originator: tuple[str, int] | None = None,
+) -> None:
+    """Send what is queued on one association; returns when nothing is, or nothing more is to be begun.
+
+    Raises NetError when the association is over, or of no use any more. What was on its way then is queued
+    again, unless it had its attempts.
+    """
+    lanes = _Lanes(engine, operations, target, accepted, limits, move_originator)
+    while operations.queue and not operations.stopping:
+        before = operations.got_through
+        # What was on an association that broke goes alone: it may be what breaks them.
+        at_once = 1 if operations.queue[0].attempts else min(window or limits.window, limits.window)
+        try:
+            await lanes.run(at_once + 1)
+        except NoRoomError:
+            pause = patience.pause(progressed=operations.got_through > before)
+            if pause is None:
+                raise
+            await operations.pause(pause)
+
+
+class _Lanes:
+    """Several lanes on one association."""
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        engine: Engine,
+        operations: Suboperations,
+        target: Target,
+        accepted: Accepted,
+        limits: RetrieveLimits,
+        move_originator: tuple[str, int] | None,
+    ) -> None:
+        self._engine = engine
+        self._operations = operations
+        self._target = target
+        self._accepted = accepted
+        self._limits = limits
+        self._originator = move_originator
+        self._failures: list[NetError] = []
+
+    async def run(self, count: int) -> None:
+        self._failures.clear()
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(count, len(self._operations.queue))):
+                nursery.start_soon(self._lane)
+        if self._failures:  # one object's fault ends all that are outstanding: it is the one to tell
+            raise min(self._failures, key=lambda error: isinstance(error, GivenUpError))
+
+    async def _lane(self) -> None:
+        operations = self._operations
+        opening = self._engine.opening()
+        try:
+            while not self._failures and (work := operations.take()) is not None:
+                packed: Parcel | Sent | None = None
+                try:
+                    packed = await self._packed(work, opening)
+                    if opening.waited:
+                        await self._announce()
+                    if isinstance(packed, Sent):
+                        sent = packed
+                    elif self._failures:  # while it was made ready
+                        await packed.aclose()
+                        operations.put_back(work)
+                        return
+                    else:
+                        sent = await packed.store(self._target, self._originator)
+                except NetError as error:
+                    self._failures.append(error)
+                    self._broken(work, error, begun=isinstance(packed, Parcel) and packed.begun)
+                    return
+                except BaseException:  # cancelled: whether it arrived is not known
+                    operations.put_back(work)
+                    raise
+                work.attempts += 1
+                if sent.retry and sent.status is not None and work.attempts <= self._limits.retries:
+                    operations.put_back(work)
+                    self._failures.append(NoRoomError("the peer has no room at the moment"))
+                    return
+                operations.done(work, sent)
+        finally:
+            opening.close()
+
+    async def _packed(self, work: Work, opening: Opening) -> Parcel | Sent:
+        try:
+            return await pack(self._engine, work.named[:3], self._accepted, opening)
+        except Exception as error:  # noqa: BLE001 - a defect that one object meets fails no other
+            log.error("an object could not be made ready to be sent", **where(error))
+            return Sent(Category.FAILURE, reason="a fault of the archive; see its log")
+
+    def _broken(self, work: Work, error: NetError, *, begun: bool) -> None:
+        """The association ended with this object in hand; ``begun``: some of it may have left."""
+        if isinstance(error, UnfinishedError):
+            self._operations.done(work, error.sent)
+            return
+        if begun and not isinstance(error, GivenUpError):  # which was for another's sake
+            work.attempts += 1
+        if work.attempts <= self._limits.retries:
+            self._operations.put_back(work)
+        else:
+            self._operations.done(work, Sent(Category.FAILURE, reason=str(error), retry=error.retry))
+
+    async def _announce(self) -> None:
+        """The disk had to be waited for: it is told of those that follow."""
+        coming = []
+        for work, _ in zip(self._operations.queue, range(_ANNOUNCED), strict=False):
+            try:
+                coming += await self._engine.instances(*work.named[:3])
+            except NotFoundError:
+                continue  # it is told when its turn comes
+        await self._engine.bring(coming)
+
+
+def failed_list(uids: Iterable[str], transfer_syntax_uid: str) -> bytes:
+    """The identifier of a final response: Failed SOP Instance UID List (0008,0058), as much of it as fits."""
+    chosen: list[str] = []
+    size = -1
+    for uid in uids:
+        size += len(uid) + 1
+        if size > _FAILED_BYTES_MAX:
+            break
+        chosen.append(uid)
+    syntax = lookup(transfer_syntax_uid)
+    value = "\\".join(chosen).encode("ascii", "replace")
+    return element(_FAILED_LIST, "UI", value, implicit=syntax.implicit_vr, little=syntax.little_endian)
