@@ -21,14 +21,16 @@ from hounsfield.archive.engine.commitments import Owed
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.leadership import Leadership
+from hounsfield.archive.net.calling_back import CallingBackLimits
 from hounsfield.archive.net.commitment import CommitmentLimits, StorageCommitment
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.policy import RemoteAe
 from support.archives import ct_slice, store
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-SOON = CommitmentLimits(same_association_s=0.2, poll_s=0.02, pause_s=0.05, pause_s_max=0.1)
-PATIENT = CommitmentLimits(same_association_s=30.0, poll_s=0.02)
+AT_ONCE = CallingBackLimits(poll_s=0.02, pause_s=0.05, pause_s_max=0.1)
+SOON = CommitmentLimits(same_association_s=0.2, calling_back=AT_ONCE)
+PATIENT = CommitmentLimits(same_association_s=30.0, calling_back=AT_ONCE)
 
 
 class Reports:
@@ -213,11 +215,11 @@ async def test_an_ae_that_refuses_or_is_away_is_called_again_and_keeps_nobody_el
 
 
 async def test_what_nobody_ever_takes_is_given_up(committing) -> None:
-    limits = CommitmentLimits(poll_s=0.02, give_up_s=60.0)
+    limits = CommitmentLimits(calling_back=CallingBackLimits(poll_s=0.02, give_up_s=60.0))
     async with committing(limits) as (archive, service):
         asked = CommitmentRequest("2.25.5", (Reference(CT, "1.2.3"),))
         await archive.engine.commitments.promise(Owed("CT1", "HOUNSFIELD", asked, _long_ago()))
-        await archive.until(lambda: service.given_up == 1)
+        await archive.until(lambda: service.figures()["commitment_given_up_total"] == 1)
         while await archive.engine.commitments.owed():
             await trio.sleep(0.01)
 

@@ -7,10 +7,9 @@ is tried again, also after a restart, until it is given up.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
@@ -28,6 +27,7 @@ from hounsfield.archive.dicom.commitment import (
 )
 from hounsfield.archive.engine.commitments import Commitments, Owed
 from hounsfield.archive.engine.leadership import Leadership
+from hounsfield.archive.net.calling_back import CallingBack, CallingBackLimits
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.errors import NetError
 from hounsfield.archive.net.scu import Offer, RemoteEntity, ScuLimits, associate
@@ -52,7 +52,6 @@ __all__ = ["CommitmentLimits", "StorageCommitment"]
 
 log = structlog.get_logger(__name__)
 
-_NS = 1_000_000_000
 _CONTEXT = PresentationContext(
     1, STORAGE_COMMITMENT, (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
 )
@@ -65,14 +64,8 @@ class CommitmentLimits:
     instances_max: int = 100_000
     """In one request: the largest studies have some ten thousand, and all of a report is held in memory."""
     same_association_s: float = 10.0
-    """How long the association that asked is tried; after that, whoever leads calls back."""
-    poll_s: float = 2.0
-    """Between two looks at what is owed; one costs 20 µs when that is nothing."""
-    pause_s: float = 10.0
-    """Before an AE is called again that could not be reached; doubled each time."""
-    pause_s_max: float = 600.0
-    give_up_s: float = 7 * 86_400.0
-    """A device that was away for a week has asked again, or is gone."""
+    """How long the association that asked is tried. Who is not answered after twice that is called back."""
+    calling_back: CallingBackLimits = field(default_factory=CallingBackLimits)
 
 
 class _Carrier(Protocol):
@@ -85,14 +78,6 @@ class _Carrier(Protocol):
 
 class _RefusedError(NetError):
     """The peer took a report and answered that it failed."""
-
-
-@dataclass(slots=True)
-class _Trouble:
-    """With one AE: how often it was called in vain, and when it is called again (trio's clock)."""
-
-    attempts: int = 0
-    again_at: float = -math.inf
 
 
 class StorageCommitment:
@@ -108,13 +93,19 @@ class StorageCommitment:
         scu_limits: ScuLimits | None = None,
     ) -> None:
         self._commitments = commitments
-        self._destinations = destinations
-        self._leadership = leadership
         self._limits = limits or CommitmentLimits()
         self._scu_limits = scu_limits
-        self._troubles: dict[str, _Trouble] = {}
-        self._busy: set[str] = set()
-        self.requests = self.reports = self.given_up = 0
+        self._calling_back = CallingBack(
+            "commitment reports",
+            owed=commitments.owed,
+            settle=commitments.settle,
+            deliver=self._deliver,
+            destinations=destinations,
+            leadership=leadership,
+            limits=replace(self._limits.calling_back, age_s=2 * self._limits.same_association_s),
+        )
+        self.run = self._calling_back.run
+        self.requests = self.reports = 0
 
     def service(self) -> Service:
         """For the listener."""
@@ -125,7 +116,7 @@ class StorageCommitment:
         return {
             "commitment_requests_total": self.requests,
             "commitment_reports_total": self.reports,
-            "commitment_given_up_total": self.given_up,
+            "commitment_given_up_total": self._calling_back.given_up,
         }
 
     # ------------------------------------------------------------ being asked
@@ -199,50 +190,7 @@ class StorageCommitment:
         with trio.CancelScope(shield=True):
             await self._commitments.settle(owed)
 
-    async def run(self) -> None:
-        """Call back those who are not there any more, until cancelled."""
-        async with self._leadership, trio.open_nursery() as nursery:
-            while True:
-                if await self._leadership.lead():
-                    await self._look(nursery.start_soon)
-                await trio.sleep(self._limits.poll_s)
-
-    async def _look(self, start: Callable[..., None]) -> None:
-        limits = self._limits
-        by_ae: dict[str, list[Owed]] = {}
-        for owed in await self._commitments.owed():
-            age = (time.time_ns() - owed.at_ns) / _NS
-            if age >= limits.give_up_s:
-                self.given_up += 1
-                log.error("a commitment request was never answered", calling_ae=owed.ae_title)
-                await self._commitments.settle(owed)
-            elif age >= 2 * limits.same_association_s:
-                by_ae.setdefault(owed.ae_title, []).append(owed)
-        for title in self._troubles.keys() - by_ae.keys() - self._busy:
-            del self._troubles[title]
-        for title, waiting in by_ae.items():
-            trouble = self._troubles.setdefault(title, _Trouble())
-            if title not in self._busy and trio.current_time() >= trouble.again_at:
-                self._busy.add(title)
-                start(self._call_back, title, waiting, trouble)
-
-    async def _call_back(self, title: str, waiting: list[Owed], trouble: _Trouble) -> None:
-        try:
-            remote = self._destinations.find(title)
-            if remote is None:
-                raise NetError(f"no address is known of {title}; add it with `hounsfield ae add`")
-            await self._deliver(remote, waiting)
-            trouble.attempts = 0
-        except (NetError, StorageError) as error:
-            limits = self._limits
-            pause = min(limits.pause_s * 2.0**trouble.attempts, limits.pause_s_max)
-            trouble.attempts = min(trouble.attempts + 1, 30)
-            trouble.again_at = trio.current_time() + pause
-            log.warning("commitment reports wait", called_ae=title, count=len(waiting), reason=str(error))
-        finally:
-            self._busy.discard(title)
-
-    async def _deliver(self, remote: RemoteEntity, waiting: list[Owed]) -> None:
+    async def _deliver(self, remote: RemoteEntity, waiting: Sequence[Owed]) -> None:
         """All of them on one association, on which we have the SCP role (PS3.4 J.3.3, PS3.7 D.3.3.4).
 
         One that is refused does not keep back the others; it is raised at the end.
