@@ -21,7 +21,7 @@ from hounsfield.archive.cli.identifiers import (
     query_model,
 )
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
-from hounsfield.archive.cli.output import EXIT_INTERRUPTED, Failed, err, print_table, remark
+from hounsfield.archive.cli.output import EXIT_INTERRUPTED, Failed, err, print_table, printable, remark
 from hounsfield.archive.cli.remote import remote_options, resolve
 
 if TYPE_CHECKING:
@@ -239,8 +239,6 @@ def _title(path: tuple[int, ...]) -> str:
 
 def _text(answer: Model, path: tuple[int, ...]) -> str:
     """The values at ``path`` as one line, safe for a terminal."""
-    from hounsfield.archive.net.query_retrieve import printable
-
     at: list[Any] = [answer]
     for tag in path:
         at = [

@@ -129,6 +129,11 @@ def ago(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+def printable(text: str) -> str:
+    """What a stranger said, safe for a terminal: it must not steer it."""
+    return "".join(c if c.isprintable() else " " for c in text).strip()
+
+
 def size(count: float) -> str:
     """A number of bytes as people say it, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):

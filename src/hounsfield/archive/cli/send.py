@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hounsfield.archive.cli.conversation import limits_for
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
 from hounsfield.archive.cli.output import (
     EXIT_FAILED,
@@ -58,6 +59,13 @@ Examples:
     help="Send over so many at once.",
 )
 @click.option(
+    "--window",
+    type=click.IntRange(1, 64),
+    default=8,
+    show_default=True,
+    help="Objects to have outstanding on each, where the other side agrees to it.",
+)
+@click.option(
     "--retries",
     type=click.IntRange(0, 100),
     default=3,
@@ -72,6 +80,7 @@ def command(
     target: str,
     paths: tuple[Path, ...],
     associations: int,
+    window: int,
     retries: int,
     timeout: float,
     config_file: Path | None,
@@ -90,22 +99,15 @@ def command(
     """
     import trio
 
-    from hounsfield.archive.net.scu import ScuLimits
     from hounsfield.archive.net.send import SendPlan
     from hounsfield.archive.net.survey import survey
 
     remote = resolve(target, effective_config(config_file, overrides, data), **remote_words)
     found = list(survey(paths))
-    limits = ScuLimits(
-        connect_s=min(timeout, ScuLimits().connect_s),
-        associate_s=timeout,
-        response_s=timeout,
-        write_s=timeout,
-    )
-    plan = SendPlan(associations=associations, retries=retries)
+    plan = SendPlan(associations=associations, window=window, retries=retries)
     shown = None if as_json or not err().is_terminal else _progress()
     with shown or nullcontext():
-        report = trio.run(_send, remote, found, plan, limits, shown)
+        report = trio.run(_send, remote, found, plan, limits_for(timeout), shown)
     _show(remote, report, as_json)
     return _exit_code(report)
 

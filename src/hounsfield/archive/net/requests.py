@@ -65,7 +65,7 @@ _ABANDONED_MAX = 64  # operations given up and not ended yet; a peer that ends n
 Answer: TypeAlias = tuple[Command, bytes]
 """A response, and its data set, ``b""`` without one."""
 
-Reports: TypeAlias = Callable[[NEventReportRequest, bytes], int]
+Reports: TypeAlias = Callable[[AcceptedContext, NEventReportRequest, bytes], int]
 """Takes what an N-EVENT-REPORT says; the status to answer (PS3.7 10.1.1.1.8)."""
 
 
@@ -391,7 +391,7 @@ class Requests:
         if isinstance(request, NEventReportRequest) and self._reports is not None:
             response: Command = NEventReportResponse(
                 request.message_id,
-                self._reports(request, dataset),
+                self._reports(self.association.contexts[context_id], request, dataset),
                 request.affected_sop_class_uid,
                 request.affected_sop_instance_uid,
                 request.event_type_id,
