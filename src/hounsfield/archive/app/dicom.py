@@ -27,8 +27,10 @@ from hounsfield.archive.config import Config, DicomListener, is_loopback
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.errors import HounsfieldError
 from hounsfield.archive.net.destinations import Destinations
+from hounsfield.archive.net.getting import get_service
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
+from hounsfield.archive.net.moving import move_service
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe, networks
 from hounsfield.archive.net.records import CallRecord, EndRecord, ListenerObserver
 from hounsfield.archive.net.services import Service
@@ -146,7 +148,7 @@ class DicomService:
             limits=net_limits(config, resources.boot.workers),
             observer=self._observer,
             accept_delay=board.accept_delay,
-            services=_services(),
+            services=_services(engine, self.destinations),
             identify=self.identities.identify,
         )
 
@@ -253,6 +255,9 @@ def remote_aes(config: Config) -> Iterable[RemoteAe]:
     return tuple(map(remote_ae, config.aes))
 
 
-def _services() -> Sequence[Service]:
+def _services(engine: Engine, destinations: Destinations) -> Sequence[Service]:
     """What is provided beyond C-ECHO and C-STORE: one line for each service."""
-    return ()
+    return (
+        move_service(engine, destinations),
+        get_service(engine),
+    )
