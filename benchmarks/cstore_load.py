@@ -2,8 +2,8 @@
 
 One process per association. Objects are framed into PDUs once (`PreparedObject`); per object only the slots
 of `studies.Template` and the UID in the command are overwritten, then everything goes out in one send. Each
-association waits for the response to its object before it sends the next: no pipelining, no asynchronous
-window.
+association waits for the response to its object before it sends the next, as most senders do; with a
+`window` it asks for an asynchronous one (PS3.7 D.3.3.3) and has so many objects outstanding.
 
     python -m benchmarks.cstore_load 127.0.0.1 11112 --called HOUNSFIELD --associations 8 --seconds 10
 """
@@ -69,6 +69,7 @@ class Load:
     instances_per_series: int = 500
     max_pdu: int = MAX_PDU_OURS
     run: int = 0  # 0: drawn at random, so that no UID was ever seen
+    window: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ class Association:
                 calling_ae=load.calling_ae,
                 contexts=contexts,
                 max_pdu=len(self._buffer) - 6,
+                window=load.window,
             )
         )
         accepted, maximum = parse_accept(self._pdu())
@@ -163,7 +165,18 @@ class Association:
 
     def store(self, framed: memoryview, message_id: int) -> int:
         """Sends one framed object, returns the status of its response. Raises RefusedError or OSError."""
+        self.send(framed)
+        answered, status = self.response()
+        if answered != message_id:
+            raise RefusedError("the response answers another message")
+        return status
+
+    def send(self, framed: memoryview) -> None:
+        """Sends one framed object. Raises OSError."""
         self._socket.sendall(framed)
+
+    def response(self) -> tuple[int, int]:
+        """The next response: the message it answers, and its status. Raises RefusedError or OSError."""
         command = b""
         while True:
             pdu = self._pdu()
@@ -177,9 +190,10 @@ class Association:
                 offset += 4 + length
                 if control == 3:
                     values = parse_command(command)
-                    if int.from_bytes(values.get(0x0120, b""), "little") != message_id:
-                        raise RefusedError("the response answers another message")
-                    return int.from_bytes(values[0x0900], "little")
+                    return (
+                        int.from_bytes(values.get(0x0120, b""), "little"),
+                        int.from_bytes(values[0x0900], "little"),
+                    )
 
     def release(self) -> None:
         """Orderly release; errors at this point lose nothing and are ignored."""
@@ -259,6 +273,22 @@ def worker() -> None:
     began_ns = clock()
     began = ended = time.monotonic()
     stop_ns = began_ns + int(load.seconds * 1e9)
+    sent: dict[int, int] = {}  # when, by message
+
+    def take_response() -> None:
+        nonlocal ended, warnings
+        assert association
+        message_id, status = association.response()
+        if message_id not in sent:
+            raise RefusedError("the response answers another message")
+        start = sent.pop(message_id)
+        if status == 0 or status & 0xF000 == 0xB000:
+            latencies.append(clock() - start)
+            ended = time.monotonic()
+            warnings += status != 0
+        else:
+            failures[f"status {status:04X}"] = failures.get(f"status {status:04X}", 0) + 1
+
     try:
         for index in range(load.count if association else 0):
             identity = identity_of(Identity, load, run, number, load.first + index)
@@ -268,13 +298,12 @@ def worker() -> None:
             start = clock()
             if start >= stop_ns:
                 break
-            status = association.store(chosen.view, message_id)  # type: ignore[union-attr]
-            if status == 0 or status & 0xF000 == 0xB000:
-                latencies.append(clock() - start)
-                ended = time.monotonic()
-                warnings += status != 0
-            else:
-                failures[f"status {status:04X}"] = failures.get(f"status {status:04X}", 0) + 1
+            association.send(chosen.view)  # type: ignore[union-attr]
+            sent[message_id] = start
+            if len(sent) >= load.window:
+                take_response()
+        while sent:
+            take_response()
     except (OSError, RefusedError) as error:
         failures[f"lost: {error}"] = 1
     if association:
@@ -311,6 +340,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000, help="per association")
     parser.add_argument("--kind", default="ct")
     parser.add_argument("--study-per-object", action="store_true")
+    parser.add_argument("--window", type=int, default=1, help="objects outstanding per association")
     arguments = parser.parse_args()
     report = run_load(
         Load(
@@ -322,6 +352,7 @@ def main() -> None:
             count=arguments.count,
             kind=arguments.kind,
             study_per_object=arguments.study_per_object,
+            window=arguments.window,
             run=random.SystemRandom().randrange(1, 10**14),
         )
     )

@@ -37,9 +37,11 @@ def associate_request(
     contexts: list[tuple[int, str, list[str]]],
     max_pdu: int,
     roles: Sequence[tuple[str, bool, bool]] = (),
+    window: int = 1,
 ) -> bytes:
     """A-ASSOCIATE-RQ with presentation contexts (id, abstract syntax, transfer syntaxes), and with roles of
-    the requestor (SOP class, as SCU, as SCP; PS3.7 D.3.3.4).
+    the requestor (SOP class, as SCU, as SCP; PS3.7 D.3.3.4). With a `window` of more than one it asks for so
+    many operations at once (PS3.7 D.3.3.3).
     """
     items = [_item(0x10, APPLICATION_CONTEXT)]
     for context_id, abstract, transfers in contexts:
@@ -49,6 +51,7 @@ def associate_request(
     user = (
         _item(0x51, struct.pack(">I", max_pdu))
         + _item(0x52, IMPLEMENTATION_CLASS_UID)
+        + (_item(0x53, struct.pack(">HH", window, 1)) if window > 1 else b"")
         + b"".join(
             _item(0x54, struct.pack(">H", len(uid)) + uid.encode() + bytes((scu, scp)))
             for uid, scu, scp in roles
