@@ -6,6 +6,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -21,9 +22,13 @@ __all__ = ["AssociationAudit", "AuditError"]
 
 WAITING_MAX: Final = 4096
 """Records not yet in the journal; past it the newest are dropped and counted. No association waits."""
+STRANGERS_MAX: Final = 64
+"""Kinds of refusals in one batch; the same are counted, and past it all others are one record: who is
+refused a thousand times a second, under as many names, fills neither the queue nor the journal."""
 FLUSH_S: Final = 5.0
 """A killed worker loses the records of so long; a commit each would cost more than many an association."""
 ANSWERS_MAX: Final = 10_000
+_OTHERS: Final = "many others, for other reasons or under other names"
 _SINCE: Final = re.compile(r"(\d+(?:\.\d+)?)(s|min|h|d)")
 _UNITS: Final = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _NS: Final = 1_000_000_000
@@ -63,12 +68,25 @@ class AssociationAudit:
         self._events = events
         self._dropped = dropped
         self._waiting: deque[Record] = deque()
+        self._refused: dict[tuple[str, ...], dict[str, Any]] = {}
         self._some = trio.Event()
         self._many = trio.Event()
 
     def called(self, call: CallRecord) -> None:
-        """An association request was answered. Never waits."""
-        self._note(call.time, call.outcome, call, reason=call.reason)
+        """An association request was answered, or no TLS came about. Never waits."""
+        if call.outcome != "refused":
+            self._note(call.time, call.outcome, call)
+            return
+        kind = (call.calling_ae, call.called_ae, call.address, call.reason)
+        if kind not in self._refused and len(self._refused) >= STRANGERS_MAX:
+            call = replace(call, calling_ae="", called_ae="", address="", reason=_OTHERS)
+            kind = ("", "", "", _OTHERS)
+        known = self._refused.get(kind)
+        if known is not None:
+            known["count"] = known.get("count", 1) + 1
+            known["at_ns"] = int(call.time * _NS)
+        elif (record := self._note(call.time, "refused", call, reason=call.reason)) is not None:
+            self._refused[kind] = record
 
     def ended(self, end: EndRecord) -> None:
         """An accepted association is over. Never waits."""
@@ -84,12 +102,12 @@ class AssociationAudit:
             bytes_out=end.bytes_out,
         )
 
-    def _note(self, at: float, what: str, call: CallRecord, **more: Any) -> None:
+    def _note(self, at: float, what: str, call: CallRecord, **more: Any) -> dict[str, Any] | None:
         if not self.enabled:
-            return
+            return None
         if len(self._waiting) >= WAITING_MAX:
             self._dropped(1)
-            return
+            return None
         words = {
             "calling_ae": call.calling_ae,
             "called_ae": call.called_ae,
@@ -99,10 +117,12 @@ class AssociationAudit:
             **more,
         }
         known = {name: value for name, value in words.items() if value}
-        self._waiting.append({"at_ns": int(at * _NS), "what": what, **known})
+        record = {"at_ns": int(at * _NS), "what": what, **known}
+        self._waiting.append(record)
         self._some.set()
         if len(self._waiting) >= RECORDS_MAX:
             self._many.set()
+        return record
 
     async def run(self) -> None:
         """Keep what comes in, until cancelled; what is there then is kept, too."""
@@ -118,6 +138,7 @@ class AssociationAudit:
 
     async def _flush(self) -> None:
         self._some, self._many = trio.Event(), trio.Event()
+        self._refused = {}
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(RECORDS_MAX, len(self._waiting)))]
             try:

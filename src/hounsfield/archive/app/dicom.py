@@ -90,8 +90,14 @@ class BoardObserver(ListenerObserver):
         self._audit.ended(end)
 
     def called(self, call: CallRecord) -> None:
-        self._audit.called(call)
         self._board.add(f"associations_total.{'accepted' if call.outcome == 'accepted' else 'refused'}")
+        self._pass_on(call)
+
+    def handshake_failed(self, call: CallRecord) -> None:
+        self._pass_on(call)
+
+    def _pass_on(self, call: CallRecord) -> None:
+        self._audit.called(call)
         try:
             self._calls.send_nowait(call)
         except trio.WouldBlock:

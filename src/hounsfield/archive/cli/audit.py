@@ -71,7 +71,7 @@ def command(
         print_json(page)
         return 0
     print_table(
-        ["time", "what", "calling", "called", "address", "user", "objects", "failed", "received", "reason"],
+        ["time", "what", "calling", "called", "address", "user", "objects", "failed", "received", "why"],
         [
             (
                 datetime.fromtimestamp(record["at_ns"] / _NS, UTC).strftime("%Y-%m-%d %H:%M:%S"),
@@ -83,7 +83,7 @@ def command(
                 record.get("objects", ""),
                 record.get("objects_failed", ""),
                 size(record["bytes_in"]) if "bytes_in" in record else "",
-                record.get("reason", ""),
+                record.get("reason", "") + (f" ({record['count']} times)" if "count" in record else ""),
             )
             for record in page["records"]
         ],

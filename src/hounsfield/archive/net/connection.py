@@ -25,11 +25,13 @@ import trio
 from hounsfield.archive.engine.types import Source
 from hounsfield.archive.errors import alone, where
 from hounsfield.archive.net.agreement import peer_of, terms_for
+from hounsfield.archive.net.certificates import PeerCertificate
 from hounsfield.archive.net.errors import PeerGoneError
 from hounsfield.archive.net.negotiation import negotiate
 from hounsfield.archive.net.operation import Operations
 from hounsfield.archive.net.policy import Refusal, RemoteAe, over_limit
-from hounsfield.archive.net.records import CallRecord
+from hounsfield.archive.net.providers import Counters
+from hounsfield.archive.net.records import CallRecord, EndRecord
 from hounsfield.archive.net.sending import MessageSender
 from hounsfield.archive.net.services import Identified
 from hounsfield.archive.net.transport import Deadline, SocketTransport, StreamTransport
@@ -87,13 +89,17 @@ class Connection:
         endpoint: Endpoint,
         transport: SocketTransport | StreamTransport,
         address: str,
+        certificate: PeerCertificate | None = None,
     ) -> None:
         self.address = address
         self.phase = Phase.PENDING
         self.source = Source("dimse", address=address)
-        self.counters = listener.counters
+        self.counters = Counters()
         self._listener = listener
         self._endpoint = endpoint
+        self._certificate = certificate
+        self._call: CallRecord | None = None
+        self._limited_title = ""
         self._limits = listener.limits
         self._transport = transport
         self._association = Association(Role.ACCEPTOR, listener.wire_limits)
@@ -169,8 +175,6 @@ class Connection:
                 await self._say_last(last_words)
         finally:
             self._close_association()
-            self.counters.bytes_in += self._transport.bytes_in
-            self.counters.bytes_out += self._transport.bytes_out
             with trio.CancelScope(shield=True):
                 await self._transport.aclose()
 
@@ -191,18 +195,19 @@ class Connection:
         self._listener.association_opened(self)
         self._opened = True
         ae = self._listener.aes.get(request.calling_ae.strip())
-        who = self._judge(request) or await self._identify(request, ae)
+        who = self._judge(request, ae) or await self._identify(request, ae)
         refusal = who if isinstance(who, Refusal) else None
-        self._listener.called(
-            CallRecord(
-                time.time(),
-                self.address,
-                self.source.calling_ae,
-                self.source.called_ae,
-                "refused" if refusal else "accepted",
-                refusal.reason if refusal else "",
-            )
+        self._call = CallRecord(
+            time.time(),
+            self.address,
+            self.source.calling_ae,
+            self.source.called_ae,
+            "refused" if refusal else "accepted",
+            refusal.reason if refusal else "",
+            who.name if isinstance(who, Identified) else "",
+            self._certificate.subject if self._certificate else "",
         )
+        self._listener.called(self._call)
         if refusal is not None:
             self._close_association()  # it takes no one's place while it lingers
             await self._say_last(self._association.send(refusal.reject))
@@ -228,12 +233,15 @@ class Connection:
         if self._opened:
             self._opened = False
             self._listener.association_closed(self)
+        if self._limited_title:
+            self._listener.observer.entity_closed(self._limited_title)
+            self._limited_title = ""
 
-    def _judge(self, request: AssociateRequest) -> Refusal | None:
+    def _judge(self, request: AssociateRequest, ae: RemoteAe | None) -> Refusal | None:
         listener, limits = self._listener, self._limits
         if self._draining:
             return over_limit("the archive is shutting down")
-        refusal = self._endpoint.policy.judge(request, self.address, listener.aes)
+        refusal = self._endpoint.policy.judge(request, self.address, listener.aes, self._certificate)
         if refusal is not None:
             return refusal
         if listener.observer.associations_open() > limits.associations_max:
@@ -242,11 +250,19 @@ class Connection:
             return over_limit(
                 f"more than {limits.associations_per_address_max} associations from one address"
             )
+        if ae is not None and ae.associations_max:
+            self._limited_title = ae.title
+            listener.observer.entity_opened(ae.title)
+            if listener.observer.associations_of(ae.title) > ae.associations_max:
+                return over_limit(f"more than {ae.associations_max} associations of this AE")
         return None
 
     async def _identify(self, request: AssociateRequest, ae: RemoteAe | None) -> Identified | Refusal | None:
-        identify = self._listener.identify
-        return await identify(request.user.identity, self.address, ae) if identify else None
+        identify, offered = self._listener.identify, request.user.identity
+        who = await identify(offered, self.address, ae) if identify else None
+        if isinstance(who, Refusal):
+            return who
+        return self._endpoint.policy.judge_user(who.name if who else "", ae, offered) or who
 
     async def _serve(self) -> None:
         """Messages, until the peer asks for the release."""
@@ -418,14 +434,28 @@ class Connection:
             log.info("a connection came to nothing", address=self.address, reason=because)
 
     def _log_end(self, reason: str) -> None:
+        seconds = trio.current_time() - self._began
         log.info(
             "association ended",
             reason=reason,
             address=self.address,
             calling_ae=self.source.calling_ae,
             bytes=self._transport.bytes_in,
-            seconds=round(trio.current_time() - self._began, 3),
+            seconds=round(seconds, 3),
         )
+        if self._call is not None:
+            self._listener.observer.ended(
+                EndRecord(
+                    self._call,
+                    time.time(),
+                    reason,
+                    seconds,
+                    self.counters.objects_received,
+                    self.counters.objects_failed,
+                    self._transport.bytes_in,
+                    self._transport.bytes_out,
+                )
+            )
 
 
 def _printable(title: str) -> str:

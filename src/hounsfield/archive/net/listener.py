@@ -10,6 +10,7 @@ import contextlib
 import errno
 import socket
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,12 +19,14 @@ import structlog
 import trio
 
 from hounsfield.archive.errors import where
+from hounsfield.archive.net.certificates import PeerCertificate
 from hounsfield.archive.net.connection import Connection
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.providers import Counters, ObjectSink, Provider, StoreProvider, echo
 from hounsfield.archive.net.records import CallRecord, ListenerObserver, ListenerStatistics
 from hounsfield.archive.net.services import Identify, Service
+from hounsfield.archive.net.tls import why_no_tls
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import CEchoRequest, Command, CStoreRequest, WireLimits
 
@@ -128,11 +131,18 @@ class Listener:
 
     def statistics(self) -> ListenerStatistics:
         """The figures of this moment."""
-        totals: dict[str, Any] = {name: getattr(self.counters, name) for name in Counters.__slots__}
+        sums = Counters()
+        sums.add(self.counters)
         for connection in self._connections:
-            totals["bytes_in"] += connection.bytes_in
-            totals["bytes_out"] += connection.bytes_out
+            self._count(sums, connection)
+        totals: dict[str, Any] = {name: getattr(sums, name) for name in Counters.__slots__}
         return ListenerStatistics(connections_open=self._open, associations_open=self._associations, **totals)
+
+    @staticmethod
+    def _count(sums: Counters, connection: Connection) -> None:
+        sums.add(connection.counters)
+        sums.bytes_in += connection.bytes_in
+        sums.bytes_out += connection.bytes_out
 
     # ------------------------------------------------------------ what connections report
 
@@ -207,6 +217,7 @@ class Listener:
                 self.counters.connections_failed += 1
                 return
             transport: SocketTransport | StreamTransport
+            certificate: PeerCertificate | None = None
             if endpoint.tls is None:
                 transport = SocketTransport(sock, self.limits.unyielded_bytes_max)
             else:
@@ -214,7 +225,9 @@ class Listener:
                 if stream is None:
                     return
                 transport = StreamTransport(stream)
-            await self._run(Connection(self, endpoint, transport, address))
+                shown = stream.getpeercert(binary_form=True)
+                certificate = PeerCertificate.of(shown) if shown else None
+            await self._run(Connection(self, endpoint, transport, address, certificate))
         except Exception as error:  # noqa: BLE001 - one connection's surprise is not the others' end
             log.error("a connection failed", **where(error))
         finally:
@@ -236,6 +249,7 @@ class Listener:
         finally:
             self._pending.pop(connection, None)
             self._connections.discard(connection)
+            self._count(self.counters, connection)
 
     async def _handshake(
         self, sock: socket.socket, context: ssl.SSLContext, address: str
@@ -243,15 +257,19 @@ class Listener:
         stream = trio.SSLStream(
             trio.SocketStream(trio.socket.from_stdlib_socket(sock)), context, server_side=True
         )
+        reason = "too slow"
         with trio.move_on_after(self.limits.tls_handshake_s):
             try:
                 await stream.do_handshake()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                reason = why_no_tls(error)
             else:
                 return stream
         self.counters.connections_failed += 1
-        log.info("a TLS handshake failed", address=address)
+        log.info("a TLS handshake failed", address=address, reason=reason or "the peer closed the connection")
+        if reason:
+            record = CallRecord(time.time(), address, "", "", "refused", f"no TLS: {reason}")
+            self.observer.handshake_failed(record)
         await trio.aclose_forcefully(stream)
         return None
 

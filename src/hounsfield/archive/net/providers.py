@@ -88,7 +88,7 @@ class ObjectSink(Protocol):
 
 
 class Counters:
-    """What the providers and connections of one listener count."""
+    """What providers count on one association, and a listener on all that are over."""
 
     __slots__ = (
         "associations_aborted",
@@ -110,6 +110,11 @@ class Counters:
     def __init__(self) -> None:
         for name in self.__slots__:
             setattr(self, name, 0)
+
+    def add(self, others: Counters) -> None:
+        """Add what others counted."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(others, name))
 
     associations_aborted: int
     associations_accepted: int

@@ -127,6 +127,9 @@ class ListenerObserver:
     def called(self, call: CallRecord) -> None:
         """An association request was answered."""
 
+    def handshake_failed(self, call: CallRecord) -> None:
+        """A TLS handshake failed: nobody knows which AE it would have been, its titles are empty."""
+
     def ended(self, end: EndRecord) -> None:
         """An accepted association is over."""
 

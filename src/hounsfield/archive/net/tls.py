@@ -13,7 +13,7 @@ from pathlib import Path
 from hounsfield.archive.net.certificates import FINGERPRINT, PeerCertificate
 from hounsfield.archive.net.errors import TlsError
 
-__all__ = ["client_context", "server_context"]
+__all__ = ["client_context", "server_context", "why_no_tls"]
 
 # For TLS 1.2; 1.3's suites are all of that kind and are not listed here. Level 2: keys of 112 bits of
 # security (RSA 2048, curves of 224) and signatures of no less, whatever the system's own configuration says.
@@ -68,6 +68,16 @@ def client_context(
     if certificate is not None and key is not None:
         _load_chain(context, certificate, key)
     return context
+
+
+def why_no_tls(error: BaseException) -> str:
+    """Why a handshake failed, in words for the log; "" when the peer only closed the connection."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate: {cause.verify_message or cause}"
+    if isinstance(cause, ssl.SSLError) and cause.reason and not isinstance(cause, ssl.SSLEOFError):
+        return cause.reason.lower().replace("_", " ")
+    return ""
 
 
 def _bound_to(bindings: tuple[str, ...]) -> type[ssl.SSLObject]:
