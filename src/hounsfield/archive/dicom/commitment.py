@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from hounsfield.archive.dicom.attributes import uid_is_usable
-from hounsfield.archive.dicom.rewrite import element
+from hounsfield.archive.dicom.references import Reference, encoded, reference, sequence, uid
 from hounsfield.archive.dicom.selection import select
 from hounsfield.codecs.registry import TransferSyntax
 
@@ -53,13 +53,6 @@ class FailureReason(IntEnum):
     RESOURCE_LIMITATION = 0x0213
 
 
-class Reference(NamedTuple):
-    """An instance that is spoken of, by its SOP class and its own UID."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-
-
 @dataclass(frozen=True, slots=True)
 class CommitmentRequest:
     """For what the caller wants somebody else to be responsible; each instance once, in the order given."""
@@ -81,7 +74,7 @@ def parse_request(data: bytes, syntax: TransferSyntax) -> CommitmentRequest:
     references = dict.fromkeys(_references(model, _REFERENCED))
     if not references:
         raise CommitmentError("Referenced SOP Sequence (0008,1199) is missing or empty")
-    if not all(map(uid_is_usable, (uid for one in references for uid in one))):
+    if not all(map(uid_is_usable, (value for one in references for value in one))):
         raise CommitmentError("a Referenced SOP Class or Instance UID is missing or is no UID")
     return CommitmentRequest(transaction, tuple(references))
 
@@ -104,8 +97,8 @@ def parse_report(
 def request(asked: CommitmentRequest, syntax: TransferSyntax) -> bytes:
     """The data set of an N-ACTION-RQ, in a little endian ``syntax`` (PS3.4 Table J.3-1)."""
     return b"".join((
-        _uid(_TRANSACTION, asked.transaction_uid, syntax),
-        _sequence(_REFERENCED, (_reference(one, syntax) for one in asked.references), syntax),
+        uid(_TRANSACTION, asked.transaction_uid, syntax),
+        sequence(_REFERENCED, (reference(one, syntax) for one in asked.references), syntax),
     ))  # fmt: skip
 
 
@@ -124,16 +117,16 @@ def report(
     """
     parts = []
     if retrieve_ae:
-        parts.append(_element(_RETRIEVE_AE, "AE", retrieve_ae.encode("ascii"), syntax))
-    parts.append(_uid(_TRANSACTION, transaction_uid, syntax))
+        parts.append(encoded(_RETRIEVE_AE, "AE", retrieve_ae.encode("ascii"), syntax))
+    parts.append(uid(_TRANSACTION, transaction_uid, syntax))
     if failed:
         items = (
-            _reference(one, syntax) + _element(_REASON, "US", int(reason).to_bytes(2, "little"), syntax)
+            reference(one, syntax) + encoded(_REASON, "US", int(reason).to_bytes(2, "little"), syntax)
             for one, reason in failed
         )
-        parts.append(_sequence(_FAILED, items, syntax))
+        parts.append(sequence(_FAILED, items, syntax))
     if committed:
-        parts.append(_sequence(_REFERENCED, (_reference(one, syntax) for one in committed), syntax))
+        parts.append(sequence(_REFERENCED, (reference(one, syntax) for one in committed), syntax))
     return b"".join(parts)
 
 
@@ -158,20 +151,3 @@ def _items(model: Mapping[str, Any], tag: int) -> Iterator[Mapping[str, Any]]:
 def _text(model: Mapping[str, Any], tag: int) -> str:
     values = model.get(f"{tag:08X}", {}).get("Value", ())
     return str(values[0]).strip(" \0") if values else ""
-
-
-def _reference(one: Reference, syntax: TransferSyntax) -> bytes:
-    return _uid(_CLASS, one.sop_class_uid, syntax) + _uid(_INSTANCE, one.sop_instance_uid, syntax)
-
-
-def _uid(tag: int, uid: str, syntax: TransferSyntax) -> bytes:
-    return _element(tag, "UI", uid.encode("ascii", "replace"), syntax)
-
-
-def _sequence(tag: int, items: Iterable[bytes], syntax: TransferSyntax) -> bytes:
-    value = b"".join(b"\xfe\xff\x00\xe0" + len(item).to_bytes(4, "little") + item for item in items)
-    return _element(tag, "SQ", value, syntax)
-
-
-def _element(tag: int, vr: str, value: bytes, syntax: TransferSyntax) -> bytes:
-    return element(tag, vr, value, implicit=syntax.implicit_vr, little=True)

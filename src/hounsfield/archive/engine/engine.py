@@ -14,6 +14,7 @@ import trio
 
 from hounsfield.archive.dicom.rejection import REASONS, NoteLimits
 from hounsfield.archive.engine.associations import AssociationEvents
+from hounsfield.archive.engine.availability import Availability
 from hounsfield.archive.engine.changes import Changes
 from hounsfield.archive.engine.commitments import Commitments
 from hounsfield.archive.engine.compaction import Compaction, CompactionLimits
@@ -201,7 +202,7 @@ class Engine:
         self, stores: Stores, options: EngineOptions, *, owner: str, on_commit: Callable[[], None]
     ) -> None:
         self.stores = stores
-        self._gate = Gate()
+        self._gate = self.gate = Gate()
         self.changes = Changes(stores.store, stores.journal, self._gate, on_commit)
         on_commit = self.changes.committed
         self._search = Search(stores.planner, self._gate)
@@ -243,6 +244,9 @@ class Engine:
             limits=options.rendered,
             lettering=Lettering(options.fonts),
         )
+        self.availability = Availability(
+            stores.store, stores.journal, self._retrieve, self._gate, on_commit
+        )
         cache = PreparedStore(stores.derived, stores.keyring, options.metadata)
         blocking = Blocking(
             index=stores.store,
@@ -254,7 +258,7 @@ class Engine:
         )
         self.metadata = PreparedMetadata(blocking, cache, self._gate, options.metadata)
         consumers = (
-            announcing_stable_studies(options.study_stable_s),
+            announcing_stable_studies(options.study_stable_s, self.availability.owe),
             Consumer(
                 "metadata",
                 options.metadata.quiet_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 from hounsfield.archive.engine.quiet import Consumer
 from hounsfield.archive.index.indexing import EVENT_CONFLICT, EVENT_STORED
@@ -11,13 +12,19 @@ from hounsfield.archive.index.rows import Event
 EVENT_STABLE = "study-stable"
 
 
-def announcing_stable_studies(quiet_s: float) -> Consumer:
-    """Appends a ``study-stable`` event to the journal when a study has been quiet for so long."""
+async def _nobody(_: str) -> None:
+    """Nobody else is to be told."""
+
+
+def announcing_stable_studies(quiet_s: float, tell: Callable[[str], Awaitable[None]] = _nobody) -> Consumer:
+    """Appends a ``study-stable`` event to the journal when a study has been quiet for so long.
+
+    ``tell`` is called before with its UID; twice, if this process dies in between.
+    """
     heeded = frozenset({EVENT_STORED, EVENT_CONFLICT})
-    return Consumer(
-        EVENT_STABLE, quiet_s, heeded.__contains__, _announce, lease_s=10.0, open_studies_max=None
-    )
 
+    async def announce(study_uid: str) -> Event:
+        await tell(study_uid)
+        return Event(EVENT_STABLE, time.time_ns(), {"study": study_uid})
 
-async def _announce(study_uid: str) -> Event:
-    return Event(EVENT_STABLE, time.time_ns(), {"study": study_uid})
+    return Consumer(EVENT_STABLE, quiet_s, heeded.__contains__, announce, lease_s=10.0, open_studies_max=None)

@@ -47,6 +47,8 @@ from hounsfield.archive.wire import (
     CStoreResponse,
     NActionRequest,
     NActionResponse,
+    NCreateRequest,
+    NCreateResponse,
     NEventReportRequest,
     NEventReportResponse,
     PresentationContext,
@@ -84,6 +86,7 @@ _RESPONSES: Mapping[type[Command], type[Command]] = {
     CMoveRequest: CMoveResponse,
     CGetRequest: CGetResponse,
     NActionRequest: NActionResponse,
+    NCreateRequest: NCreateResponse,
     NEventReportRequest: NEventReportResponse,
 }
 
