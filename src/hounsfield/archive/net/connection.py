@@ -38,9 +38,8 @@ from hounsfield.archive.net.transport import Deadline, SocketTransport, StreamTr
 from hounsfield.archive.wire import (
     NEED_DATA,
     Abort,
-    AbortReason,
-    AbortSource,
     AcceptedContext,
+    AssociateReject,
     AssociateRequest,
     Association,
     Buffer,
@@ -50,6 +49,9 @@ from hounsfield.archive.wire import (
     DatasetFragment,
     Event,
     MessageReader,
+    RejectReason,
+    RejectResult,
+    RejectSource,
     ReleaseReply,
     ReleaseRequest,
     RemoteProtocolError,
@@ -240,7 +242,7 @@ class Connection:
     def _judge(self, request: AssociateRequest, ae: RemoteAe | None) -> Refusal | None:
         listener, limits = self._listener, self._limits
         if self._draining:
-            return over_limit("the archive is shutting down")
+            return _congested("the archive is shutting down")
         refusal = self._endpoint.policy.judge(request, self.address, listener.aes, self._certificate)
         if refusal is not None:
             return refusal
@@ -415,7 +417,7 @@ class Connection:
         if association.state is State.AWAITING_ASSOCIATE_RQ:
             association.artim_expired()  # PS3.8 AA-2: close, there is nobody to say it to
             return []
-        return association.send(Abort(AbortSource.SERVICE_PROVIDER, AbortReason.NOT_SPECIFIED))
+        return association.send(Abort())  # our wish, not the protocol's: the user's (PS3.8 AA-1)
 
     def _timed_out(self) -> str:
         if self._opened:
@@ -456,6 +458,16 @@ class Connection:
                     self._transport.bytes_out,
                 )
             )
+
+
+def _congested(what: str) -> Refusal:
+    """A refusal for the moment, because of what we are doing: another worker, or we later, will take it."""
+    return Refusal(
+        AssociateReject(
+            RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, RejectReason.TEMPORARY_CONGESTION
+        ),
+        what,
+    )
 
 
 def _printable(title: str) -> str:
