@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from hounsfield.archive.app.certificates import (
     listener_context,
     running_out,
 )
+from hounsfield.archive.app.dicom_services import DicomServices
 from hounsfield.archive.app.identities import Identities, token_verifier
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.resources import Resources
@@ -27,13 +28,10 @@ from hounsfield.archive.config import Config, DicomListener, is_loopback
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.errors import HounsfieldError
 from hounsfield.archive.net.destinations import Destinations
-from hounsfield.archive.net.getting import get_service
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
-from hounsfield.archive.net.moving import move_service
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe, networks
 from hounsfield.archive.net.records import CallRecord, EndRecord, ListenerObserver
-from hounsfield.archive.net.services import Service
 
 # Calls waiting to be told to the supervisor; past it the newest are dropped, the counters still count them.
 CALLS_WAITING_MAX = 256
@@ -131,6 +129,7 @@ class DicomService:
         self.destinations = Destinations(
             lambda: self.registry.known, ae_title=config.archive.ae_title, tls=client_tls(config)
         )
+        self._services = DicomServices(resources, engine, self.destinations)
         self.audit = AssociationAudit(
             engine.associations,
             enabled=config.dicom.association_events,
@@ -154,13 +153,18 @@ class DicomService:
             limits=net_limits(config, resources.boot.workers),
             observer=self._observer,
             accept_delay=board.accept_delay,
-            services=_services(engine, self.destinations),
+            services=self._services.services,
             identify=self.identities.identify,
         )
 
     def background(self) -> list[Callable[[], Awaitable[None]]]:
         """What runs beside the listener, until cancelled."""
-        return [self._report, self.audit.run, self._watch_certificates]
+        return [
+            self._report,
+            self.audit.run,
+            self._watch_certificates,
+            *self._services.background(),
+        ]
 
     def operations(self) -> dict[str, Callable[..., Awaitable[Any]]]:
         """For the command line."""
@@ -203,6 +207,7 @@ class DicomService:
         await self.identities.refresh()
         self.listener.aes = self.registry.known
         self.audit.enabled = config.dicom.association_events
+        self._services.load(config)
         for endpoint, entry in zip(self.listener.endpoints, self._entries, strict=True):
             endpoint.policy = policy(config, entry)
 
@@ -225,6 +230,7 @@ class DicomService:
             "dimse_objects_abandoned_total": now.objects_abandoned,
             "dimse_bytes_total.in": now.bytes_in,
             "dimse_bytes_total.out": now.bytes_out,
+            **self._services.figures(),
         }
 
 
@@ -259,11 +265,3 @@ def net_limits(config: Config, workers: int) -> NetLimits:
 def remote_aes(config: Config) -> Iterable[RemoteAe]:
     """The AEs of config.toml as the network layer knows them."""
     return tuple(map(remote_ae, config.aes))
-
-
-def _services(engine: Engine, destinations: Destinations) -> Sequence[Service]:
-    """What is provided beyond C-ECHO and C-STORE: one line for each service."""
-    return (
-        move_service(engine, destinations),
-        get_service(engine),
-    )

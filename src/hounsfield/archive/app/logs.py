@@ -33,7 +33,7 @@ SAFE = frozenset(
         "exit_code", "signal", "error", "error_type", "where", "path", "directory", "key_source",
         "announcement", "next", "workers", "restarts", "grace_seconds", "table", "what", "tag",
         "vr", "connections", "errno", "request_id", "response_started", "exception", "at", "errors",
-        "detail",
+        "detail", "destination", "answers", "headers", "completed", "failed", "warning", "cancelled",
     }
 )  # fmt: skip
 

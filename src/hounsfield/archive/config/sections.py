@@ -78,6 +78,7 @@ class Dicom(Section, frozen=True):
     find_answers_max: Count = 100_000
     find_headers_max: Count = 20_000
     find_relational_always: bool = False
+    availability_to: tuple[Title, ...] = ()
 
 
 class Identity(Section, frozen=True):

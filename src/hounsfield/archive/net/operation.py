@@ -204,7 +204,7 @@ class Operations:
         except PeerGoneError:
             await self._fail(running)  # another peer than this one, or there is nobody to tell
         except Exception as error:  # noqa: BLE001 - a defect fails this operation and no other
-            log.error("an operation failed", request=type(running.request).__name__, **where(error))
+            log.error("an operation failed", command=type(running.request).__name__, **where(error))
             await self._fail(running)
         finally:
             self._tasks -= 1
