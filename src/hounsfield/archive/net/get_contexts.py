@@ -84,7 +84,8 @@ def get_contexts(
     proposed = dict.fromkeys(sop_class for sop_class, _ in kept)
     # our role for these: SCP, and not SCU (PS3.7 D.3.3.4)
     roles = tuple(RoleSelection(sop_class, scu=False, scp=True) for sop_class in proposed)
-    return contexts, roles, [sop_class for sop_class, _ in left if sop_class not in proposed]
+    left_out = dict.fromkeys(sop_class for sop_class, _ in left if sop_class not in proposed)
+    return contexts, roles, list(left_out)
 
 
 def _groups(sop_class: str, syntaxes: Sequence[str], *, chosen: bool) -> Iterable[tuple[str, ...]]:

@@ -171,8 +171,7 @@ def identifier_bytes(model: Model, context: AcceptedContext, character_set: str 
         encoder = text_encoder(character_set.encode("ascii", "replace"))
         if not encoder.charset.known:
             raise ModelError("that is no character set of PS3.3 C.12.1.1.2, such as ISO_IR 100 or ISO_IR 192")
-        declared = {_CHARACTER_SET: {"vr": "CS", "Value": character_set.split("\\")}}
-        return _in_character_set({**model, **declared}, encoder, syntax.implicit_vr)
+        return _in_character_set({**model, _CHARACTER_SET: {"vr": "CS"}}, encoder, syntax.implicit_vr)
     head = from_json(model).head
     if syntax.implicit_vr:
         return recoded(head, b"", EXPLICIT_VR_LITTLE_ENDIAN, syntax).before
@@ -185,7 +184,9 @@ def _in_character_set(model: Model, encoder: TextEncoder, implicit: bool) -> byt
     for key in sorted(model):
         entry, tag = model[key], int(key, 16)
         vr, values = entry["vr"], entry.get("Value") or ()
-        if vr == "SQ":
+        if key == _CHARACTER_SET:
+            raw = encoder.declared
+        elif vr == "SQ":
             items = (_in_character_set(item, encoder, implicit) for item in values)
             raw = b"".join(_ITEM + len(item).to_bytes(4, "little") + item for item in items)
         else:

@@ -143,6 +143,7 @@ class Requests:
         self._abandoned: set[int] = set()
         self._sending = trio.Lock()
         self._reading = False
+        self._listening = trio.CancelScope()
         self._within = False
         self._waiting = trio.lowlevel.ParkingLot()
         self._receiving: _Collected | _Stored | None = None
@@ -238,6 +239,7 @@ class Requests:
                 if isinstance(error, NetError)
                 else GivenUpError(f"the association with {self._remote} was given up within a message")
             )
+        self._listening.cancel()  # who reads waits for what will not come
         self._waiting.unpark_all()
 
     def _raise_if_failed(self) -> None:
@@ -279,8 +281,14 @@ class Requests:
             await self._waiting.park()
             return
         self._reading = True
+        self._listening = trio.CancelScope()
         try:
-            event = await (self._next_event() if seconds is None else self.event(seconds, "response"))
+            event: Event | None = None
+            with self._listening:
+                event = await (self._next_event() if seconds is None else self.event(seconds, "response"))
+            if event is None:  # another operation ended the association meanwhile
+                self._raise_if_failed()
+                return
             self._within = True
             await self._take(event)
             self._within = False
