@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import trio
+from msgspec import structs
 
 from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.gate import Gate
@@ -39,7 +40,8 @@ class Consumer:
 
     act: Callable[[str], Awaitable[Event | None]]
     """Called with the UID of each quiet study. What it returns is appended to the journal in the commit that
-    moves the cursor past the study; being called twice, or for a study that is gone, must be harmless."""
+    moves the cursor past the study, with ``since`` in its body: no event of the study that it is about comes
+    before that number. Being called twice, or for a study that is gone, must be harmless."""
 
     lease_s: float = 30.0
     """Longer than ``act`` usually takes."""
@@ -131,7 +133,11 @@ class QuietStudies:
         """Move the cursor past what is done, and append what is to be said of it."""
         waiting = (study.first_sequence for uid, study in self._open.items() if uid not in done)
         cursor = min(waiting, default=self._read_to + 1) - 1
-        said = [event for event in done.values() if event is not None]
+        said = [
+            structs.replace(event, body={**event.body, "since": self._open[uid].first_sequence})
+            for uid, event in done.items()
+            if event is not None
+        ]
         if cursor > self._cursor or said:
             try:
                 self._say(said, cursor)

@@ -25,7 +25,7 @@ from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.types import Frame, Header
 from hounsfield.archive.index.indexing import Indexer, as_received, lengths_as_received
 from hounsfield.archive.index.remaining import row_part
-from hounsfield.archive.index.rows import Attributes, InstanceRow, ObjectRow, decode
+from hounsfield.archive.index.rows import Attributes, InstanceRow, ObjectRow, SourceRow, decode
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.frames import FrameShape
@@ -199,9 +199,12 @@ class Records:
 
     def source_ae(self, row: InstanceRow) -> str:
         """The AE that sent the object, "" when none did."""
+        return self.source(row).calling_ae
+
+    def source(self, row: InstanceRow) -> SourceRow:
+        """How the object came in."""
         with _damage_named():
-            carried = decode(ObjectRow, self._log.open_part(row_part(row.location)))
-        return carried.source.calling_ae
+            return decode(ObjectRow, self._log.open_part(row_part(row.location))).source
 
     def data_set_bytes(self, row: InstanceRow) -> int:
         """The data set's length in bytes, without reading it when the index knows."""

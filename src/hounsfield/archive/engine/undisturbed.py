@@ -14,7 +14,7 @@ from hounsfield.archive.engine.buffers import BufferPool
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.types import Frame, Header
-from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.archive.index.rows import InstanceRow, SourceRow
 from hounsfield.archive.index.tables import INSTANCE
 from hounsfield.storage_backends.api import Buffer
 
@@ -49,8 +49,8 @@ class UndisturbedRecords(Records):
     def ends(self, row: InstanceRow) -> tuple[Header, int, int]:
         return self._wherever(super().ends, row)
 
-    def source_ae(self, row: InstanceRow) -> str:
-        return self._wherever(super().source_ae, row)
+    def source(self, row: InstanceRow) -> SourceRow:
+        return self._wherever(super().source, row)
 
     def data_set_bytes(self, row: InstanceRow) -> int:
         return self._wherever(super().data_set_bytes, row)
