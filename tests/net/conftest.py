@@ -19,7 +19,7 @@ from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
 from hounsfield.archive.net.policy import ListenerPolicy
-from hounsfield.archive.net.records import CallRecord, ListenerObserver
+from hounsfield.archive.net.records import CallRecord, EndRecord, ListenerObserver
 from hounsfield.archive.net.services import Service
 from hounsfield.archive.wire import (
     NEED_DATA,
@@ -47,10 +47,17 @@ class Calls(ListenerObserver):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[CallRecord] = []
+        self.ends: list[EndRecord] = []
         self.aborted = 0
 
     def called(self, call: CallRecord) -> None:
         self.calls.append(call)
+
+    def handshake_failed(self, call: CallRecord) -> None:
+        self.calls.append(call)
+
+    def ended(self, end: EndRecord) -> None:
+        self.ends.append(end)
 
     def association_aborted(self) -> None:
         self.aborted += 1
