@@ -250,12 +250,15 @@ class _Getting:
         self.objects = objects
         self.at_once = at_once
         self.answers: list[Any] = []
+        self.by_uid: dict[str, Any] = {}
 
     async def __call__(self, operation: Any, context: Any, request: Any, identifier: bytes) -> None:
         target = next(c for c in operation.contexts.values() if c.abstract_syntax == CT)
 
         async def store(number: int, data: tuple[bytes, ...]) -> None:
-            self.answers.append(await operation.store(target, f"1.2.{number}", _pieces(*data)))
+            answer = await operation.store(target, f"1.2.{number}", _pieces(*data))
+            self.by_uid[f"1.2.{number}"] = answer
+            self.answers.append(answer)
             await operation.respond(
                 CGetResponse(request.message_id, PENDING, GET, 9, len(self.answers), 0, 0)
             )
@@ -313,9 +316,9 @@ async def test_stores_overlap_within_the_peers_window_and_answers_find_their_own
             answer = (await peer.message())[1]
             if isinstance(answer, CStoreRequest):
                 waiting.append(answer)
-        uids = [answer.affected_sop_instance_uid for answer in getting.answers]
-        assert sorted(uids) == [f"1.2.{number}" for number in range(5)]
-        assert uids[:3] == [command.affected_sop_instance_uid for command in reversed(asked)]
+        assert {uid: answer.affected_sop_instance_uid for uid, answer in getting.by_uid.items()} == {
+            uid: uid for uid in (f"1.2.{number}" for number in range(5))
+        }
 
 
 async def test_a_store_needs_the_scp_role_of_the_peer(serve: Any, sink: Any, peer_to: Any) -> None:

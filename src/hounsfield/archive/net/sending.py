@@ -30,7 +30,7 @@ class GiveUp(Protocol):
 class MessageSender:
     """See the module's text. ``give_up`` ends the association, and is told why."""
 
-    __slots__ = ("_association", "_give_up", "_transport", "_turn", "_write_s", "_writer")
+    __slots__ = ("_association", "_give_up", "_speaking", "_transport", "_waiting", "_write_s", "_writer")
 
     def __init__(
         self, association: Association, transport: Transport, write_s: float, give_up: GiveUp
@@ -40,27 +40,31 @@ class MessageSender:
         self._write_s = write_s
         self._give_up = give_up
         self._writer = MessageWriter(association)
-        self._turn = trio.Lock()
+        self._speaking = False
+        self._waiting = trio.lowlevel.ParkingLot()
 
     async def command(self, context_id: int, command: Command) -> None:
         """Send a message without a data set, in one write. Raises PeerGoneError."""
-        turn = self._turn
-        try:
-            turn.acquire_nowait()  # no checkpoint and nothing allocated: each object's answer passes here
-        except trio.WouldBlock:
-            await turn.acquire()
+        if self._speaking:
+            await self._waiting.park()
+        self._speaking = True
         try:
             self._check()
             await self._write(self._writer.command(context_id, command))
         finally:
-            turn.release()
+            self._next_turn()
 
     async def message(self, context_id: int, command: Command, dataset: Buffer) -> None:
         """Send a message with its data set, in one write when it fits. Raises PeerGoneError."""
-        async with self._turn:
+        if self._speaking:
+            await self._waiting.park()
+        self._speaking = True
+        try:
             self._check()
             for batch in self._writer.message(context_id, command, (dataset,)):
                 await self._write(batch)
+        finally:
+            self._next_turn()
 
     async def stream(self, context_id: int, command: Command, pieces: Pieces) -> None:
         """Send a message whose data set comes in ``pieces``. Raises PeerGoneError.
@@ -69,20 +73,39 @@ class MessageSender:
         What ``pieces`` raises comes through; unless it was the first, the association is over then.
         """
         piece, last = await anext(pieces)
-        async with self._turn:
+        if self._speaking:
+            await self._waiting.park()
+        self._speaking = True
+        try:
             self._check()
-            pending = self._writer.command(context_id, command)
-            while True:
-                for batch in self._writer.dataset(context_id, piece, last=last):
-                    await self._write([*pending, *batch])
-                    pending = []
-                if last:
-                    return
-                try:
-                    piece, last = await anext(pieces)
-                except BaseException:
-                    self._give_up("an object that was being sent broke off")
-                    raise
+            await self._stream(context_id, command, pieces, piece, last)
+        finally:
+            self._next_turn()
+
+    async def _stream(
+        self, context_id: int, command: Command, pieces: Pieces, piece: Buffer, last: bool
+    ) -> None:
+        pending = self._writer.command(context_id, command)
+        while True:
+            for batch in self._writer.dataset(context_id, piece, last=last):
+                await self._write([*pending, *batch])
+                pending = []
+            if last:
+                return
+            try:
+                piece, last = await anext(pieces)
+            except BaseException:
+                self._give_up("an object that was being sent broke off")
+                raise
+
+    def _next_turn(self) -> None:
+        """A lock that costs nothing when nobody waits: each object's answer passes here. It is handed on
+        without being opened in between, so that who sends without end does not keep the others waiting.
+        """
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self._speaking = False
 
     async def raw(self, buffers: list[Buffer]) -> None:
         """Send what is no message: a PDU of the association's own. Raises PeerGoneError."""
