@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AsyncExitStack, aclosing
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pydicom
 import pytest
 import trio
 from tests.support.retrieving import (
     EXPLICIT,
+    IMPLICIT,
     PATIENCE_S,
     PATIENT_MOVE,
     PATIENT_STUDY_MOVE,
+    QUICK_PEER,
     STUDY_MOVE,
     Known,
     at,
+    by_uid,
     dataset_of,
     failed_uids,
     free_port,
@@ -23,15 +32,35 @@ from tests.support.retrieving import (
     sample,
     slices,
     stored,
+    storescp,
 )
 
 from hounsfield.archive.engine.errors import OutOfResourcesError, StorageFailedError
 from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.moving import move_service
 from hounsfield.archive.net.policy import ListenerPolicy
 from hounsfield.archive.net.scu import RemoteEntity, ScuLimits, associate
 from hounsfield.archive.net.suboperations import RetrieveLimits
-from hounsfield.archive.wire import CMoveRequest, CMoveResponse, PresentationContext
+from hounsfield.archive.wire import (
+    NEED_DATA,
+    AssociateAccept,
+    AssociateRequest,
+    Association,
+    CMoveRequest,
+    CMoveResponse,
+    CommandReceived,
+    ContextResult,
+    CStoreResponse,
+    DataFragment,
+    MessageReader,
+    MessageWriter,
+    PresentationContext,
+    PresentationResult,
+    ReleaseReply,
+    ReleaseRequest,
+    Role,
+)
 
 QUICK = RetrieveLimits(pause_s=0.001, poll_s=0.005)
 OPEN = ListenerPolicy()
@@ -273,10 +302,406 @@ async def test_what_is_deleted_or_damaged_meanwhile_fails_alone(
 
         async def gone(*name: str) -> Any:
             if name[2] == "1.2.3.4.1.2":
-                await archive.engine.delete(Target(name[0], name[1], (name[2],)), reason="a test", actor="a test")
+                await archive.engine.delete(
+                    Target(name[0], name[1], (name[2],)), reason="a test", actor="a test"
+                )
             return await instances(*name)
 
         monkeypatch.setattr(archive.engine, "instances", gone)
         final, data, _ = await ask(archive, identifier("STUDY", StudyInstanceUID="1.2.3.4"))
         assert (final.status, counts(final)) == (0xB000, (None, 3, 1, 0))
         assert failed_uids(data) == ["1.2.3.4.1.2"]
+
+
+# ---------------------------------------------------------------- destinations that misbehave
+
+
+class Scripted:
+    """An SCP made of raw sockets: answers each C-STORE as ``script`` says, by how many came before."""
+
+    def __init__(self, script: Callable[[int], Any]) -> None:
+        self.script = script
+        self.associations = 0
+        self.stores: list[str] = []
+        self.largest_gap = 0
+        self.outstanding = 0
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.associations += 1
+        association = Association(Role.ACCEPTOR)
+        reader, writer = MessageReader(), MessageWriter(association)
+        command: Any = None
+        async with stream:
+            try:
+                while True:
+                    while (event := association.next_event()) is NEED_DATA:
+                        association.receive_data(await stream.receive_some(1 << 20))
+                    if isinstance(event, AssociateRequest):
+                        answer = self.accept(event)
+                        for buffer in association.send(answer):
+                            await stream.send_all(buffer)
+                    elif isinstance(event, ReleaseRequest):
+                        for buffer in association.send(ReleaseReply()):
+                            await stream.send_all(buffer)
+                        return
+                    elif isinstance(event, DataFragment):
+                        message = reader.receive(event)
+                        if isinstance(message, CommandReceived):
+                            command = message.command
+                        elif message is not None and message.last:
+                            number = len(self.stores)
+                            self.stores.append(command.affected_sop_instance_uid)
+                            status = self.script(number)
+                            if status == "hang":
+                                await trio.sleep_forever()
+                            if status == "die":
+                                return
+                            response = CStoreResponse(
+                                command.message_id,
+                                status,
+                                command.affected_sop_class_uid,
+                                command.affected_sop_instance_uid,
+                            )
+                            for buffer in writer.command(message.context_id, response):
+                                await stream.send_all(buffer)
+                    else:
+                        return
+            except trio.BrokenResourceError:
+                return
+
+    @staticmethod
+    def accept(request: AssociateRequest) -> AssociateAccept:
+        return AssociateAccept(
+            called_ae=request.called_ae,
+            calling_ae=request.calling_ae,
+            contexts=tuple(
+                PresentationResult(one.context_id, ContextResult.ACCEPTANCE, one.transfer_syntaxes[0])
+                for one in request.contexts
+            ),
+        )
+
+
+@asynccontextmanager
+async def scripted(script: Callable[[int], Any]) -> AsyncIterator[tuple[Scripted, int]]:
+    peer = Scripted(script)
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, peer.serve, 0, host="127.0.0.1"))
+        yield peer, listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+STUDY = identifier("STUDY", StudyInstanceUID="1.2.3.4")
+
+
+async def test_what_was_not_acknowledged_is_sent_again_on_a_new_association(moving: Any) -> None:
+    async with (
+        scripted(lambda number: "die" if number in (2, 5) else 0) as (peer, port),
+        moving(DYING=at(port)) as (archive, _),
+    ):
+        for raw in slices(6):
+            await stored(archive.engine, raw)
+        final, data, _ = await ask(archive, STUDY, to="DYING")
+        assert (final.status, counts(final), data) == (0, (None, 6, 0, 0), b"")
+        assert peer.associations == 3
+        assert len(peer.stores) == 8  # two twice, none of those that were acknowledged
+        assert len(set(peer.stores)) == 6
+
+
+async def test_an_object_that_ends_every_association_fails_alone(moving: Any) -> None:
+    poison = "1.2.3.4.1.2"
+    async with (
+        scripted(lambda _: "die" if peer.stores[-1] == poison else 0) as (peer, port),
+        moving(DYING=at(port)) as (archive, _),
+    ):
+        for raw in slices(5):
+            await stored(archive.engine, raw)
+        final, data, _ = await ask(archive, STUDY, to="DYING")
+        assert (final.status, counts(final)) == (0xB000, (None, 4, 1, 0))
+        assert failed_uids(data) == [poison]
+        assert peer.stores.count(poison) == 3
+
+
+async def test_a_destination_that_dies_each_time_is_given_up(moving: Any) -> None:
+    async with scripted(lambda _: "die") as (peer, port), moving(DYING=at(port)) as (archive, _):
+        for raw in slices(4):
+            await stored(archive.engine, raw)
+        final, data, _ = await ask(archive, STUDY, to="DYING")
+        assert (final.status, counts(final)) == (0xA702, (None, 0, 4, 0))
+        assert len(failed_uids(data)) == 4
+        assert peer.associations == 3
+
+
+async def test_warnings_are_counted_as_such(moving: Any) -> None:
+    statuses = [0xB000, 0, 0xB007, 0xC000]
+    async with scripted(statuses.__getitem__) as (_, port), moving(WARNING=at(port)) as (archive, _):
+        for raw in slices(4):
+            await stored(archive.engine, raw)
+        final, data, _ = await ask(archive, STUDY, to="WARNING")
+        assert (final.status, counts(final)) == (0xB000, (None, 1, 1, 2))
+        assert failed_uids(data) == ["1.2.3.4.1.4"]
+
+
+async def test_only_warnings_are_a_warning_without_a_list(moving: Any) -> None:
+    async with scripted(lambda _: 0xB000) as (_, port), moving(WARNING=at(port)) as (archive, _):
+        for raw in slices(2):
+            await stored(archive.engine, raw)
+        final, data, _ = await ask(archive, STUDY, to="WARNING")
+        assert (final.status, counts(final), data) == (0xB000, (None, 0, 0, 2), b"")
+
+
+async def test_a_destination_that_hangs_is_given_up_and_others_are_served(moving: Any, sink: Any) -> None:
+    limits = ScuLimits(response_s=0.2)
+    async with (
+        scripted(lambda _: "hang") as (peer, port),
+        moving(scu_limits=limits, HANGING=at(port)) as (archive, _),
+    ):
+        for raw in slices(3):
+            await stored(archive.engine, raw)
+        answers: list[Any] = []
+
+        async def asking() -> None:
+            answers.append(await ask(archive, STUDY, to="HANGING"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking)
+            await archive.until(lambda: bool(peer.stores))
+            final, *_ = await ask(archive, STUDY)  # meanwhile
+            assert (final.status, len(sink.objects), answers) == (0, 3, [])
+        final, data, _ = answers[0]
+        assert (final.status, counts(final), len(failed_uids(data))) == (0xA702, (None, 0, 3, 0), 3)
+        assert final.error_comment == "the destination does not answer"
+
+
+async def test_a_cancelled_move_says_what_is_left(moving: Any) -> None:
+    held = trio.Event()
+
+    async with (
+        scripted(lambda number: 0 if number < 2 else "hang") as (peer, port),
+        moving(limits=replace(QUICK, cancel_s=0.05, pending_s=0.0, still_there_s=0.0), HANGING=at(port)) as (
+            archive,
+            _,
+        ),
+    ):
+        for raw in slices(5):
+            await stored(archive.engine, raw)
+        with trio.fail_after(PATIENCE_S):
+            async with associate(
+                at(archive.port), [PresentationContext(1, STUDY_MOVE, (EXPLICIT,))]
+            ) as association:
+                context = association.contexts[1]
+                request = CMoveRequest(association.next_message_id(), STUDY_MOVE, "HANGING")
+                responses = association.request(context, request, STUDY)
+                async with aclosing(responses):
+                    async for response, data in responses:
+                        if response.status == 0xFF00 and len(peer.stores) == 3 and not held.is_set():
+                            held.set()
+                            await association.cancel(context, request.message_id)
+                        final = response, data
+        response, data = final
+        assert (response.status, counts(response), data) == (0xFE00, (3, 2, 0, 0), b"")
+
+
+async def test_pending_responses_count_down(moving: Any) -> None:
+    async with moving(limits=replace(QUICK, pending_s=0.0, poll_s=0.0)) as (archive, _):
+        for raw in slices(12):
+            await stored(archive.engine, raw)
+        final, _, pending = await ask(archive, STUDY)
+        assert counts(final) == (None, 12, 0, 0)
+        told = [counts(response) for response in pending]
+        assert told[0] == (12, 0, 0, 0)
+        assert all(sum(one) == 12 for one in told)
+        assert told == sorted(told, reverse=True)
+
+
+async def test_several_associations_share_the_work(moving: Any, sink: Any) -> None:
+    async with moving(limits=replace(QUICK, associations=3)) as (archive, destination):
+        files = slices(9)
+        for raw in files:
+            await stored(archive.engine, raw)
+        sink.hold = trio.Event()
+        answers: list[Any] = []
+
+        async def asking() -> None:
+            answers.append(await ask(archive, STUDY))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking)
+            await archive.until(lambda: sink.begun >= 3)
+            assert destination.listener.statistics().associations_accepted == 3
+            sink.hold.set()
+        assert answers[0][0].status == 0
+        assert sorted(sink.objects) == sorted(map(dataset_of, files))
+
+
+async def test_a_destination_that_takes_one_association_gets_all_on_it(
+    moving: Any, serve: Any, sink: Any
+) -> None:
+    limits = NetLimits(linger_s=0.2, associations_max=1)
+    async with (
+        serve(sink, OPEN, limits=limits) as small,
+        moving(limits=replace(QUICK, associations=3), SMALL=at(small.port)) as (archive, _),
+    ):
+        files = slices(9)
+        for raw in files:
+            await stored(archive.engine, raw)
+        final, *_ = await ask(archive, STUDY, to="SMALL")
+        assert (final.status, counts(final)) == (0, (None, 9, 0, 0))
+        assert sorted(sink.objects) == sorted(map(dataset_of, files))
+
+
+async def test_nobody_holds_more_than_their_share_of_a_destination(moving: Any, sink: Any) -> None:
+    limits = replace(QUICK, associations_per_destination_max=1)
+    async with moving(limits=limits) as (archive, destination):
+        await stored(archive.engine, slices(1)[0])
+        sink.hold = trio.Event()
+        answers: list[Any] = []
+
+        async def asking() -> None:
+            answers.append(await ask(archive, STUDY))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(asking)
+            await archive.until(lambda: sink.begun == 1)
+            for _ in range(50):
+                await trio.lowlevel.checkpoint()
+            assert destination.listener.statistics().associations_accepted == 1
+            sink.hold.set()
+        assert [final.status for final, *_ in answers] == [0, 0, 0]
+        assert len(sink.objects) == 3
+
+
+async def test_when_the_requestor_goes_nothing_more_is_sent(moving: Any) -> None:
+    async with (
+        scripted(lambda number: 0 if number < 1 else "hang") as (peer, port),
+        moving(HANGING=at(port)) as (archive, _),
+    ):
+        for raw in slices(4):
+            await stored(archive.engine, raw)
+        with trio.move_on_after(PATIENCE_S) as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def asking() -> None:
+                    with scope:
+                        await ask(archive, STUDY, to="HANGING")
+
+                nursery.start_soon(partial(ask, archive, STUDY, to="HANGING"))
+                await archive.until(lambda: len(peer.stores) == 2)
+                nursery.cancel_scope.cancel()
+        await archive.until(lambda: not archive.listener.statistics().associations_open)
+        assert len(peer.stores) == 2
+
+
+# ---------------------------------------------------------------- other people's
+
+
+NAMES = ("CT_small.dcm", "MR_small_implicit.dcm", "JPEG-LL.dcm", "SC_rgb_rle.dcm", "rtplan.dcm")
+
+
+@pytest.mark.peer("storescp")
+@pytest.mark.parametrize(
+    ("options", "syntax"), [(["+xa"], ""), (["+xi"], IMPLICIT), (["+xe"], ""), (["-pdu", "4096"], "")]
+)
+async def test_storescp_gets_what_it_takes(
+    moving: Any, tmp_path: Path, options: list[str], syntax: str
+) -> None:
+    async with (
+        storescp(tmp_path / "kept", *options) as (port, _),
+        moving(STORESCP=at(port)) as (archive, _),
+    ):
+        studies = [(await stored(archive.engine, sample(name))).study_uid for name in NAMES]
+        keys = identifier("STUDY", StudyInstanceUID="\\".join(dict.fromkeys(studies)))
+        final, _, _ = await ask(archive, keys, to="STORESCP")
+        assert (final.status, final.failed_suboperations) == (0, 0)
+        assert final.completed_suboperations == len(NAMES)
+        kept = by_uid((tmp_path / "kept").iterdir())
+        before = by_uid(map(sample, NAMES))
+        assert kept.keys() == before.keys()
+        if options == ["+xa"]:
+            assert kept == before
+        for path in (tmp_path / "kept").iterdir():
+            after = pydicom.dcmread(path)
+            assert not syntax or after.file_meta.TransferSyntaxUID == syntax
+            original = next(one for one in map(opened, NAMES) if one.SOPInstanceUID == after.SOPInstanceUID)
+            if "PixelData" in original:
+                assert np.array_equal(after.pixel_array, original.pixel_array)
+
+
+@pytest.mark.peer("storescp")
+async def test_movescu_moves_to_storescp(moving: Any, tmp_path: Path) -> None:
+    async with (
+        storescp(tmp_path / "kept", "+xa") as (port, _),
+        moving(STORESCP=at(port)) as (archive, _),
+    ):
+        files = slices(5)
+        for raw in files:
+            await stored(archive.engine, raw)
+        done = await archive.run(
+            "movescu", "-v", "-S", "-aem", "STORESCP", "-aec", "HOUNSFIELD", "-k", "QueryRetrieveLevel=STUDY",
+            "-k", "StudyInstanceUID=1.2.3.4", "127.0.0.1", "PORT",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        assert b"Success" in done.stdout, done.stdout
+        assert by_uid((tmp_path / "kept").iterdir()) == by_uid(files)
+
+
+@pytest.mark.peer("storescp")
+async def test_storescp_dies_half_way_and_comes_back(moving: Any, tmp_path: Path) -> None:
+    port = free_port()
+    kept = tmp_path / "kept"
+    kept.mkdir()
+
+    async def begun() -> trio.Process:
+        return await trio.lowlevel.open_process(["storescp", "-od", str(kept), str(port)], env=QUICK_PEER)
+
+    limits = replace(QUICK, retries=200, pause_s=0.01, pause_s_max=0.05)
+    async with moving(limits=limits, STORESCP=at(port)) as (archive, _):
+        files = slices(120)
+        for raw in files:
+            await stored(archive.engine, raw)
+        process = await begun()
+        answers: list[Any] = []
+
+        async def asking() -> None:
+            answers.append(await ask(archive, STUDY, to="STORESCP"))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(asking)
+                await archive.until(lambda: len(list(kept.iterdir())) > 20)
+                process.kill()
+                await process.wait()
+                assert not answers
+                process = await begun()
+        finally:
+            process.kill()
+            await process.wait()
+        assert (answers[0][0].status, counts(answers[0][0])) == (0, (None, 120, 0, 0))
+        assert len(list(kept.iterdir())) == 120
+
+
+@pytest.mark.peer("storescp")
+@pytest.mark.parametrize("option", ["--refuse", "--abort-after", "--abort-during"])
+async def test_storescp_refuses_and_aborts(moving: Any, tmp_path: Path, option: str) -> None:
+    port = free_port()
+    process = await trio.lowlevel.open_process(
+        ["storescp", option, "-od", str(tmp_path), str(port)], env=QUICK_PEER
+    )
+    try:
+        limits = replace(QUICK, pause_s=0.05)
+        async with moving(limits=limits, STORESCP=at(port)) as (archive, _):
+            for raw in slices(3):
+                await stored(archive.engine, raw)
+            with trio.fail_after(PATIENCE_S):
+                while True:
+                    final, data, _ = await ask(archive, STUDY, to="STORESCP")
+                    if final.error_comment != "the destination cannot be reached":
+                        break  # it listens
+        assert (final.status, counts(final), len(failed_uids(data))) == (0xA702, (None, 0, 3, 0), 3)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def opened(name: str) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(sample(name)))
