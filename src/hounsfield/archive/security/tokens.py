@@ -84,7 +84,12 @@ class TokenVerifier:
         """
         signers = [signer for path in keys for signer in _public_keys(path)]
         if secret is not None:
-            signers.append(_Signer(OctKey.import_key(_secret(secret)), _HMAC))
+            try:
+                signers.append(_Signer(OctKey.import_key(_secret(secret)), _HMAC))
+            except (ValueError, JoseError):
+                raise TokenKeyError(
+                    f"identity.jwt_secret_file: {secret} holds a public key, which is no secret"
+                ) from None
         if len(signers) > KEYS_MAX:
             raise TokenKeyError(f"identity.jwt_keys holds {len(signers)} keys; {KEYS_MAX} are the most")
         return cls(signers, issuer=issuer, audience=audience, user_claim=user_claim)
