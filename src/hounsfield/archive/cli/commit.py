@@ -97,17 +97,15 @@ def command(
             raise Failed("--ae and --calling are the same: give one", EXIT_USAGE)
         remote_words["calling"] = ae
     remote = resolve(target, config, **remote_words)
+    if listen_tls and listen is None:
+        raise Failed("--listen-tls goes with --listen", EXIT_USAGE)
+    tls = _server_tls(remote_words) if listen_tls else None
     references = _references(what, config)
     with ExitStack() as stack:
         sock: socket.socket | None = None
-        tls: ssl.SSLContext | None = None
-        if listen_tls:
-            tls = _server_tls(remote_words)
         if listen is not None:
             _set_up_logs(config)
             sock = stack.enter_context(_bound(listen))
-        elif listen_tls:
-            raise Failed("--listen-tls goes with --listen", EXIT_USAGE)
         commitment = _Commitment(remote, references, limits_for(timeout), wait, sock, tls)
         awaited = converse(commitment.ask)
     return _show(remote, awaited, commitment.complaints, as_json)
