@@ -13,7 +13,7 @@ from hounsfield.archive.net.errors import NoAcceptedContextError
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy
 from hounsfield.archive.net.services import Service
-from hounsfield.archive.net.transport import SocketTransport
+from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import (
     Abort,
     AbortSource,
@@ -212,6 +212,52 @@ async def test_what_is_sent_by_several_is_never_mixed(serve: Any, sink: Any, pee
             seen[number] = seen.get(number, 0) + 1
             assert set(dataset) <= {number}
         assert seen == {1: 5, 2: 5, 3: 5, 4: 1}
+
+
+async def test_who_sends_without_end_lets_others_speak(serve: Any, sink: Any, peer_to: Any) -> None:
+    @provider
+    async def flood(operation: Any, context: Any, request: Any, identifier: bytes) -> None:
+        while not operation.cancelled:  # each blocks in its middle, and the next begins at once
+            await operation.respond(pending(request.message_id), bytes(3_000_000))
+        await operation.respond(CFindResponse(request.message_id, CANCEL, FIND))
+
+    async with serve(sink, OPEN, services=flood.services) as archive:
+        peer = await peer_to(archive)
+        await peer.associate(*ALL)
+        await peer.say(5, find(1), b"12345678")
+        await peer.message()
+        await peer.say(1, CEchoRequest(2))
+        answers = [(await peer.message())[1] for _ in range(4)]
+        assert CEchoResponse(2, 0) in answers
+        await peer.say(5, CCancelRequest(1))
+        while (await peer.message())[1].status != CANCEL:
+            pass
+
+
+async def test_over_tls_too_a_response_is_one_write_and_a_long_one_a_few() -> None:
+    written: list[bytes] = []
+
+    class Stream(trio.abc.Stream):
+        async def send_all(self, data: Any) -> None:
+            written.append(bytes(data))
+
+        async def wait_send_all_might_not_block(self) -> None: ...
+
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            return b""
+
+        async def aclose(self) -> None: ...
+
+    transport = StreamTransport(Stream())
+    await transport.send([b"header", b"", b"data" * 100, memoryview(b"x")])
+    assert written == [b"header" + b"data" * 100 + b"x"]
+    pieces = [bytes([number]) * 50_000 for number in range(6)]
+    left: Any = pieces
+    while left:  # what is left is what a deadline has to begin anew for
+        left = await transport.send_some(left)
+    assert len(written) - 1 == -(-300_000 // 65_536)
+    assert b"".join(written[1:]) == b"".join(pieces)
+    assert transport.bytes_out == 407 + 300_000
 
 
 async def test_a_response_with_its_identifier_leaves_in_one_write(
