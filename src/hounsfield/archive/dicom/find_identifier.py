@@ -24,7 +24,7 @@ from hounsfield.archive.dicom.walk import Budget, elements, items, looks_implici
 from hounsfield.codecs.registry import TransferSyntax
 
 QUERY_RETRIEVE_LEVEL: Final = 0x00080052
-_BINARY: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+_BINARY: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW"})
 _TIMES: Final = frozenset({"DA", "TM", "DT"})
 _CREATOR_BYTES_MAX: Final = 64  # VR LO
 
@@ -203,7 +203,9 @@ class _Reader:
         raw = self._data[at : at + length]
         if vr == "AT":
             return "\\".join(self._tags(raw))
-        text = to_text(raw, vr, vr, charset, self._little, {})
+        # Of a private attribute in implicit VR nobody may know what it is: text, if it is to be matched.
+        known = "LO" if vr == "UN" else vr
+        text = to_text(raw, known, known, charset, self._little, {})
         if is_universal(text, vr) or not text.strip("*") or (text == "-" and vr in _TIMES):
             return ""
         return text

@@ -34,7 +34,8 @@ def _matches(key: Key, element: Mapping[str, Any] | None, fuzzy: bool) -> bool:
         return any(
             header_matches(wanted, item or {}, fuzzy=fuzzy) for item in found or () for wanted in key.items
         )
-    return matcher(key.vr, key.text, fuzzy)(element_text(element, key.vr))
+    vr = element.get("vr") or key.vr if key.vr == "UN" else key.vr  # only the object says what it is
+    return matcher(vr, key.text, fuzzy)(element_text(element, "LO" if vr == "UN" else vr))
 
 
 def element_text(element: Mapping[str, Any], vr: str) -> str:

@@ -28,7 +28,12 @@ from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.finding import Answers, End, Finding, FindLimits
 from hounsfield.archive.net.services import Operation, Peer, Service
 from hounsfield.archive.wire import AcceptedContext, CFindRequest, CFindResponse, Status
-from hounsfield.codecs.registry import lookup
+from hounsfield.codecs.registry import (
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    lookup,
+)
 
 __all__ = ["FindProvider", "find_service"]
 
@@ -50,7 +55,14 @@ def find_service(engine: Engine, limits: FindLimits | None = None, *, relational
     def extended(sop_class_uid: str, asked: bytes) -> bytes | None:
         return agree(asked) if sop_class_uid in LEVELS else None
 
-    return Service("find", frozenset(LEVELS), {CFindRequest: provider}, extended)
+    syntaxes = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
+    return Service(
+        "find",
+        frozenset(LEVELS),
+        {CFindRequest: provider},
+        extended,
+        transfer_syntaxes=tuple(syntax.uid for syntax in syntaxes),
+    )
 
 
 class FindProvider:
