@@ -15,6 +15,8 @@ from viewers.npm_packages import PACKAGES
 _PROGRAMS = {
     "storescu": "dcmtk",
     "storescp": "dcmtk",
+    "getscu": "dcmtk",
+    "movescu": "dcmtk",
     "echoscu": "dcmtk",
     "dcmsend": "dcmtk",
     "dcmqrscp": "dcmtk",

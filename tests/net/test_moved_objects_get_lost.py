@@ -627,7 +627,7 @@ async def test_storescp_gets_what_it_takes(
                 assert np.array_equal(after.pixel_array, original.pixel_array)
 
 
-@pytest.mark.peer("storescp")
+@pytest.mark.peer("storescp", "movescu")
 async def test_movescu_moves_to_storescp(moving: Any, tmp_path: Path) -> None:
     async with (
         storescp(tmp_path / "kept", "+xa") as (port, _),

@@ -13,7 +13,7 @@ lost something before: it makes another object, with a UID of its own (PS3.3 C.7
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -210,6 +210,10 @@ class Sent:
     transfer_syntax_uid: str = ""
 
 
+class _UnwantedError(Exception):
+    """Nothing of the object was sent, and nothing is to be."""
+
+
 class UnfinishedError(NetError):
     """An object could not be read to its end when a part of it was sent: the association has to be aborted.
 
@@ -239,7 +243,9 @@ async def send(
     try:
         name = (instance.study_uid, instance.series_uid, instance.row.sop_uid)
         packed = await pack(engine, name, accepted or Accepted(target.contexts.values()), opening or own)
-        return packed if isinstance(packed, Sent) else await packed.store(target, move_originator)
+        sent = packed if isinstance(packed, Sent) else await packed.store(target, move_originator)
+        assert sent is not None  # always wanted
+        return sent
     finally:
         if own is not None:
             own.close()
@@ -308,21 +314,38 @@ class Parcel:
         self._rest = rest
         self._size = 0
         self._unreadable: EngineError | None = None
+        self._wanted: Callable[[], bool] = lambda: True
         self.begun = False
         """Whether the target has asked for its first bytes."""
 
-    async def store(self, target: Target, move_originator: tuple[str, int] | None) -> Sent:
-        """C-STORE it. Raises NetError when the association is over, UnfinishedError among them."""
+    async def store(
+        self,
+        target: Target,
+        move_originator: tuple[str, int] | None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Sent | None:
+        """C-STORE it; None when it is not ``wanted`` any more when its turn on the association comes.
+
+        Raises NetError when the association is over, UnfinishedError among them.
+        """
+        self._wanted = wanted
+        try:
+            return await self._sent(target, move_originator)
+        except _UnwantedError:
+            await self.aclose()
+            return None
+
+    async def _sent(self, target: Target, move_originator: tuple[str, int] | None) -> Sent:
         if self._rest is None:
             return await self._store(target, self._whole(), move_originator)
-        failed: NetError | None = None
+        failed: NetError | _UnwantedError | None = None
         sent: Sent | None = None
         give, take = trio.open_memory_channel[Buffer](0)
         async with trio.open_nursery() as nursery:  # the next piece is read while one is sent
             nursery.start_soon(self._read, give)
             try:
                 sent = await self._store(target, self._streamed(take), move_originator)
-            except NetError as error:
+            except (NetError, _UnwantedError) as error:
                 failed = error
             nursery.cancel_scope.cancel()
         if failed is not None:
@@ -351,8 +374,14 @@ class Parcel:
                 raise UnfinishedError(_unreadable(error)) from error
         return self._judged(response)
 
-    async def _whole(self) -> AsyncGenerator[tuple[Buffer, bool], None]:
+    def _begin(self) -> None:
+        """Its turn has come. Raises _UnwantedError."""
+        if not self._wanted():
+            raise _UnwantedError
         self.begun = True
+
+    async def _whole(self) -> AsyncGenerator[tuple[Buffer, bool], None]:
+        self._begin()
         self._size = len(self._first[0])
         yield self._first[0], True
 
@@ -372,7 +401,7 @@ class Parcel:
     async def _streamed(
         self, take: trio.MemoryReceiveChannel[Buffer]
     ) -> AsyncGenerator[tuple[Buffer, bool], None]:
-        self.begun = True
+        self._begin()
         *before, held = self._first
         self._first = []
         for piece in before:

@@ -286,6 +286,7 @@ class _Lanes:
         self._limits = limits
         self._originator = move_originator
         self._failures: list[NetError] = []
+        self._announce_at = 0  # when so many are settled, the disk has brought what it was told of last
 
     async def run(self, count: int) -> None:
         self._failures.clear()
@@ -303,16 +304,9 @@ class _Lanes:
                 packed: Parcel | Sent | None = None
                 try:
                     packed = await self._packed(work, opening)
-                    if opening.waited:
+                    if opening.waited and operations.settled >= self._announce_at:
                         await self._announce()
-                    if isinstance(packed, Sent):
-                        sent = packed
-                    elif self._failures:  # while it was made ready
-                        await packed.aclose()
-                        operations.put_back(work)
-                        return
-                    else:
-                        sent = await packed.store(self._target, self._originator)
+                    sent = packed if isinstance(packed, Sent) else await self._sent(packed)
                 except NetError as error:
                     self._failures.append(error)
                     self._broken(work, error, begun=isinstance(packed, Parcel) and packed.begun)
@@ -320,6 +314,9 @@ class _Lanes:
                 except BaseException:  # cancelled: whether it arrived is not known
                     operations.put_back(work)
                     raise
+                if sent is None:
+                    operations.put_back(work)
+                    return
                 work.attempts += 1
                 if sent.retry and sent.status is not None and work.attempts <= self._limits.retries:
                     operations.put_back(work)
@@ -328,6 +325,12 @@ class _Lanes:
                 operations.done(work, sent)
         finally:
             opening.close()
+
+    async def _sent(self, parcel: Parcel) -> Sent | None:
+        def wanted() -> bool:
+            return not self._failures and not self._operations.stopping
+
+        return await parcel.store(self._target, self._originator, wanted)
 
     async def _packed(self, work: Work, opening: Opening) -> Parcel | Sent:
         try:
@@ -350,6 +353,7 @@ class _Lanes:
 
     async def _announce(self) -> None:
         """The disk had to be waited for: it is told of those that follow."""
+        self._announce_at = self._operations.settled + _ANNOUNCED // 2
         coming = []
         for work, _ in zip(self._operations.queue, range(_ANNOUNCED), strict=False):
             try:
