@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
-from pynetdicom import AE
+from pynetdicom import AE, evt
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 
 from hounsfield.archive.app.identities import Identities, IdentityLimits, UserError, token_verifier
 from hounsfield.archive.config import Config, Identity, check_safety
 from hounsfield.archive.errors import ConfigError
-from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy, Refusal, RemoteAe
 from hounsfield.archive.net.services import Identified
 from hounsfield.archive.security.passcodes import PasscodeError, fits, hashed
@@ -94,13 +94,22 @@ async def _associate(port: int, item: Any = None) -> tuple[tuple[int, int, int] 
     def blocking() -> tuple[tuple[int, int, int] | None, bytes | None]:
         requestor = AE("PYNETDICOM")
         requestor.add_requested_context(VERIFICATION)
+        rejections: list[tuple[int, int, int]] = []
+
+        def heard(event: Any) -> None:
+            if isinstance(event.pdu, A_ASSOCIATE_RJ):
+                rejections.append((event.pdu.result, event.pdu.source, event.pdu.reason_diagnostic))
+
+        # what it makes of a rejection is now and then "aborted", when the connection is closed as soon
         made = requestor.associate(
-            "127.0.0.1", port, ae_title="HOUNSFIELD", ext_neg=[item] if item is not None else []
+            "127.0.0.1",
+            port,
+            ae_title="HOUNSFIELD",
+            ext_neg=[item] if item is not None else [],
+            evt_handlers=[(evt.EVT_PDU_RECV, heard)],
         )
         if not made.is_established:
-            answer = made.acceptor.primitive
-            assert answer is not None
-            return (answer.result, answer.result_source, answer.diagnostic), None
+            return rejections[0], None
         found = made.acceptor.user_identity
         response = found.server_response if found is not None else None
         assert made.send_c_echo().Status == 0
@@ -115,13 +124,7 @@ async def _listening(
     serve: Callable[..., Any], sink: Any, identities: Identities, **policy: Any
 ) -> AsyncIterator[Any]:
     aes = policy.pop("aes", {})
-    async with serve(
-        sink,
-        ListenerPolicy(**policy),
-        identify=identities.identify,
-        aes=aes,
-        limits=NetLimits(linger_s=30.0),  # pynetdicom's threads may be slow to see why they were rejected
-    ) as archive:
+    async with serve(sink, ListenerPolicy(**policy), identify=identities.identify, aes=aes) as archive:
         yield archive
 
 
