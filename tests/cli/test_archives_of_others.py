@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -239,8 +240,8 @@ def test_send_over_tls_to_storescp_that_wants_a_certificate(cli: Any, tmp_path: 
 
 
 @contextmanager
-def _pynetdicom(entity: Any, handlers: list[Any]) -> Iterator[int]:
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+def _pynetdicom(entity: Any, handlers: list[Any], tls: Any = None) -> Iterator[int]:
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=tls)
     try:
         yield server.server_address[1]
     finally:
@@ -265,8 +266,11 @@ def _report_on(asked: Dataset) -> tuple[Dataset, int]:
 
 
 @contextmanager
-def _committing(way: str, port: int = 0, status: int = 0) -> Iterator[int]:
-    """An SCP of storage commitment that reports on the association that asks, on another, or not at all."""
+def _committing(way: str, port: int = 0, status: int = 0, tls: Any = None) -> Iterator[int]:
+    """An SCP of storage commitment that reports on the association that asks, on another, or not at all.
+
+    ``tls``: its contexts for being called and for calling.
+    """
     from pynetdicom import AE, build_role, evt
 
     entity = AE("SC")
@@ -283,7 +287,9 @@ def _committing(way: str, port: int = 0, status: int = 0) -> Iterator[int]:
         caller.add_requested_context(COMMITMENT)
         role = build_role(COMMITMENT, scp_role=True)
         calling = association.requestor.ae_title
-        back = caller.associate("127.0.0.1", port, ae_title=calling, ext_neg=[role])
+        back = caller.associate(
+            "127.0.0.1", port, ae_title=calling, ext_neg=[role], tls_args=tls and (tls[1], None)
+        )
         assert back.is_established
         answer = back.send_n_event_report(content, event, COMMITMENT, instance)
         assert answer[0].Status == 0
@@ -296,7 +302,7 @@ def _committing(way: str, port: int = 0, status: int = 0) -> Iterator[int]:
             thread.start()
         return status, None
 
-    with _pynetdicom(entity, [(evt.EVT_N_ACTION, on_action)]) as listening:
+    with _pynetdicom(entity, [(evt.EVT_N_ACTION, on_action)], tls and tls[0]) as listening:
         yield listening
         for thread in threads:
             thread.join(20)
@@ -318,6 +324,25 @@ def test_commitment_is_reported_either_way(cli: Any, way: str) -> None:
         assert "no such SOP instance" in part.out
         none = cli("commit", target, _file("rtplan.dcm"), *listen)
         assert none.code == 1, none.err
+
+
+@pytest.mark.peer("pynetdicom")
+def test_a_report_may_come_over_tls(cli: Any, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    ours, theirs = authority.sign("us"), authority.sign("sc")
+    called = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.pem))
+    called.verify_mode = ssl.CERT_REQUIRED
+    calling = ssl.create_default_context(cafile=str(authority.pem))
+    calling.check_hostname = False  # pynetdicom does not say whom it calls
+    for context in (called, calling):
+        context.load_cert_chain(theirs.pem, theirs.key)
+    port = free_port()
+    tls = ("--tls-certificate", ours.pem, "--tls-key", ours.key, "--tls-ca", authority.pem, "--listen-tls")
+    with _committing("other", port, tls=(called, calling)) as scp:
+        result = cli(
+            "commit", f"SC@127.0.0.1:{scp}", _file("CT_small.dcm"), "--listen", f"127.0.0.1:{port}", *tls
+        )
+        assert result.code == 0, result.err
 
 
 @pytest.mark.peer("pynetdicom")

@@ -194,6 +194,61 @@ async def test_a_file_that_shrinks_does_not_stop_the_others(serve: Any, sink: An
         assert sink.objects == [_dataset(good)]
 
 
+# ---------------------------------------------------------------- several outstanding
+
+
+def _many(directory: Path, number: int) -> list[Path]:
+    """Files longer than one read, so that each takes its time."""
+    raw = _file("CT_small.dcm").read_bytes()
+    paths = [directory / f"{each}.dcm" for each in range(number)]
+    for path in paths:
+        path.write_bytes(raw + bytes(2_000_000))  # data set trailing padding, as far as a sender is concerned
+    return paths
+
+
+async def test_several_outstanding_on_one_association(serve: Any, sink: Any, tmp_path: Path) -> None:
+    paths = _many(tmp_path, 20)
+    async with serve(sink, ListenerPolicy()) as archive:
+        report = await _send(_to(archive.port), *paths, plan=replace(QUICK, window=6))
+        assert report.count(Outcome.SENT) == 20, report
+        assert archive.listener.statistics().associations_accepted == 1
+        assert sink.objects == [_dataset(path) for path in paths]
+
+
+async def test_a_file_that_shrinks_takes_nobody_along(serve: Any, sink: Any, tmp_path: Path) -> None:
+    paths = _many(tmp_path, 8)
+    async with serve(sink, ListenerPolicy()) as archive:
+        found = list(survey(paths))
+        bad = paths[3]
+        bad.write_bytes(bad.read_bytes()[:1_500_000])
+        with trio.fail_after(60):  # no retries: those that were outstanding beside it have not failed
+            report = await Sender(_to(archive.port), SendPlan(retries=0, window=4)).send(found)
+        outcomes = {result.path: result.outcome for result in report.results}
+        assert outcomes == {path: Outcome.FAILED if path == bad else Outcome.SENT for path in paths}
+        assert set(sink.objects) == {_dataset(path) for path in paths if path != bad}
+
+
+async def test_a_lost_connection_with_several_outstanding_is_made_again(
+    serve: Any, sink: Any, tmp_path: Path
+) -> None:
+    paths = _many(tmp_path, 8)
+    async with serve(sink, ListenerPolicy()) as archive:
+        begin, begun = sink.begin, 0
+
+        def flaky(**announced: Any) -> Any:
+            nonlocal begun
+            begun += 1
+            if begun == 4:
+                raise ZeroDivisionError("a defect")
+            return begin(**announced)
+
+        sink.begin = flaky
+        report = await _send(_to(archive.port), *paths, plan=replace(QUICK, window=4))
+        assert report.count(Outcome.SENT) == 8, report
+        assert {result.path for result in report.results} == set(paths)
+        assert len(report.results) == 8
+
+
 # ---------------------------------------------------------------- peers that misbehave
 
 

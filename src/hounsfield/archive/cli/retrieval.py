@@ -20,8 +20,8 @@ from hounsfield.archive.cli.output import (
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from hounsfield.archive.net.incoming import Storage
     from hounsfield.archive.net.query_retrieve import SubOperations
-    from hounsfield.archive.net.requests import Storage
     from hounsfield.archive.net.scu import Offer, RemoteEntity, ScuLimits
     from hounsfield.archive.wire import PresentationContext
 

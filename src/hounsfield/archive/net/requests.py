@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import trio
 
@@ -28,12 +28,12 @@ from hounsfield.archive.net.errors import (
     PeerGoneError,
     TimedOutError,
 )
+from hounsfield.archive.net.incoming import IncomingObject, Reports, Storage
 from hounsfield.archive.net.remote import RemoteEntity, ScuLimits
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import (
     NEED_DATA,
     Abort,
-    AcceptedContext,
     Association,
     Buffer,
     CCancelRequest,
@@ -57,36 +57,13 @@ from hounsfield.archive.wire import (
 )
 from hounsfield.archive.wire.commands import BY_CLASS, BY_COMMAND_FIELD
 
-__all__ = ["Answer", "IncomingObject", "Reports", "Requests", "Storage", "is_pending"]
+__all__ = ["Answer", "Requests", "is_pending"]
 
 _RESPONSE = 0x8000  # the bit that makes a command field a response's (PS3.7 E.1)
 _ABANDONED_MAX = 64  # operations given up and not ended yet; a peer that ends none is not worth waiting for
 
 Answer: TypeAlias = tuple[Command, bytes]
 """A response, and its data set, ``b""`` without one."""
-
-Reports: TypeAlias = Callable[[AcceptedContext, NEventReportRequest, bytes], int]
-"""Takes what an N-EVENT-REPORT says; the status to answer (PS3.7 10.1.1.1.8)."""
-
-
-class IncomingObject(Protocol):
-    """One object that the peer sends us."""
-
-    async def write(self, data: Buffer) -> None:
-        """Take ``data``, which lives until this returns."""
-
-    async def commit(self) -> tuple[int, str]:
-        """All of it is here: the status to answer, and a comment for it or ""."""
-
-    def abandon(self) -> None:
-        """The rest will not come: forget it. Also called after ``commit``, and nothing then."""
-
-
-class Storage(Protocol):
-    """Where objects go that the peer sends on our association (C-GET, PS3.4 C.4.3)."""
-
-    def begin(self, context: AcceptedContext, request: CStoreRequest) -> IncomingObject:
-        """An object announces itself."""
 
 
 @dataclass(slots=True)

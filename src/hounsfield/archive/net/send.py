@@ -162,6 +162,8 @@ class Sender:
             try:
                 async with associate(self._remote, contexts, self._limits, offer) as association:
                     await self._use(association, queue)
+            except GivenUpError:  # for a file that has its result: the peer has done nothing wrong
+                in_vain = 0
             except NetError as error:
                 in_vain = 1 if len(self._results) > done_before else in_vain + 1
                 if not error.retry or in_vain > self._plan.retries:
