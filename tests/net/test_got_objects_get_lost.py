@@ -13,19 +13,6 @@ import pydicom
 import pytest
 import trio
 from pynetdicom import AE, build_role, evt
-from tests.support.retrieving import (
-    CT,
-    EXPLICIT,
-    IMPLICIT,
-    STUDY_GET,
-    by_uid,
-    dataset_of,
-    failed_uids,
-    identifier,
-    sample,
-    slices,
-    stored,
-)
 
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.ingest import IngestLimits
@@ -42,6 +29,19 @@ from hounsfield.archive.wire import (
     PresentationContext,
     RoleSelection,
     UserInformation,
+)
+from support.retrieving import (
+    CT,
+    EXPLICIT,
+    IMPLICIT,
+    STUDY_GET,
+    by_uid,
+    dataset_of,
+    failed_uids,
+    identifier,
+    sample,
+    slices,
+    stored,
 )
 
 QUICK = RetrieveLimits(pause_s=0.001, poll_s=0.005)

@@ -14,26 +14,6 @@ import numpy as np
 import pydicom
 import pytest
 import trio
-from tests.support.retrieving import (
-    EXPLICIT,
-    IMPLICIT,
-    PATIENCE_S,
-    PATIENT_MOVE,
-    PATIENT_STUDY_MOVE,
-    QUICK_PEER,
-    STUDY_MOVE,
-    Known,
-    at,
-    by_uid,
-    dataset_of,
-    failed_uids,
-    free_port,
-    identifier,
-    sample,
-    slices,
-    stored,
-    storescp,
-)
 
 from hounsfield.archive.engine.errors import OutOfResourcesError, StorageFailedError
 from hounsfield.archive.index.deletion import Target
@@ -60,6 +40,26 @@ from hounsfield.archive.wire import (
     ReleaseReply,
     ReleaseRequest,
     Role,
+)
+from support.retrieving import (
+    EXPLICIT,
+    IMPLICIT,
+    PATIENCE_S,
+    PATIENT_MOVE,
+    PATIENT_STUDY_MOVE,
+    QUICK_PEER,
+    STUDY_MOVE,
+    Known,
+    at,
+    by_uid,
+    dataset_of,
+    failed_uids,
+    free_port,
+    identifier,
+    sample,
+    slices,
+    stored,
+    storescp,
 )
 
 QUICK = RetrieveLimits(pause_s=0.001, poll_s=0.005)

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.data import get_testdata_file
 
 from hounsfield.archive.dicom import part10
-from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.dicom.levels import Level
+from hounsfield.archive.engine.corrections import Request
+from hounsfield.archive.engine.errors import DamagedError
+from hounsfield.archive.engine.opening import Opening
 from hounsfield.archive.engine.transcoding import TARGETS
-from hounsfield.archive.engine.types import Instance, Source
+from hounsfield.archive.engine.types import Source
 from hounsfield.archive.net.outgoing import (
     CONTEXTS_MAX,
+    GATHERED_BYTES_MAX,
     LOSSLESS,
     Sent,
+    UnfinishedError,
     batches_of,
     contexts_for,
     pair_of,
     send,
 )
+from hounsfield.archive.net.selection import keys_of, select
 from hounsfield.archive.wire import AcceptedContext, Buffer, Category, CStoreResponse
 from hounsfield.codecs.registry import lookup
+from support.rejection import QUALITY, note
+from support.retrieving import dataset_of, identifier, sample, slices, stored
 
 ROOT = "1.2.840.10008.1.2"
 IMPLICIT, EXPLICIT, DEFLATED, BIG = ROOT, f"{ROOT}.1", f"{ROOT}.1.99", f"{ROOT}.2"
@@ -67,22 +73,6 @@ class Taker:
         self.taken.append((context.transfer_syntax, sop_instance_uid, bytes(data)))
         self.originators.append(move_originator)
         return CStoreResponse(1, self.status)
-
-
-async def stored(engine: Engine, raw: bytes, syntax: str = "") -> Instance:
-    """A Part 10 file's object, stored."""
-    found = part10.split(raw)
-    session = engine.begin(transfer_syntax_uid=syntax or found.transfer_syntax_uid, source=Source("import"))
-    await session.write(raw[found.offset :])
-    result = await session.commit()
-    (instance,) = await engine.instances(result.study_uid, result.series_uid, result.sop_instance_uid)
-    return instance
-
-
-def sample(name: str) -> bytes:
-    path = get_testdata_file(name)
-    assert path is not None
-    return Path(str(path)).read_bytes()
 
 
 def opened(data: bytes, syntax: str) -> pydicom.Dataset:
@@ -148,8 +138,7 @@ async def test_what_is_taken_as_it_is_stored_is_not_touched(
         assert contexts_for([instance])[0][0].transfer_syntaxes == (pair_of(instance)[1],)
         taker = Taker(EXPLICIT, IMPLICIT, pair_of(instance)[1], sop_class=instance.row.sop_class_uid)
         sent = await send(taker, archive.engine, instance, move_originator=("MOVER", 7))
-        raw = sample(name)
-        data = raw[part10.split(raw).offset :]
+        data = dataset_of(sample(name))
         assert taker.taken == [(pair_of(instance)[1], instance.row.sop_uid, data)]
         assert taker.pieces == [len(data)]  # in one piece: one write
         assert taker.originators == [("MOVER", 7)]
@@ -245,3 +234,93 @@ async def test_the_answer_decides(
         ct = await stored(archive.engine, sample("CT_small.dcm"))
         sent = await send(Taker(EXPLICIT, sop_class=CT, status=status), archive.engine, ct)
         assert (sent.category, sent.status, sent.retry) == (category, status, retry)
+
+
+async def test_corrections_go_out_in_every_syntax(open_archive: Callable[..., Any]) -> None:
+    async with open_archive() as archive:
+        files = slices(2)
+        instances = [await stored(archive.engine, raw) for raw in files]
+        request = Request(
+            kind="set-study", actor="a test", reason="it was wrong", study="1.2.3.4",
+            values={0x00100020: "K-4711"},
+        )  # fmt: skip
+        await archive.engine.correcting.make(request)
+        for syntax in (EXPLICIT, IMPLICIT, JPEG_LOSSLESS):
+            taker = Taker(syntax, sop_class=CT)
+            sent = await send(taker, archive.engine, instances[0])  # as it was looked up before
+            assert sent.category is Category.SUCCESS
+            ((_, _, data),) = taker.taken
+            after = opened(data, syntax)
+            assert after.PatientID == "K-4711"
+            assert np.array_equal(after.pixel_array, pydicom.dcmread(io.BytesIO(files[0])).pixel_array)
+
+
+async def test_what_is_rejected_is_not_sent_though_it_was_found_before(
+    open_archive: Callable[..., Any],
+) -> None:
+    async with open_archive() as archive:
+        instances = [await stored(archive.engine, raw) for raw in slices(2)]
+
+        async def found(level: str, **keys: str) -> list[str]:
+            asked = keys_of(identifier(level, **keys), EXPLICIT, tuple(Level))
+            return [one.sop_uid for one in await select(archive.engine, asked)]
+
+        both = "1.2.3.4.1.1\\1.2.3.4.1.2"
+        assert len(await found("IMAGE", SOPInstanceUID=both)) == 2
+        rejection = note({"1.2.3.4": {"1.2.3.4.1": ["1.2.3.4.1.1"]}}, QUALITY)
+        session = archive.engine.begin(transfer_syntax_uid=EXPLICIT, source=Source("import"))
+        await session.write(rejection)
+        await session.commit()
+        taker = Taker(EXPLICIT, sop_class=CT)
+        gone, there = [await send(taker, archive.engine, one) for one in instances]
+        told = gone.category, gone.status, gone.reason
+        assert told == (Category.FAILURE, None, "it is not stored any more")
+        assert there.category is Category.SUCCESS
+        assert [uid for _, uid, _ in taker.taken] == ["1.2.3.4.1.2"]
+        for level, keys in {
+            "IMAGE": {"SOPInstanceUID": both},
+            "SERIES": {"SeriesInstanceUID": "1.2.3.4.1"},
+            "STUDY": {"StudyInstanceUID": "1.2.3.4"},
+            "PATIENT": {"PatientID": "1CT1"},
+        }.items():
+            assert await found(level, **keys) == ["1.2.3.4.1.2"]
+
+
+async def nothing(*_: Any) -> None:
+    return None
+
+
+async def test_damage_that_is_met_half_way_ends_the_association_and_that_object(
+    open_archive: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_archive() as archive:
+        instance = await stored(archive.engine, slices(1)[0])
+
+        async def damaged(_: Any) -> AsyncIterator[bytes]:
+            yield bytes(GATHERED_BYTES_MAX)
+            yield b"more"
+            raise DamagedError("the record does not open")
+
+        monkeypatch.setattr(archive.engine, "dataset", damaged)
+        monkeypatch.setattr(Opening, "open", nothing)
+        with pytest.raises(UnfinishedError) as told:
+            await send(Taker(EXPLICIT, sop_class=CT), archive.engine, instance)
+        assert (told.value.sent.category, told.value.retry) == (Category.FAILURE, False)
+
+
+async def test_damage_that_is_met_first_costs_nobody_an_association(
+    open_archive: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_archive() as archive:
+        instance = await stored(archive.engine, slices(1)[0])
+
+        async def damaged(_: Any) -> AsyncIterator[bytes]:
+            yield b"something"
+            raise DamagedError("the record does not open")
+
+        monkeypatch.setattr(archive.engine, "dataset", damaged)
+        monkeypatch.setattr(Opening, "open", nothing)
+        taker = Taker(EXPLICIT, sop_class=CT)
+        sent = await send(taker, archive.engine, instance)
+        told = sent.category, sent.reason, taker.taken
+        assert told == (Category.FAILURE, "its stored record is damaged", [])
