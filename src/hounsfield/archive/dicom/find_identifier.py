@@ -20,7 +20,7 @@ from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET, to_text
 from hounsfield.archive.dicom.dictionary import KEYWORD_OF, UNDEFINED, vr_among
 from hounsfield.archive.dicom.matching import is_universal
 from hounsfield.archive.dicom.text import DEFAULT_CHARACTER_SET, CharacterSet, character_set
-from hounsfield.archive.dicom.walk import Budget, elements, items, looks_implicit
+from hounsfield.archive.dicom.walk import Budget, elements, is_letters, items, looks_implicit
 from hounsfield.codecs.registry import TransferSyntax
 
 QUERY_RETRIEVE_LEVEL: Final = 0x00080052
@@ -158,17 +158,17 @@ class _Reader:
             self._left -= 1
             if self._left < 0:
                 raise IdentifierError(f"an identifier of more than {self._limits.elements_max} elements")
-            pos = at + length + (8 if undefined else 0)
-            if pos > end or not (undefined or self._is_whole(at, length)):
+            begin, pos = pos, at + length + (8 if undefined else 0)
+            if pos > end or not (undefined or self._declared(begin, at, implicit) == length):
                 raise IdentifierError(f"the identifier ends within {name_of(tag)}", tag)
             yield one
         if pos != end:
             raise IdentifierError("the identifier is no data set in its transfer syntax, or is cut off")
 
-    def _is_whole(self, at: int, length: int) -> bool:
-        order = "little" if self._little else "big"
-        before = self._data[max(at - 4, 0) : at]
-        return length in (int.from_bytes(before, order), int.from_bytes(before[-2:], order))  # type: ignore[arg-type]
+    def _declared(self, begin: int, at: int, implicit: bool) -> int:
+        """The length that stands before a value."""
+        short = at - begin == 8 and not implicit and is_letters(self._data[begin + 4 : begin + 6])
+        return int.from_bytes(self._data[at - (2 if short else 4) : at], "little" if self._little else "big")
 
     def _vr(self, tag: int, written: str, implicit: bool, undefined: bool, creators: dict[int, str]) -> str:
         if undefined:
