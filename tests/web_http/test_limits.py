@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - one row of a table, one line
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from hounsfield.archive.web.http import ClientGoneError, HttpLimits, HttpServer, LifespanError
+from hounsfield.archive.web.http import ClientGoneError, HttpLimits, HttpServer, LifespanError, transport
 
 COVERED: set[str] = set()
 
@@ -194,6 +195,47 @@ async def test_a_stalled_socket_is_reset(listening, autojump_clock):
                     autojump_clock.jump(1)
                     await trio.testing.wait_all_tasks_blocked()
         assert server.statistics().timed_out == 1
+
+
+@pytest.mark.parametrize(("taken_per_s", "served"), [(2000, True), (500, False), (0, False)])
+async def test_a_steady_slow_reader_is_served(taken_per_s, served, listening, autojump_clock, monkeypatch):
+    """A socket is writable when a third of its buffer is free, which at a reader's pace can take a minute."""
+    failures: list[BaseException] = []
+    app = stalling_server(HttpLimits(), failures).app
+
+    def untaken(_: socket.socket) -> int:
+        return 10_000_000 - int(taken_per_s * trio.current_time())
+
+    monkeypatch.setattr(transport, "untaken_bytes", untaken)
+    async with listening(app, HttpLimits(write_stall_s=9, rate_grace_s=5, write_rate_min=1000)) as (_, port):
+        autojump_clock.autojump_threshold = float("inf")  # while real packets travel
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            sock.setblocking(False)
+            await trio.lowlevel.wait_writable(sock)
+            sock.send(GET)
+            await trio.lowlevel.wait_readable(sock)
+            for _ in range(200):
+                autojump_clock.jump(1)
+                await trio.testing.wait_all_tasks_blocked()
+            assert (not failures) == served
+
+
+def test_what_a_peer_did_not_take_yet_is_counted():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        reader = socket.create_connection(server.getsockname())
+        writer, _ = server.accept()
+        with reader, writer:
+            writer.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    writer.send(bytes(100_000))
+            full = transport.untaken_bytes(writer)
+            assert full > 0
+            left = full
+            while left == full:
+                reader.recv(1_000_000)
+                left = transport.untaken_bytes(writer)
+            assert left < full
 
 
 @covers("linger_s")

@@ -6,6 +6,7 @@ attribute are joined by a backslash, as in the data set.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -339,8 +340,16 @@ _encoder = msgspec.msgpack.Encoder()
 class _Decoders(dict[type[msgspec.Struct], "msgspec.msgpack.Decoder[Any]"]):
     """A decoder for each kind of row, made when it is first asked for."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._making = threading.Lock()
+
     def __missing__(self, kind: type[msgspec.Struct]) -> msgspec.msgpack.Decoder[Any]:
-        decoder = self[kind] = msgspec.msgpack.Decoder(kind)
+        # One at a time: two threads that resolve the same annotations crash the process (msgspec 0.22).
+        with self._making:
+            decoder = self.get(kind)
+            if decoder is None:
+                decoder = self[kind] = msgspec.msgpack.Decoder(kind)
         return decoder
 
 

@@ -36,7 +36,7 @@ class HttpLimits:
     write_stall_s: float = 30.0
     """The peer's window stayed shut for so long: it is not reading. The connection is reset."""
     write_rate_min: int = 1024
-    """Bytes a second, as ``body_rate_min``, for slow readers. The kernel's buffer is not counted."""
+    """Bytes a second, as ``body_rate_min``, for slow readers; what their kernels take of ours counts."""
     rate_grace_s: float = 15.0
     """Waiting that the rates forgive: slow starts, a laptop that wakes up."""
     linger_s: float = 2.0

@@ -8,8 +8,11 @@ not block costs no timer. Reading has none: what a slow read means depends on wh
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Sequence
 
 import trio
@@ -138,15 +141,22 @@ class SocketTransport:
 
     async def _wait_writable(self, pacer: WritePacer) -> None:
         self._unyielded = 0
-        with trio.CancelScope(deadline=pacer.deadline()) as scope:
-            try:
-                await trio.lowlevel.wait_writable(self._sock)
-            except trio.ClosedResourceError as error:
-                raise ClientGoneError("the connection is closed") from error
-        if scope.cancelled_caught:
-            self._counters.timed_out += 1
-            raise ClientGoneError("the peer does not read, or too slowly")
-        pacer.waited()
+        untaken = untaken_bytes(self._sock)
+        while True:
+            with trio.CancelScope(deadline=pacer.deadline()) as scope:
+                try:
+                    await trio.lowlevel.wait_writable(self._sock)
+                except trio.ClosedResourceError as error:
+                    raise ClientGoneError("the connection is closed") from error
+            pacer.waited()
+            if not scope.cancelled_caught:
+                return
+            # Not writable before a third of the kernel's buffer is free: what the peer takes of it counts.
+            before, untaken = untaken, untaken_bytes(self._sock)
+            if untaken >= before:
+                self._counters.timed_out += 1
+                raise ClientGoneError("the peer does not read, or too slowly")
+            pacer.sent(before - untaken)
 
     async def send_eof(self) -> None:
         """Say that nothing more comes; the peer may still send."""
@@ -253,6 +263,16 @@ class StreamTransport:
 
 
 Transport = SocketTransport | StreamTransport
+
+
+def untaken_bytes(sock: socket.socket) -> int:
+    """Bytes that the kernel holds for a TCP peer: not sent, or not acknowledged; 0 when it does not say."""
+    counted = bytearray(4)
+    try:
+        fcntl.ioctl(sock, termios.TIOCOUTQ, counted)  # SIOCOUTQ of tcp(7)
+    except OSError:
+        return 0
+    return int.from_bytes(counted, sys.byteorder)
 
 
 class WritePacer:
