@@ -346,6 +346,24 @@ def test_whom_nobody_can_call() -> None:
     assert (remote.called_ae, remote.calling_ae, remote.port) == ("THEIRS", "MINE", 104)
 
 
+def test_results_of_commitment_go_where_the_entry_says() -> None:
+    known = {
+        "CT1": RemoteAe("CT1", "192.0.2.7", commitment_to="CT1_COMMIT"),
+        "CT1_COMMIT": RemoteAe("CT1_COMMIT", "192.0.2.7", 105),
+        "CT2": RemoteAe("CT2", "192.0.2.8"),
+        "CT3": RemoteAe("CT3", "192.0.2.9", commitment_to="NOBODY"),
+    }
+    destinations = Destinations(lambda: known)
+    told = {title: str(destinations.find_for_commitment(title)) for title in (*known, "STRANGER")}
+    assert told == {
+        "CT1": "CT1_COMMIT@192.0.2.7:105",
+        "CT1_COMMIT": "CT1_COMMIT@192.0.2.7:105",
+        "CT2": "CT2@192.0.2.8:104",
+        "CT3": "None",
+        "STRANGER": "None",
+    }
+
+
 def test_files_that_are_no_keys_are_named(authority: Authority, ours: Shown, tmp_path: Path) -> None:
     none = tmp_path / "none.pem"
     none.write_text("nothing", encoding="ascii")

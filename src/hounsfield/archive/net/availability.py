@@ -54,7 +54,7 @@ class AvailabilityNotices:
             owed=availability.owed,
             settle=availability.settle,
             deliver=self._deliver,
-            destinations=destinations,
+            find=destinations.find,
             leadership=leadership,
             limits=limits or CallingBackLimits(),
         )

@@ -16,7 +16,6 @@ import structlog
 import trio
 
 from hounsfield.archive.engine.leadership import Leadership
-from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.errors import NetError
 from hounsfield.archive.net.scu import RemoteEntity
 from hounsfield.storage_backends.errors import StorageError
@@ -74,18 +73,19 @@ class CallingBack(Generic[Owed]):
         owed: Callable[[], Awaitable[Sequence[Owed]]],
         settle: Callable[[Owed], Awaitable[None]],
         deliver: Callable[[RemoteEntity, Sequence[Owed]], Awaitable[None]],
-        destinations: Destinations,
+        find: Callable[[str], RemoteEntity | None],
         leadership: Leadership,
         limits: CallingBackLimits,
     ) -> None:
         """``what`` is owed, for the log. ``owed`` lists it; ``deliver`` brings an AE all that is owed to it,
         and settles each as it is taken, or raises NetError; ``settle`` is called for what is given up.
+        ``find`` says whom to call for an AE title.
         """
         self._what = what
         self._owed = owed
         self._settle = settle
         self._deliver = deliver
-        self._destinations = destinations
+        self._find = find
         self._leadership = leadership
         self._limits = limits
         self._troubles: dict[str, _Trouble] = {}
@@ -121,7 +121,7 @@ class CallingBack(Generic[Owed]):
 
     async def _call(self, title: str, waiting: Sequence[Owed], trouble: _Trouble) -> None:
         try:
-            remote = self._destinations.find(title)
+            remote = self._find(title)
             if remote is None:
                 raise NetError(f"no address is known of {title}; add it with `hounsfield ae add`")
             await self._deliver(remote, waiting)

@@ -100,7 +100,7 @@ class StorageCommitment:
             owed=commitments.owed,
             settle=commitments.settle,
             deliver=self._deliver,
-            destinations=destinations,
+            find=destinations.find_for_commitment,
             leadership=leadership,
             limits=replace(self._limits.calling_back, age_s=2 * self._limits.same_association_s),
         )

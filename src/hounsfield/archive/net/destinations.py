@@ -56,6 +56,11 @@ class Destinations:
         ae = self._known().get(title.strip())
         return None if ae is None or not ae.host else self.entity(ae)
 
+    def find_for_commitment(self, title: str) -> RemoteEntity | None:
+        """Whom to tell the results of that AE's storage commitment; else as :meth:`find`."""
+        ae = self._known().get(title.strip())
+        return self.find(ae.commitment_to or title if ae is not None else title)
+
     def entity(self, ae: RemoteAe) -> RemoteEntity:
         """How ``ae`` is called. Raises TlsError when the files that it needs cannot be used."""
         return RemoteEntity(
