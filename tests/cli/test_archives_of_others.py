@@ -21,6 +21,7 @@ from benchmarks.peers.base import free_port
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
+from hounsfield.archive.cli.identifiers import model_of_keys, parse_keys, retrieval_identifiers
 from hounsfield.archive.dicom import part10
 from support.foreign_servers import Server, dcmqrscp, orthanc, storescp
 from support.pki import Authority
@@ -361,6 +362,63 @@ def test_a_commitment_that_is_refused_or_never_reported(cli: Any) -> None:
 
 
 @pytest.mark.peer("pynetdicom")
+@pytest.mark.parametrize("roles", [True, False])
+def test_get_of_a_part_names_what_is_missing(cli: Any, tmp_path: Path, roles: bool) -> None:
+    from pynetdicom import AE, evt
+
+    entity = AE("PART")
+    entity.add_supported_context("1.2.840.10008.5.1.4.1.2.2.3")
+    for ds in (CT, MR):
+        role = True if roles else None
+        entity.add_supported_context(ds.SOPClassUID, scu_role=False if roles else None, scp_role=role)
+
+    def on_get(event: Any) -> Iterator[Any]:
+        yield 2
+        yield 0xFF00, pydicom.dcmread(_file("CT_small.dcm"))
+        if not roles:
+            broken = Dataset()
+            broken.FailedSOPInstanceUIDList = [CT.SOPInstanceUID]
+            yield 0xA702, broken
+            return
+        yield 0xFF00, pydicom.dcmread(_file("rtplan.dcm"))  # in no context
+
+    with _pynetdicom(entity, [(evt.EVT_C_GET, on_get)]) as port:
+        result = cli("get", f"PART@127.0.0.1:{port}", "--to", tmp_path, CT.StudyInstanceUID, "--json")
+    report = result.json()
+    if roles:
+        assert result.code == 4, result.err
+        assert (report["completed"], report["failed"], len(report["files"])) == (1, 1, 1)
+        assert "B000H" in report["complaints"][0]
+    else:
+        assert result.code == 1, result.err
+        assert report["files"] == []
+        assert "SCP role for no class" in result.err
+
+
+@pytest.mark.peer("pynetdicom")
+def test_a_move_with_warnings_and_failures_is_counted(cli: Any, destination: Server) -> None:
+    from pynetdicom import AE, evt
+
+    entity = AE("PART")
+    entity.add_supported_context("1.2.840.10008.5.1.4.1.2.1.2")
+
+    def on_move(event: Any) -> Iterator[Any]:
+        assert event.identifier.QueryRetrieveLevel == "PATIENT"
+        yield "127.0.0.1", destination.port
+        yield 2
+        yield 0xFF00, pydicom.dcmread(_file("CT_small.dcm"))
+        unknown = pydicom.dcmread(_file("CT_small.dcm"))
+        unknown.SOPClassUID = "1.2.3.4"
+        yield 0xFF00, unknown
+
+    entity.add_requested_context(CT.SOPClassUID)
+    with _pynetdicom(entity, [(evt.EVT_C_MOVE, on_move)]) as port:
+        result = cli("move", f"PART@127.0.0.1:{port}", "--to", "DEST", "PatientID=1CT1")
+    assert result.code == 4, result.err
+    assert "1 sent to DEST, 1 failed" in result.err
+
+
+@pytest.mark.peer("pynetdicom")
 def test_ctrl_c_cancels_a_query_and_releases(tmp_path: Path) -> None:
     from pynetdicom import AE, evt
 
@@ -439,6 +497,36 @@ def test_our_user_is_told_and_no_secret_is_an_argument(
 
 
 # ---------------------------------------------------------------- the command line
+
+
+def test_instances_of_a_series_are_one_request_and_studies_one_each() -> None:
+    words = ["1.2/1.3/1.4", "1.2/1.3/1.5", "1.9", "1.2/1.3/1.4", "1.9", "1.2/1.7", "PatientID=4711"]
+    found = [
+        (level.name, {tag: entry.get("Value") for tag, entry in model.items()})
+        for level, model in retrieval_identifiers(words, None)
+    ]
+    study, series, instance = "0020000D", "0020000E", "00080018"
+    assert found == [
+        ("PATIENT", {"00080052": ["PATIENT"], "00100020": ["4711"]}),
+        ("STUDY", {"00080052": ["STUDY"], study: ["1.9"]}),
+        ("SERIES", {"00080052": ["SERIES"], study: ["1.2"], series: ["1.7"]}),
+        ("IMAGE", {"00080052": ["IMAGE"], study: ["1.2"], series: ["1.3"], instance: ["1.4", "1.5"]}),
+    ]
+
+
+def test_keys_in_sequences_by_keyword_and_by_tag() -> None:
+    words = [
+        "RequestAttributesSequence.ScheduledProcedureStepID=7",
+        "00400275.RequestedProcedureID",
+        "Rows=512",
+    ]
+    assert model_of_keys(parse_keys(words)) == {
+        "00280010": {"vr": "US", "Value": [512]},
+        "00400275": {
+            "vr": "SQ",
+            "Value": [{"00400009": {"vr": "SH", "Value": ["7"]}, "00401001": {"vr": "SH"}}],
+        },
+    }
 
 
 @pytest.mark.parametrize(

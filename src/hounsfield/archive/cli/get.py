@@ -93,6 +93,7 @@ def command(
     except OSError as error:
         raise Failed(f"cannot make {directory}: {error.strerror}") from error
     files: list[ReceivedFile] = []
+    granted: list[str] = []
     progress = counting(as_json)
 
     def arrived(file: ReceivedFile) -> None:
@@ -110,11 +111,8 @@ def command(
         limits_for(timeout),
         Offer(roles=roles, extended=extended),
         storage=FileStorage(directory, remote.called_ae, arrived),
-        on_agreed=lambda agreed: (
-            remark(f"note: {remote} does not agree to relational retrieval")
-            if relational and not agreed
-            else None
-        ),
+        relational=relational,
+        on_association=lambda association: granted.extend(association.roles),
     )
     with progress or nullcontext():
         tally = converse(lambda: retrieval.perform(progress))
@@ -142,6 +140,8 @@ def command(
             f"{remote}: {len(written)} files in {directory}{failed}{tally.cancelled_words}; {size(total)} in "
             f"{tally.seconds:.1f} s ({size(rate)}/s)"
         )
+    if tally.failed and not files and not granted:
+        remark(f"note: {remote} let us take the SCP role for no class: it cannot send on this association")
     if not files and not tally.complaints and not tally.interrupted:
         raise Failed(f"{remote} has nothing of that")
     return tally.exit_code(len(written))

@@ -68,10 +68,6 @@ def command(
     uid = query_model(model, [at for at, _ in asked]).move_uid
     remote = resolve(target, effective_config(config_file, overrides, data), **remote_words)
 
-    def agreed(relational_too: bool) -> None:
-        if relational and not relational_too:
-            remark(f"note: {remote} does not agree to relational retrieval")
-
     retrieval = Retrieval(
         remote,
         uid,
@@ -81,7 +77,7 @@ def command(
         limits_for(timeout),
         Offer(extended=Extensions(relational=relational).negotiation(uid, find=False)),
         destination=destination.strip(),
-        on_agreed=agreed,
+        relational=relational,
     )
     progress = counting(as_json)
     with progress or nullcontext():

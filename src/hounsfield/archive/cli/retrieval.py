@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hounsfield.archive.net.incoming import Storage
     from hounsfield.archive.net.query_retrieve import SubOperations
-    from hounsfield.archive.net.scu import Offer, RemoteEntity, ScuLimits
+    from hounsfield.archive.net.scu import Offer, RemoteEntity, RequestorAssociation, ScuLimits
     from hounsfield.archive.wire import PresentationContext
 
 FAILED_SHOWN_MAX = 20
@@ -109,8 +109,9 @@ class Retrieval:
     destination: str = ""
     """Empty for a C-GET."""
     storage: Storage | None = None
-    on_agreed: Callable[[bool], None] = lambda _: None
-    """Hears whether relational retrieval was agreed to."""
+    relational: bool = False
+    on_association: Callable[[RequestorAssociation], None] = lambda _: None
+    """Sees what was agreed."""
 
     async def perform(self, progress: Progress | None = None) -> Tally:
         """One request after the other. A refused one is a complaint; the next follows. Raises NetError."""
@@ -126,7 +127,9 @@ class Retrieval:
             self.remote, self.contexts, self.limits, self.offer, storage=self.storage
         ) as association:
             context = association.context_for(self.sop_class_uid)
-            self.on_agreed(association.extended.get(self.sop_class_uid, b"")[:1] == b"\1")
+            self.on_association(association)
+            if self.relational and association.extended.get(self.sop_class_uid, b"")[:1] != b"\1":
+                remark(f"note: {self.remote} does not agree to relational retrieval")
             identifiers = [encoded(one, context, self.character_set) for one in self.identifiers]
             message_ids = [association.next_message_id() for _ in identifiers]
             current = 0

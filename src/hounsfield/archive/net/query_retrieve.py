@@ -118,7 +118,7 @@ class Extensions:
 
 
 class RefusedError(NetError):
-    """The peer answered with a failure (PS3.7 C.4)."""
+    """The peer answered with a failure (PS3.7 C.4). The text has its comment: for people, not for logs."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

@@ -395,18 +395,23 @@ class Requests:
             receiving.object.abandon()
 
     async def _broke_protocol(self, error: RemoteProtocolError) -> NoReturn:
-        words = self.association.answer(error)
-        with suppress(PeerGoneError), trio.move_on_after(1.0):
-            await self._transport.send(words)
+        await self._last_words(self.association.answer(error))
         raise AbortedError(f"{self._remote} broke the protocol: {error}") from error
+
+    async def _last_words(self, words: Sequence[Buffer]) -> None:
+        """Write ``words``, unless somebody is within a message: the peer will see the end all the same."""
+        if self._sending.locked():
+            return
+        async with self._sending:
+            with suppress(PeerGoneError), trio.move_on_after(1.0):
+                await self._transport.send(words)
 
     async def over(self, event: Event) -> NoReturn:
         """The association ended while something was due. Raises NetError."""
         if isinstance(event, Abort):
             raise AbortedError(f"{self._remote} aborted the association")
         if isinstance(event, ReleaseRequest):
-            with suppress(PeerGoneError), trio.move_on_after(1.0):
-                await self._transport.send(self.association.send(ReleaseReply()))
+            await self._last_words(self.association.send(ReleaseReply()))
             raise ConnectionLostError(f"{self._remote} released the association while a response was due")
         raise ConnectionLostError(f"{self._remote} closed the connection")
 
