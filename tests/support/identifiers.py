@@ -57,7 +57,7 @@ def _elements(
     little, implicit = syntax.little_endian, syntax.implicit_vr
     out: dict[int, bytes] = {}
     for tag, value in values.items():
-        vr = private.get(tag) or ("LO" if tag & 0x10000 else dictionary_VR(tag))
+        vr = private.get(tag) or ("LO" if tag & 0x10000 else dictionary_VR(tag)[:2])
         if isinstance(value, str):
             raw = text_encoder(declared).encode(value, vr)
             assert raw is not None, (declared, value)
