@@ -19,7 +19,7 @@ from hounsfield.archive.errors import ConfigError
 def _keys(tree: dict[str, Any], at: str = "") -> set[str]:
     found: set[str] = set()
     for key, value in tree.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and at + key not in known_keys():  # what a rule names is no key
             found |= _keys(value, f"{at}{key}.")
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             found |= _keys(value[0], f"{at}{key}[].")
@@ -29,9 +29,8 @@ def _keys(tree: dict[str, Any], at: str = "") -> set[str]:
 
 
 def _with_example(text: str) -> str:
-    """The file with its commented [[aes]] example brought to life."""
-    head, _, example = text.partition("# [[aes]]")
-    return head + "[[aes]]" + re.sub(r"^# ", "", example, flags=re.MULTILINE)
+    """The file with its commented examples of [[aes]] and the like brought to life."""
+    return re.sub(r"^# (?=\[\[|\w+ = )", "", text, flags=re.MULTILINE)
 
 
 def test_the_file_says_exactly_the_defaults(root_directory: Path) -> None:

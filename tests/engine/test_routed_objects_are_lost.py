@@ -388,7 +388,7 @@ async def test_what_waits_can_be_left_out(tmp_path: Path) -> None:
     with stores_in(tmp_path / "data") as stores:
         async with routed(stores, peers, route()) as (engine, routing):
             await store_some(engine, 3)
-            routing.rows.leap([LaneKey("all", "A")])
+            routing.rows.leap([LaneKey("all", "A")], 1)
             peers.unreachable.clear()
             uids = await store_some(engine, 2)
             await peers.until_got("A", uids)

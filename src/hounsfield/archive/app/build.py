@@ -18,6 +18,7 @@ from hounsfield.archive.app.http import HttpService
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.resources import Resources, Services
+from hounsfield.archive.app.routing import RoutingService
 from hounsfield.archive.app.sampling import Sampler
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine, Stores, open_engine
@@ -75,14 +76,22 @@ async def _services(resources: Resources, engine: Engine) -> Services:
     services.operations |= dicom.operations()
     sampler.add(dicom.figures)
 
-    http = HttpService(resources, engine)
+    routing = RoutingService(resources, engine, dicom.destinations)
+    await routing.load(resources.config)  # before anything is received
+    services.background.append(routing.run)
+    services.drains.append(routing.drain)
+    services.operations |= routing.operations()
+
+    http = HttpService(resources, engine, routing.metrics)
     services.background.append(partial(engine.changes.hear, resources.wakeups.wait))
     services.listeners += http.listeners()
     services.drains.append(http.drain)
     sampler.add(http.figures)
 
     async def reload(message: dict[str, Any]) -> None:
-        await dicom.load(msgspec.convert(message["config"], Config))
+        config = msgspec.convert(message["config"], Config)
+        await dicom.load(config)
+        await routing.load(config)
         http.reload()
 
     services.reload = reload

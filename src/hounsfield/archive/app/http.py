@@ -6,10 +6,11 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 import trio
+from prometheus_client.metrics_core import Metric
 
 from hounsfield.archive.app.metrics import prometheus_text
 from hounsfield.archive.app.resources import Resources
@@ -29,7 +30,13 @@ _Serve = Callable[..., Awaitable[None]]
 class HttpService:
     """The servers and what they share: application, tokens, figures."""
 
-    def __init__(self, resources: Resources, engine: Engine) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        engine: Engine,
+        more_metrics: Callable[[], Iterable[Metric]] = tuple,
+    ) -> None:
+        """``more_metrics``: what ``/metrics`` shows besides the scoreboard."""
         config = resources.config
         self._board = resources.board
         self._directory = resources.boot.directory
@@ -56,7 +63,9 @@ class HttpService:
             uploads_open=self._board.cell("http_uploads"),
             feeds_open=self._board.cell("http_feeds"),
             closing=self._closing,
-            metrics=(lambda: prometheus_text(self._board)) if config.metrics.enabled else None,
+            metrics=(lambda: prometheus_text(self._board, more_metrics()))
+            if config.metrics.enabled
+            else None,
             health=self._health,
             tokens=self._tokens,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import (
@@ -61,8 +61,19 @@ class ScoreboardCollector(Collector):
         yield from families.values()
 
 
-def prometheus_text(board: Scoreboard) -> bytes:
-    """The exposition of the whole archive, in Prometheus' text format 0.0.4."""
+class _Others(Collector):
+    """Figures that the scoreboard has no line for."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def prometheus_text(board: Scoreboard, others: Iterable[Metric] = ()) -> bytes:
+    """The exposition of the whole archive, and of ``others``, in Prometheus' text format 0.0.4."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(ScoreboardCollector(board))
+    registry.register(_Others(others))
     return generate_latest(registry)

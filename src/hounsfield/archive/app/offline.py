@@ -18,6 +18,7 @@ from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.identities import Identities
 from hounsfield.archive.app.keys import open_keyring, open_master_key
 from hounsfield.archive.app.operations import Operations
+from hounsfield.archive.app.routing import RouteOperations
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.errors import alone
@@ -93,6 +94,7 @@ class OpenedArchive(Archive):
                 **AeRegistry(engine, remote_aes(self._config)).operations(),
                 **Identities(engine).operations(),
                 **AssociationAudit(engine.associations).operations(),
+                **RouteOperations(engine, self._config, running=False).table(),
             }
             return await table[op](**args)
 

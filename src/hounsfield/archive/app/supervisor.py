@@ -121,6 +121,7 @@ class Supervisor:
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         config = self.config
         self.announcements = check_safety(config)
+        self._check_rules(config)
         check_token_file(config)
         self._data: DataDirectory = open_data_directory(Path(config.archive.data), create=True)
         stack.callback(self._data.close)
@@ -350,6 +351,7 @@ class Supervisor:
         check_safety(config)
         check_token_file(config)
         self._check_files(config)
+        self._check_rules(config)
         if config.dicom.listeners != self.config.dicom.listeners:
             raise ConfigError("dicom.listeners changed: restart the server for that")
         if config.http.listeners != self.config.http.listeners:
@@ -384,6 +386,12 @@ class Supervisor:
             },
             "announcements": [*self.announcements, *self._certificates()],
         }
+
+    def _check_rules(self, config: Config) -> None:
+        if config.routes:
+            from hounsfield.archive.app.route_options import check_rules  # most archives have none
+
+            check_rules(config)
 
     def _check_files(self, config: Config) -> None:
         from hounsfield.archive.app.ae_registry import remote_ae

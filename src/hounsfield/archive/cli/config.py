@@ -36,6 +36,10 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
     config = effective_config(config_file, overrides, data)
     announcements = check_safety(config)
     check_token_file(config)
+    if config.routes:
+        from hounsfield.archive.app.route_options import check_rules
+
+        check_rules(config)
     if as_json:
         print_json({"ok": True, "announcements": announcements})
         return 0

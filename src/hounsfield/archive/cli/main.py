@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("keys", "The keys: list, check, rotate, what to save."),
     "ae": ("ae", "Known application entities, and who called lately."),
     "audit": ("audit", "Associations of the past: who called, and what came of it."),
+    "routes": ("routes", "What is sent on to other AEs, and what waits or was refused."),
     "config": ("config", "Check or show the configuration."),
     "version": ("version", "Print the version."),
 }

@@ -7,7 +7,7 @@ is enforced.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -216,6 +216,25 @@ class RemoteAE(Section, frozen=True):
     commitment_to: str = ""
 
 
+class RouteEntry(Section, frozen=True):
+    """What is sent on to whom, and how. ``match`` is a rule: see :mod:`hounsfield.archive.dicom.rules`."""
+
+    name: str
+    to: tuple[Title, ...]
+    match: dict[str, Any] = {}
+    when: Literal["received", "stable"] = "received"
+    transfer_syntaxes: tuple[str, ...] = ()
+    associations: Annotated[int, msgspec.Meta(ge=1, le=32)] = 1
+    priority: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 10
+    back_off_seconds: Seconds = 5.0
+    back_off_seconds_max: Seconds = 300.0
+    give_up_hours: Annotated[float, msgspec.Meta(ge=0, le=87_600)] = 0.0  # 0: never
+    bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0  # 0: as fast as it goes
+    hours: str = ""
+    back_to_sender: bool = False
+
+
 class Config(Section, frozen=True):
     """The whole of config.toml."""
 
@@ -233,6 +252,7 @@ class Config(Section, frozen=True):
     logs: Logs = Logs()
     metrics: Metrics = Metrics()
     aes: tuple[RemoteAE, ...] = ()
+    routes: tuple[RouteEntry, ...] = ()
 
 
 # The keys whose value says where a secret is. They are shown; what they point at never is.

@@ -45,6 +45,7 @@ from hounsfield.archive.engine.transcoding import Transcoding, TranscodingLimits
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
 from hounsfield.archive.engine.undisturbed import UndisturbedRecords
 from hounsfield.archive.engine.video import Videos
+from hounsfield.archive.index import leases
 from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
 from hounsfield.archive.index.correcting import Corrections
 from hounsfield.archive.index.deletion import Deletions
@@ -171,6 +172,7 @@ class Stores:
         """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
         if at_start:
             begin_epoch(self.store)  # before anything is appended to the journal
+            leases.end_all(self.store)
         report = catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
         self.corrections.resume()
         self.rejections.resume()

@@ -167,8 +167,8 @@ class RouteLanes:
         except PreconditionError as error:
             raise LaneTakenError(f"the route {key.route} to {key.to} is led by another process") from error
 
-    def leap(self, keys: Collection[LaneKey]) -> None:
-        """Move cursors to the journal's end: what waits there is not sent."""
+    def leap(self, keys: Collection[LaneKey], now_ns: int) -> None:
+        """Move cursors to the journal's end: what waits there is not sent, nor after a reindex."""
         for key in keys:
             while True:
                 with self.store.snapshot() as snapshot:
@@ -184,6 +184,7 @@ class RouteLanes:
                 except LaneTakenError:
                     continue  # an object was sent meanwhile
                 break
+        self.mark(dict.fromkeys(keys, now_ns), now_ns)
         self.ask()
 
     # ------------------------------------------------------------ marks
