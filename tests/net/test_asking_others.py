@@ -12,7 +12,10 @@ import trio
 from pydicom.data import get_testdata_file
 
 from hounsfield.archive.dicom import part10
+from hounsfield.archive.dicom.commitment import STORAGE_COMMITMENT, Reference, report
 from hounsfield.archive.dicom.from_json import ModelError
+from hounsfield.archive.dicom.rewrite import element
+from hounsfield.archive.net.commitment_requests import Awaited
 from hounsfield.archive.net.errors import (
     AbortedError,
     ConnectionLostError,
@@ -55,6 +58,7 @@ from hounsfield.archive.wire import (
     ReleaseRequest,
     UserInformation,
 )
+from hounsfield.codecs.registry import lookup
 from support.scripted_scp import Script, ScriptedScp, scripted
 
 FIND = QueryModel.STUDY.find_uid
@@ -589,6 +593,31 @@ async def test_objects_of_a_get_become_files_or_are_refused(tmp_path: Path, writ
     assert not list(directory.rglob("*.part"))
 
 
+@pytest.mark.parametrize("uid", ["../../../up", "/tmp/absolute", "..", "", "1.2/3", "1.2\x003", "x" * 300])
+async def test_no_uid_leads_out_of_the_directory(tmp_path: Path, uid: str) -> None:
+    dataset = b"".join(
+        element(tag, "UI", uid.encode(), implicit=False, little=True)
+        for tag in (0x00080018, 0x0020000D, 0x0020000E)
+    )
+
+    async def script(scp: ScriptedScp) -> None:
+        await scp.accept()
+        asked = await scp.message()
+        await scp.say(3, CStoreRequest(7, CT, uid[:60] or "1.2"), dataset)
+        assert (await scp.message()).command.status == 0
+        await scp.say(1, CGetResponse(asked.command.message_id, 0, GET, 0, 1, 0, 0))
+
+    directory = tmp_path / "a" / "b"
+    directory.mkdir(parents=True)
+    files: list[ReceivedFile] = []
+    async with scripted(script) as scp:
+        await _steps(scp.port, GET, **_getting(directory, files))
+    (written,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert written == files[0].path
+    assert len(written.relative_to(directory).parts) == 3
+    assert ".." not in written.parts
+
+
 async def test_an_object_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
     async def script(scp: ScriptedScp) -> None:
         await scp.accept()
@@ -605,6 +634,31 @@ async def test_an_object_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- what the peer asks of us
+
+
+def test_only_reports_on_what_was_asked_count() -> None:
+    context = AcceptedContext(1, STORAGE_COMMITMENT, EXPLICIT)
+    one, two = Reference(CT, "1.2.1"), Reference(CT, "1.2.2")
+    awaited = Awaited()
+    asked = awaited.expect([one, two])
+
+    def hear(uid: str, kind: int = 1, sop_class: str = STORAGE_COMMITMENT, data: bytes | None = None) -> int:
+        request = NEventReportRequest(1, sop_class, f"{STORAGE_COMMITMENT}.1", kind, has_dataset=True)
+        if data is None:
+            data = report(uid, [one, Reference(CT, "1.2.99")], [], lookup(EXPLICIT))
+        return awaited.hear(context, request, data)
+
+    assert hear("1.2.3") == 0x0110  # somebody else's transaction
+    assert hear(asked.transaction_uid, kind=3) == 0x0113
+    assert hear(asked.transaction_uid, sop_class=CT) == 0x0118
+    assert hear(asked.transaction_uid, data=b"nonsense") == 0x0115
+    assert not awaited.complete
+    assert awaited.unreported() == [one, two]
+    assert hear(asked.transaction_uid) == 0
+    assert awaited.complete
+    assert awaited.committed() == [one]
+    assert awaited.failed() == [(two, "the report does not mention it")]
+    assert not awaited.unreported()
 
 
 async def test_a_report_is_answered_and_what_nobody_provides_is_refused() -> None:

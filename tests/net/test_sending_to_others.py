@@ -225,6 +225,7 @@ async def test_a_file_that_shrinks_takes_nobody_along(serve: Any, sink: Any, tmp
             report = await Sender(_to(archive.port), SendPlan(retries=0, window=4)).send(found)
         outcomes = {result.path: result.outcome for result in report.results}
         assert outcomes == {path: Outcome.FAILED if path == bad else Outcome.SENT for path in paths}
+        assert {result.attempts for result in report.results} == {1}
         assert set(sink.objects) == {_dataset(path) for path in paths if path != bad}
 
 
