@@ -47,7 +47,6 @@ from support.retrieving import (
     PATIENCE_S,
     PATIENT_MOVE,
     PATIENT_STUDY_MOVE,
-    QUICK_PEER,
     STUDY_MOVE,
     Known,
     at,
@@ -652,7 +651,7 @@ async def test_storescp_dies_half_way_and_comes_back(moving: Any, tmp_path: Path
     kept.mkdir()
 
     async def begun() -> trio.Process:
-        return await trio.lowlevel.open_process(["storescp", "-od", str(kept), str(port)], env=QUICK_PEER)
+        return await trio.lowlevel.open_process(["storescp", "-od", str(kept), str(port)])
 
     limits = replace(QUICK, retries=200, pause_s=0.01, pause_s_max=0.05)
     async with moving(limits=limits, STORESCP=at(port)) as (archive, _):
@@ -684,9 +683,7 @@ async def test_storescp_dies_half_way_and_comes_back(moving: Any, tmp_path: Path
 @pytest.mark.parametrize("option", ["--refuse", "--abort-after", "--abort-during"])
 async def test_storescp_refuses_and_aborts(moving: Any, tmp_path: Path, option: str) -> None:
     port = free_port()
-    process = await trio.lowlevel.open_process(
-        ["storescp", option, "-od", str(tmp_path), str(port)], env=QUICK_PEER
-    )
+    process = await trio.lowlevel.open_process(["storescp", option, "-od", str(tmp_path), str(port)])
     try:
         limits = replace(QUICK, pause_s=0.05)
         async with moving(limits=limits, STORESCP=at(port)) as (archive, _):

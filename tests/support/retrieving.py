@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable
@@ -24,8 +23,6 @@ from hounsfield.archive.net.errors import NetError
 from hounsfield.archive.net.scu import VERIFICATION_CONTEXT, RemoteEntity, ScuLimits, associate
 
 PATIENCE_S = 60
-# DCMTK writes a response in two pieces: with Nagle's algorithm the second waits 40 ms.
-QUICK_PEER = {**os.environ, "TCP_NODELAY": "1"}
 CT = "1.2.840.10008.5.1.4.1.1.2"
 _ROOT = "1.2.840.10008.5.1.4.1.2"
 PATIENT_MOVE, STUDY_MOVE, PATIENT_STUDY_MOVE = (f"{_ROOT}.{n}.2" for n in (1, 2, 3))
@@ -121,7 +118,7 @@ async def storescp(directory: Path, *options: str) -> AsyncIterator[tuple[int, t
     port = free_port()
     directory.mkdir(exist_ok=True)
     process = await trio.lowlevel.open_process(
-        ["storescp", *options, "-od", str(directory), "--bit-preserving", str(port)], env=QUICK_PEER
+        ["storescp", *options, "-od", str(directory), "--bit-preserving", str(port)]
     )
     try:
         with trio.fail_after(PATIENCE_S):
