@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -9,14 +10,18 @@ import pytest
 import trio
 
 from hounsfield.archive.engine.errors import StorageFailedError
-from hounsfield.archive.net.errors import NoAcceptedContextError
+from hounsfield.archive.net.errors import NoAcceptedContextError, PeerGoneError
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy
+from hounsfield.archive.net.sending import MessageSender
 from hounsfield.archive.net.services import Service
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import (
     Abort,
     AbortSource,
+    AssociateAccept,
+    AssociateRequest,
+    Association,
     AsynchronousOperations,
     CCancelRequest,
     CEchoRequest,
@@ -33,8 +38,10 @@ from hounsfield.archive.wire import (
     NEventReportRequest,
     NEventReportResponse,
     PresentationContext,
+    PresentationResult,
     ReleaseReply,
     ReleaseRequest,
+    Role,
     RoleSelection,
     UserInformation,
     encode_command,
@@ -176,6 +183,31 @@ async def test_pynetdicom_cancels_its_find(serve: Any, sink: Any) -> None:
         assert seen[-1] == CANCEL
         assert set(seen[:-1]) == {PENDING}
         await archive.until(lambda: archive.listener.statistics().associations_released == 1)
+
+
+async def test_a_cancel_is_heard_though_the_kernel_takes_every_answer_at_once(
+    serve: Any, sink: Any, peer_to: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[bool] = []
+
+    @provider
+    async def work(operation: Any, context: Any, request: Any, identifier: bytes) -> None:
+        monkeypatch.setattr(SocketTransport, "send_nowait", lambda *_: ())
+        for number in range(100_000):
+            if number == 1000:
+                peer.stream.socket._sock.send(cancel)  # without a moment for anybody else
+            await operation.respond(pending(request.message_id), b"\x08\x00\x05\x00CS\x00\x00")
+            if operation.cancelled:
+                break
+        heard.append(operation.cancelled)
+
+    async with serve(sink, OPEN, services=work.services) as archive:
+        peer = await peer_to(archive)
+        await peer.associate(*ALL)
+        (cancel,) = peer.writer.command(5, CCancelRequest(7))
+        await peer.say(5, find(7), b"identify")
+        await archive.until(lambda: len(heard) == 1)
+        assert heard == [True]
 
 
 async def test_echo_and_store_are_answered_meanwhile(serve: Any, sink: Any, peer_to: Any) -> None:
@@ -560,6 +592,49 @@ async def test_who_does_not_take_what_is_sent_is_cut(serve: Any, sink: Any, peer
         await archive.until(lambda: archive.listener.statistics().associations_timed_out == 1)
         await archive.until(lambda: archive.listener.statistics().connections_open == 0)
         assert flood.ended == 1
+
+
+async def test_who_takes_what_is_sent_slowly_is_not_cut_before_it_stops(autojump_clock: Any) -> None:
+    class Slow:
+        """A transport that takes a kilobyte every nine seconds, and nothing after the hundredth."""
+
+        taken = 0
+        last = 0.0
+
+        def send_nowait(self, buffers: Any) -> Any:
+            return buffers
+
+        async def send_some(self, buffers: Any) -> Any:
+            await trio.sleep(9 if self.taken < 100 else math.inf)
+            self.taken += 1
+            self.last = trio.current_time()
+            data = b"".join(buffers)
+            return [data[1000:]] if len(data) > 1000 else []
+
+    ends: list[tuple[str, bool]] = []
+
+    def give_up(because: str, *, too_slow: bool = False) -> None:
+        ends.append((because, too_slow))
+
+    transport: Any = Slow()
+    sender = MessageSender(_established(), transport, 10.0, give_up)
+    await sender.message(5, pending(1), bytes(90_000))
+    assert (transport.taken > 90, ends) == (True, [])
+    with pytest.raises(PeerGoneError):
+        await sender.message(5, pending(2), bytes(90_000))
+    assert ends == [("the peer does not take what is sent", True)]
+    assert trio.current_time() - transport.last == pytest.approx(10)
+
+
+def _established() -> Association:
+    """An acceptor's association, agreed upon."""
+    ours, theirs = Association(Role.ACCEPTOR), Association(Role.REQUESTOR)
+    request = AssociateRequest(called_ae="A", calling_ae="B", contexts=ALL, user=asking(pdu=0))
+    ours.receive_data(b"".join(theirs.send(request)))
+    assert ours.next_event() == request
+    results = tuple(PresentationResult(context.context_id, 0, EXPLICIT) for context in ALL)
+    ours.send(AssociateAccept(called_ae="A", calling_ae="B", contexts=results))
+    return ours
 
 
 async def test_a_defect_fails_its_operation_and_no_other(serve: Any, sink: Any, peer_to: Any) -> None:
