@@ -114,6 +114,26 @@ def test_dicom_with_tls_needs_no_permission(tls: str) -> None:
         (('dicom.sources=["ct1"]',), "'ct1' is not an address or network"),
         (('aes=[{title="A", sources=["300.1.1.1"]}]',), "is not an address or network"),
         (('aes=[{title="A"}, {title="A"}]',), "listed more than once"),
+        (('aes=[{title="A", port=0}]',), "0 is no port to call"),
+        (('aes=[{title="A", called_title="A\\\\B"}]',), "is no AE title"),
+        (('aes=[{title="A", refused_sop_classes=["CT"]}]',), "'CT' is no UID"),
+        (('aes=[{title="A", preferred_transfer_syntaxes=["1.02"]}]',), "'1.02' is no UID"),
+        (
+            ('aes=[{title="A", refused_transfer_syntaxes=["1.2"], preferred_transfer_syntaxes=["1.2"]}]',),
+            "1.2 is among its refused and its preferred",
+        ),
+        (('aes=[{title="A", tls_key="a.pem"}]',), "set tls_certificate too"),
+        (('aes=[{title="A", tls_ca="/no/a.pem"}]',), "no such file: /no/a.pem"),
+        (('aes=[{title="A", certificates=["sha1:AA:BB"]}]',), "write sha256: and 64 hexadecimal digits"),
+        (('aes=[{title="A", certificates=["sha256:AA"]}]',), "write sha256: and 64 hexadecimal digits"),
+        (('aes=[{title="A", certificates=[" "]}]',), "neither sha256:HEX nor a name"),
+        (
+            ('aes=[{title="A", certificates=["a.example.org"], sources=["192.0.2.1"]}]',),
+            "bound to a certificate, and nobody is asked for one",
+        ),
+        (("dicom.tls_client_key=a.pem",), "set dicom.tls_client_certificate too"),
+        (("dicom.tls_client_ca=/no/a.pem",), "no such file: /no/a.pem"),
+        (('dicom.listeners=[{tls_client_crl="a.pem"}]',), "tls_client_crl needs tls_client_ca"),
         (("http.listeners=[]", "dicom.listeners=[]"), "nothing to listen on"),
     ],
 )
@@ -121,6 +141,20 @@ def test_what_does_not_fit_together_is_refused(overrides: tuple[str, ...], expec
     with pytest.raises(ConfigError) as caught:
         check_safety(config(*overrides))
     assert expected in str(caught.value)
+
+
+def test_passcodes_are_not_asked_for_in_clear(tls: str) -> None:
+    asking = 'identity_required=true, host="0.0.0.0"'
+    with pytest.raises(UnsafeConfigError, match="anybody on its network could read: identity_required needs"):
+        check_safety(config(KEY, f"dicom.listeners=[{{{asking}, plain=true}}]", *LISTS))
+    assert check_safety(config(KEY, f"dicom.listeners=[{{{asking}, {tls}}}]", *LISTS)) == []
+    check_safety(config("dicom.listeners=[{identity_required=true}]"))
+
+
+def test_a_bound_entity_is_asked_for_its_certificate(tls: str, tmp_path: Path) -> None:
+    bound = 'aes=[{title="A", certificates=["a.example.org"], sources=["192.0.2.1"]}]'
+    asking = f'dicom.listeners=[{{{tls}, tls_client_ca="{tmp_path}/cert.pem"}}]'
+    check_safety(config(bound, asking))
 
 
 def test_who_may_delete_is_known_by_a_token() -> None:

@@ -26,16 +26,21 @@ Examples:
 @config_options
 @json_option
 def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
-    """Say whether `serve` would accept this configuration: keys, types, and the safety rules between them.
+    """Say whether `serve` would accept this configuration: keys, types, the safety rules between them, and
+    the certificates and keys that it names.
 
     Exit code 0: it would. 2: it would not, and the line says why and what to do.
     """
+    from hounsfield.archive.app.ae_registry import remote_ae
+    from hounsfield.archive.app.certificates import check_files, running_out
     from hounsfield.archive.app.listeners import check_token_file
     from hounsfield.archive.config import check_safety
 
     config = effective_config(config_file, overrides, data)
     announcements = check_safety(config)
     check_token_file(config)
+    check_files(config, map(remote_ae, config.aes))
+    announcements += running_out(config)
     if config.routes:
         from hounsfield.archive.app.route_options import check_rules
 
