@@ -496,6 +496,41 @@ def test_our_user_is_told_and_no_secret_is_an_argument(
     assert "open sesame" not in bare.err
 
 
+@pytest.mark.peer("pynetdicom")
+def test_an_entry_says_how_its_ae_is_called(cli: Any, tmp_path: Path) -> None:
+    from pynetdicom import AE, evt
+
+    authority = Authority(tmp_path)
+    ours, theirs = authority.sign("us"), authority.sign("pacs")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.pem))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(theirs.pem, theirs.key)
+    entity = AE("SECRET_NAME")
+    entity.require_called_aet = True
+    entity.require_calling_aet = ["ALIAS"]
+    entity.add_supported_context("1.2.840.10008.1.1")
+    with _pynetdicom(entity, [(evt.EVT_C_ECHO, lambda _: 0)], context) as port:
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f'''
+[[aes]]
+title = "PACS"
+host = "127.0.0.1"
+port = {port}
+called_title = "SECRET_NAME"
+calling_title = "ALIAS"
+tls = true
+tls_ca = "{authority.pem}"
+tls_certificate = "{ours.pem}"
+tls_key = "{ours.key}"
+'''
+        )
+        assert cli("echo", "PACS", "--config", config).code == 0
+        other = cli("echo", "PACS", "--config", config, "--calling", "SOMEBODY")
+        assert other.code == 1
+        assert "does not know our AE title" in other.err
+
+
 # ---------------------------------------------------------------- the command line
 
 

@@ -63,7 +63,7 @@ Examples:
     type=click.IntRange(1, 64),
     default=8,
     show_default=True,
-    help="Objects to have outstanding on each, where the other side agrees to it.",
+    help="Objects to have outstanding on each, where the other side agrees; 1 does not propose it.",
 )
 @click.option(
     "--retries",
