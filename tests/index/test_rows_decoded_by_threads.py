@@ -19,7 +19,8 @@ def round_of_threads(number):
     source = "from __future__ import annotations\\nimport msgspec\\n"
     for depth in range(8):
         inner = f"Part{depth - 1}" if depth else "int"
-        source += f"class Part{depth}(msgspec.Struct, array_like=True):\\n    a: {inner}\\n    b: dict[int, str]\\n"
+        source += f"class Part{depth}(msgspec.Struct, array_like=True):\\n"
+        source += f"    a: {inner}\\n    b: dict[int, str]\\n"
     module = type(sys)(name)
     sys.modules[name] = module
     exec(source, module.__dict__)

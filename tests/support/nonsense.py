@@ -177,7 +177,7 @@ CASES: tuple[Nonsense, ...] = (
     Nonsense("nothing is wrong", lambda p: p.bytes()),
     # ---- no data set
     Nonsense("empty", lambda p: b"", ("empty",), NO_STUDY, mismatch=M),
-    Nonsense("one byte", lambda p: b"\x08", ("trailing-bytes",), NO_STUDY, mismatch=M),
+    Nonsense("one byte", lambda p: b"\x08", ("truncated",), NO_STUDY, mismatch=M),
     Nonsense("zeros", lambda p: bytes(4096), ("trailing-bytes",), NO_STUDY, mismatch=M),
     Nonsense("ones", lambda p: b"\xff" * 4096, (), NO_STUDY, mismatch=M),
     Nonsense("text", lambda p: b"this is no DICOM data set at all\n" * 40, (), NO_STUDY, mismatch=M),
@@ -211,7 +211,7 @@ CASES: tuple[Nonsense, ...] = (
     ),
     # ---- cut off
     Nonsense("cut in an early header", lambda p: p.bytes()[:60], ("truncated",), NO_STUDY, mismatch=M),
-    Nonsense("cut behind the UIDs", lambda p: p.before(0x00280002) + b"\x28\0\x02\0U", ("trailing-bytes",)),
+    Nonsense("cut behind the UIDs", lambda p: p.before(0x00280002) + b"\x28\0\x02\0U", ("truncated",)),
     Nonsense("cut in the pixels", lambda p: p.bytes()[:-50], ("truncated",)),
     Nonsense(
         "cut in a sequence",

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import httpx
 import pytest
+import structlog
 import trio
 import zstandard
 from hypothesis import given
@@ -20,6 +21,7 @@ from pydicom.uid import MPEG2MPML, ExplicitVRBigEndian, ExplicitVRLittleEndian, 
 from hounsfield.archive.dicom.part10 import Part10Error
 from hounsfield.archive.engine.corrections import Request
 from hounsfield.archive.engine.engine import EngineOptions
+from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
 from hounsfield.archive.index.deletion import Target
@@ -30,6 +32,7 @@ from support.archives import ct_slice, store
 from support.front_doors import front_doors
 
 EXPLICIT = "1.2.840.10008.1.2.1"
+FILES = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 OCTETS = {"accept": "application/octet-stream; transfer-syntax=*"}
 FILE = {"accept": "application/dicom; transfer-syntax=*"}
 STRONG = Validators('"abc"', changed_ns=1_700_000_000 * 10**9)
@@ -463,3 +466,22 @@ async def test_short_objects_share_a_read_and_long_ones_do_not_pile_up(archive, 
     assert b"".join(several) == whole
     assert 4 <= len(several) < 12
     assert max(map(len, several)) <= 3 * (len(alone[0]) + 64)
+
+
+async def test_the_log_says_why_an_answer_breaks_off(archive, monkeypatch):
+    """Not that a second answer could not be begun."""
+    for at in range(2):
+        await store(archive.engine, ct_slice(study_uid="2.25.1", series_uid="2.25.2", number=at), EXPLICIT)
+
+    async def damaged(found, before):
+        yield [before(found[0])]
+        raise DamagedError("a record does not open")
+
+    monkeypatch.setattr(archive.engine, "datasets", damaged)
+    with structlog.testing.capture_logs() as logs:
+        async with archive.client() as client:
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                await client.get("/dicom-web/studies/2.25.1/series/2.25.2", headers={"Accept": FILES})
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert line["error"] == "DamagedError"
+    assert line["response_started"] is True

@@ -52,4 +52,6 @@ class Problem(StrEnum):
 
 
 #: Bytes of the object are missing: its sender should know, and another of its UIDs that has them is served.
-CUT_SHORT = frozenset({Problem.EMPTY, Problem.TRUNCATED, Problem.BAD_DEFLATE, Problem.PIXELS_TOO_SHORT})
+CUT_SHORT = frozenset({
+    Problem.EMPTY, Problem.TRUNCATED, Problem.BAD_DEFLATE, Problem.PIXELS_TOO_SHORT, Problem.NO_SEQUENCE_END,
+})  # fmt: skip

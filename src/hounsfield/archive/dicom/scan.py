@@ -181,6 +181,16 @@ def scan(data: Buffer, transfer_syntax: TransferSyntax, limits: ScanLimits = DEF
     )
 
 
+_PIXEL_DATA_PROVIDER: Final = 0x00287FE0
+#: Rows, Columns, Bits Allocated.
+_PIXEL_DESCRIPTION: Final = (0x00280010, 0x00280011, 0x00280100)
+#: With one of these, what follows was not looked at.
+_UNREAD: Final = frozenset({
+    Problem.BAD_DEFLATE, Problem.BAD_SEQUENCE, Problem.HEADER_TOO_LONG, Problem.INFLATES_TOO_FAR,
+    Problem.TOO_DEEP, Problem.TOO_MANY_ELEMENTS,
+})  # fmt: skip
+
+
 class _StopError(Exception):
     """The walk cannot go on from here."""
 
@@ -263,7 +273,7 @@ class Walk:
             count += 1
             pos = after
         if pos != end:
-            self.problems[Problem.TRAILING_BYTES] = None
+            self._rest(data, pos)
         return count
 
     def _implicit_elements(self, data: Buffer) -> int:
@@ -296,8 +306,12 @@ class Walk:
             count += 1
             pos = after
         if pos != end:
-            self.problems[Problem.TRAILING_BYTES] = None
+            self._rest(data, pos)
         return count
+
+    def _rest(self, data: Buffer, pos: int) -> None:
+        """Bytes too few to be an element: zeros are padding, others are the beginning of one."""
+        self.problems[Problem.TRUNCATED if any(bytes(data[pos:])) else Problem.TRAILING_BYTES] = None
 
     def _irregular(  # noqa: PLR0917
         self, tag: int, vr: str, value: int, length: int, end: int, left: int
@@ -399,7 +413,7 @@ class Walk:
                         self.pixels = PixelData(tag, vr, offset, length, offset + length)
         pixels = self.pixels
         if pixels is None:
-            if self.elements.get(PIXEL_DATA, ("", 0, 1))[2] == 0:
+            if self.elements.get(PIXEL_DATA, ("", 0, 1))[2] == 0 or self._has_lost_its_pixels():
                 self.problems[Problem.PIXELS_TOO_SHORT] = None
             return Layout.HEADER_ONLY, [0, size], 0, None
         inside = self.fragments is not None or sighted is not None
@@ -436,6 +450,9 @@ class Walk:
                     little_endian=self.little,
                     problems=self.problems,
                 )
+            fragments = self.fragments if sighted is None else sighted.fragments
+            assert fragments is not None
+            self._count_fragments(len(fragments.starts) - 1, frames)
             if self.video:
                 # Frames of a video stream have no bytes of their own: that is as it should be (PS3.5 8.2.5).
                 self.problems.pop(Problem.FRAMES_NOT_SEPARABLE, None)
@@ -450,3 +467,17 @@ class Walk:
             problems=self.problems,
             truncated=truncated,
         ), shape
+
+    def _has_lost_its_pixels(self) -> bool:
+        """Whether the data set describes pixels (PS3.3 C.7.6.3), was read to its end, and has none.
+
+        Those of a provider of pixel data are elsewhere (PS3.3 C.7.6.3.2).
+        """
+        described = all(self.elements.get(tag, ("", 0, 0))[2] for tag in _PIXEL_DESCRIPTION)
+        return described and _PIXEL_DATA_PROVIDER not in self.elements and _UNREAD.isdisjoint(self.problems)
+
+    def _count_fragments(self, fragments: int, frames: int) -> None:
+        """A frame is one fragment at the least (PS3.5 A.4), but for those of videos, and of whom we know."""
+        fewest = 1 if self.video or self.encapsulated is None else frames
+        if fragments < fewest:
+            self.problems[Problem.PIXELS_TOO_SHORT] = None

@@ -14,7 +14,7 @@ from hounsfield.archive.web.cors import Cors
 from hounsfield.archive.web.forwarded import Forwarded
 from hounsfield.archive.web.frames import Frames, is_frames_path
 from hounsfield.archive.web.guard import Guard
-from hounsfield.archive.web.http import AsgiApp, Receive, Scope, Send
+from hounsfield.archive.web.http import AsgiApp, Receive, ResponseError, Scope, Send
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.problems import WebError, web_error_of
 from hounsfield.archive.web.responses import problem_response
@@ -91,7 +91,10 @@ class Application:
             answer = web_error_of(error)
             if answer is None:
                 raise
-            await problem_response(answer)(scope, receive, send)
+            try:
+                await problem_response(answer)(scope, receive, send)
+            except ResponseError:
+                raise error from None  # its answer had begun: this is why it breaks off
 
 
 _ROUTING = {404: "there is no such resource", 405: "this resource does not take that method"}
