@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 from pathlib import Path
@@ -141,6 +142,47 @@ def test_what_is_large_or_elsewhere_is_not_opened_on_the_callers_thread(
         (ref,) = log.append([RecordIn(1, [b"row"])])
         assert log.try_open_part(ref.part(0)) is None
         assert log.open_part(ref.part(0)) == b"row"
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [[10], [0, 5, 0], [CHUNK, 1], [1, CHUNK, 1], [CHUNK + 1, 7], [3, 2 * CHUNK, 0, 4], [300_000] * 9],
+)
+@pytest.mark.parametrize("wait", [True, False])
+def test_parts_opened_together_are_what_they_are_alone(
+    session_keyring: Keyring, lengths: list[int], wait: bool
+) -> None:
+    blobs = MemoryBlobs()
+    log = SegmentLog(blobs, session_keyring)
+    parts = [os.urandom(length) for length in lengths]
+    (ref,) = log.append([RecordIn(1, [b"row", *parts])])
+    refs = list(ref.parts())[1:]
+    into = memoryview(bytearray(sum(lengths)))
+    assert log.open_parts(refs, into, wait=wait)
+    assert bytes(into) == b"".join(parts)
+    # of any of them one bit, and none is taken for what it was
+    for number, part in enumerate(refs):
+        if not part.length:
+            continue
+        name = next(name for name in blobs.names() if part.segment.hex() in name)
+        blobs._blobs[name][part.offset] ^= 1
+        with pytest.raises(SealError):
+            log.open_parts(refs, into, wait=wait)
+        blobs._blobs[name][part.offset] ^= 1
+        assert log.open_parts(refs[number:], into[: sum(lengths[number:])], wait=wait)
+
+
+def test_parts_are_not_waited_for_by_who_cannot_wait(session_keyring: Keyring) -> None:
+    class Waits(MemoryBlobs):
+        def try_read_into(self, name: str, offset: int, buffer: bytearray | memoryview) -> bool:
+            return False
+
+    for length in (10, 2 * CHUNK):
+        log = SegmentLog(Waits(), session_keyring)
+        (ref,) = log.append([RecordIn(1, [b"row", bytes(length)])])
+        into = memoryview(bytearray(length))
+        assert not log.open_parts([ref.part(1)], into, wait=False)
+        assert log.open_parts([ref.part(1)], into, wait=True)
 
 
 def test_many_thousand_parts(session_keyring: Keyring) -> None:

@@ -185,6 +185,19 @@ def chunks(length: int) -> Iterable[Chunk]:
     )
 
 
+def runs(parts: Sequence[PartRef], sealed_bytes_max: int) -> Iterator[list[PartRef]]:
+    """Consecutive parts in runs that are so long at most as they are stored; longer ones alone."""
+    run: list[PartRef] = []
+    for part in parts:
+        end = part.offset + sealed_length(part.length)
+        if run and end - run[0].offset > sealed_bytes_max:
+            yield run
+            run = []
+        run.append(part)
+    if run:
+        yield run
+
+
 # ---------------------------------------------------------------- the segment header
 
 

@@ -325,6 +325,43 @@ class SegmentLog:
         opened = self._open(part, layout.chunks(part.length), plain, without_waiting=self._nonblocking)
         return plain if opened else None
 
+    def open_parts(self, parts: Sequence[PartRef], into: memoryview, *, wait: bool) -> bool:
+        """Open parts of one record that lie one behind the other into ``into``, likewise: with one key, and
+        with as few reads as they fit into the buffer for what is sealed. Errors as :meth:`open_part`.
+
+        False when a disk would have to be waited for, and the caller does not want to.
+        """
+        first = parts[0]
+        segment = first.segment.hex()
+        if not wait and (
+            self._nonblocking is None or self._keyring.cached_key(self._purpose, segment) is None
+        ):
+            return False
+        nonblocking = None if wait else self._nonblocking
+        key = self._keyring.key(self._purpose, segment)
+        record = RecordSeal(key, first.segment, first.record_id, first.kind, first.part_count)
+        name, scratch = self._name(first.segment), self._reading.view
+        at = 0
+        for run in layout.runs(parts, len(scratch)):
+            if run[0].length > layout.CHUNK_BYTES:
+                room = into[at : at + run[0].length]
+                if not self._open(run[0], layout.chunks(len(room)), room, without_waiting=nonblocking):
+                    return False
+                at += len(room)
+                continue
+            start = run[0].offset
+            sealed = scratch[: run[-1].offset + layout.sealed_length(run[-1].length) - start]
+            if nonblocking is None:
+                self._blobs.read_into(name, start, sealed)
+            elif not nonblocking.try_read_into(name, start, sealed):
+                return False
+            for part in run:
+                begin, length = part.offset - start, part.length
+                one = sealed[begin : begin + length + layout.TAG_BYTES]
+                record.part(part.part).open(0, True, one, into[at : at + length])
+                at += length
+        return True
+
     def open_range(self, part: PartRef, start: int, length: int) -> memoryview:
         """``length`` plaintext bytes of a part from ``start``; reads and opens only their chunks."""
         if start < 0 or length < 0 or start + length > part.length:

@@ -229,16 +229,9 @@ class Records:
 
         False when it cannot be had so: a disk would have to be waited for and the caller does not want to.
         """
-        at = 0
+        parts = [part for part in islice(row.location.ref().parts(), 1, None) if part.length]
         with _damage_named():
-            for part in islice(row.location.ref().parts(), 1, None):
-                if part.length:
-                    room = into[at : at + part.length]
-                    opened = self._log.open_part(part, room) if wait else self._log.try_open_part(part, room)
-                    if opened is None:
-                        return False
-                    at += part.length
-        return True
+            return not parts or self._log.open_parts(parts, into, wait=wait)
 
     def bring_all(self, rows: Iterable[InstanceRow]) -> None:
         """Have the disk bring the data sets of these soon, where :meth:`plain_bytes` says so. Never fails."""
