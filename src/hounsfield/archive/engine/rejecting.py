@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
+import structlog
 import trio
 
 from hounsfield.archive.dicom.rejection import REASONS
 from hounsfield.archive.engine.deletion import Deleting
 from hounsfield.archive.engine.errors import EngineError, NotFoundError, RefusedError
 from hounsfield.archive.engine.gate import Gate
+from hounsfield.archive.errors import where
 from hounsfield.archive.index.deletion import DeletionReport, Target
 from hounsfield.archive.index.refused_notes import RefusedNote
 from hounsfield.archive.index.rejections import RejectionError, Rejections
 from hounsfield.archive.index.rows import CorrectionRow
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot
 from hounsfield.storage_backends.errors import StorageError
+
+log = structlog.get_logger(__name__)
 
 LOOK_S = 30.0  # for notes that could not be followed at once, or whose worker died: nobody waits for them
 
@@ -41,10 +44,18 @@ class Rejecting:
         self._on_commit = on_commit
 
     async def follow_stored(self) -> None:
-        """Follow the rejection notes that were stored just now. What fails is tried again by :meth:`run`."""
-        with trio.CancelScope(shield=True), suppress(StorageError, OSError):
-            if await self._gate.heavy(self._rejections.resume):
-                self._on_commit()
+        """Follow the rejection notes that were stored just now. What fails is tried again by :meth:`run`.
+
+        Raises nothing: the notes are stored, and their sender, or the worker, is not to fail for them.
+        """
+        try:
+            with trio.CancelScope(shield=True):
+                if await self._gate.heavy(self._rejections.resume):
+                    self._on_commit()
+        except (StorageError, OSError):
+            pass
+        except Exception as error:  # noqa: BLE001 - a defect, or threads that cannot be started
+            log.error("rejection notes are not followed now", **where(error))
 
     async def run(self) -> None:
         """Follow what was left, now and then, until cancelled."""

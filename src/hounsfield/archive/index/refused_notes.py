@@ -1,4 +1,4 @@
-"""Rejection notes that are not followed, since they reject more than one note may: somebody must be told.
+"""Rejection notes that are not followed, as they reject too much or following them fails: somebody must know.
 
 Such a note is an object as any other. That it was looked at, and why nothing came of it, is kept in META
 until it is followed after all; whoever lists rejections sees it.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hounsfield.archive.errors import where
 from hounsfield.archive.index.rows import decode, encode
 from hounsfield.archive.index.tables import META
 from hounsfield.archive.index.waiting_notes import WaitingRow
@@ -30,6 +31,15 @@ class RefusedNote(msgspec.Struct, array_like=True, frozen=True):
     code: str
     why: str
     at_ns: int
+
+
+def defect(error: Exception) -> str:
+    """Why a note is not followed, where nobody foresaw it; without the fault's text, which may quote it."""
+    place = where(error)
+    return (
+        f"following it failed ({place['error_type']} at {place.get('where', 'an unknown place')}): this is a "
+        "defect, please report it; a release that mends it follows the note by `hounsfield reject apply`"
+    )
 
 
 def refused_key(record_id: bytes) -> bytes:

@@ -7,7 +7,8 @@ are received when they are shown under that name: a move that is taken back late
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from hounsfield.archive.dicom.rejection import RejectionNote
@@ -23,6 +24,8 @@ from hounsfield.storage_backends.api import Snapshot
 
 Named = dict[str, dict[str, tuple[str, ...]]]
 """SOP Instance UIDs by study and series."""
+
+_ALL = 1 << 63  # no correction has so great a number
 
 
 class _Moves(NamedTuple):
@@ -58,7 +61,7 @@ class RejectedNames:
                 for sop_uid in sop_uids:
                     place = Place(study_uid, series_uid, sop_uid)
                     add(*place)
-                    for one in (*self._here(snapshot, place), *_origins(view, moves, place)):
+                    for one in (*self._here(snapshot, place), *origins(view, moves, place)):
                         add(*one)
         add(note.study_uid, note.series_uid, note.sop_uid)
         return {
@@ -91,13 +94,24 @@ class RejectedNames:
         return known.to
 
 
-def _origins(view: View, moves: dict[str, list[CorrectionRow]], place: Place) -> Iterator[Place]:
-    """As what an object may be received that then comes to ``place`` on its way."""
-    for row in moves.get(place.study_uid, ()):
-        if row.instances and place.sop_uid not in row.instances:
+def origins(view: View, moves: Mapping[str, list[CorrectionRow]], place: Place) -> Iterator[Place]:
+    """As what an object may be received that then comes to ``place`` on its way; ``moves`` by where they go.
+
+    Back from the place, each move before the one that follows it. Series go to and fro between studies: of
+    the ways back from a place the one that leaves the most moves open has all that the others lead to.
+    """
+    reached: set[Place] = set()
+    ahead = [(-_ALL, place)]
+    while ahead:
+        before, here = heapq.heappop(ahead)
+        if here in reached:
             continue
-        for series_uid, to_series in row.series.items():
-            origin = Place(row.study, series_uid, place.sop_uid)
-            if to_series == place.series_uid and place[:2] in view.way(*origin):
-                yield origin
-                yield from _origins(view, moves, origin)
+        reached.add(here)
+        if here != place and place[:2] in view.way(*here):
+            yield here
+        for row in moves.get(here.study_uid, ()):
+            if row.number >= -before or (row.instances and here.sop_uid not in row.instances):
+                continue
+            for series_uid, to_series in row.series.items():
+                if to_series == here.series_uid:
+                    heapq.heappush(ahead, (-row.number, Place(row.study, series_uid, here.sop_uid)))

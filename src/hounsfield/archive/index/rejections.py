@@ -48,7 +48,13 @@ from hounsfield.archive.index.corrections import (
 from hounsfield.archive.index.indexing import VANISHED, Indexer
 from hounsfield.archive.index.journal import FACT_SEALS, Journal
 from hounsfield.archive.index.refiling import Refiling
-from hounsfield.archive.index.refused_notes import RefusedNote, all_refused, note_refused, refused_key
+from hounsfield.archive.index.refused_notes import (
+    RefusedNote,
+    all_refused,
+    defect,
+    note_refused,
+    refused_key,
+)
 from hounsfield.archive.index.rejected_names import RejectedNames
 from hounsfield.archive.index.remaining import Carried
 from hounsfield.archive.index.rows import (
@@ -83,6 +89,14 @@ class RejectionError(Exception):
 
 class _DealtWithError(Exception):
     """Another process was first, or the note was followed before."""
+
+
+class _GoneError(Exception):
+    """The object is not here any more."""
+
+
+#: What may go well another time: disk, memory, keys, or a store that others are busy with.
+_LATER = (StorageError, CodecError, OSError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +152,10 @@ class Rejections:
         return _row_of(body)
 
     def refused(self, snapshot: Snapshot) -> list[RefusedNote]:
-        """The notes that are here and reject more than a note may, and are not followed; oldest first."""
+        """The notes that are here and were put aside, with why; oldest first."""
         found: list[RefusedNote] = []
         for record_id, one in all_refused(snapshot, self._sealer):
-            with suppress(LookupError):
+            with suppress(_GoneError):
                 self._stored_in(snapshot, record_id, one.note)
                 found.append(one)
         return found
@@ -160,40 +174,47 @@ class Rejections:
     def resume(self) -> int:
         """Look at every key object selection that nobody has looked at; how many rejected something.
 
-        One that cannot be read now waits for the next time.
+        One that cannot be read now waits for the next time; one that cannot be followed is put aside with the
+        reason. No note stands in the way of others.
         """
         with self._store.snapshot() as snapshot:
             waiting = all_waiting(snapshot, self._sealer)
         made = 0
         for record_id, row in waiting:
-            with suppress(StorageError, CodecError, OSError):
+            with suppress(*_LATER):
                 made += self._look_at(record_id, row)
         return made
 
     def _look_at(self, record_id: bytes, row: WaitingRow) -> bool:
+        """Follow a note, or say why not; whether it was. Raises only what another time may not."""
         note: _Note | None = None
         batch = Batch(uses_reserve=True)
         try:
             note = self._read(record_id, row)
-        except NoteTooLargeError as error:
-            if not error.code or error.code in self._followed:
-                self._sealer.prepare(1)
-                refused = RefusedNote(row, error.code, str(error), time.time_ns())
-                note_refused(batch, self._sealer, record_id, refused)
-                text = "a rejection note is kept and not followed: %s (`hounsfield reject list` shows which)"
-                _log.warning(text, error)
-        except (NoteError, LookupError):
-            pass  # an object as any other, or gone
-        if note is not None and note.content.code in self._followed:
-            with suppress(_DealtWithError):
+            if note is not None and note.content.code in self._followed:
                 self._make(note, actor=note.sender, waits=True)
                 return True
+        except NoteTooLargeError as error:
+            if not error.code or error.code in self._followed:
+                self._put_aside(batch, record_id, row, error.code, str(error))
+        except (NoteError, _GoneError, _DealtWithError):
+            pass  # an object as any other, or gone, or followed
+        except _LATER:
+            raise
+        except Exception as error:  # noqa: BLE001 - a defect: no other note, and no start, may wait for one
+            self._put_aside(batch, record_id, row, note.content.code if note else "", defect(error))
         batch.delete(META, waiting_key(record_id))
         self._store.commit(batch)
         return False
 
+    def _put_aside(self, batch: Batch, record_id: bytes, row: WaitingRow, code: str, why: str) -> None:
+        self._sealer.prepare(1)
+        note_refused(batch, self._sealer, record_id, RefusedNote(row, code, why, time.time_ns()))
+        text = "a rejection note is kept and not followed: %s (`hounsfield reject list` shows which)"
+        _log.warning(text, why)
+
     def _read(self, record_id: bytes, row: WaitingRow) -> _Note | None:
-        """What a stored object says, None when it is no rejection note. LookupError when it is gone."""
+        """What a stored object says, None when it is no rejection note. _GoneError when it is gone."""
         for _ in range(MOVES_MAX):
             found = self._stored(record_id, row)
             try:
@@ -210,7 +231,7 @@ class Rejections:
             source = SourceRow() if said is None else said.source
             sender = source.calling_ae or source.address or source.protocol
             return _Note(content, sender, record_id, row, hashlib.sha256(data).hexdigest())
-        raise LookupError("the record was moved again and again while it was read")
+        raise _GoneError("the record was moved again and again while it was read")
 
     def _stored(self, record_id: bytes, row: WaitingRow) -> InstanceRow:
         with self._store.snapshot() as snapshot:
@@ -225,7 +246,7 @@ class Rejections:
             for one in (served, *catalog.versions(snapshot, catalog.instance_key(*place))):
                 if one.location.record_id == record_id:
                     return one
-        raise LookupError("the object is gone")
+        raise _GoneError("the object is gone")
 
     def follow(self, sop_uid: str, *, actor: str) -> CorrectionRow:
         """Follow a note that is shown here, whatever its reason; for one that was undone, or came before.
@@ -235,11 +256,15 @@ class Rejections:
         shown = self._shown(sop_uid)
         try:
             note = self._read(*shown)
-        except (NoteError, LookupError) as error:
+            if note is None:
+                raise RejectionError("this object is no rejection note: its title is not one of CID 7011's")
+            return self._make(note, actor=actor, waits=False)
+        except (NoteError, _GoneError) as error:
             raise RejectionError(f"this rejection note cannot be followed: {error}") from error
-        if note is None:
-            raise RejectionError("this object is no rejection note: its title is not one of CID 7011's")
-        return self._make(note, actor=actor, waits=False)
+        except (*_LATER, RejectionError):
+            raise
+        except Exception as error:
+            raise RejectionError(f"this rejection note cannot be followed: {defect(error)}") from error
 
     def _shown(self, sop_uid: str) -> tuple[bytes, WaitingRow]:
         catalog = self._catalog
