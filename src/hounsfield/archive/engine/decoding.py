@@ -18,7 +18,7 @@ from hounsfield.archive.engine.compressing import pixel_format
 from hounsfield.archive.engine.errors import NotFoundError, NotSeparableError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.isolation import Isolation
-from hounsfield.archive.engine.records import Records
+from hounsfield.archive.engine.records import Records, frame_count, frames_held
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Header, Instance
 from hounsfield.codecs import at_rest
@@ -125,6 +125,13 @@ class Decoding:
             found = await self._gate.read(self._records.frame_at_rest, row, number)
         return None if found is None else at_rest.htj2k_of(found, await self.format(instance))
 
+    async def frame_count(self, instance: Instance) -> int:
+        """How many frames there are, see :func:`frames_there`."""
+        if not lookup(instance.row.transfer_syntax_uid).deflated:
+            return frame_count(instance.row)
+        header = await self._gate.read(self._records.header, instance.row)
+        return await self._gate.heavy(frames_there, instance, header)
+
     async def format(self, instance: Instance) -> PixelFormat:
         """What an instance says about its frames. ``UnsupportedPixelsError`` when it is no image."""
         pixels = image_format(instance)
@@ -180,6 +187,19 @@ def deflated_frame(header: Header, number: int) -> Buffer:
         return undivided_frame(slices[1], found.layout, found.shape, number)
     except FrameError as error:
         raise NotSeparableError("the frames of this instance cannot be told apart; fetch it whole") from error
+
+
+def frames_there(instance: Instance, header: Header) -> int:
+    """How many frames an object has, whatever it says itself; at least 1. Blocking when it is deflated.
+
+    What it says is nothing to make room by: a header of two kilobytes may say 10⁹. Not of a video.
+    """
+    if not lookup(instance.row.transfer_syntax_uid).deflated:
+        return frame_count(instance.row)
+    found, slices = inflated(header)
+    if found.layout.has_frames:
+        return max(1, found.frame_count)
+    return frames_held(instance.row.attributes, len(slices[1]))
 
 
 def inflated(header: Header) -> tuple[Scanned, list[memoryview]]:

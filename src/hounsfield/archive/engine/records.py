@@ -355,6 +355,28 @@ def _frame_part(row: InstanceRow, layout: Layout, number: int) -> PartRef | None
     return location.frame_part(1) if plain_table else None
 
 
+def frame_count(row: InstanceRow) -> int:
+    """How many frames of an object can be read one by one, of those that it says it has.
+
+    Not of a video nor of a deflated object, whose frames have no bytes of their own in its record. At least 1:
+    whoever reads that is told what is wrong.
+    """
+    location, layout = row.location, Layout(row.layout)
+    if layout.has_frames:
+        return location.frames
+    if layout is not Layout.UNDIVIDED_NATIVE or location.frame_bytes < 0:
+        return 1
+    held = at_rest.frame_bytes_of(row.stored_as) if row.stored_as else location.frame_bytes
+    return frames_held(row.attributes, held)
+
+
+def frames_held(attributes: Attributes, pixel_bytes: int) -> int:
+    """How many of the frames that are said to be in undivided cells can be; at least 1."""
+    bits = _shape(attributes).bits
+    said = number_of(attributes.get(0x00280008, ""), 1)
+    return max(1, min(said, pixel_bytes * 8 // bits if bits > 0 else 1))
+
+
 def _shape(attributes: Attributes) -> FrameShape:
     return FrameShape(
         rows=number_of(attributes.get(0x00280010, "")),

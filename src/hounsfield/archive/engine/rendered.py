@@ -15,7 +15,7 @@ from typing import Final, TypeVar, TypeVarTuple, Unpack
 import trio
 
 from hounsfield.archive.engine.budget import ByteBudget
-from hounsfield.archive.engine.decoding import DecodedFrame
+from hounsfield.archive.engine.decoding import DecodedFrame, frames_there
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.foreign_profiles import converted
 from hounsfield.archive.engine.shared_work import SharedWork
@@ -99,7 +99,7 @@ class Subject:
 
     instance: Instance
     image: Image
-    frames: tuple[int, ...]
+    frames: Sequence[int]
     state: PresentationState | None = None
     state_key: object = None
 
@@ -211,7 +211,11 @@ class Rendered:
     async def _describe(self, instance: Instance, *, with_image: bool) -> _Described:
         def described(header: Header) -> _Described:
             elements = Elements.of_header(header.head, header.transfer_syntax_uid)
-            return elements, Image(elements) if with_image else None
+            if not with_image:
+                return elements, None
+            # Of a video nobody knows how many there are but who plays it.
+            video = lookup(instance.row.transfer_syntax_uid).is_video
+            return elements, Image(elements, None if video else frames_there(instance, header))
 
         async def made() -> _Described:
             # What is deflated may be far longer than it looks.
@@ -230,6 +234,8 @@ class Rendered:
 
         Raises rendering's errors, codecs' errors, ``NotFoundError`` for a frame that there is not.
         """
+        if asked.media_type in FILMS and len(numbers) > self.limits.animation_frames_max:
+            raise NotRenderableError(_FILM_TOO_LONG)
         if not all(1 <= number <= subject.image.frames for number in numbers):
             raise NotFoundError(
                 f"this instance has {subject.image.frames} frames; there is none of that number"
@@ -262,9 +268,7 @@ class Rendered:
         frame_bytes = image.format.rows * image.format.columns * image.format.samples
         frame_bytes *= max(image.format.bits_allocated // 8, 1)
         count = len(numbers)
-        if count > limits.animation_frames_max or (
-            count > 1 and count * frame_bytes > limits.animation_bytes_max
-        ):
+        if count > 1 and count * frame_bytes > limits.animation_bytes_max:
             raise NotRenderableError(_FILM_TOO_LONG)
         film = await self._on_thread(
             lambda: FilmDrawing(image, asked, _state_of(subject, numbers[0]), self._lettering)
@@ -334,11 +338,11 @@ def _state_of(subject: Subject, number: int) -> ImagePresentation | None:
     return subject.state.of_image(subject.instance.row.sop_uid, number)
 
 
-def _frames_of(instance: Instance, image: Image) -> tuple[int, ...]:
+def _frames_of(instance: Instance, image: Image) -> Sequence[int]:
     """Those that are shown when none is named: all, but of a video one."""
     if lookup(instance.row.transfer_syntax_uid).is_video:
         return (min(image.representative_frame, VIDEO_FRAME_MAX),)
-    return tuple(range(1, image.frames + 1))
+    return range(1, image.frames + 1)
 
 
 def _key_of(instance: Instance) -> _Key:

@@ -18,9 +18,10 @@ from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError
 from hounsfield.archive.rendering.grey import Modality, Padding, Rescale, Word, modality_of
 from hounsfield.archive.rendering.overlays import Overlay, overlays_of
+from hounsfield.archive.rendering.viewport import aspect_of
 from hounsfield.archive.rendering.voi import Range, Voi, voi_of
 from hounsfield.codecs.deferred import deferred
-from hounsfield.codecs.pixels import PixelFormat
+from hounsfield.codecs.pixels import WORD_BITS, PixelFormat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,7 @@ else:
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLUMNS = 0x00280010, 0x00280011
 _ALLOCATED, _STORED, _HIGH_BIT, _REPRESENTATION = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+_ALLOCATED_BITS: Final = (1, *WORD_BITS)
 _PADDING, _PADDING_LIMIT = 0x00280120, 0x00280121
 #: Bits of a number, its padding value, and the other end of a range of padding (PS3.3 C.7.6.24, C.7.6.25).
 _FLOATING: Final = {
@@ -57,17 +59,22 @@ def _within(seconds: float) -> float:
 
 
 class Image:
-    """The description of one object's pixels. Immutable; any thread may use it."""
+    """The description of one object's pixels. Immutable; any thread may use it.
 
-    def __init__(self, found: Elements) -> None:
+    ``frames``: how many there are; None: as many as the object says, whatever that is.
+    """
+
+    def __init__(self, found: Elements, frames: int | None = None) -> None:
         self.elements = found
         self._check()
         self.photometric = found.word(_PHOTOMETRIC)
-        self.frames = max(found.integer(_FRAMES, 1), 1)
+        self.frames = max(found.integer(_FRAMES, 1) if frames is None else frames, 1)
         allocated = found.integer(_ALLOCATED, 16)
         stored = found.integer(_STORED, allocated)
         if self.floating:
             allocated = stored = _FLOATING[self.floating][0]
+        if allocated not in _ALLOCATED_BITS:
+            raise NotRenderableError("pixel cells that are neither single bits nor whole words")
         if not 1 <= stored <= allocated:
             stored = allocated
         samples = found.integer(_SAMPLES, 1)
@@ -190,15 +197,15 @@ class Image:
     @cached_property
     def pixel_aspect(self) -> float:
         """Height of a pixel over its width."""
-        ratio = self.elements.numbers(_PIXEL_ASPECT_RATIO)
-        if len(ratio) == 2 and min(ratio) > 0:
-            return ratio[0] / ratio[1]
+        aspect = aspect_of(self.elements.numbers(_PIXEL_ASPECT_RATIO))
+        if aspect is not None:
+            return aspect
         measures = next(self._groups(1, _PIXEL_MEASURES), None)
         for found, tags in ((measures, _SPACINGS[:1]), (self.elements, _SPACINGS)):
             for tag in tags if found is not None else ():
-                spacing = found.numbers(tag) if found is not None else []
-                if len(spacing) == 2 and min(spacing) > 0:
-                    return spacing[0] / spacing[1]
+                aspect = aspect_of(found.numbers(tag)) if found is not None else None
+                if aspect is not None:
+                    return aspect
         return 1.0
 
     @cached_property

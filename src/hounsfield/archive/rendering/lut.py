@@ -18,6 +18,8 @@ else:
 _DESCRIPTOR: Final = 0x00283002
 _DATA: Final = 0x00283006
 ENTRIES_MAX: Final = 1 << 16
+_FIRST_MAX: Final = 1 << 32
+"""The first value that is looked up is one of a pixel, or of what its rescaling gives."""
 
 _DISCRETE, _LINEAR, _INDIRECT = 0, 1, 2
 
@@ -63,6 +65,8 @@ def lut_from(found: Elements, descriptor_tag: int, data_tag: int, segmented_tag:
     # The first and last are unsigned whatever the VR says; the second is a pixel value.
     count = int(descriptor[0]) & 0xFFFF or ENTRIES_MAX
     first, bits = int(descriptor[1]), int(descriptor[2]) & 0xFFFF
+    if abs(first) > _FIRST_MAX:
+        raise NotRenderableError("a lookup table that begins at a value which no pixel has")
     if not 1 <= bits <= 16:
         raise NotRenderableError("a lookup table whose entries have neither 8 nor 16 bits")
     raw = found.raw(data_tag)

@@ -16,6 +16,7 @@ from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering
 from hounsfield.archive.rendering.lut import Lut, lut_of
 from hounsfield.archive.rendering.overlays import Overlay, overlays_of
 from hounsfield.archive.rendering.shutter import shuttered
+from hounsfield.archive.rendering.viewport import aspect_of
 from hounsfield.archive.rendering.voi import Voi, voi_of
 from hounsfield.codecs.deferred import deferred
 
@@ -141,9 +142,9 @@ class ImagePresentation:
         aspect = of_image
         if self.area is not None:
             for tag in (_SPACING, _ASPECT):
-                sizes = self.area.numbers(tag)
-                if len(sizes) == 2 and min(sizes) > 0:
-                    aspect = sizes[0] / sizes[1]
+                own = aspect_of(self.area.numbers(tag))
+                if own is not None:
+                    aspect = own
                     break
         return 1 / aspect if self.quarter_turns % 2 else aspect
 

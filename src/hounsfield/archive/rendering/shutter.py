@@ -34,7 +34,7 @@ def shuttered(picture: NDArray[Any], found: Elements) -> NDArray[Any]:
         open_ &= (row >= found.integer(_UPPER)) & (row <= found.integer(_LOWER, rows))
     center, radius = found.numbers(_CENTER), found.number(_RADIUS)
     if "CIRCULAR" in shapes and len(center) == 2 and radius is not None:
-        open_ &= (row - center[0]) ** 2 + (column - center[1]) ** 2 <= radius**2
+        open_ &= (row - center[0]) ** 2 + (column - center[1]) ** 2 <= radius * radius
     vertices = found.numbers(_VERTICES)
     if "POLYGONAL" in shapes and len(vertices) >= 6:
         polygon = PilImage.new("L", (columns, rows))

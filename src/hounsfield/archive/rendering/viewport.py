@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from hounsfield.archive.rendering.errors import BadParameterError
 from hounsfield.archive.rendering.request import VIEWPORT_MAX, Viewport
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
     from PIL import Image as PilImage
 else:
     np, PilImage = deferred("numpy"), deferred("PIL.Image")
+
+PIXEL_ASPECT_MAX: Final = 100.0
+"""How many times as high as wide, or as wide as high, a pixel can be: what says more is damage."""
+
+
+def aspect_of(sizes: Sequence[float]) -> float | None:
+    """Height over width of a pixel, from those two; None when they are none that a pixel has."""
+    if len(sizes) != 2 or min(sizes) <= 0:
+        return None
+    aspect = sizes[0] / sizes[1]
+    return aspect if 1 / PIXEL_ASPECT_MAX <= aspect <= PIXEL_ASPECT_MAX else None
 
 
 def shown(picture: NDArray[Any], viewport: Viewport, pixel_aspect: float = 1.0) -> NDArray[Any]:

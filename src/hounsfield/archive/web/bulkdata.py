@@ -180,7 +180,7 @@ class Bulkdata:
             if not lookup(target).encapsulated:
                 yield await self._decoded_value(one, target)
                 return
-            for number in range(1, _frames_of(one) + 1):
+            for number in range(1, await self._engine.decoding.frame_count(one) + 1):
                 yield _in_memory(await self._engine.transcoded_frame(one, number, target))
             return
         if is_deflated(syntax.uid):

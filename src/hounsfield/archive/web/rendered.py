@@ -7,7 +7,7 @@ one picture, the frame that stands for it.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -144,19 +144,14 @@ class RenderedPictures:
             data = await self._engine.rendered.file(subject, numbers, asked)
             kind = (b"content-type", answer.media_type.encode())
             return BuffersResponse(200, [kind, *warnings, *validators.headers()], (data,))
-        pictures = [
-            (subject, each)
-            for subject, numbers in wanted
-            for each in ([numbers] if answer.media_type in FILMS else [(number,) for number in numbers])
-        ]
         # What is wrong is said before the answer begins; the first picture is kept until its turn comes.
-        await self._engine.rendered.file(*pictures[0], asked)
-        return self._parts(scope, answer.media_type, self._each(pictures, asked), warnings)
+        await self._engine.rendered.file(*next(_each_file(wanted, answer.media_type)), asked)
+        return self._parts(scope, answer.media_type, self._each(wanted, asked), warnings)
 
     async def _each(
-        self, pictures: Sequence[tuple[Subject, Sequence[int]]], asked: Rendering
+        self, wanted: Sequence[tuple[Subject, Sequence[int]]], asked: Rendering
     ) -> AsyncGenerator[_Picture, None]:
-        for subject, numbers in pictures:
+        for subject, numbers in _each_file(wanted, asked.media_type):
             yield subject.instance, numbers, await self._engine.rendered.file(subject, numbers, asked)
 
     async def _many(
@@ -258,6 +253,17 @@ class RenderedPictures:
         return tuple(frame_numbers(text, self._settings.limits.frames_max))
 
 
+def _each_file(
+    wanted: Sequence[tuple[Subject, Sequence[int]]], media_type: str
+) -> Iterator[tuple[Subject, Sequence[int]]]:
+    """Which frames go into which file, one after the other: there may be a million."""
+    for subject, numbers in wanted:
+        if media_type in FILMS:
+            yield subject, numbers
+        else:
+            yield from ((subject, (number,)) for number in numbers)
+
+
 def negotiated(ranges: Sequence[accept.MediaRange], *, alone: bool, film: bool) -> _Answer:
     """What Accept allows, the best first. ``WebError`` (406) when that is nothing we make.
 
@@ -321,5 +327,6 @@ def _warnings(ignored: Sequence[str]) -> list[Header]:
 
 
 def _validators(subject: Subject, numbers: Sequence[int], asked: Rendering) -> Validators:
-    said = repr((subject.key, tuple(numbers), asked, sorted(asked.annotations)))
+    which = numbers if isinstance(numbers, range) and len(numbers) > 1 else tuple(numbers)
+    said = repr((subject.key, which, asked, sorted(asked.annotations)))
     return Validators(entity_tag("rendered", said, weak=True))
