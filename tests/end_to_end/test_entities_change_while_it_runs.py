@@ -85,12 +85,24 @@ def started(server: ArchiveServer) -> Iterator[None]:
             server.kill_all()
 
 
+def change(server: ArchiveServer, *words: str, stdin: str | None = None) -> None:
+    """Run a command that changes AEs or users, and wait until every worker has taken it."""
+
+    def loaded() -> int:
+        return int(server.status()["totals"]["lists_loaded_total"])
+
+    before = loaded()
+    command = [*HOUNSFIELD, *words, "--data", str(server.data)]
+    subprocess.run(command, input=stdin, text=True, check=True, env=server.environment, capture_output=True)
+    until(lambda: loaded() >= before + server.workers, "the workers")
+
+
 def open_associations(server: ArchiveServer) -> int:
     return int(server.status()["totals"]["associations"])
 
 
 def test_an_entity_has_its_own_limit_over_all_workers(server: ArchiveServer) -> None:
-    assert server.run("ae", "add", "LIMITED", "--associations-max", "3").returncode == 0
+    change(server, "ae", "add", "LIMITED", "--associations-max", "3")
     with ExitStack() as stack:
         opened = [stack.enter_context(calling(server, "LIMITED")) for _ in range(3)]
         assert all(each.is_established for each in opened)
@@ -104,7 +116,7 @@ def test_an_entity_has_its_own_limit_over_all_workers(server: ArchiveServer) -> 
         until(lambda: open_associations(server) == 2, "the end of one")
         with calling(server, "LIMITED") as again:
             assert again.is_established
-        assert server.run("ae", "set", "LIMITED", "--associations-max", "4").returncode == 0
+        change(server, "ae", "set", "LIMITED", "--associations-max", "4")
         for _ in range(2):
             assert stack.enter_context(calling(server, "LIMITED")).is_established
         with calling(server, "LIMITED") as beyond:
@@ -129,29 +141,22 @@ def test_an_entity_may_do_what_its_entry_says(server: ArchiveServer) -> None:
         return answers[0]
 
     everything = (VERIFICATION, CT_CLASS, MR_CLASS)
-    assert server.run("ae", "add", "VIEWER", "--service", "find", "--service", "echo").returncode == 0
+    change(server, "ae", "add", "VIEWER", "--service", "find", "--service", "echo")
     assert accepted(*everything) == {VERIFICATION}
-    assert (
-        server.run("ae", "set", "VIEWER", "--service", "store", "--refuse-sop-class", MR_CLASS).returncode
-        == 0
-    )
+    change(server, "ae", "set", "VIEWER", "--service", "store", "--refuse-sop-class", MR_CLASS)
     assert accepted(*everything) == {VERIFICATION, CT_CLASS}
-    cleared = server.run("ae", "set", "VIEWER", "--clear", "services", "--clear", "refused_sop_classes")
-    assert cleared.returncode == 0
+    change(server, "ae", "set", "VIEWER", "--clear", "services", "--clear", "refused_sop_classes")
     assert accepted(*everything) == set(everything)
     assert "no 'colour' to clear" in server.run("ae", "set", "VIEWER", "--clear", "colour").stderr
 
 
 def test_users_are_known_to_every_worker_at_once(server: ArchiveServer) -> None:
     def add(passcode: str) -> None:
-        words = [*HOUNSFIELD, "ae", "user", "add", "reader", "--passcode-stdin", "--data", str(server.data)]
-        subprocess.run(
-            words, input=passcode, text=True, check=True, env=server.environment, capture_output=True
-        )
+        change(server, "ae", "user", "add", "reader", "--passcode-stdin", stdin=passcode)
 
     add("a good passcode")
     assert [user["name"] for user in server.run_json("ae", "user", "list")] == ["reader"]
-    assert server.run("ae", "add", "WORKSTATION", "--identity-required").returncode == 0
+    change(server, "ae", "add", "WORKSTATION", "--identity-required")
     for _ in range(3):
         with calling(server, "WORKSTATION", user=("reader", "a good passcode")) as made:
             assert made.is_established

@@ -188,6 +188,7 @@ class DicomService:
         are now, for the next call; open associations stay. Files that cannot be used leave the former in use.
         """
         await self._load_lists(config)
+        self._board.add("lists_loaded_total")
         try:
             check_files(config, map(remote_ae, config.aes))
             verifier = token_verifier(config)

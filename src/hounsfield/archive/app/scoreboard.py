@@ -89,6 +89,7 @@ METRICS: tuple[Metric, ...] = (
         Kind.COUNTER,
         "Records of associations that did not reach the journal",
     ),
+    Metric("lists_loaded_total", Kind.COUNTER, "Times that a worker took AEs, users and certificates anew"),
     Metric(
         "tls_certificate_days",
         Kind.GAUGE,
