@@ -37,6 +37,7 @@ EVERYTHING: dict[str, Any] = {
     "identity_required": True,
     "users": ["a", "b"],
     "commitment_to": "CT1_COMMIT",
+    "move_associations": 2,
 }
 
 

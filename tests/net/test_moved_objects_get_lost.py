@@ -512,8 +512,16 @@ async def test_pending_responses_count_down(moving: Any) -> None:
         assert told == sorted(told, reverse=True)
 
 
-async def test_several_associations_share_the_work(moving: Any, sink: Any) -> None:
-    async with moving(limits=replace(QUICK, associations=3)) as (archive, destination):
+@pytest.mark.parametrize(("everywhere", "there"), [(3, 0), (1, 3)])
+async def test_several_associations_share_the_work(
+    moving: Any, serve: Any, sink: Any, everywhere: int, there: int
+) -> None:
+    async with (
+        serve(sink, OPEN) as destination,
+        moving(
+            limits=replace(QUICK, associations=everywhere), WIDE=at(destination.port, associations=there)
+        ) as (archive, _),
+    ):
         files = slices(9)
         for raw in files:
             await stored(archive.engine, raw)
@@ -521,7 +529,7 @@ async def test_several_associations_share_the_work(moving: Any, sink: Any) -> No
         answers: list[Any] = []
 
         async def asking() -> None:
-            answers.append(await ask(archive, STUDY))
+            answers.append(await ask(archive, STUDY, to="WIDE"))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(asking)

@@ -17,6 +17,7 @@ from hounsfield.archive.net.find import find_service
 from hounsfield.archive.net.getting import get_service
 from hounsfield.archive.net.moving import move_service
 from hounsfield.archive.net.services import Service
+from hounsfield.archive.net.suboperations import RetrieveLimits
 
 LEASE_S = 15.0
 """Of those that call others back: who falls silent is succeeded after this long."""
@@ -41,11 +42,12 @@ class DicomServices:
             ae_title=config.archive.ae_title,
         )
         dicom = config.dicom
+        retrieving = RetrieveLimits(associations=dicom.move_associations, retries=dicom.move_retries)
         limits = FindLimits(answers_max=dicom.find_answers_max, headers_max=dicom.find_headers_max)
         self.services: Sequence[Service] = (
             find_service(engine, limits, relational=dicom.find_relational_always),
-            move_service(engine, destinations),
-            get_service(engine),
+            move_service(engine, destinations, retrieving),
+            get_service(engine, retrieving),
             self._commitment.service(),
         )
         self.load(config)

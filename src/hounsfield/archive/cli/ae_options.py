@@ -67,6 +67,11 @@ def entity_options(function: Command) -> Command:
             help="From it at once, over all workers; 0: no limit of its own.",
         ),
         click.option(
+            "--move-associations",
+            type=click.IntRange(min=0, max=16),
+            help="That one C-MOVE may open to it at once; 0: as dicom.move_associations.",
+        ),
+        click.option(
             "--service",
             "services",
             multiple=True,

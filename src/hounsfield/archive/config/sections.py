@@ -78,6 +78,8 @@ class Dicom(Section, frozen=True):
     find_answers_max: Count = 100_000
     find_headers_max: Count = 20_000
     find_relational_always: bool = False
+    move_associations: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    move_retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 2
     availability_to: tuple[Title, ...] = ()
 
 
@@ -214,6 +216,18 @@ class RemoteAE(Section, frozen=True):
     identity_required: bool = False
     users: tuple[str, ...] = ()
     commitment_to: str = ""
+    move_associations: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
+
+
+class CoercionEntry(Section, frozen=True):
+    """What becomes of attributes on receipt: see :mod:`hounsfield.archive.dicom.coercion`."""
+
+    name: str
+    match: dict[str, Any] = {}
+    copy: dict[str, str] = {}
+    map: dict[str, dict[str, str]] = {}
+    set: dict[str, str] = {}
+    remove: tuple[str, ...] = ()
 
 
 class RouteEntry(Section, frozen=True):

@@ -69,6 +69,7 @@ class Destinations:
             called_ae=ae.called_title or ae.title,
             calling_ae=ae.calling_title or self._ae_title,
             tls=self._context(ae) if ae.tls else None,
+            associations=ae.move_associations,
         )
 
     def _context(self, ae: RemoteAe) -> ssl.SSLContext:

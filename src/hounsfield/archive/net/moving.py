@@ -110,7 +110,8 @@ class Moving:
             operations.choose(pairs)
             errors: list[NetError] = []
             async with trio.open_nursery() as nursery:
-                for _ in range(min(self._limits.associations, len(operations.queue))):
+                at_once = remote.associations or self._limits.associations
+                for _ in range(min(at_once, len(operations.queue))):
                     nursery.start_soon(self._worker, remote, contexts, originator, operations, errors)
             if operations.stopping:
                 return

@@ -75,6 +75,8 @@ class RemoteAe:
     """Those it may name; any verified one when empty."""
     commitment_to: str = ""
     """Title of the AE that is told the results of its storage commitment requests, "" for itself."""
+    move_associations: int = 0
+    """That one C-MOVE may open to it at once; 0: as many as ``[dicom]`` says."""
 
 
 @dataclass(frozen=True, slots=True)

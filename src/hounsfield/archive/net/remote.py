@@ -31,6 +31,8 @@ class RemoteEntity:
     tls: ssl.SSLContext | None = None
     identity: UserIdentity | None = None
     """Who our user is, for peers that want to know (PS3.7 D.3.3.7)."""
+    associations: int = 0
+    """That one C-MOVE may open to it at once; 0: it says nothing."""
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
