@@ -172,6 +172,25 @@ def test_get_of_what_no_context_can_carry_says_what_failed(cli: Any, tmp_path: P
         assert report["files"] == []
 
 
+@pytest.mark.peer("dcmqrscp")
+def test_get_of_compressed_and_uncompressed_from_an_archive_that_converts_nothing(
+    cli: Any, tmp_path: Path
+) -> None:
+    names = [
+        "CT_small.dcm",
+        "JPEG-LL.dcm",
+    ]  # dcmqrscp takes the first context of a class, whatever its syntax
+    with dcmqrscp(tmp_path, None, "+xs") as server:
+        assert cli("send", server.target, *map(_file, names)).code == 0
+        studies = [pydicom.dcmread(_file(name)).StudyInstanceUID for name in names]
+        result = cli("get", server.target, "--to", tmp_path / "out", *studies, "--json")
+        assert result.code == 0, result.err
+        report = result.json()
+        assert (report["completed"], report["failed"], report["complaints"]) == (2, 0, [])
+        syntaxes = {pydicom.dcmread(file).file_meta.TransferSyntaxUID for file in report["files"]}
+        assert syntaxes == {"1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70"}
+
+
 # ---------------------------------------------------------------- move
 
 

@@ -23,7 +23,7 @@ from hounsfield.archive.net.errors import (
     NetError,
     TimedOutError,
 )
-from hounsfield.archive.net.get_contexts import CONTEXTS_MAX, DEFAULT_CLASSES, get_contexts
+from hounsfield.archive.net.get_contexts import CONTEXTS_MAX, DEFAULT_CLASSES, further_contexts, get_contexts
 from hounsfield.archive.net.query_retrieve import (
     Ended,
     Extensions,
@@ -321,6 +321,10 @@ def test_a_get_proposes_every_usual_class_within_its_room() -> None:
     assert {role.sop_class_uid for role in roles} == set(DEFAULT_CLASSES)
     assert all(role.scp and not role.scu for role in roles)
     assert not left_out
+    for further, their_roles in further_contexts(GET):
+        assert further[0] == contexts[0]
+        assert len({context.context_id for context in further}) == len(further) == len(their_roles) + 1
+        assert all(lookup(uid).encapsulated for context in further[1:] for uid in context.transfer_syntaxes)
 
 
 def test_a_get_of_named_classes_has_a_context_for_each_syntax() -> None:

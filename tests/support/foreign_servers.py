@@ -34,7 +34,7 @@ class Server:
 
 
 @contextmanager
-def dcmqrscp(directory: Path, known: Mapping[str, int] | None = None) -> Iterator[Server]:
+def dcmqrscp(directory: Path, known: Mapping[str, int] | None = None, *options: str) -> Iterator[Server]:
     """DCMTK's archive; ``known``: the ports of those to whom it moves, by AE title."""
     port, store = free_port(), directory / "qr"
     store.mkdir(parents=True)
@@ -45,7 +45,7 @@ def dcmqrscp(directory: Path, known: Mapping[str, int] | None = None) -> Iterato
         f"HostTable BEGIN\n{hosts}HostTable END\nVendorTable BEGIN\nVendorTable END\n"
         f"AETable BEGIN\nQR {store} RW (1000, 1024mb) ANY\nAETable END\n"
     )
-    with _running(["dcmqrscp", "-c", str(configuration), "+B"], port, directory / "dcmqrscp.log"):
+    with _running(["dcmqrscp", "-c", str(configuration), "+B", *options], port, directory / "dcmqrscp.log"):
         yield Server("QR", port, store)
 
 

@@ -13,10 +13,16 @@ from hounsfield.archive.cli.identifiers import level_options, query_model, retri
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
 from hounsfield.archive.cli.output import EXIT_USAGE, Failed, print_json, remark, size
 from hounsfield.archive.cli.remote import remote_options, resolve
-from hounsfield.archive.cli.retrieval import Retrieval, counting
+from hounsfield.archive.cli.retrieval import Retrieval, Tally, counting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.progress import Progress
+
     from hounsfield.archive.net.received_files import ReceivedFile
+    from hounsfield.archive.net.scu import RemoteEntity, RequestorAssociation, ScuLimits
+    from hounsfield.archive.wire import PresentationContext, RoleSelection
 
 
 @click.command(
@@ -30,8 +36,8 @@ Examples:
     --sop-class 1.2.840.10008.5.1.4.1.1.6.1 --syntax 1.2.840.10008.1.2.4.50
 
 Files are OUT/STUDY/SERIES/INSTANCE.dcm. What is wanted is named by UIDs, or by keys as for `hounsfield find`.
-An association has room for 127 classes and syntaxes: 80 usual classes are proposed. For others,
-and for archives that convert nothing and have many syntaxes, name them.""",
+An association has room for 127 classes and syntaxes: 80 usual classes are proposed, images
+uncompressed and compressed; what fails is asked for again in other syntaxes. Other classes: name them.""",
 )
 @click.argument("target")
 @click.argument("what", nargs=-1, required=True, metavar="UID|KEY=VALUE...")
@@ -76,9 +82,6 @@ def command(
     Exit codes: 0 all are here, 4 some are not, 1 none is, 3 nobody answers.
     """
     from hounsfield.archive.net.get_contexts import get_contexts
-    from hounsfield.archive.net.query_retrieve import Extensions
-    from hounsfield.archive.net.received_files import FileStorage
-    from hounsfield.archive.net.scu import Offer
 
     asked = retrieval_identifiers(what, level)
     uid = query_model(model, [at for at, _ in asked]).get_uid
@@ -92,30 +95,14 @@ def command(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Failed(f"cannot make {directory}: {error.strerror}") from error
-    files: list[ReceivedFile] = []
-    granted: list[str] = []
     progress = counting(as_json)
-
-    def arrived(file: ReceivedFile) -> None:
-        files.append(file)
-        if progress is not None and progress.task_ids:
-            progress.update(progress.task_ids[-1], rest=f"{len(files)} files here")
-
-    extended = Extensions(relational=relational).negotiation(uid, find=False)
-    retrieval = Retrieval(
-        remote,
-        uid,
-        contexts,
-        [identifier for _, identifier in asked],
-        character_set,
-        limits_for(timeout),
-        Offer(roles=roles, extended=extended),
-        storage=FileStorage(directory, remote.called_ae, arrived),
-        relational=relational,
-        on_association=lambda association: granted.extend(association.roles),
+    identifiers = [identifier for _, identifier in asked]
+    fetch = _Fetch(
+        remote, uid, identifiers, character_set, limits_for(timeout), directory, relational, progress
     )
     with progress or nullcontext():
-        tally = converse(lambda: retrieval.perform(progress))
+        tally = fetch.perform(contexts, roles, again=not classes and not syntaxes)
+    files = fetch.files.values()
     written = [file for file in files if file.path is not None]
     lost = [file for file in files if file.path is None]
     total = sum(file.size for file in written)
@@ -140,8 +127,105 @@ def command(
             f"{remote}: {len(written)} files in {directory}{failed}{tally.cancelled_words}; {size(total)} in "
             f"{tally.seconds:.1f} s ({size(rate)}/s)"
         )
-    if tally.failed and not files and not granted:
+    if tally.failed and not files and not fetch.roles_granted:
         remark(f"note: {remote} let us take the SCP role for no class: it cannot send on this association")
     if not files and not tally.complaints and not tally.interrupted:
         raise Failed(f"{remote} has nothing of that")
     return tally.exit_code(len(written))
+
+
+class _Fetch:
+    """One C-GET after the other, and again in other transfer syntaxes for those that failed in part."""
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        remote: RemoteEntity,
+        sop_class_uid: str,
+        identifiers: Sequence[dict[str, Any]],
+        character_set: str,
+        limits: ScuLimits,
+        directory: Path,
+        relational: bool,
+        progress: Progress | None,
+    ) -> None:
+        self._remote = remote
+        self._sop_class_uid = sop_class_uid
+        self._identifiers = identifiers
+        self._character_set = character_set
+        self._limits = limits
+        self._directory = directory
+        self._relational = relational
+        self._progress = progress
+        self.files: dict[str, ReceivedFile] = {}
+        """What came, by SOP Instance UID."""
+        self.roles_granted = False
+
+    def perform(
+        self, contexts: Sequence[PresentationContext], roles: tuple[RoleSelection, ...], *, again: bool
+    ) -> Tally:
+        """What became of it all. Raises NetError."""
+        from hounsfield.archive.net.errors import NetError
+        from hounsfield.archive.net.get_contexts import further_contexts
+
+        tally = self._once(self._identifiers, contexts, roles)
+        if not again:
+            return tally
+        for further, their_roles in further_contexts(self._sop_class_uid):
+            unwritten = len(self.files) - self._written()
+            if tally.interrupted or tally.failed <= unwritten or not self.roles_granted:
+                break
+            before = self._written()
+            failed = [self._identifiers[place] for place in tally.failed_requests]
+            try:
+                more = self._once(failed, further, their_roles)
+            except (Failed, NetError) as error:  # what is here is here
+                tally.complaints.append(str(error))
+                break
+            came = self._written() - before
+            tally.completed += came
+            tally.failed -= came
+            tally.seconds += more.seconds
+            tally.interrupted = more.interrupted
+            tally.failed_uids = [uid for uid in tally.failed_uids if uid not in self.files]
+            if not tally.failed:
+                tally.complaints.clear()
+        return tally
+
+    def _written(self) -> int:
+        return sum(file.path is not None for file in self.files.values())
+
+    def _once(
+        self,
+        identifiers: Sequence[dict[str, Any]],
+        contexts: Sequence[PresentationContext],
+        roles: tuple[RoleSelection, ...],
+    ) -> Tally:
+        from hounsfield.archive.net.query_retrieve import Extensions
+        from hounsfield.archive.net.received_files import FileStorage
+        from hounsfield.archive.net.scu import Offer
+
+        uid = self._sop_class_uid
+        retrieval = Retrieval(
+            self._remote,
+            uid,
+            contexts,
+            identifiers,
+            self._character_set,
+            self._limits,
+            Offer(
+                roles=roles,
+                extended=Extensions(relational=self._relational).negotiation(uid, find=False),
+            ),
+            storage=FileStorage(self._directory, self._remote.called_ae, self._arrived),
+            relational=self._relational,
+            on_association=self._agreed,
+        )
+        return converse(lambda: retrieval.perform(self._progress))
+
+    def _agreed(self, association: RequestorAssociation) -> None:
+        self.roles_granted = self.roles_granted or bool(association.roles)
+
+    def _arrived(self, file: ReceivedFile) -> None:
+        self.files[file.sop_instance_uid] = file
+        if self._progress is not None and self._progress.task_ids:
+            self._progress.update(self._progress.task_ids[-1], rest=f"{len(self.files)} files here")

@@ -38,6 +38,8 @@ class Tally:
     failed_uids: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
     """Of requests that ended otherwise than well, why."""
+    failed_requests: list[int] = field(default_factory=list)
+    """Those with failed sub-operations, by their places."""
     requests: int = 0
     interrupted: bool = False
     seconds: float = 0.0
@@ -145,12 +147,15 @@ class Retrieval:
                         number = f" {current + 1}/{len(identifiers)}" if len(identifiers) > 1 else ""
                         bar = progress.add_task(f"{self.remote}{number}", total=None, rest="")
                     tally.requests += 1
+                    failed_before = tally.failed
                     try:
                         await self._one(
                             association, context, identifier, message_ids[current], tally, progress, bar
                         )
                     except RefusedError as error:
                         tally.complaints.append(f"{self.remote}: {error}")
+                    if tally.failed > failed_before:
+                        tally.failed_requests.append(current)
                 tally.interrupted = interrupts.asked
         tally.seconds = trio.current_time() - began
         return tally

@@ -2,20 +2,21 @@
 
 A peer that converts nothing sends an object only in the one transfer syntax that it picked for its SOP class
 out of those proposed. So image classes get two contexts: one for uncompressed objects, one for
-compressed ones. A caller who knows what is there names the classes, and the syntaxes: each pair
-gets a context of its own then, as far as there is room.
+compressed ones. Some peers (DCMTK's) look at the first context of a class only; :func:`further_contexts` are
+for what they failed to send then. A caller who knows what is there names the classes, and the syntaxes: each
+pair gets a context of its own then, as far as there is room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from hounsfield.archive.net.query_retrieve import proposal
 from hounsfield.archive.wire import PresentationContext, RoleSelection
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, lookup
 
-__all__ = ["CONTEXTS_MAX", "DEFAULT_CLASSES", "get_contexts"]
+__all__ = ["CONTEXTS_MAX", "DEFAULT_CLASSES", "further_contexts", "get_contexts"]
 
 CONTEXTS_MAX: Final = 127
 """For storage: context ids are odd and fit into a byte (PS3.8 9.3.2.2), and one is the C-GET's."""
@@ -23,15 +24,28 @@ CONTEXTS_MAX: Final = 127
 _ARC: Final = "1.2.840.10008.5.1.4.1.1."
 _NATIVE: Final = (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
 
-# Without loss first, and what is most often stored before what is not.
-_COMPRESSED: Final = tuple(
+# What is most often stored before what is not.
+_LOSSLESS: Final = tuple(
     f"1.2.840.10008.1.2.{suffix}"
     for suffix in (
-        "4.70", "4.90", "4.80", "5", "4.57", "4.201", "4.202", "4.110",  # JPEG, J2K, JPEG-LS, RLE, HTJ2K, JXL
-        "4.50", "4.51", "4.91", "4.81", "4.203", "4.111", "4.112",  # and those that lose something
+        "4.70",
+        "4.90",
+        "4.80",
+        "5",
+        "4.57",
+        "4.201",
+        "4.202",
+        "4.110",
+    )  # JPEG, J2K, JPEG-LS, RLE …
+)
+_LOSSY: Final = tuple(
+    f"1.2.840.10008.1.2.{suffix}"
+    for suffix in (
+        "4.50", "4.51", "4.91", "4.81", "4.203", "4.111", "4.112",
         "4.102", "4.103", "4.100", "4.107",  # video
     )
 )  # fmt: skip
+_COMPRESSED: Final = _LOSSLESS + _LOSSY
 
 # Image classes that are met compressed.
 _IMAGES: Final = tuple(
@@ -64,7 +78,6 @@ def get_contexts(
 
     ``classes`` and ``syntaxes`` in the order of preference; () is this module's choice.
     """
-    own = proposal(1, get_uid)
     groups = [
         (sop_class, group)
         for sop_class in dict.fromkeys(classes or DEFAULT_CLASSES)
@@ -74,18 +87,31 @@ def get_contexts(
         firsts = list(dict(reversed(groups)).items())[::-1]
         groups = [*firsts, *(group for group in groups if group not in firsts)]
     kept, left = groups[:CONTEXTS_MAX], groups[CONTEXTS_MAX:]
-    contexts = [
-        own,
-        *(
-            PresentationContext(2 * number + 3, sop_class, group)
-            for number, (sop_class, group) in enumerate(kept)
-        ),
-    ]
-    proposed = dict.fromkeys(sop_class for sop_class, _ in kept)
-    # our role for these: SCP, and not SCU (PS3.7 D.3.3.4)
-    roles = tuple(RoleSelection(sop_class, scu=False, scp=True) for sop_class in proposed)
+    contexts, roles = _contexts(get_uid, kept)
+    proposed = {sop_class for sop_class, _ in kept}
     left_out = dict.fromkeys(sop_class for sop_class, _ in left if sop_class not in proposed)
     return contexts, roles, list(left_out)
+
+
+def further_contexts(get_uid: str) -> Iterator[tuple[list[PresentationContext], tuple[RoleSelection, ...]]]:
+    """For what failed with :func:`get_contexts`' own choice: image classes without, then with loss."""
+    for syntaxes in (_LOSSLESS, _LOSSY):
+        yield _contexts(get_uid, [(sop_class, syntaxes) for sop_class in _IMAGES])
+
+
+def _contexts(
+    get_uid: str, groups: Sequence[tuple[str, tuple[str, ...]]]
+) -> tuple[list[PresentationContext], tuple[RoleSelection, ...]]:
+    contexts = [
+        proposal(1, get_uid),
+        *(
+            PresentationContext(2 * number + 3, sop_class, group)
+            for number, (sop_class, group) in enumerate(groups)
+        ),
+    ]
+    # our role for these: SCP, and not SCU (PS3.7 D.3.3.4)
+    classes = dict.fromkeys(sop_class for sop_class, _ in groups)
+    return contexts, tuple(RoleSelection(sop_class, scu=False, scp=True) for sop_class in classes)
 
 
 def _groups(sop_class: str, syntaxes: Sequence[str], *, chosen: bool) -> Iterable[tuple[str, ...]]:
