@@ -343,6 +343,18 @@ async def test_objects_over_tls(serve: Any, sink: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.peer("openssl")
+async def test_several_outstanding_over_tls(serve: Any, sink: Any, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    paths = _many(tmp_path / "files", 12)
+    with _certificate(tmp_path) as (certificate, key):
+        async with serve(sink, ListenerPolicy(), tls=server_context(certificate, key)) as archive:
+            remote = _to(archive.port, tls=client_context(ca=certificate))
+            report = await _send(remote, *paths, plan=replace(QUICK, window=5))
+            assert report.count(Outcome.SENT) == 12, report
+            assert sink.objects == [_dataset(path) for path in paths]
+
+
+@pytest.mark.peer("openssl")
 async def test_strangers_in_tls(serve: Any, sink: Any, tmp_path: Path) -> None:
     with _certificate(tmp_path) as (certificate, key):
         tls = server_context(certificate, key)
