@@ -161,6 +161,7 @@ OPENERS: dict[str, tuple[object, ...]] = {
     "reject delete": ("reject", "delete", "1", "--reason", "a test", "--yes"),
     "compact": ("compact", "status"),
     "fix": ("fix", "list"),
+    "routes": ("routes", "status"),
     "keys list": ("keys", "list"),
     "keys check": ("keys", "check"),
     "keys backup": ("keys", "backup"),

@@ -18,6 +18,7 @@ from hounsfield.archive.app.http import HttpService
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.resources import Resources, Services
+from hounsfield.archive.app.route_options import coercions_of
 from hounsfield.archive.app.routing import RoutingService
 from hounsfield.archive.app.sampling import Sampler
 from hounsfield.archive.config import Config
@@ -63,6 +64,7 @@ async def _recover(stores: Stores, *, first: bool) -> None:
 
 async def _services(resources: Resources, engine: Engine) -> Services:
     services = Services()
+    engine.use_coercions(coercions_of(resources.config))
     sampler = Sampler(resources.board)
     sampler.add_engine(engine)
     services.background.append(sampler.run)
@@ -92,6 +94,7 @@ async def _services(resources: Resources, engine: Engine) -> Services:
         config = msgspec.convert(message["config"], Config)
         await dicom.load(config)
         await routing.load(config)
+        engine.use_coercions(coercions_of(config))
         http.reload()
 
     services.reload = reload

@@ -1,4 +1,4 @@
-"""[[routes]] as the engine has them; or one clear error.
+"""[[routes]] and [[coercions]] as the engine has them; or one clear error.
 
 Imports nothing heavy: the supervisor, which has no engine, checks what is configured.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hounsfield.archive.config import Config
 from hounsfield.archive.config.sections import RouteEntry
+from hounsfield.archive.dicom.coercion import Coercions, parse_coercion
 from hounsfield.archive.dicom.rules import Rule, parse_rule
 from hounsfield.archive.errors import ConfigError
 from hounsfield.codecs.registry import lookup
@@ -31,8 +32,23 @@ class _Checked(NamedTuple):
 
 
 def check_rules(config: Config) -> None:
-    """Raise ConfigError for the first route that cannot be."""
+    """Raise ConfigError for the first route or coercion that cannot be."""
     _checked_routes(config)
+    coercions_of(config)
+
+
+def coercions_of(config: Config) -> Coercions | None:
+    """The coercions of a configuration, in its order; None when there are none. ConfigError."""
+    _refuse_namesakes(config.coercions, "coercions")
+    if not config.coercions:
+        return None
+    entries = []
+    for entry in config.coercions:
+        where = f"coercions {entry.name!r}"
+        rule = parse_rule(entry.match, f"{where} match")
+        parts = (entry.copy, entry.map, entry.set, entry.remove)
+        entries.append(parse_coercion(entry.name, rule, *parts, where))
+    return Coercions(entries)
 
 
 def routes_of(config: Config) -> list[Route]:

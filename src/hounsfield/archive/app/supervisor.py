@@ -388,7 +388,7 @@ class Supervisor:
         }
 
     def _check_rules(self, config: Config) -> None:
-        if config.routes:
+        if config.routes or config.coercions:
             from hounsfield.archive.app.route_options import check_rules  # most archives have none
 
             check_rules(config)

@@ -41,7 +41,7 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
     check_token_file(config)
     check_files(config, map(remote_ae, config.aes))
     announcements += running_out(config)
-    if config.routes:
+    if config.routes or config.coercions:
         from hounsfield.archive.app.route_options import check_rules
 
         check_rules(config)

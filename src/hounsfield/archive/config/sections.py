@@ -267,6 +267,7 @@ class Config(Section, frozen=True):
     metrics: Metrics = Metrics()
     aes: tuple[RemoteAE, ...] = ()
     routes: tuple[RouteEntry, ...] = ()
+    coercions: tuple[CoercionEntry, ...] = ()
 
 
 # The keys whose value says where a secret is. They are shown; what they point at never is.

@@ -1,4 +1,4 @@
-"""Headers as they are delivered: what was received, with the corrections that are in force.
+"""Headers as they are delivered: what was received, as it was coerced then, with the corrections in force.
 
 Which they are is decided when an instance is looked up, and goes with it: the length that is announced and
 the bytes that follow are of one moment. Only headers are ever written anew; pixel data goes out as it lies
@@ -20,7 +20,7 @@ from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.types import Header, Overlay
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.corrections import MERGE, Step, View
-from hounsfield.archive.index.rows import InstanceRow, StudyRow
+from hounsfield.archive.index.rows import CoercedRow, InstanceRow, StudyRow
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer, Snapshot
 
@@ -47,6 +47,10 @@ class Overlays:
 
     def overlay(self, series_uid: str, row: InstanceRow) -> Overlay | None:
         """What is to be changed in an instance's header, None when nothing is."""
+        corrected = self._corrected(series_uid, row)
+        return corrected if row.coerced is None else _on_receipt(row, row.coerced, corrected)
+
+    def _corrected(self, series_uid: str, row: InstanceRow) -> Overlay | None:
         if self._view is None or self._study is None:
             return None
         received = row.received or (self._study.uid, series_uid)
@@ -66,8 +70,16 @@ def _overlay(steps: Sequence[Step]) -> Overlay | None:
         )
         for step in steps
     )
-    if not changes:
-        return None
+    return _stamped(changes) if changes else None
+
+
+def _on_receipt(row: InstanceRow, coerced: CoercedRow, corrected: Overlay | None) -> Overlay:
+    """What was coerced when the object came, and then what corrections change."""
+    change = Change(coerced.values, at=_date_time(row.received_ns), reason="COERCE", system=SYSTEM)
+    return _stamped((change, *(corrected.changes if corrected is not None else ())))
+
+
+def _stamped(changes: tuple[Change, ...]) -> Overlay:
     said = repr([(sorted(one.values.items()), one.at, one.reason) for one in changes])
     return Overlay(changes, hashlib.blake2b(said.encode(), digest_size=8).hexdigest())
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from hounsfield.archive.dicom.coercion import Coercions
 from hounsfield.archive.dicom.rejection import REASONS, NoteLimits
 from hounsfield.archive.engine.associations import AssociationEvents
 from hounsfield.archive.engine.availability import Availability
@@ -246,9 +247,7 @@ class Engine:
             limits=options.rendered,
             lettering=Lettering(options.fonts),
         )
-        self.availability = Availability(
-            stores.store, stores.journal, self._retrieve, self._gate, on_commit
-        )
+        self.availability = Availability(stores.store, stores.journal, self._retrieve, self._gate, on_commit)
         cache = PreparedStore(stores.derived, stores.keyring, options.metadata)
         blocking = Blocking(
             index=stores.store,
@@ -326,6 +325,10 @@ class Engine:
             sop_instance_uid=str(sop_instance_uid),
             source=source,
         )
+
+    def use_coercions(self, coercions: Coercions | None) -> None:
+        """Coerce what comes in from now on so; None: not at all. What is here stays what it became."""
+        self._ingest.coercions = coercions
 
     async def state(self, kind: str) -> list[Mapping[str, Any]]:
         """What the facts of one kind amount to now."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError, StorageFailedError
-from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.engine.types import COERCED, Outcome, StoreResult
 from hounsfield.archive.index.catalog import Stored
 from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.indexing import VANISHED, IndexContentionError, Indexer, progress_batch
@@ -146,4 +146,6 @@ def result_of(row: ObjectRow, outcome: Outcome) -> StoreResult:
         warnings = (*warnings, FLAG_CONFLICT)
     elif outcome is Outcome.QUARANTINED:
         warnings = (*warnings, row.quarantine)
+    if row.coerced is not None:
+        warnings = (*warnings, COERCED)
     return StoreResult(outcome, row.sop_class_uid, row.sop_uid, row.study_uid, row.series_uid, warnings)

@@ -17,6 +17,7 @@ import outcome
 import trio
 
 from hounsfield.archive.dicom.attributes import extract
+from hounsfield.archive.dicom.coercion import Coercions
 from hounsfield.archive.dicom.incremental import StreamScanned
 from hounsfield.archive.dicom.rejection import KEY_OBJECT_SELECTION
 from hounsfield.archive.engine.budget import ByteBudget
@@ -163,6 +164,7 @@ class IngestSession:
         return object_row(
             extract(found.scanned, found.rest), found.scanned.layout,
             self._transfer_syntax_uid, self._sop_class_uid, self._sop_uid, self._source,
+            self._ingest.coercions,
         )  # fmt: skip
 
     async def commit(self) -> StoreResult:
@@ -179,9 +181,14 @@ class IngestSession:
         try:
             announced = (self._transfer_syntax_uid, self._sop_class_uid, self._sop_uid, self._source)
             if gathering.length > SCAN_INLINE_BYTES or lookup(self._transfer_syntax_uid).deflated:
-                received = await self._ingest.gate.heavy(scanned, gathering.contents(), *announced)
+                coercions = self._ingest.coercions
+                received = await self._ingest.gate.heavy(
+                    scanned, gathering.contents(), *announced, None, coercions
+                )
             else:
-                received = scanned(gathering.contents(), *announced, self._ingest.shapes)
+                received = scanned(
+                    gathering.contents(), *announced, self._ingest.shapes, self._ingest.coercions
+                )
             self._ingest.expected_bytes = gathering.length
             received = await self._ingest.compressing.compress(received, self._take_nowait)
             return await self._ingest.submit(_Pending(received, gathering.length))
@@ -240,6 +247,8 @@ class Ingest:
         self.expected_bytes = 0  # the last object's size: the next is likely the same
         self.sessions: set[IngestSession] = set()
         self.shapes = Shapes()
+        self.coercions: Coercions | None = None
+        """What is done to the attributes of what comes in from now on; None: nothing."""
         self.outcomes = dict.fromkeys(Outcome, 0)
         self.failed = 0
         self.bytes_stored = 0

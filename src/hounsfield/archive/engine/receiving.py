@@ -14,12 +14,13 @@ from hounsfield.archive.dicom.attributes import (
     extract,
     uid_is_usable,
 )
+from hounsfield.archive.dicom.coercion import Coercions, Origin, applied
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.scan import scan
 from hounsfield.archive.dicom.shapes import Shape
 from hounsfield.archive.engine.group_commit import Received
 from hounsfield.archive.engine.types import Source
-from hounsfield.archive.index.rows import ROW_VERSION, ObjectRow, SourceRow
+from hounsfield.archive.index.rows import ROW_VERSION, CoercedRow, ObjectRow, SourceRow
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 
@@ -70,6 +71,7 @@ def scanned(  # noqa: PLR0917
     sop_uid: str,
     source: Source,
     shapes: Shapes | None = None,
+    coercions: Coercions | None = None,
 ) -> Received:
     """Scan an object's bytes into what is stored: its row and its slices. The UIDs are the announced ones."""
     key = (transfer_syntax_uid, sop_class_uid, source.calling_ae, source.address)
@@ -87,7 +89,7 @@ def scanned(  # noqa: PLR0917
     slices: list[Buffer] = [data[cuts[i] : cuts[i + 1]] for i in range(len(cuts) - 1)]
     if layout is Layout.HEADER_ONLY:
         slices.append(b"")
-    row = object_row(found, layout, transfer_syntax_uid, sop_class_uid, sop_uid, source)
+    row = object_row(found, layout, transfer_syntax_uid, sop_class_uid, sop_uid, source, coercions)
     return Received(row, slices)
 
 
@@ -98,14 +100,26 @@ def object_row(  # noqa: PLR0917
     sop_class_uid: str,
     sop_uid: str,
     source: Source,
+    coercions: Coercions | None = None,
 ) -> ObjectRow:
-    """What is said of an object in which ``found`` was found."""
+    """What is said of an object in which ``found`` was found, as ``coercions`` have it."""
     flags = [str(problem) for problem in found.problems]
     own_sop, own_class = found.instance.get(SOP_INSTANCE_UID, ""), found.instance.get(SOP_CLASS_UID, "")
     if (sop_uid and sop_uid != own_sop) or (sop_class_uid and sop_class_uid != own_class):
         flags.append(PROBLEM_SOP_MISMATCH)
     study_uid = found.study.get(STUDY_INSTANCE_UID, "")
     series_uid = found.series.get(SERIES_INSTANCE_UID, "")
+    quarantine = _unusable(study_uid, series_uid, own_sop)
+    coerced: CoercedRow | None = None
+    if coercions is not None and not quarantine:
+        origin = Origin(
+            own_class or sop_class_uid, transfer_syntax_uid,
+            source.protocol, source.calling_ae, source.called_ae, source.address,
+        )  # fmt: skip
+        done = coercions.coerce(found, origin)
+        if done is not None:
+            found = applied(found, done.values)
+            coerced = CoercedRow(done.values, done.names)
     return ObjectRow(
         version=ROW_VERSION,
         study_uid=study_uid,
@@ -120,7 +134,8 @@ def object_row(  # noqa: PLR0917
         received_ns=time.time_ns(),
         source=SourceRow(source.protocol, source.calling_ae, source.called_ae, source.address),
         problems=tuple(flags),
-        quarantine=_unusable(study_uid, series_uid, own_sop),
+        quarantine=quarantine,
+        coerced=coerced,
     )
 
 

@@ -14,6 +14,7 @@ from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.storage_backends.api import Buffer
 
 __all__ = [
+    "COERCED",
     "EngineStatistics",
     "FoundRow",
     "Frame",
@@ -35,6 +36,10 @@ class Source:
     calling_ae: str = ""
     called_ae: str = ""
     address: str = ""
+
+
+COERCED = "coerced"
+"""A warning: attributes are shown otherwise than they were sent (PS3.4 B.4.1.3)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,7 +292,7 @@ def instance_row(stored: Stored, place: Place) -> InstanceRow:
     return InstanceRow(
         row.sop_uid, row.sop_class_uid, row.transfer_syntax_uid, stored.location, row.layout,
         row.instance, row.received_ns, row.problems, row.stored_as,
-        None if received == place[:2] else received,
+        None if received == place[:2] else received, row.coerced,
     )  # fmt: skip
 
 

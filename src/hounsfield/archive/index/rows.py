@@ -65,6 +65,13 @@ class StreamRow(msgspec.Struct, array_like=True, frozen=True):
         return self.pieces * PIECE_ENTRY_BYTES, ends
 
 
+class CoercedRow(msgspec.Struct, array_like=True, frozen=True):
+    """What coercions changed in an object when it came: text by tag, "" emptied, None removed; and which."""
+
+    values: dict[int, str | None]
+    names: tuple[str, ...] = ()
+
+
 class ObjectRow(msgspec.Struct, array_like=True, frozen=True):
     """Part 0 of every object's record: all that reindexing needs, without opening anything else."""
 
@@ -84,6 +91,7 @@ class ObjectRow(msgspec.Struct, array_like=True, frozen=True):
     quarantine: str = ""
     stored_as: str = ""  # how the frames are encoded on disk, "" when as received
     stream: StreamRow | None = None  # of a large object, whose data set lies in pieces
+    coerced: CoercedRow | None = None  # the attributes above are as coerced; the bytes are as received
 
 
 class Location(msgspec.Struct, array_like=True, frozen=True):
@@ -192,6 +200,7 @@ class InstanceRow(msgspec.Struct, array_like=True, frozen=True):
     flags: tuple[str, ...] = ()
     stored_as: str = ""  # how the frames are encoded on disk, "" when as received
     received: tuple[str, str] | None = None  # study and series UID as received, None when they are those here
+    coerced: CoercedRow | None = None
 
 
 class SeriesRow(msgspec.Struct, array_like=True, frozen=True):

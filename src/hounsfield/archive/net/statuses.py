@@ -26,7 +26,7 @@ from hounsfield.archive.engine.errors import (
     StorageFailedError,
 )
 from hounsfield.archive.engine.receiving import PROBLEM_SOP_MISMATCH
-from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.engine.types import COERCED, Outcome, StoreResult
 from hounsfield.archive.wire import Status
 
 __all__ = ["BY_ERROR", "BY_OUTCOME", "MISMATCH", "StoreAnswer", "answer_of", "answer_to_error"]
@@ -55,6 +55,8 @@ BY_OUTCOME: dict[Outcome, StoreAnswer] = {
 MISMATCH = StoreAnswer(
     Status.DATASET_DOES_NOT_MATCH_SOP_CLASS_WARNING, "stored; the command names another SOP class or instance"
 )
+
+COERCION = StoreAnswer(Status.COERCION_OF_DATA_ELEMENTS, "stored; attributes of it are shown otherwise here")
 
 CUT = StoreAnswer(
     Status.DATASET_DOES_NOT_MATCH_SOP_CLASS_WARNING,
@@ -88,6 +90,8 @@ def answer_of(result: StoreResult) -> StoreAnswer:
         return MISMATCH
     if answer.status is Status.SUCCESS and not CUT_SHORT.isdisjoint(result.warnings):
         return CUT
+    if answer.status is Status.SUCCESS and COERCED in result.warnings:
+        return COERCION
     return answer
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from hounsfield.archive.dicom.problems import CUT_SHORT
 from hounsfield.archive.dicom.xml import model_to_xml
-from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.engine.types import COERCED, Outcome, StoreResult
 from hounsfield.archive.web.described import Form
 from hounsfield.archive.web.problems import RETRY_AFTER_SECONDS, Header, row_of
 from hounsfield.archive.web.responses import BuffersResponse
@@ -34,6 +34,9 @@ WARNINGS: Final[dict[Outcome, int | None]] = {
 }
 WARNING_CUT: Final = 0xB007
 """Data set does not match SOP class: it was stored as it came, and bytes of it are missing."""
+
+WARNING_COERCED: Final = 0xB000
+"""Coercion of data elements: attributes of it are shown otherwise than they were sent."""
 
 
 @dataclass(slots=True)
@@ -80,6 +83,8 @@ def store_response(
         warning = WARNINGS[result.outcome]
         if warning is None and not CUT_SHORT.isdisjoint(result.warnings):
             warning = WARNING_CUT
+        if warning is None and COERCED in result.warnings:
+            warning = WARNING_COERCED
         if warning is not None:
             warned = True
             item["00081196"] = _value("US", warning)
