@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydicom
@@ -13,6 +13,7 @@ from hounsfield.archive.dicom.find_request import PATIENT_ROOT_FIND, STUDY_ROOT_
 from hounsfield.archive.engine import finding
 from hounsfield.archive.engine.corrections import Request
 from hounsfield.archive.engine.finding import FindLimits
+from hounsfield.archive.net import find
 from hounsfield.archive.net.find import find_service
 from hounsfield.archive.net.services import Peer
 from hounsfield.archive.wire import (
@@ -186,6 +187,7 @@ async def test_a_cancel_ends_it_soon(
     """FE00, after at most what was found already; the next request is answered whole."""
     monkeypatch.setattr(finding, "ANSWERS_FIRST", 1)
     monkeypatch.setattr(finding, "ANSWERS_PER_TURN", 1)
+    monkeypatch.setattr(find, "ANSWERS_AT_ONCE", 1)
     async with open_archive(provide=lambda engine: [find_service(engine)]) as archive:
         await fill(archive.engine, 60)
         peer = await caller(peer_to, archive)
@@ -220,13 +222,17 @@ class CancelledAfter:
     def cancelled(self) -> bool:
         return len(self.said) >= self._answers
 
-    async def respond(self, response: Any, identifier: bytes | None = None) -> None:
-        assert response.has_dataset == (identifier is not None)
-        self.said.append((response, identifier))
+    async def answer(self, pending: Any, identifiers: Sequence[bytes], final: Any = None) -> None:
+        self.said += [(pending, identifier) for identifier in identifiers]
+        if final is not None:
+            self.said.append((final, None))
 
 
 @pytest.mark.parametrize("answers", [0, 2])
-async def test_nothing_is_sent_after_a_cancel(open_archive: Callable[..., Any], answers: int) -> None:
+async def test_nothing_is_sent_after_a_cancel(
+    open_archive: Callable[..., Any], answers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(find, "ANSWERS_AT_ONCE", 1)
     async with open_archive() as archive:
         await fill(archive.engine, 4)
         provider = find_service(archive.engine).providers[CFindRequest]

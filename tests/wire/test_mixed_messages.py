@@ -5,18 +5,21 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire_strategies import CT, commands
+from wire_strategies import CT, commands, established
 
 from hounsfield.archive.wire import (
     Abort,
     CEchoRequest,
+    CFindResponse,
     Command,
     CommandReceived,
     CStoreRequest,
     DataFragment,
     DatasetFragment,
     MessageReader,
+    MessageWriter,
     RemoteProtocolError,
+    Role,
     WireLimits,
     encode_command,
 )
@@ -123,3 +126,23 @@ def test_a_data_set_that_never_ends_is_refused() -> None:
     reader.receive(_data(bytes(1000)))
     with pytest.raises(RemoteProtocolError, match="1000"):
         reader.receive(_data(b"x"))
+
+
+@pytest.mark.parametrize("peer_max", [1024, 16_384, 1 << 20])
+@pytest.mark.parametrize(
+    "sizes", [(), (0,), (10, 200), (10,) * 5000, (70_000, 10, 1010, 1012, 70_000), (300_000,)]
+)
+@pytest.mark.parametrize("with_final", [False, True])
+def test_answers_sent_together_are_the_messages_they_are_alone(
+    peer_max: int, sizes: tuple[int, ...], with_final: bool
+) -> None:
+    pending = CFindResponse(7, 0xFF00, CT, has_dataset=True)
+    final = CFindResponse(7, 0, CT) if with_final else None
+    answers = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+    writer = MessageWriter(established(Role.ACCEPTOR, peer_max=peer_max))
+    together = b"".join(bytes(part) for batch in writer.answers(3, pending, answers, final) for part in batch)
+    writer = MessageWriter(established(Role.ACCEPTOR, peer_max=peer_max))
+    alone = [part for each in answers for batch in writer.message(3, pending, [each]) for part in batch]
+    if final is not None:
+        alone += writer.command(3, final)
+    assert together == b"".join(bytes(part) for part in alone)

@@ -1,7 +1,8 @@
 """C-FIND as SCP: Patient Root, Study Root and Patient/Study Only (PS3.4 C.4.1, PS3.7 9.1.2).
 
-Answers are found and encoded on a thread, some at a time, and sent as they come; between two of them a
-C-CANCEL is heeded. How keys are read and matched is said in ``dicom.find_request`` and ``dicom.matching``.
+Answers are found and encoded on a thread, some at a time, and sent as they come, some dozens in one write;
+between two writes a C-CANCEL is heeded. How keys are read and matched is said in ``dicom.find_request`` and
+``dicom.matching``.
 
 Statuses (PS3.4 C.4.1.1.4): A900 for an identifier that does not fit its SOP class; C000 for one that cannot
 be read, or a key whose form is wrong, with the attributes at fault in Offending Element (0000,0901). More
@@ -13,6 +14,7 @@ such a request as a whole.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -41,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 _COMMENT_CHARS_MAX: Final = 64  # VR LO
 _OFFENDING_MAX: Final = 16
+#: Sent in one write: between two of them a C-CANCEL is heeded.
+ANSWERS_AT_ONCE: Final = 64
 _ENDS: Final[Mapping[End, tuple[Status, str | None]]] = {
     End.COMPLETE: (Status.SUCCESS, None),
     End.TOO_MANY_ANSWERS: (Status.OUT_OF_RESOURCES, "there are more matches: ask more narrowly"),
@@ -82,34 +86,42 @@ class FindProvider:
             asked, finding, answers = await self._engine.read(self._begin, operation.peer, context, data)
             status = Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED if asked.unsupported else Status.PENDING
             pending = CFindResponse(request.message_id, status, sop_class_uid, has_dataset=True)
-            sent = 0
-            while True:
-                for answer in answers.encoded:
-                    if operation.cancelled:
-                        break
-                    await operation.respond(pending, answer)
-                    sent += 1
-                if operation.cancelled:
-                    final = CFindResponse(request.message_id, Status.CANCEL, sop_class_uid)
-                    break
-                if answers.end is not None:
-                    status, comment = _ENDS[answers.end]
-                    final = CFindResponse(request.message_id, status, sop_class_uid, error_comment=comment)
-                    break
-                answers = await self._engine.read(finding.more)
-            log.debug(
-                "query answered", level=asked.query.level.value, answers=sent, status=f"{final.status:04X}"
-            )
-            if finding.headers_unread:
-                log.warning("stored headers could not be read for a query", headers=finding.headers_unread)
+            await self._answer(operation, pending, finding, answers)
         except IdentifierError as error:
-            final = _failure(request, sop_class_uid, error)
+            await operation.respond(_failure(request, sop_class_uid, error))
         except EngineError as error:
             log.warning("a query failed", error_type=type(error).__name__, error=str(error))
-            final = CFindResponse(
-                request.message_id, Status.CANNOT_UNDERSTAND, sop_class_uid, error_comment="see the log"
+            await operation.respond(
+                CFindResponse(
+                    request.message_id, Status.CANNOT_UNDERSTAND, sop_class_uid, error_comment="see the log"
+                )
             )
-        await operation.respond(final)
+
+    async def _answer(
+        self, operation: Operation, pending: CFindResponse, finding: Finding, answers: Answers
+    ) -> None:
+        """Send what is found, and the last response with the last of it."""
+        sent = 0
+        while True:
+            encoded = answers.encoded
+            for at in range(0, max(len(encoded), 1), ANSWERS_AT_ONCE):
+                some = encoded[at : at + ANSWERS_AT_ONCE]
+                final = None
+                if operation.cancelled:
+                    final = replace(pending, status=Status.CANCEL, has_dataset=False)
+                    some = []
+                elif answers.end is not None and at + ANSWERS_AT_ONCE >= len(encoded):
+                    status, comment = _ENDS[answers.end]
+                    final = replace(pending, status=status, error_comment=comment, has_dataset=False)
+                sent += len(some)
+                if some or final is not None:
+                    await operation.answer(pending, some, final)
+                if final is not None:
+                    log.debug("query answered", answers=sent, status=f"{final.status:04X}")
+                    if finding.headers_unread:
+                        log.warning("stored headers could not be read", headers=finding.headers_unread)
+                    return
+            answers = await self._engine.read(finding.more)
 
     def _begin(
         self, peer: Peer, context: AcceptedContext, data: bytes

@@ -14,8 +14,8 @@ that were received whole still become durable.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -92,6 +92,7 @@ class Operations:
         self._limits = limits
         self._window = peer.asynchronous[0]
         self._tasks = 0
+        self._held = 0  # bytes of data sets of requests that are not answered
         self._long: dict[int, _Running] = {}
         self._awaited: dict[int, _Awaited] = {}
         self._ours = trio.Semaphore(peer.asynchronous[1])
@@ -162,7 +163,7 @@ class Operations:
         comment = None
         if identifier is None:
             status = _TOO_LONG.get(type(request), Status.RESOURCE_LIMITATION)
-            comment = "the data set of this request is longer than is taken here"
+            comment = "the data sets of these requests are longer than is taken here"
         elif request.message_id in self._long:
             status = Status.DUPLICATE_INVOCATION
         elif self._tasks - len(self._long) >= self._limits.operations_invoked_max:
@@ -172,7 +173,8 @@ class Operations:
             await self.connection.respond(context.context_id, response_to(request, status or 0, comment))
             return
         await self._room()
-        running = _Running(self, context, request)
+        running = _Running(self, context, request, len(identifier))
+        self._held += running.held
         self._long[request.message_id] = running
         self._begun()
         self._tasks += 1
@@ -183,10 +185,10 @@ class Operations:
         if not request.has_dataset:
             return b""
         gathered = bytearray()
-        whole = True
+        whole, most = True, self._limits.identifier_bytes_max - self._held
         while True:
             fragment = await self.connection.next_fragment()
-            if whole and len(gathered) + len(fragment.data) > self._limits.identifier_bytes_max:
+            if whole and len(gathered) + len(fragment.data) > most:
                 whole = False
                 gathered.clear()
             if whole:
@@ -258,6 +260,7 @@ class Operations:
     def answered(self, running: _Running) -> None:
         """A long operation of the peer's is over; its task may still have something to do."""
         if self._long.pop(running.request.message_id, None) is not None:
+            self._held -= running.held
             self._ended()
 
     # ------------------------------------------------------------ requests of ours
@@ -306,9 +309,12 @@ class _Awaited:
 class _Running:
     """One long operation: what :class:`~hounsfield.archive.net.services.Operation` promises."""
 
-    def __init__(self, operations: Operations, context: AcceptedContext, request: Any) -> None:
+    def __init__(
+        self, operations: Operations, context: AcceptedContext, request: Any, identifier_bytes: int
+    ) -> None:
         self.context = context
         self.request = request
+        self.held = identifier_bytes
         self.peer = operations.peer
         self.counters = operations.connection.counters
         self.cancelled = False
@@ -321,19 +327,41 @@ class _Running:
         return self._operations.connection.contexts
 
     async def respond(self, response: Command, identifier: Buffer | None = None) -> None:
-        if self.answered:
-            raise LocalProtocolError("a request has one last response")
-        operations, context_id = self._operations, self.context.context_id
+        context_id = self.context.context_id
         if getattr(response, "status", None) in _PENDING:
+            self._check()
             await self._send(context_id, response, identifier)
             await self._breathe()
-            return
+        else:
+            with self._last():
+                await self._send(context_id, response, identifier)
+
+    async def answer(
+        self, pending: Command, identifiers: Sequence[Buffer], final: Command | None = None
+    ) -> None:
+        context_id, sender = self.context.context_id, self._operations.sender
+        if final is None:
+            self._check()
+            await sender.answers(context_id, pending, identifiers, None)
+            await self._breathe()
+        else:
+            with self._last():
+                await sender.answers(context_id, pending, identifiers, final)
+
+    def _check(self) -> None:
+        if self.answered:
+            raise LocalProtocolError("a request has one last response")
+
+    @contextmanager
+    def _last(self) -> Iterator[None]:
+        """Around the sending of the last response."""
+        self._check()
         self.answered = True
-        operations.answering()
+        self._operations.answering()
         try:
-            await self._send(context_id, response, identifier)
+            yield
         finally:
-            operations.answered(self)
+            self._operations.answered(self)
 
     async def _breathe(self) -> None:
         """Answers that the kernel takes at once never block: let the reader see a C-CANCEL now and then."""

@@ -6,7 +6,7 @@ kernel. What is not taken in time, or breaks off within a message, is the end of
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, TypeAlias
 
 import trio
@@ -62,6 +62,23 @@ class MessageSender:
         try:
             self._check()
             for batch in self._writer.message(context_id, command, (dataset,)):
+                await self._write(batch)
+        finally:
+            self._next_turn()
+
+    async def answers(
+        self, context_id: int, command: Command, datasets: Sequence[Buffer], final: Command | None
+    ) -> None:
+        """Send a message for each data set, all with the same command, then ``final``, in few writes.
+
+        Raises PeerGoneError.
+        """
+        if self._speaking:
+            await self._waiting.park()
+        self._speaking = True
+        try:
+            self._check()
+            for batch in self._writer.answers(context_id, command, datasets, final):
                 await self._write(batch)
         finally:
             self._next_turn()

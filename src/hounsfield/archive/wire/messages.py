@@ -24,6 +24,8 @@ _BATCH_BYTES = 1024 * 1024
 """What one ``sendmsg`` gets: past it the call's cost is noise."""
 _BATCH_BUFFERS = 512
 """Linux takes 1024 buffers in one ``sendmsg`` (IOV_MAX); half, so that a caller can add some."""
+_SHORT_BYTES = 64 * 1024
+"""Messages that are copied into one buffer, together: less work than a buffer and a write for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,37 @@ class MessageWriter:
         if not command.has_dataset:
             raise LocalProtocolError("the command says that no data set follows")
         return self._batches(context_id, self.command(context_id, command), dataset, True)
+
+    def answers(
+        self, context_id: int, command: Command, datasets: Iterable[Buffer], final: Command | None
+    ) -> Iterator[list[Buffer]]:
+        """One message for each of ``datasets``, all with the same command, then ``final``; as batches.
+
+        Short messages share a buffer: small answers to a query are sent some dozens at a time.
+        """
+        head = self.command(context_id, command)[0] if command.has_dataset else b""
+        size = self._association.send_pdu_bytes_max - PDV_OVERHEAD
+        gathered = bytearray()
+        for dataset in datasets:
+            if not head:
+                raise LocalProtocolError("the command says that no data set follows")
+            length = len(dataset)
+            if length <= min(size, _SHORT_BYTES):
+                gathered += head
+                gathered += data_header(context_id, False, True, length)
+                gathered += dataset
+            else:
+                yield from self._batches(context_id, [bytes(gathered), head], (dataset,), True)
+                gathered.clear()
+                self._begin(context_id)
+            if len(gathered) >= _SHORT_BYTES:
+                yield [bytes(gathered)]
+                gathered.clear()
+                self._begin(context_id)
+        if final is not None:
+            gathered += self.command(context_id, final)[0]
+        if gathered:
+            yield [bytes(gathered)]
 
     def _begin(self, context_id: int) -> None:
         association = self._association
