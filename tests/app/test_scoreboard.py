@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hounsfield.archive.app.auditing import AssociationAudit
+from hounsfield.archive.app.dicom import BoardObserver
 from hounsfield.archive.app.metrics import prometheus_text
-from hounsfield.archive.app.scoreboard import ACCEPT_DELAY_MAX, METRICS, Kind, Metric, Scoreboard
+from hounsfield.archive.app.scoreboard import (
+    ACCEPT_DELAY_MAX,
+    METRICS,
+    TABLE_CELLS,
+    Kind,
+    Metric,
+    Scoreboard,
+)
 
 _CHILD = """
 import sys
@@ -144,4 +155,30 @@ def test_a_tables_cells_add_up_by_name() -> None:
     assert zero.table_cell("associations_from", "192.0.2.1").total() == 5
     supervisor.clear_gauges(1)
     assert zero.table_cell("associations_from", "192.0.2.1").total() == 2
+    os.close(fd)
+
+
+def test_entities_that_share_a_cell_do_not_share_a_limit() -> None:
+    """Titles whose first cells are the same one: an open association of the one is none of the other."""
+    fd, board = Scoreboard.create(1)
+    worker = Scoreboard(fd, worker=0)
+    observer = BoardObserver(worker, Mock(spec=AssociationAudit))
+    by_cell: dict[int, str] = {}
+    for number in range(100_000):
+        title = f"AE{number}"
+        cell = zlib.crc32(title.encode()) % TABLE_CELLS
+        other = by_cell.setdefault(cell, title)
+        if other != title:
+            break
+    observer.entity_opened(other)
+    observer.entity_opened(other)
+    assert observer.associations_of(other) == 2
+    assert observer.associations_of(title) == 0
+    observer.entity_opened(title)
+    assert observer.associations_of(title) == 1
+    for _ in range(2):
+        observer.entity_closed(other)
+    assert (observer.associations_of(other), observer.associations_of(title)) == (0, 1)
+    worker.close()
+    board.close()
     os.close(fd)

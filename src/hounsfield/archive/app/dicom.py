@@ -23,7 +23,7 @@ from hounsfield.archive.app.dicom_services import DicomServices
 from hounsfield.archive.app.identities import Identities, token_verifier
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.resources import Resources
-from hounsfield.archive.app.scoreboard import Scoreboard
+from hounsfield.archive.app.scoreboard import Cell, Scoreboard
 from hounsfield.archive.config import Config, DicomListener, is_loopback
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.errors import HounsfieldError
@@ -73,13 +73,20 @@ class BoardObserver(ListenerObserver):
         return self._board.table_cell("associations_from", address).total()
 
     def entity_opened(self, title: str) -> None:
-        self._board.table_cell("associations_of", title).add()
+        for cell in self._cells_of(title):
+            cell.add()
 
     def entity_closed(self, title: str) -> None:
-        self._board.table_cell("associations_of", title).add(-1)
+        for cell in self._cells_of(title):
+            cell.add(-1)
 
     def associations_of(self, title: str) -> int:
-        return self._board.table_cell("associations_of", title).total()
+        return min(cell.total() for cell in self._cells_of(title))
+
+    def _cells_of(self, title: str) -> tuple[Cell, Cell]:
+        """Two, since another title may share one of them: not both."""
+        board = self._board
+        return board.table_cell("associations_of", title), board.table_cell("associations_of", f"{title}\0")
 
     def association_aborted(self) -> None:
         self._aborted.add()
