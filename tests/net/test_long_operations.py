@@ -766,6 +766,24 @@ async def test_too_long_an_identifier_is_let_go_and_refused(serve: Any, sink: An
         assert [len(identifier) for _, identifier in ok.begun] == [1000]
 
 
+async def test_identifiers_of_one_association_are_limited_together(
+    serve: Any, sink: Any, peer_to: Any
+) -> None:
+    hold = Hold()
+    limits = NetLimits(identifier_bytes_max=1000, linger_s=0.2)
+    async with serve(sink, OPEN, services=Provider(hold).services, limits=limits) as archive:
+        peer = await peer_to(archive)
+        await peer.associate(*ALL, user=asking(window=8))
+        await peer.say(5, find(1), bytes(600))
+        await peer.say(5, find(2), bytes(402))
+        assert (await peer.response()).status == 0xA700
+        await peer.say(5, find(3), bytes(400))
+        hold.go.set()
+        assert {(await peer.response()).message_id_responded_to for _ in range(2)} == {1, 3}
+        await peer.say(5, find(4), bytes(1000))  # their room is given back
+        assert (await peer.response()).status == 0
+
+
 @pytest.mark.parametrize(
     "response",
     [CStoreResponse(77, 0), NEventReportResponse(77, 0), NEventReportResponse(1, 0), CFindResponse(1, 0)],

@@ -24,12 +24,13 @@ import trio
 
 from hounsfield.archive.engine.types import Source
 from hounsfield.archive.errors import alone, where
+from hounsfield.archive.net.admission import Admission
 from hounsfield.archive.net.agreement import peer_of, terms_for
 from hounsfield.archive.net.certificates import PeerCertificate
 from hounsfield.archive.net.errors import PeerGoneError
 from hounsfield.archive.net.negotiation import negotiate
 from hounsfield.archive.net.operation import Operations
-from hounsfield.archive.net.policy import Refusal, RemoteAe, over_limit
+from hounsfield.archive.net.policy import Refusal
 from hounsfield.archive.net.providers import Counters
 from hounsfield.archive.net.records import CallRecord, EndRecord
 from hounsfield.archive.net.sending import MessageSender
@@ -39,7 +40,6 @@ from hounsfield.archive.wire import (
     NEED_DATA,
     Abort,
     AcceptedContext,
-    AssociateReject,
     AssociateRequest,
     Association,
     Buffer,
@@ -49,9 +49,6 @@ from hounsfield.archive.wire import (
     DatasetFragment,
     Event,
     MessageReader,
-    RejectReason,
-    RejectResult,
-    RejectSource,
     ReleaseReply,
     ReleaseRequest,
     RemoteProtocolError,
@@ -99,9 +96,8 @@ class Connection:
         self.counters = Counters()
         self._listener = listener
         self._endpoint = endpoint
-        self._certificate = certificate
+        self._admission = Admission(listener, endpoint, address, certificate)
         self._call: CallRecord | None = None
-        self._limited_title = ""
         self._limits = listener.limits
         self._transport = transport
         self._association = Association(Role.ACCEPTOR, listener.wire_limits)
@@ -116,7 +112,6 @@ class Connection:
         self.contexts: Mapping[int, AcceptedContext] = {}
         self.stores = True
         self.overlapping = False
-        self._opened = False
         self._receiving = False
         self._draining = False
         self._ended_because = ""
@@ -143,7 +138,7 @@ class Connection:
         """Abort, now; ``because`` is for the log."""
         if not self._ended_because:
             self._ended_because = because
-            self.counters.associations_timed_out += too_slow and self._opened
+            self.counters.associations_timed_out += too_slow and self._admission.open
         self._scope.cancel()
 
     # ------------------------------------------------------------ the whole of it
@@ -176,7 +171,7 @@ class Connection:
             if last_words:
                 await self._say_last(last_words)
         finally:
-            self._close_association()
+            self._admission.close()
             with trio.CancelScope(shield=True):
                 await self._transport.aclose()
 
@@ -194,10 +189,8 @@ class Connection:
             called_ae=_printable(request.called_ae),
             address=self.address,
         )
-        self._listener.association_opened(self)
-        self._opened = True
-        ae = self._listener.aes.get(request.calling_ae.strip())
-        who = self._judge(request, ae) or await self._identify(request, ae)
+        admission = self._admission
+        who = await admission.judge(request, draining=self._draining)
         refusal = who if isinstance(who, Refusal) else None
         self._call = CallRecord(
             time.time(),
@@ -207,22 +200,22 @@ class Connection:
             "refused" if refusal else "accepted",
             refusal.reason if refusal else "",
             who.name if isinstance(who, Identified) else "",
-            self._certificate.subject if self._certificate else "",
+            admission.certificate.subject if admission.certificate else "",
         )
         self._listener.called(self._call)
         if refusal is not None:
-            self._close_association()  # it takes no one's place while it lingers
+            admission.close()  # it takes no one's place while it lingers
             await self._say_last(self._association.send(refusal.reject))
             raise _Ended
         identified = who if isinstance(who, Identified) else None
         asked = request.user.identity
         response = identified.response if identified and asked and asked.response_requested else None
-        terms = terms_for(ae, self._endpoint.policy, self._listener.services, self._limits)
+        terms = terms_for(admission.ae, self._endpoint.policy, self._listener.services, self._limits)
         self.stores = terms.storage
         accept = negotiate(request, terms, response)
         await self._sender.raw(self._association.send(accept))
         self.contexts = self._association.contexts
-        peer = peer_of(self.source, accept, ae, identified)
+        peer = peer_of(self.source, accept, admission.ae, identified)
         self.overlapping = peer.asynchronous[0] > 1
         self._operations = Operations(self, self._sender, peer, self._listener.provided, self._limits)
         await self._operations.around(self._serve)
@@ -230,41 +223,6 @@ class Connection:
         self.counters.associations_released += 1
         await self._say_last(self._association.send(ReleaseReply()))
         self._log_end("released")
-
-    def _close_association(self) -> None:
-        if self._opened:
-            self._opened = False
-            self._listener.association_closed(self)
-        if self._limited_title:
-            self._listener.observer.entity_closed(self._limited_title)
-            self._limited_title = ""
-
-    def _judge(self, request: AssociateRequest, ae: RemoteAe | None) -> Refusal | None:
-        listener, limits = self._listener, self._limits
-        if self._draining:
-            return _congested("the archive is shutting down")
-        refusal = self._endpoint.policy.judge(request, self.address, listener.aes, self._certificate)
-        if refusal is not None:
-            return refusal
-        if listener.observer.associations_open() > limits.associations_max:
-            return over_limit(f"more than {limits.associations_max} associations")
-        if listener.observer.associations_from(self.address) > limits.associations_per_address_max:
-            return over_limit(
-                f"more than {limits.associations_per_address_max} associations from one address"
-            )
-        if ae is not None and ae.associations_max:
-            self._limited_title = ae.title
-            listener.observer.entity_opened(ae.title)
-            if listener.observer.associations_of(ae.title) > ae.associations_max:
-                return over_limit(f"more than {ae.associations_max} associations of this AE")
-        return None
-
-    async def _identify(self, request: AssociateRequest, ae: RemoteAe | None) -> Identified | Refusal | None:
-        identify, offered = self._listener.identify, request.user.identity
-        who = await identify(offered, self.address, ae) if identify else None
-        if isinstance(who, Refusal):
-            return who
-        return self._endpoint.policy.judge_user(who.name if who else "", ae, offered) or who
 
     async def _serve(self) -> None:
         """Messages, until the peer asks for the release."""
@@ -420,7 +378,7 @@ class Connection:
         return association.send(Abort())  # our wish, not the protocol's: the user's (PS3.8 AA-1)
 
     def _timed_out(self) -> str:
-        if self._opened:
+        if self._admission.open:
             self.counters.associations_timed_out += 1
         if self._draining:
             return "the archive is shutting down"
@@ -431,7 +389,7 @@ class Connection:
             self.counters.associations_aborted += 1
             self._listener.observer.association_aborted()
             self._log_end(because)
-        elif not self._opened:
+        elif not self._admission.open:
             self.counters.connections_failed += 1
             log.info("a connection came to nothing", address=self.address, reason=because)
 
@@ -458,16 +416,6 @@ class Connection:
                     self._transport.bytes_out,
                 )
             )
-
-
-def _congested(what: str) -> Refusal:
-    """A refusal for the moment, because of what we are doing: another worker, or we later, will take it."""
-    return Refusal(
-        AssociateReject(
-            RejectResult.TRANSIENT, RejectSource.PROVIDER_PRESENTATION, RejectReason.TEMPORARY_CONGESTION
-        ),
-        what,
-    )
 
 
 def _printable(title: str) -> str:

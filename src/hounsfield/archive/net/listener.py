@@ -150,15 +150,15 @@ class Listener:
         """The connection is not pending any more."""
         self._pending.pop(connection, None)
 
-    def association_opened(self, connection: Connection) -> None:
+    def association_opened(self, address: str) -> None:
         """An association is about to be judged: it counts from here on."""
         self._associations += 1
-        self.observer.association_opened(connection.address)
+        self.observer.association_opened(address)
 
-    def association_closed(self, connection: Connection) -> None:
+    def association_closed(self, address: str) -> None:
         """It is over, or was refused."""
         self._associations -= 1
-        self.observer.association_closed(connection.address)
+        self.observer.association_closed(address)
 
     def called(self, call: CallRecord) -> None:
         """An association request was answered."""
