@@ -78,7 +78,8 @@ _BY_TERM: Final = {
 #: Latin alphabet No. 9 came into the standard later than into pydicom.
 _BY_TERM_TOO: Final = {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
 _BY_ESCAPE_TOO: Final = {b"\x1b-b": "iso8859_15"}
-_TERMS: Final = _BY_TERM | _BY_TERM_TOO
+#: Defined terms of Specific Character Set (PS3.3 C.12.1.1.2) and the codec of each.
+CHARACTER_SETS: Final = _BY_TERM | _BY_TERM_TOO
 _ESCAPES: Final = _BY_ESCAPE | _BY_ESCAPE_TOO
 _DELIMITERS: Final = b"\r\n\t\f\\^="
 
@@ -118,7 +119,7 @@ def character_set(raw: bytes) -> CharacterSet:
 def _codec_of(term: str) -> tuple[str, bool]:
     if term in ("", "ISO_IR 6", "ISO 2022 IR 6"):
         return _ASCII, True
-    codec = _TERMS.get(term)
+    codec = CHARACTER_SETS.get(term)
     if codec is None:
         # "ISO-IR 100", "ISO_IR_100", "iso_ir 192", "ISO 2022-IR 87": what people write instead.
         words = term.upper().replace("_", " ").replace("-", " ")
@@ -127,7 +128,7 @@ def _codec_of(term: str) -> tuple[str, bool]:
             f"ISO 2022 IR {number}" if "2022" in words else f"ISO_IR {number}",
             f"ISO_IR {number}",
         ):
-            codec = _TERMS.get(candidate)
+            codec = CHARACTER_SETS.get(candidate)
             if codec is not None:
                 return _python_name(codec), False
         return ("utf-8" if words in ("UTF8", "UTF 8", "UNICODE") else _ASCII), False
