@@ -61,8 +61,9 @@ _CONTEXT = PresentationContext(
 class CommitmentLimits:
     """How much one request may ask for, and how patiently it is answered; times in seconds."""
 
-    instances_max: int = 100_000
-    """In one request: the largest studies have some ten thousand, and all of a report is held in memory."""
+    instances_max: int = 30_000
+    """In one request: the largest studies have some ten thousand, and all of a report is held in memory.
+    More do not fit into ``NetLimits.identifier_bytes_max``."""
     same_association_s: float = 10.0
     """How long the association that asked is tried. Who is not answered after twice that is called back."""
     calling_back: CallingBackLimits = field(default_factory=CallingBackLimits)

@@ -45,10 +45,11 @@ class NetLimits:
     write_s: float = 30.0
     """A peer that takes nothing of what we have to say for so long is gone."""
 
-    identifier_bytes_max: int = 1024 * _KIB
+    identifier_bytes_max: int = 4096 * _KIB
     """The data set of a query or another long request, which is held whole; those of one association that
-    are not answered, together. The longest honest ones list UIDs: 15,000 of them fit. What is longer is
-    taken, forgotten, and answered with "out of resources"."""
+    are not answered, together. The longest honest ones list UIDs: 60,000 of them fit, or 30,000
+    instances whose storage is to be committed. What is longer is taken, forgotten, and answered with "out of
+    resources"."""
 
     operations_invoked_max: int = 16
     """Operations that a peer may have outstanding with us, if it asks for more than one (PS3.7 D.3.3.3). Each
