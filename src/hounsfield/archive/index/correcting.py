@@ -159,7 +159,13 @@ class Corrections:
         row = self.get(snapshot, number)
         if row.reverted_ns:
             raise CorrectionError(f"correction {number} is not in force: it was taken back already")
-        return structs.replace(row, reverted_ns=at_ns, reverted_by=actor, reverted_because=reason)
+        return structs.replace(
+            row,
+            reverted_ns=at_ns,
+            reverted_by=actor,
+            reverted_because=reason,
+            reverted_number=self._journal.facts(snapshot) + 1,
+        )
 
     def preview(self, plan: Plan) -> Outcome:
         """What making (or taking back) the correction that ``plan`` returns would change. Changes nothing."""

@@ -222,6 +222,17 @@ class View:
         """Study and series of each point on the way of an object with these UIDs, if nothing rejects it."""
         return [(stop.study_uid, stop.series_uid) for stop in self._stops(study_uid, series_uid, sop_uid)]
 
+    def stops(self, group: Group) -> list[str]:
+        """The studies on the way of a group of objects, up to where something rejects it."""
+        study_uid, path = group
+        found = [study_uid]
+        for number in path:
+            row = next((row for row in self.of_study(found[-1]) if row.number == number), None)
+            if row is None or row.kind == REJECT:
+                break
+            found.append(row.to_study)
+        return found
+
     def _stops(self, study_uid: str, series_uid: str, sop_uid: str) -> list[Route]:
         stops = [Route(study_uid, series_uid)]
         while (next_stop := self._moved(*stops[-1][:2], sop_uid, stops[-1].path)) is not None:

@@ -5,19 +5,23 @@ released; the released one stays listed. Facts follow one another, so of a hold 
 study one is first: the deletion is refused, or the hold is set on what is left.
 
 Whatever removes objects (deletion, the end of a retention period, later also the last copy in a tier) asks
-:meth:`Holds.on` with the snapshot that it plans with.
+:meth:`Holds.on_study` with the snapshot that it plans with.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from hounsfield.archive.dicom.attributes import uid_is_usable
-from hounsfield.archive.index.corrections import Group, Route, View, is_hidden
-from hounsfield.archive.index.rows import Attributes, Event, ObjectRow, PatientRow, StudyRow
+from hounsfield.archive.index.correcting import FACT_KIND, row_of
+from hounsfield.archive.index.corrections import Group, View, is_hidden, patient_of, target_key
+from hounsfield.archive.index.draft import FLAG_CONFLICT
+from hounsfield.archive.index.rows import Attributes, CorrectionRow, Event, ObjectRow, PatientRow, StudyRow
 from hounsfield.archive.index.tables import PATIENT
 
 if TYPE_CHECKING:
@@ -65,6 +69,7 @@ class Hold:
     released_ns: int = 0
     released_by: str = ""
     released_why: str = ""
+    number: int = 0  # of the fact that set it; 0: an earlier release did
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Hold:
@@ -79,97 +84,172 @@ class Hold:
         """Whether it holds now."""
         return not self.released_ns and (not self.until_ns or now_ns < self.until_ns)
 
+    def was_set_under(self, taken_back: CorrectionRow) -> bool:
+        """Whether a correction that is not in force any more was when this hold was set.
 
-class Holds:
-    """The holds in force, as one snapshot has them."""
+        Facts follow one another, so their numbers say it, whatever clocks do. What an earlier release wrote
+        has none.
+        """
+        row = taken_back
+        made_before = row.number < self.number if self.number else row.at_ns <= self.since_ns
+        if self.number and row.reverted_number:
+            return made_before and self.number < row.reverted_number
+        return made_before and self.since_ns <= row.reverted_ns
+
+
+class _Named:
+    """Holds by what they name."""
 
     def __init__(self, holds: Iterable[Hold], catalog: Catalog) -> None:
-        self._studies: dict[str, list[str]] = {}
-        self._patients: dict[bytes, list[str]] = {}
+        self.studies: dict[str, list[str]] = {}
+        self.patients: dict[bytes, list[str]] = {}
         for hold in holds:
             if hold.study_uid:
-                self._studies.setdefault(hold.study_uid, []).append(hold.hold_id)
+                self.studies.setdefault(hold.study_uid, []).append(hold.hold_id)
             else:
                 key = catalog.patient_key(patient_attributes(hold.patient_id, hold.issuer), "")
-                self._patients.setdefault(key, []).append(hold.hold_id)
+                self.patients.setdefault(key, []).append(hold.hold_id)
+
+    def on(self, studies: Iterable[str], patients: Iterable[bytes]) -> set[str]:
+        """The ids of those on any of these."""
+        found = {hold for uid in studies for hold in self.studies.get(uid, ())}
+        return found | self.on_patients(patients)
+
+    def on_patients(self, keys: Iterable[bytes]) -> set[str]:
+        return {hold for key in keys for hold in self.patients.get(key, ())}
+
+
+class Holds:
+    """The holds in force, as one snapshot has them.
+
+    What is on hold is asked of the way that objects took: a hold on any study, or patient, on it holds them.
+    A hold holds what was there when it was set, also when the correction that had brought it there is taken
+    back; so each hold is asked with the corrections that were in force then, besides those that are now.
+    """
+
+    def __init__(
+        self, holds: Iterable[Hold], catalog: Catalog, taken_back: Sequence[CorrectionRow] = ()
+    ) -> None:
+        """``taken_back``: the corrections that are not in force any more."""
+        by_corrections: dict[tuple[int, ...], list[Hold]] = {}
+        for hold in holds:
+            then = tuple(row.number for row in taken_back if hold.was_set_under(row))
+            by_corrections.setdefault(then, []).append(hold)
+            if then:
+                by_corrections.setdefault((), []).append(hold)
+        self._now = _Named(by_corrections.pop((), ()), catalog)
+        rows = {row.number: row for row in taken_back}
+        self._earlier = [
+            (_Named(some, catalog), [rows[number] for number in then])
+            for then, some in by_corrections.items()
+        ]
 
     @classmethod
     def load(cls, snapshot: Snapshot, journal: Journal, catalog: Catalog, now_ns: int) -> Holds:
         """Those in force at ``now_ns``."""
-        return cls((hold for hold in all_holds(snapshot, journal) if hold.in_force(now_ns)), catalog)
+        held = [hold for hold in all_holds(snapshot, journal) if hold.in_force(now_ns)]
+        corrections = map(row_of, journal.state(snapshot, FACT_KIND)) if held else ()
+        return cls(held, catalog, [row for row in corrections if row.reverted_ns])
 
     def on(self, study: StudyRow, patient_keys: Iterable[bytes] = ()) -> list[str]:
         """The ids of the holds on a study; ``patient_keys``: further patients that it was filed under."""
-        found = set(self._studies.get(study.uid, ()))
-        for received in study.received:
-            found.update(self._studies.get(received.study_uid, ()))
-        for key in (study.patient_key, *patient_keys):
-            found.update(self._patients.get(key, ()))
-        return sorted(found)
+        studies = (study.uid, *(received.study_uid for received in study.received))
+        return sorted(self._now.on(studies, (study.patient_key, *patient_keys)))
 
     @property
     def on_patients(self) -> bool:
         """Whether there is any on a patient."""
-        return bool(self._patients)
+        return bool(self._now.patients)
 
     def on_object(self, study_uid: str, patient_key: bytes) -> list[str]:
         """The ids of the holds on an object that is in no study, by the study and patient that it names."""
-        return sorted({*self._studies.get(study_uid, ()), *self._patients.get(patient_key, ())})
+        return sorted(self._now.on((study_uid,), (patient_key,)))
 
     def on_study(self, snapshot: Snapshot, catalog: Catalog, study_uid: str) -> list[str]:
-        """The ids of the holds on a study, also on those that it, or parts of it, were before corrections."""
+        """The ids of the holds on a study: on all that it, or parts of it, were on their way here, too."""
         study = catalog.study(snapshot, study_uid)
         if study is None:
-            return sorted(self._studies.get(study_uid, ()))
+            return sorted(self._now.on((study_uid,), ()))
         keys = [catalog.patient_key(one.attributes, one.study_uid) for one in study.received]
-        found: set[str] = set()
+        found = set(self.on(study, keys))
         if study.received:
             view = View(catalog, snapshot)
             groups: dict[Group, Attributes] = {
                 (one.study_uid, one.path): one.attributes for one in study.received
             }
             if is_hidden(study_uid):  # also by where its objects would be, had nothing rejected them
-                for route, received in _unless_rejected(snapshot, catalog, view, study):
-                    of_study = (group for group in study.received if group.study_uid == received)
-                    groups[received, route.path] = max(
-                        (one.attributes for one in of_study), key=len, default=study.attributes
-                    )
-                    found.update(self.on_study(snapshot, catalog, route.study_uid))
-            for group, attributes in groups.items():
-                keys += _patients(view, catalog, group, attributes)
-        return sorted({*found, *self.on(study, keys)})
+                ways = _groups(snapshot, catalog, view, study)
+                for last in {view.stops(way)[-1] for way in ways}:
+                    found.update(self.on_study(snapshot, catalog, last))
+                groups |= ways
+            found |= _on_groups(self._now, view, catalog, groups)
+        for named, rows in self._earlier:
+            view = _view_with(snapshot, catalog, rows)
+            found |= _on_groups(named, view, catalog, _groups(snapshot, catalog, view, study))
+        return sorted(found)
 
     def on_record(self, snapshot: Snapshot, catalog: Catalog, said: ObjectRow) -> list[str]:
         """The ids of the holds on the patient whom a record names, or whom corrections make of that one."""
-        keys = [catalog.patient_key(said.study, said.study_uid)]
-        view = catalog.view(snapshot)
-        if view is not None:
-            route = view.route_unless_rejected(said.study_uid, said.series_uid, said.sop_uid)
-            keys += _patients(view, catalog, (said.study_uid, route.path), said.study)
-        return sorted({hold for key in keys for hold in self._patients.get(key, ())})
+        found = self._now.on_patients([catalog.patient_key(said.study, said.study_uid)])
+        views = [(named, _view_with(snapshot, catalog, rows)) for named, rows in self._earlier]
+        now = catalog.view(snapshot)
+        for named, view in [(self._now, now), *views]:
+            if view is not None:
+                path = view.route_unless_rejected(said.study_uid, said.series_uid, said.sop_uid).path
+                found |= named.on_patients(_patients(view, catalog, (said.study_uid, path), said.study))
+        return sorted(found)
+
+
+def _view_with(snapshot: Snapshot, catalog: Catalog, rows: Iterable[CorrectionRow]) -> View:
+    """The corrections in force, and ``rows``, which were taken back."""
+    view = View(catalog, snapshot)
+    replaced: dict[bytes, tuple[CorrectionRow, ...]] = {}
+    for row in rows:
+        key = target_key(catalog, row)
+        before = replaced.get(key, view.of(key))
+        again = structs.replace(row, reverted_ns=0)
+        replaced[key] = tuple(sorted((*before, again), key=lambda one: one.number))
+    return View(catalog, snapshot, replaced)
+
+
+def _on_groups(named: _Named, view: View, catalog: Catalog, groups: Mapping[Group, Attributes]) -> set[str]:
+    """The ids of the holds on what objects that came in these ways were on them."""
+    found: set[str] = set()
+    for group, attributes in groups.items():
+        found |= named.on(view.stops(group), _patients(view, catalog, group, attributes))
+    return found
+
+
+def _groups(snapshot: Snapshot, catalog: Catalog, view: View, study: StudyRow) -> dict[Group, Attributes]:
+    """In which ways the objects of a study come if nothing rejects them, and what they bring."""
+    brought: dict[str, Attributes] = {}
+    for group in study.received:
+        known = brought.get(group.study_uid, {})
+        brought[group.study_uid] = max(known, group.attributes, key=len)
+    found: dict[Group, Attributes] = {}
+    for key, series in catalog.series_of(snapshot, catalog.study_id(study.uid)):
+        for row in catalog.instances_of(snapshot, key):
+            rows = [row]
+            if FLAG_CONFLICT in row.flags:
+                rows += catalog.versions(snapshot, catalog.instance_key(study.uid, series.uid, row.sop_uid))
+            for one in rows:
+                received = one.received or (study.uid, series.uid)
+                path = view.route_unless_rejected(*received, row.sop_uid).path
+                found[received[0], path] = brought.get(received[0]) or study.attributes
+    return found
 
 
 def _patients(view: View, catalog: Catalog, group: Group, attributes: Attributes) -> Iterator[bytes]:
     """The keys of the patients whom corrections make, one after the other, of who such attributes name."""
     chain = view.chain(group, attributes)
     yield catalog.patient_key(chain.attributes, group[0])
+    known = {PATIENT_ID: attributes.get(PATIENT_ID, "")}
+    known[ISSUER_OF_PATIENT_ID] = attributes.get(ISSUER_OF_PATIENT_ID, "")
     for step in chain.steps:
-        patient_id, issuer = step.correction.to_patient
-        if patient_id:
-            yield catalog.patient_key(patient_attributes(patient_id, issuer), "")
-
-
-def _unless_rejected(
-    snapshot: Snapshot, catalog: Catalog, view: View, study: StudyRow
-) -> set[tuple[Route, str]]:
-    """Where the objects of a hidden study would be filed, each with the study that it was received as."""
-    routes: set[tuple[Route, str]] = set()
-    for key, series in catalog.series_of(snapshot, catalog.study_id(study.uid)):
-        for row in catalog.instances_of(snapshot, key):
-            study_uid, series_uid = row.received or (study.uid, series.uid)
-            route = view.route_unless_rejected(study_uid, series_uid, row.sop_uid)
-            routes.add((route._replace(series_uid=""), study_uid))
-    return routes
+        known |= {tag: step.values[tag] or "" for tag in known if tag in step.values}
+        for patient in (patient_of(known), step.correction.to_patient):
+            if patient[0]:
+                yield catalog.patient_key(patient_attributes(*patient), "")
 
 
 def all_holds(snapshot: Snapshot, journal: Journal) -> list[Hold]:
@@ -195,9 +275,17 @@ def add_hold(journal: Journal, hold: Hold) -> Hold:
         raise HoldError("a hold needs a reason")
     if hold.until_ns and hold.until_ns <= hold.since_ns:
         raise HoldError("the day on which the hold ends is over already")
-    hold = Hold.of({**hold.body(), "hold_id": secrets.token_hex(HOLD_ID_BYTES)})
-    journal.commit_fact(FACT_HOLD, hold.hold_id, hold.body(), hold.since_ns)
-    return hold
+    hold = replace(hold, hold_id=secrets.token_hex(HOLD_ID_BYTES))
+    made: list[Hold] = []
+
+    def plan(snapshot: Snapshot, batch: Batch) -> Event:
+        made.append(replace(hold, number=journal.facts(snapshot) + 1))
+        event = Event(FACT_HOLD, hold.since_ns, {"name": hold.hold_id, "body": made[-1].body()}, fact=True)
+        journal.put_state(batch, event)
+        return event
+
+    journal.commit_planned_fact(plan)
+    return made[-1]
 
 
 def studies_held(snapshot: Snapshot, catalog: Catalog, hold: Hold) -> int:
