@@ -11,13 +11,13 @@ The hot path of a query: what is the same in every answer, or was in one before,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is an exception
 from typing import Any, Final, NamedTuple
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET
 from hounsfield.archive.dicom.byte_order import WORD_BYTES, swapped
-from hounsfield.archive.dicom.find_identifier import Key
 from hounsfield.archive.dicom.find_request import VRS, FindRequest, Origin
 from hounsfield.archive.dicom.header_matching import element_text, inline_bytes
 from hounsfield.archive.dicom.rewrite import element
@@ -28,8 +28,10 @@ from hounsfield.codecs.registry import TransferSyntax
 Attributes = Mapping[int, str]
 Model = Mapping[str, Any]
 
-#: Values of one column that are remembered; of sexes, dates and modalities there are fewer.
-COLUMN_VALUES_MAX: Final = 1024
+#: Values of one column that are remembered: sexes and modalities are few, names and days come in runs.
+COLUMN_VALUES_MAX: Final = 256
+#: Forms of answers that are remembered: each device asks in two or three. A megabyte each, if full.
+FORMS_MAX: Final = 16
 _NUMBERS: Final = {
     "US": "H", "SS": "h", "UL": "L", "SL": "l", "FL": "f", "FD": "d", "UV": "Q", "SV": "q",
 }  # fmt: skip
@@ -46,7 +48,7 @@ class _NoPlaceError(Exception):
 
 
 class _Column(NamedTuple):
-    """One attribute of every answer."""
+    """One attribute of every answer, and what it was in others, of other requests and on any thread too."""
 
     level: int
     tag: int
@@ -54,16 +56,26 @@ class _Column(NamedTuple):
     known: dict[str, bytes]
 
 
+class _Wish(NamedTuple):
+    """What of a key that is returned decides how it is written."""
+
+    tag: int
+    vr: str
+    origin: int
+    creator: str
+
+
 class AnswerEncoder:
-    """Encodes the answers of one request. Not for several threads at once."""
+    """Encodes the answers of one request."""
 
     def __init__(self, request: FindRequest, syntax: TransferSyntax) -> None:
-        asked = text_encoder(request.character_set)
-        if not asked.charset.known:
-            asked = text_encoder(UTF_8)
-        self._asked = _Form(request, syntax, asked, strict=True)
-        self._request, self._syntax = request, syntax
-        self._utf8: _Form | None = None
+        self._wishes = tuple(
+            _Wish(key.tag, VRS.get(key.tag, key.vr), origin.value, key.creator if key.is_private else "")
+            for key, origin in request.returned
+        )
+        self._syntax = syntax
+        declared = request.character_set if text_encoder(request.character_set).charset.known else UTF_8
+        self._asked = _form(self._wishes, syntax, declared)
 
     def encode(
         self,
@@ -81,34 +93,35 @@ class AnswerEncoder:
         try:
             return self._asked.encode(levels, header)
         except _NoPlaceError:
-            if self._utf8 is None:
-                self._utf8 = _Form(self._request, self._syntax, text_encoder(UTF_8), strict=False)
-            return self._utf8.encode(levels, header)
+            return _form(self._wishes, self._syntax, UTF_8).encode(levels, header)
+
+
+@lru_cache(maxsize=FORMS_MAX)
+def _form(wishes: tuple[_Wish, ...], syntax: TransferSyntax, declared: bytes) -> _Form:
+    return _Form(wishes, syntax, text_encoder(declared))
 
 
 class _Form:
-    """Answers in one character set."""
+    """Answers with the same attributes, in one encoding and character set."""
 
-    def __init__(
-        self, request: FindRequest, syntax: TransferSyntax, encoder: TextEncoder, *, strict: bool
-    ) -> None:
+    def __init__(self, wishes: tuple[_Wish, ...], syntax: TransferSyntax, encoder: TextEncoder) -> None:
         self._implicit, self._little = syntax.implicit_vr, syntax.little_endian
         self._encoder = encoder
-        self._strict = strict and encoder.declared != UTF_8
+        self._strict = encoder.declared != UTF_8
         self._columns: list[_Column] = []
-        self._headers: list[tuple[int, Key]] = []  # where in an answer, and what
+        self._headers: list[tuple[int, _Wish]] = []  # where in an answer, and what
         if encoder.declared:
             declared = self._element(SPECIFIC_CHARACTER_SET, "CS", encoder.declared)
             self._add(0, SPECIFIC_CHARACTER_SET, "CS", {"": declared})
-        creators = dict(_creators(key for key, _ in request.returned))
-        for key, origin in request.returned:
-            for tag in sorted(tag for tag in creators if tag < key.tag):
+        creators = dict(_creators(wishes))
+        for wish in wishes:
+            for tag in sorted(tag for tag in creators if tag < wish.tag):
                 creator = self._element(tag, "LO", creators.pop(tag).encode("latin-1"))
                 self._add(Origin.EXTRA.value, tag, "LO", {"": creator})
-            if origin is Origin.HEADER:
-                self._headers.append((len(self._columns) + len(self._headers), key))
+            if wish.origin == Origin.HEADER.value:
+                self._headers.append((len(self._columns) + len(self._headers), wish))
             else:
-                self._add(origin.value, key.tag, VRS.get(key.tag, key.vr), {})
+                self._add(wish.origin, wish.tag, wish.vr, {})
 
     def _add(self, level: int, tag: int, vr: str, known: dict[str, bytes]) -> None:
         self._columns.append(_Column(level, tag, vr, known))
@@ -193,8 +206,8 @@ class _Form:
         return b"".join(int(half, 16).to_bytes(2, order) for half in (text[:4], text[4:8]))  # type: ignore[arg-type]
 
 
-def _creators(keys: Iterable[Key]) -> Iterable[tuple[int, str]]:
-    """The elements that reserve the blocks of private keys, by tag (PS3.5 7.8.1)."""
-    for key in keys:
-        if key.is_private and key.creator:
-            yield key.tag & 0xFFFF0000 | key.tag >> 8 & 0xFF, key.creator
+def _creators(wishes: Iterable[_Wish]) -> Iterable[tuple[int, str]]:
+    """The elements that reserve the blocks of private attributes, by tag (PS3.5 7.8.1)."""
+    for wish in wishes:
+        if wish.creator:
+            yield wish.tag & 0xFFFF0000 | wish.tag >> 8 & 0xFF, wish.creator

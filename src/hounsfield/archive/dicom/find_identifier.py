@@ -159,7 +159,8 @@ class _Reader:
             if self._left < 0:
                 raise IdentifierError(f"an identifier of more than {self._limits.elements_max} elements")
             begin, pos = pos, at + length + (8 if undefined else 0)
-            if pos > end or not (undefined or self._declared(begin, at, implicit) == length):
+            # A length that reaches beyond the end was made to end there.
+            if pos > end or (pos == end and not undefined and self._declared(begin, at, implicit) != length):
                 raise IdentifierError(f"the identifier ends within {name_of(tag)}", tag)
             yield one
         if pos != end:

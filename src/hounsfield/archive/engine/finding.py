@@ -115,6 +115,13 @@ class Finding:
         self._paths = request.paths | blocks_to_look_in(keys)
         self.headers_unread = 0
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether all answers are found sooner than a thread is asked for them."""
+        request = self._request
+        quick = not request.paths and not request.counts_patients
+        return quick and self._stores.planner.is_quick(request.query)
+
     def more(self) -> Answers:
         """The next answers; none, without an end, when a turn's time found none."""
         encoded: list[bytes] = []

@@ -33,6 +33,8 @@ from hounsfield.storage_backends.api import KeyValueStore, Snapshot
 SNAPSHOT_S = 0.1  # a search holds one snapshot no longer than this, and one study's rows
 ANSWERS_PER_SNAPSHOT = 1024
 POSTINGS_PER_READ = 128
+#: Studies whose rows are read while others wait: 20 µs each.
+QUICK_ROWS = 16
 #: Exact lists this short are followed without looking at anything else: opening their rows takes 2 ms.
 EXACT_FEW = 128
 #: Exact lists that are all longer meet in blocks: walking them costs 2 µs a step.
@@ -87,6 +89,23 @@ class Planner:
             portion = min(portion, query.offset + query.limit + 1)
         for turn in self.turns(query, portion):
             yield from turn.found
+
+    def is_quick(self, query: Query) -> bool:
+        """Whether a key leads straight to the few rows that can match: less work than to ask a thread for it.
+
+        As with every look-up by a key, what it reads of the index is nearly always in memory.
+        """
+        if query.level not in {Level.PATIENT, Level.STUDY}:
+            return False
+        if STUDY_UID in query.matches:
+            return len(_uids(query, STUDY_UID)) <= QUICK_ROWS
+        for tag in (tokens.PATIENT_ID, tokens.ACCESSION_NUMBER):
+            key = query.matches.get(tag, "")
+            if key and not any(character in key for character in "*?\\"):
+                with self._store.snapshot() as snapshot:
+                    token = tokens.token(self._hashes, tokens.EXACT_FIELDS[tag], key)
+                    return snapshot.count(TOKEN, token) <= QUICK_ROWS
+        return False
 
     def turns(self, query: Query, portion: int) -> Iterator[Turn]:
         """Every answer likewise, some at a time as they are found; a turn without any is a moment's pause.
