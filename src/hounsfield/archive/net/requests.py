@@ -31,6 +31,7 @@ from hounsfield.archive.net.errors import (
 from hounsfield.archive.net.incoming import IncomingObject, Reports, Storage
 from hounsfield.archive.net.remote import RemoteEntity, ScuLimits
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
+from hounsfield.archive.net.turns import Turns
 from hounsfield.archive.wire import (
     NEED_DATA,
     Abort,
@@ -118,7 +119,7 @@ class Requests:
         self._message_id = 0
         self._operations: dict[int, _Operation] = {}
         self._abandoned: set[int] = set()
-        self._sending = trio.Lock()
+        self._sending = Turns()
         self._reading = False
         self._listening = trio.CancelScope()
         self._within = False
@@ -225,11 +226,14 @@ class Requests:
 
     async def send(self, buffers: Sequence[Buffer]) -> None:
         """Write ``buffers``. Raises NetError; what the peer said before it hung up, if it said anything."""
-        with trio.move_on_after(self._limits.write_s) as scope:
-            try:
+        try:
+            buffers = self._transport.send_nowait(buffers)
+            if not buffers:  # no timer for what the kernel takes at once
+                return
+            with trio.move_on_after(self._limits.write_s) as scope:
                 await self._transport.send(buffers)
-            except PeerGoneError as error:
-                raise await self._why_gone() from error
+        except PeerGoneError as error:
+            raise await self._why_gone() from error
         if scope.cancelled_caught:
             raise TimedOutError(f"{self._remote} does not take what is sent; check its disk and its log")
 
@@ -400,7 +404,7 @@ class Requests:
 
     async def _last_words(self, words: Sequence[Buffer]) -> None:
         """Write ``words``, unless somebody is within a message: the peer will see the end all the same."""
-        if self._sending.locked():
+        if self._sending.taken():
             return
         async with self._sending:
             with suppress(PeerGoneError), trio.move_on_after(1.0):

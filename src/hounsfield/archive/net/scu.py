@@ -26,6 +26,7 @@ from hounsfield.archive.net.negotiation import VERIFICATION
 from hounsfield.archive.net.remote import Offer, RemoteEntity, ScuLimits, connect
 from hounsfield.archive.net.requests import Answer, Requests, is_pending
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
+from hounsfield.archive.net.turns import Turns
 from hounsfield.archive.wire import (
     Abort,
     AcceptedContext,
@@ -113,7 +114,7 @@ class RequestorAssociation:
         self._pdu_bytes = _RECEIVE_PDU_BYTES if storage is None else _RECEIVE_PDU_BYTES_STORAGE
         self._requests = Requests(remote, transport, limits, self._pdu_bytes, storage, reports)
         self._association = self._requests.association
-        self._window = trio.Semaphore(1)
+        self._window = Turns()
         self._window_size = 1
 
     @property
@@ -311,7 +312,7 @@ class RequestorAssociation:
         if asynchronous is not None and agreed is not None:
             # 0 is "any number"; a peer that agrees to more than was asked for is held to what was asked
             self._window_size = min(agreed.invoked_max or offer.window, offer.window)
-            self._window = trio.Semaphore(self._window_size)
+            self._window = Turns(self._window_size)
 
     async def release(self) -> None:
         """Say that we are done, and wait a little for the answer. Never raises for the peer's faults."""
