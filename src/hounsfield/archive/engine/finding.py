@@ -108,6 +108,7 @@ class Finding:
             RETRIEVE_AE_TITLE: retrieve_ae,
             INSTANCE_AVAILABILITY: "ONLINE",
         }
+        self._counts_patients = request.counts_patients
         self._patients: dict[tuple[str, str], dict[int, str]] = {}
         self._stored = HeaderAttributes(stores.store, stores.catalog, header)
         keys = [*request.verified, *(key for key, origin in request.returned if origin is Origin.HEADER)]
@@ -118,9 +119,8 @@ class Finding:
     @property
     def is_quick(self) -> bool:
         """Whether all answers are found sooner than a thread is asked for them."""
-        request = self._request
-        quick = not request.paths and not request.counts_patients
-        return quick and self._stores.planner.is_quick(request.query)
+        quick = not self._paths and not self._counts_patients
+        return quick and self._stores.planner.is_quick(self._request.query)
 
     def more(self) -> Answers:
         """The next answers; none, without an end, when a turn's time found none."""
@@ -158,7 +158,7 @@ class Finding:
             if not header_matches(self._request.verified, header, fuzzy=self._request.query.fuzzy):
                 return None
         extra = self._extra
-        if self._request.counts_patients:
+        if self._counts_patients:
             extra = extra | self._patient_counts(row)
         return self._encoder.encode(row.study, row.series, row.instance, extra, header)
 
