@@ -37,8 +37,8 @@ class IdentifierLimits:
     elements_max: int = 4096
     #: Sequences in sequences; those that are matched are two deep.
     depth_max: int = 8
-    #: Of one value: a list of 10,000 UIDs fits.
-    value_bytes_max: int = 700_000
+    #: Of one value: a list of 60,000 UIDs fits. What a whole identifier may take limits who receives it.
+    value_bytes_max: int = 4 << 20
 
 
 DEFAULT_LIMITS: Final = IdentifierLimits()
