@@ -62,7 +62,7 @@ class Watched:
             self.held += 1
             self.held_max = max(self.held_max, self.held)
             weakref.finalize(array, self._gone)
-            return Cells(array, found.photometric, found.native)
+            return Cells(array, found.photometric, found.as_stored)
 
         monkeypatch.setattr(rendered, "_cells", cells)
 

@@ -161,7 +161,7 @@ def test_an_overlay_in_unused_bits_is_lost() -> None:
     image = Image(Elements.of_header(encode(dataset, uid), uid))
     array = np.full((image.format.rows, image.format.columns, 1), 7, np.uint16)
     array[3, 5] |= 0x8000
-    picture = picture_of(image, 1, Cells(array, "MONOCHROME2", native=True), Rendering())
+    picture = picture_of(image, 1, Cells(array, "MONOCHROME2", as_stored=True), Rendering())
     assert np.argwhere(picture == 255).tolist() == [[3, 5]]
 
 

@@ -179,7 +179,7 @@ def test_padding_is_measured() -> None:
     array[:20] = -2000
     dataset.PixelData, dataset.PixelPaddingValue = array.tobytes(), -2000
     image = _image(dataset)
-    pixels = Cells(array[:, :, np.newaxis], "MONOCHROME2", native=True)
+    pixels = Cells(array[:, :, np.newaxis], "MONOCHROME2", as_stored=True)
     ours = picture_of(image, 1, pixels, Rendering())
     assert (ours[:20] == 0).all()
     assert (ours[20:].min(), ours[20:].max()) == (0, 255)

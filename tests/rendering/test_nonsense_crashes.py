@@ -53,7 +53,7 @@ def shown(image: Image, asked: Rendering, state: PresentationState | None = None
         return  # the decoder says what is wrong with it
     kind = words.replace("u", "i") if image.format.signed else words
     array = np.random.default_rng(1).integers(0, 256, shape).astype(np.dtype(kind))
-    cells = Cells(array, image.photometric, native=True)
+    cells = Cells(array, image.photometric, as_stored=True)
     how = state.of_image("1.2.3", 1) if state else None
     if asked.media_type != GIF:
         assert file_of(image, 1, cells, asked, how)

@@ -208,7 +208,8 @@ def test_a_presentation_lut_is_left_out() -> None:
     table.LUTDescriptor, table.LUTData = [256, 0, 8], bytes(255 - n for n in range(256))
     state = state_of(SoftcopyVOILUTSequence=[window(0, 100)], PresentationLUTSequence=[table])
     del state.PresentationLUTShape
-    cells = Cells(np.linspace(900, 1100, 400).astype(np.int16).reshape(20, 20, 1), "MONOCHROME2", native=True)
+    array = np.linspace(900, 1100, 400).astype(np.int16).reshape(20, 20, 1)
+    cells = Cells(array, "MONOCHROME2", as_stored=True)
     plain = picture_of(
         image, 1, cells, Rendering(), applied(state_of(SoftcopyVOILUTSequence=[window(0, 100)]))
     )

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from hounsfield.codecs import by_gdcm, by_imagecodecs, by_pylibjpeg, native
-from hounsfield.codecs.codestreams import check_size
+from hounsfield.codecs.codestreams import check_size, precision_of
 from hounsfield.codecs.errors import CodecError, DisagreeingError, UnsupportedPixelsError
-from hounsfield.codecs.pixels import Buffer, PixelFormat, Pixels
+from hounsfield.codecs.pixels import Buffer, PixelFormat, Pixels, at_high_bit
 
 Decode: TypeAlias = Callable[[Buffer, PixelFormat], Pixels]
 Encode: TypeAlias = Callable[[Pixels, PixelFormat], bytes]
@@ -75,11 +75,14 @@ class Coder:
     def decode(self, frame: Buffer, pixels: PixelFormat) -> Pixels:
         """The frame's samples, colour by pixel; every decoder is asked. ``CodecError`` is the first one's."""
         refused: CodecError | None = None
+        precision: int | None = None
         if self.layout is FrameLayout.FRAGMENTS:
-            check_size(bytes(frame[:CODESTREAM_HEAD_BYTES]), pixels)
+            head = bytes(frame[:CODESTREAM_HEAD_BYTES])
+            check_size(head, pixels)
+            precision = None if pixels.at_the_bottom else precision_of(head)
         for decoder in self.decoders:
             try:
-                return decoder.decode(frame, pixels)
+                return at_high_bit(decoder.decode(frame, pixels), pixels, precision)
             except DisagreeingError:
                 raise
             except CodecError as error:

@@ -37,6 +37,17 @@ def check_size(data: bytes, pixels: PixelFormat) -> None:
         raise DisagreeingError("a codestream of another size than the attributes say")
 
 
+def precision_of(data: bytes) -> int | None:
+    """Bits of a sample as JPEG, JPEG-LS and JPEG 2000 say it of themselves; None when these bytes do not."""
+    if data.startswith(_JPEG_2000):
+        return (data[42] & 0x7F) + 1 if len(data) > 42 else None
+    if data.startswith(b"\xff\xd8"):
+        for marker, segment in _segments(data):
+            if marker in _START_OF_FRAME and segment:
+                return segment[0]
+    return None
+
+
 def components_are_rgb(data: bytes, photometric: str) -> bool:
     """Whether three components are red, green and blue, and not YCbCr.
 

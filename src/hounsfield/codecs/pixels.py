@@ -172,11 +172,12 @@ def in_words(decoded: Pixels, pixels: PixelFormat) -> Pixels:
         return decoded
     low, high = int(decoded.min()), int(decoded.max())
     limits = np.iinfo(pixels.dtype)
+    bits = pixels.bits_stored if pixels.at_the_bottom else pixels.bits_allocated
     if not pixels.signed:
-        half = 1 << (pixels.bits_stored - 1)
+        half = 1 << (bits - 1)
         if low < 0 and -half <= low and high < half:  # a codestream that says signed: the bits are the same
-            bits: Pixels = decoded.astype(pixels.dtype) & pixels.dtype.type(2 * half - 1)
-            return bits
+            same: Pixels = decoded.astype(pixels.dtype) & pixels.dtype.type(2 * half - 1)
+            return same
         if low < 0 or high > limits.max:
             raise DisagreeingError("a frame with values beyond its word")
         return decoded.astype(pixels.dtype, copy=False)
@@ -187,9 +188,23 @@ def in_words(decoded: Pixels, pixels: PixelFormat) -> Pixels:
     if high >= 1 << pixels.bits_allocated:
         raise DisagreeingError("a frame with values beyond its word")
     words = decoded.astype(f"u{pixels.bits_allocated // 8}").view(pixels.dtype)
-    if high >= 1 << pixels.bits_stored:
+    if high >= 1 << bits:
         return words  # the sign was extended before it was coded
-    return _sign_extended(words, pixels)
+    return _sign_extended(words, pixels) if pixels.at_the_bottom else words
+
+
+def at_high_bit(array: Pixels, pixels: PixelFormat, precision: int | None) -> Pixels:
+    """Decoded words as the attributes speak of them: with the sample at High Bit.
+
+    A codestream whose precision is Bits Stored has the samples alone, in the lowest bits.
+    """
+    high = pixels.high_bit
+    if precision is None or high is None or precision > pixels.bits_stored or pixels.at_the_bottom:
+        return array
+    if not pixels.bits_stored <= high < pixels.bits_allocated:
+        return array
+    moved: Pixels = np.left_shift(array, high + 1 - pixels.bits_stored)
+    return moved
 
 
 def significant(array: Pixels, pixels: PixelFormat) -> Pixels | None:

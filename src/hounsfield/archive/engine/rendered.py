@@ -322,9 +322,9 @@ class Rendered:
             return floating_cells(subject.image, frame, little_endian=syntax.little_endian)
         if syntax.is_video:
             picture = await self.video.frame(subject.instance, number, self._video_limits)
-            return Cells(picture, "RGB", native=False)
+            return Cells(picture, "RGB", as_stored=False)
         decoded = await self._decoded(subject.instance, number)
-        return Cells(decoded.pixels, decoded.photometric, not syntax.encapsulated)
+        return Cells(decoded.pixels, decoded.photometric, as_stored=True)
 
     def _limiter(self) -> trio.CapacityLimiter:
         if self._threads is None:

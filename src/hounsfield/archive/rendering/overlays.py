@@ -37,6 +37,11 @@ class Overlay:
     position: int
     data: bytes | None
 
+    @property
+    def embedded(self) -> bool:
+        """Whether its bits stand in the pixel cells."""
+        return self.data is None
+
     def plane(self, number: int, cells: NDArray[Any] | None) -> NDArray[Any] | None:
         """The bits over frame ``number`` (from 1), None when there are none. ``cells`` are as stored."""
         if self.data is None:

@@ -33,12 +33,13 @@ else:
 class Cells:
     """One decoded frame: ``(rows, columns, samples)``, and what the decoder says its samples are.
 
-    ``native``: the words are as stored, with whatever stands above the High Bit.
+    ``as_stored``: the words are those that the attributes speak of, compressed or not, with whatever stands
+    above the High Bit and below the sample. Else they are the values.
     """
 
     array: NDArray[Any]
     photometric: str
-    native: bool
+    as_stored: bool
 
 
 def floating_cells(image: Image, frame: bytes | bytearray | memoryview, *, little_endian: bool) -> Cells:
@@ -47,7 +48,7 @@ def floating_cells(image: Image, frame: bytes | bytearray | memoryview, *, littl
     if not image.floating or len(frame) != image.format.frame_bytes:
         raise NotRenderableError("a frame of another length than its rows and columns have")
     numbers = np.frombuffer(frame, f"{'<' if little_endian else '>'}f{size}").reshape(image.format.shape)
-    return Cells(numbers.astype(f"f{size}", copy=False), image.photometric, native=True)
+    return Cells(numbers.astype(f"f{size}", copy=False), image.photometric, as_stored=True)
 
 
 def file_of(  # noqa: PLR0917
@@ -154,9 +155,9 @@ def picture_of(  # noqa: PLR0917
         picture = image.palette(_word(image, cells).values(cells.array[:, :, 0]))
     else:
         bits = min(image.format.bits_stored, 8 * cells.array.dtype.itemsize)
-        picture = to_rgb(cells.array, cells.photometric, bits)
+        picture = to_rgb(_word(image, cells).values(cells.array), cells.photometric, bits)
     if asked.overlays:
-        picture = _overlaid(picture, _overlays(image, state), number, cells)
+        picture = _overlaid(picture, _overlays(image, state), number, image, cells)
     picture = shuttered(picture, image.elements) if state is None else state.applied(picture, lettering)
     if asked.viewport is not None:
         aspect = image.pixel_aspect
@@ -207,19 +208,33 @@ def _coloured(picture: NDArray[Any], values: NDArray[Any], palette: Palette) -> 
 
 
 def _word(image: Image, cells: Cells) -> Word:
-    """Decoders have put the value right already; native cells are as stored."""
-    return image.word if cells.native else WHOLE
+    """Where the values stand in words that are as stored."""
+    return image.word if cells.as_stored else WHOLE
 
 
 def _overlays(image: Image, state: ImagePresentation | None) -> tuple[Overlay, ...]:
     return image.overlays if state is None else state.overlays(image.overlays)
 
 
-def _overlaid(picture: NDArray[Any], overlays: Iterable[Overlay], number: int, cells: Cells) -> NDArray[Any]:
-    raw = cells.array[:, :, 0] if cells.native and cells.array.dtype.kind != "f" else None
+def _overlaid(
+    picture: NDArray[Any], overlays: Iterable[Overlay], number: int, image: Image, cells: Cells
+) -> NDArray[Any]:
     for overlay in overlays:
-        mask = overlay.mask(number, picture.shape, raw)
+        mask = overlay.mask(number, picture.shape, _with_overlays(image, cells) if overlay.embedded else None)
         if mask is not None and mask.any():
             picture = picture.copy() if not picture.flags.writeable else picture
             picture[mask] = 255
     return picture
+
+
+def _with_overlays(image: Image, cells: Cells) -> NDArray[Any] | None:
+    """The words, where their unused bits can be overlays: not where all of those repeat the sign."""
+    words = cells.array[:, :, 0]
+    if not cells.as_stored or words.dtype.kind == "f":
+        return None
+    word = image.word
+    if words.dtype.kind == "i" and word.spare > word.shift:
+        kept = np.left_shift(words, word.spare - word.shift)
+        if np.array_equal(np.right_shift(kept, word.spare - word.shift, out=kept), words):
+            return None
+    return words
