@@ -158,11 +158,13 @@ async def test_who_stays_is_answered_on_the_association_that_asked(committing, s
             await trio.sleep(0.01)
 
 
-async def test_who_left_is_called_back_and_told_what_is_missing(committing) -> None:
+@pytest.mark.parametrize("limits", [SOON, PATIENT])
+async def test_who_left_is_called_back_and_told_what_is_missing(committing, limits) -> None:
+    """At once, however long others would wait."""
     reports = Reports()
     with listening(reports) as port:
         known = {"CT1": RemoteAe("CT1", "127.0.0.1", port)}
-        async with committing(SOON, known) as (archive, _):
+        async with committing(limits, known) as (archive, _):
             here = await stored(archive.engine)
             missing = Reference(CT, generate_uid())
             await trio.to_thread.run_sync(ask, archive.port, request(here[0], missing))

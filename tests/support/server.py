@@ -40,6 +40,8 @@ class ArchiveServer:
     """Holds the data directory, the development key beside it, and one log for each start."""
     workers: int = 2
     settings: tuple[str, ...] = ()
+    listens: tuple[str, ...] = ("--dicom", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    """What is not named here listens as the settings say."""
     process: subprocess.Popen[bytes] | None = None
     ready: dict[str, Any] = field(default_factory=dict)
     logs: list[Path] = field(default_factory=list)
@@ -77,7 +79,7 @@ class ArchiveServer:
     def command(self, ready_fd: int) -> list[str]:
         """What starts it."""
         words = [*HOUNSFIELD, "serve", "--data", str(self.data), "--ready-fd", str(ready_fd)]
-        words += ["--dicom", "127.0.0.1:0", "--http", "127.0.0.1:0", "--workers", str(self.workers)]
+        words += [*self.listens, "--workers", str(self.workers)]
         for setting in self.settings:
             words += ["--set", setting]
         return words
@@ -201,9 +203,9 @@ def value(row: dict[str, Any], tag: str) -> str:
 
 
 @contextlib.contextmanager
-def archive_server(directory: Path, *settings: str, workers: int = 2) -> Iterator[ArchiveServer]:
+def archive_server(directory: Path, *settings: str, workers: int = 2, **more: Any) -> Iterator[ArchiveServer]:
     """A server on a new data directory below ``directory``; nothing of it runs afterwards."""
-    server = ArchiveServer(directory, workers, settings)
+    server = ArchiveServer(directory, workers, settings, **more)
     try:
         server.start()
         yield server

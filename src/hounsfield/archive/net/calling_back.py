@@ -90,15 +90,42 @@ class CallingBack(Generic[Owed]):
         self._limits = limits
         self._troubles: dict[str, _Trouble] = {}
         self._busy: set[str] = set()
+        self._hurried: list[Owed] = []
+        self._rung = trio.Event()
         self.given_up = 0
+
+    def hurry(self, debt: Owed) -> None:
+        """Call its AE now, once, from this process: the other way to deliver it is gone.
+
+        Before it is ``age_s`` old, when whoever leads takes it up: half of that is left for it.
+        """
+        self._hurried.append(debt)
+        self._rung.set()
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with self._leadership, trio.open_nursery() as nursery:
             while True:
+                self._take_hurried(nursery.start_soon)
                 if await self._leadership.lead():
                     await self._look(nursery.start_soon)
-                await trio.sleep(self._limits.poll_s)
+                with trio.move_on_after(self._limits.poll_s):
+                    await self._rung.wait()
+
+    def _take_hurried(self, start: Callable[..., None]) -> None:
+        self._rung = trio.Event()
+        by_ae: dict[str, list[Owed]] = {}
+        for one in self._hurried:
+            by_ae.setdefault(one.ae_title, []).append(one)
+        self._hurried = []
+        for title, waiting in by_ae.items():
+            if title not in self._busy:
+                self._busy.add(title)
+                start(self._call_in_time, title, waiting)
+
+    async def _call_in_time(self, title: str, waiting: Sequence[Owed]) -> None:
+        with trio.move_on_after(self._limits.age_s / 2):
+            await self._call(title, waiting, self._troubles.setdefault(title, _Trouble()))
 
     async def _look(self, start: Callable[..., None]) -> None:
         limits = self._limits

@@ -1,7 +1,7 @@
 """Storage commitment as SCP: a request is acknowledged when it is recorded, answered when judged (PS3.4 J).
 
-The report goes out on the association that asked, as long as that is open; else, after a while, on one that
-we request, with the SCP role, to the address that is known of the asker's AE title. What cannot be delivered
+The report goes out on the association that asked, as long as that is open; else on one that we request, with
+the SCP role, to the address that is known of the asker's AE title. What cannot be delivered
 is tried again, also after a restart, until it is given up.
 """
 
@@ -65,7 +65,8 @@ class CommitmentLimits:
     """In one request: the largest studies have some ten thousand, and all of a report is held in memory.
     More do not fit into ``NetLimits.identifier_bytes_max``."""
     same_association_s: float = 10.0
-    """How long the association that asked is tried. Who is not answered after twice that is called back."""
+    """How long the association that asked is tried. When that fails the asker is called back at once, and,
+    from twice this time on, by whoever leads, again and again."""
     calling_back: CallingBackLimits = field(default_factory=CallingBackLimits)
 
 
@@ -163,11 +164,16 @@ class StorageCommitment:
             return
         self.requests += 1
         await answer(Status.SUCCESS)
-        with trio.move_on_after(self._limits.same_association_s):
-            try:
+        told = False
+        try:
+            with trio.move_on_after(self._limits.same_association_s):
                 await self._report(operation, context, owed)
-            except NetError as error:
-                log.info("a commitment report waits", calling_ae=peer.calling_ae, reason=str(error))
+                told = True
+        except NetError as error:
+            log.info("a commitment report waits", calling_ae=peer.calling_ae, reason=str(error))
+        finally:
+            if not told:  # the asker is gone, or takes no report here
+                self._calling_back.hurry(owed)
 
     # ------------------------------------------------------------ answering
 
