@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -18,7 +19,7 @@ import trio
 from pydicom.data import get_testdata_file
 
 from hounsfield.archive.net.destinations import ClientTls, Destinations
-from hounsfield.archive.net.errors import TlsError
+from hounsfield.archive.net.errors import ConnectionLostError, TlsError
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.scu import VERIFICATION_CONTEXT, associate
 from hounsfield.archive.net.tls import client_context, server_context
@@ -316,6 +317,28 @@ async def test_storescp_is_who_it_should_be(
         else:
             with pytest.raises(TlsError, match=error):
                 await _echoes(ae, tls)
+
+
+@pytest.mark.peer("storescp")
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [("none", "alert certificate required"), ("a stranger's", "alert unknown ca|alert decrypt")],
+)
+async def test_storescp_says_what_it_has_against_ours(
+    authority: Authority, tmp_path: Path, shown: str, words: str
+) -> None:
+    """In TLS 1.3 it says so when our part of the handshake is done."""
+    wrong = Authority(tmp_path / "other", "elsewhere").sign("ARCHIVE")
+    own = (str(wrong.pem), str(wrong.key)) if shown != "none" else ("", "")
+    with _storescp(authority, authority.sign("STORE"), tmp_path / "in", "-rc") as port:
+        ae = RemoteAe("STORE", "127.0.0.1", port, tls=True)
+        with pytest.raises((TlsError, ConnectionLostError)) as caught:
+            await _echoes(ae, ClientTls(*own, str(authority.pem)))
+        # the alert, unless the end of the connection overtook it
+        said = (
+            f"STORE@127.0.0.1:{port} (ended TLS: .*({words})|closed .* perhaps it does not accept our cert)"
+        )
+        assert re.match(said, str(caught.value))
 
 
 @pytest.mark.peer("storescp")

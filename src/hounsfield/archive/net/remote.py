@@ -88,7 +88,7 @@ async def connect(remote: RemoteEntity, limits: ScuLimits) -> SocketTransport | 
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             await trio.aclose_forcefully(secure)
             raise TlsError(f"no TLS with {remote}: {error.__cause__ or error}") from error
-        return StreamTransport(secure)
+        return StreamTransport(secure, str(remote))
     raise ConnectError(f"cannot reach {remote}: no answer within {limits.connect_s:g} s")
 
 

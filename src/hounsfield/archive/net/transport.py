@@ -15,7 +15,8 @@ from typing import Protocol
 
 import trio
 
-from hounsfield.archive.net.errors import PeerGoneError
+from hounsfield.archive.net.errors import ConnectionLostError, PeerGoneError, TlsError
+from hounsfield.archive.net.tls import why_no_tls
 from hounsfield.archive.wire import Buffer
 
 __all__ = ["Deadline", "SocketTransport", "StreamTransport", "Transport"]
@@ -150,12 +151,18 @@ class SocketTransport:
 
 
 class StreamTransport:
-    """Any trio stream, which is this transport's to close."""
+    """Any trio stream, which is this transport's to close.
 
-    __slots__ = ("_sock", "_stream", "bytes_in", "bytes_out")
+    ``called`` is whom we called over it with TLS. In TLS 1.3 the other side judges our certificate when the
+    handshake is over for us, so :meth:`receive` may raise TlsError (its alert came in place of an answer) or
+    ConnectionLostError (it hung up, and the alert with it).
+    """
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    __slots__ = ("_called", "_sock", "_stream", "bytes_in", "bytes_out")
+
+    def __init__(self, stream: trio.abc.Stream, called: str = "") -> None:
         self._stream = stream
+        self._called = called
         below = getattr(stream, "transport_stream", None)
         self._sock = below.socket if isinstance(below, trio.SocketStream) else None
         self.bytes_in = self.bytes_out = 0
@@ -168,8 +175,15 @@ class StreamTransport:
             acknowledge_at_once(self._sock)
         try:
             data = await self._stream.receive_some(min(len(view), _STREAM_READ_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return 0
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if self._called and "alert" in (why := why_no_tls(error)):
+                raise TlsError(f"{self._called} ended TLS: {why}") from error
+            data = b""
+        if self._called and not data and not self.bytes_in:
+            raise ConnectionLostError(
+                f"{self._called} closed the connection after the TLS handshake: perhaps it does not accept "
+                "our certificate"
+            )
         view[: len(data)] = data
         self.bytes_in += len(data)
         return len(data)
