@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from hounsfield.archive.engine.errors import OutOfResourcesError, StorageFailedError
+from hounsfield.archive.engine.opening import Opening
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.moving import move_service
@@ -597,6 +598,24 @@ async def test_when_the_requestor_goes_nothing_more_is_sent(moving: Any) -> None
                 nursery.cancel_scope.cancel()
         await archive.until(lambda: not archive.listener.statistics().associations_open)
         assert len(peer.stores) == 2
+
+
+async def test_objects_come_in_their_order(moving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scripted(lambda _: 0) as (peer, port), moving(ORDERED=at(port)) as (archive, _):
+        for raw in reversed(slices(12)):
+            await stored(archive.engine, raw)
+        opens = Opening.open
+
+        async def slowly(self: Opening, instance: Any) -> Any:
+            if instance.row.sop_uid.endswith(("1.1", "5", "9")):  # the others are ready before
+                for _ in range(20):
+                    await trio.lowlevel.checkpoint()
+            return await opens(self, instance)
+
+        monkeypatch.setattr(Opening, "open", slowly)
+        final, *_ = await ask(archive, STUDY, to="ORDERED")
+        assert final.status == 0
+        assert peer.stores == [f"1.2.3.4.1.{number + 1}" for number in range(12)]
 
 
 # ---------------------------------------------------------------- other people's

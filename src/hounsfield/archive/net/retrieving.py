@@ -115,13 +115,13 @@ class Retrieval:
         began = trio.current_time()
         finished = trio.Event()
         scope = trio.CancelScope()
-        over: NetError | None = None
+        over: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell, operations, finished, scope)
             with scope:
                 try:
                     await run(operations)
-                except NetError as error:
+                except Exception as error:  # noqa: BLE001 - raised below, without a group around it
                     over = error
             finished.set()
         if over is not None:

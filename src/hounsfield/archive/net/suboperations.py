@@ -3,7 +3,8 @@ on which it goes (PS3.4 C.4.2.3, C.4.3.3).
 
 A *lane* takes one object after the other: it opens an object into memory of its own, waits for its turn on
 the association, sends it and waits for the answer. There is one lane more than operations may be
-outstanding, so that the next object is ready when an answer comes.
+outstanding, so that the next object is ready when an answer comes. Objects leave in the order in which they
+were queued, however long each took to be opened.
 
 What may go away by itself is tried again: an object that the peer has no room for, and those that were on
 an association when it broke. Pauses double as long as nothing gets through.
@@ -286,6 +287,7 @@ class _Lanes:
         self._limits = limits
         self._originator = move_originator
         self._failures: list[NetError] = []
+        self._last_turn: trio.Event | None = None
         self._announce_at = 0  # when so many are settled, the disk has brought what it was told of last
 
     async def run(self, count: int) -> None:
@@ -302,11 +304,15 @@ class _Lanes:
         try:
             while not self._failures and (work := operations.take()) is not None:
                 packed: Parcel | Sent | None = None
+                before, turn = self._last_turn, trio.Event()
+                self._last_turn = turn
                 try:
                     packed = await self._packed(work, opening)
                     if opening.waited and operations.settled >= self._announce_at:
                         await self._announce()
-                    sent = packed if isinstance(packed, Sent) else await self._sent(packed)
+                    if before is not None and not before.is_set():
+                        await before.wait()
+                    sent = packed if isinstance(packed, Sent) else await self._sent(packed, turn)
                 except NetError as error:
                     self._failures.append(error)
                     self._broken(work, error, begun=isinstance(packed, Parcel) and packed.begun)
@@ -314,6 +320,8 @@ class _Lanes:
                 except BaseException:  # cancelled: whether it arrived is not known
                     operations.put_back(work)
                     raise
+                finally:
+                    turn.set()
                 if sent is None:
                     operations.put_back(work)
                     return
@@ -326,8 +334,9 @@ class _Lanes:
         finally:
             opening.close()
 
-    async def _sent(self, parcel: Parcel) -> Sent | None:
+    async def _sent(self, parcel: Parcel, turn: trio.Event) -> Sent | None:
         def wanted() -> bool:
+            turn.set()
             return not self._failures and not self._operations.stopping
 
         return await parcel.store(self._target, self._originator, wanted)
