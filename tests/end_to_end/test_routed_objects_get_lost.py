@@ -18,7 +18,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 
+from hounsfield.archive.app.asking import ask
 from hounsfield.archive.dicom.part10 import file_header
+from hounsfield.archive.errors import ControlError
 from support.archives import ct_slice
 from support.server import ArchiveServer, archive_server, until
 
@@ -32,6 +34,7 @@ class Peer:
     title: str
     port: int = 0
     got: list[str] = field(default_factory=list)
+    objects: list[Any] = field(default_factory=list)
     answer: Callable[[int], int] = lambda _: 0
     delay_s: float = 0.0
     _server: Any = None
@@ -45,6 +48,7 @@ class Peer:
             time.sleep(self.delay_s)
             status = self.answer(len(self.got))
             if status == 0:
+                self.objects.append(event.dataset)
                 self.got.append(str(event.request.AffectedSOPInstanceUID))
             return status
 
@@ -211,3 +215,50 @@ def test_dcmtk_takes_what_is_routed_and_refusals_are_set_aside(tmp_path: Path) -
                     scp.terminate()
             assert server.run("routes", "status", "nobody").returncode == 1
             assert "routes that are known: ct" in server.run("routes", "status", "nobody").stderr
+
+
+class _WithFile(ArchiveServer):
+    """A server that has a configuration file, which SIGHUP reads anew."""
+
+    def command(self, ready_fd: int) -> list[str]:
+        return [*super().command(ready_fd), "--config", str(self.file)]
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "config.toml"
+
+
+def test_routes_and_coercions_are_loaded_anew_and_a_mistake_changes_nothing(tmp_path: Path) -> None:
+    with peer("DEST") as dest:
+        server = _WithFile(tmp_path / "server")
+        server.directory.mkdir()
+        ae = f'[[aes]]\ntitle = "DEST"\nhost = "127.0.0.1"\nport = {dest.port}\n'
+        to = '[[routes]]\nname = "all"\nto = ["DEST"]\n'
+        north = '[[coercions]]\nname = "north"\nset = { InstitutionName = "North" }\n'
+        server.file.write_text(ae)
+        try:
+            server.start()
+            before = write_files(tmp_path / "before", 2)
+            send(server, tmp_path / "before")
+            server.file.write_text(ae + to + north)
+            ask(server.data / "control.sock", "reload")
+            until(lambda: _status(server), "the route")
+            uids = write_files(tmp_path / "files", 3)
+            send(server, tmp_path / "files")
+            until(lambda: dest.got == uids, "what was sent since")
+            shown = dest.objects[0]
+            assert shown.InstitutionName == "North"
+            assert shown.OriginalAttributesSequence[0].ReasonForTheAttributeModification == "COERCE"
+            server.file.write_text(
+                ae + to + '[[routes]]\nname = "bad"\nto = ["X"]\nmatch = { Modalty = "CT" }\n'
+            )
+            with pytest.raises(ControlError, match=r"routes 'bad' match\.Modalty: nothing is called Modalty"):
+                ask(server.data / "control.sock", "reload")
+            more = write_files(tmp_path / "more", 2)
+            send(server, tmp_path / "more")
+            until(lambda: dest.got == uids + more, "what is sent as before")
+            assert not set(before) & set(dest.got)
+            done = server.run("config", "check", "--config", str(server.file))
+            assert (done.returncode, "did you mean Modality?" in done.stderr) == (2, True)
+        finally:
+            server.kill_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -134,6 +135,13 @@ async def store_some(engine: Engine, count: int, **same: Any) -> list[str]:
 def rows(stores: Stores, routing: Routing) -> dict[LaneKey, LaneRow]:
     with stores.store.snapshot() as snapshot:
         return routing.rows.rows(snapshot)
+
+
+def queued(stores: Stores, routing: Routing) -> int | None:
+    """How many objects wait, as the leader tells."""
+    with stores.store.snapshot() as snapshot:
+        told = json.loads(routing.rows.told(snapshot) or b"null")
+    return None if told is None else sum(lane["queued"] for lane in told["lanes"])
 
 
 # ------------------------------------------------------------ the ordinary case
@@ -388,7 +396,9 @@ async def test_what_waits_can_be_left_out(tmp_path: Path) -> None:
     with stores_in(tmp_path / "data") as stores:
         async with routed(stores, peers, route()) as (engine, routing):
             await store_some(engine, 3)
+            await peers.until(lambda: queued(stores, routing) == 3)
             routing.rows.leap([LaneKey("all", "A")], 1)
+            await peers.until(lambda: queued(stores, routing) == 0)
             peers.unreachable.clear()
             uids = await store_some(engine, 2)
             await peers.until_got("A", uids)

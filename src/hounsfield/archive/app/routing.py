@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from hounsfield.archive.app.resources import Resources
 from hounsfield.archive.app.route_options import routes_of
 from hounsfield.archive.config import Config
+from hounsfield.archive.config.sections import RouteEntry
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.route_queue import Lane, Route, RoutingLimits
 from hounsfield.archive.engine.route_reading import RouteReading
@@ -249,14 +250,19 @@ class RoutingService:
         ways = RouteWays(engine, destinations)
         self._routing = Routing(engine.stores, engine.records, engine.gate, engine.changes, ways.open, owner)
         self._operations = RouteOperations(engine, resources.config, running=True)
+        self._loaded: tuple[RouteEntry, ...] | None = None
         self.run = self._routing.run
         self.drain = self._routing.drain
         self.operations = self._operations.table
 
     async def load(self, config: Config) -> None:
         """Send as ``config`` says from now on. ConfigError."""
+        if config.routes == self._loaded:
+            self._routing.try_now()  # an AE may have been added or changed
+            return
         self._operations.use(config)
         await self._routing.configure(self._operations.routes)
+        self._loaded = config.routes
 
     def metrics(self) -> Iterator[Metric]:
         """Figures by route and destination, for the whole archive."""

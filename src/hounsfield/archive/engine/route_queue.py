@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from typing import Final
@@ -86,6 +86,8 @@ class Lane:
     paused: bool = False
     more: bool = True
     """Whether the journal may have more than is in memory."""
+    caught_up_ns: int = 0
+    """When the journal had been read to its end."""
     want: Want = field(init=False)
     waiting: deque[Waiting] = field(default_factory=deque)
     busy: dict[Position, Waiting] = field(default_factory=dict)
@@ -206,16 +208,15 @@ class Lane:
             set_aside=self.row.set_aside + len(settled),
         )
 
-    def through_ns(self, now_ns: int) -> int:
-        """Until when everything that was received is done with, as far as this lane knows."""
-        margin = int(self.limits.mark_margin_s * 1e9)
-        if self.more and (self.route.stable or not (self.waiting or self.busy or self.refused)):
-            return 0  # nobody has looked at what comes next
-        head = [self.waiting[0]] if self.waiting else []
-        open_ones: Iterable[Waiting] = (*self.busy.values(), *head, *(one for one, _ in self.refused))
-        if self.route.stable:  # a study may be announced long after its first object came
-            open_ones = (*self.busy.values(), *self.waiting, *(one for one, _ in self.refused))
-        return min((one.received_ns for one in open_ones), default=now_ns) - margin
+    def through_ns(self) -> int:
+        """Before which moment everything that was received is done with, as far as this lane knows; 0: never."""
+        if self.more and self.route.stable:  # a study may be announced long after its first object came
+            return 0
+        pending = [*self.busy.values(), *self.waiting, *(one for one, _ in self.refused)]
+        until = min((one.received_ns for one in pending), default=self.caught_up_ns)
+        if not self.more:
+            until = min(until, self.caught_up_ns)
+        return max(0, until - int(self.limits.mark_margin_s * 1e9))
 
     @property
     def oldest_ns(self) -> int | None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
 from hounsfield.archive.dicom.rules import Rule
-from hounsfield.archive.engine.delivery import Overlays
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.stable import EVENT_STABLE
@@ -227,13 +226,9 @@ class RouteReading:
             found = _Lookup(self._catalog, snapshot).find(
                 waiting.study_uid, waiting.series_uid, waiting.sop_uid, waiting.record_id
             )
-            if found is None:
-                return None
-            overlays = Overlays.of(self._catalog, snapshot, found.study_uid)
-            overlay = overlays.overlay(found.series_uid, found.row)
-        if to and self._sender(found.row) == to:
+        if found is None or (to and self._sender(found.row) == to):
             return None
-        return Instance(found.study_uid, found.series_uid, found.row, overlay)
+        return Instance(found.study_uid, found.series_uid, found.row)
 
     def _sender(self, row: InstanceRow) -> str:
         try:

@@ -237,7 +237,8 @@ class Destination:
             except WayError as error:
                 if self.state.ways:  # others have one: perhaps it takes no more of them
                     in_vain += 1
-                    await trio.sleep(pause_s(self._route, in_vain))
+                    with trio.move_on_after(pause_s(self._route, in_vain)):
+                        await self._bell.wait()
                 else:
                     self._stall(str(error))
 

@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_S: Final = 1.0  # for what others commit, what was asked for, and what is to be told
 AGAIN_S: Final = 5.0  # after a fault
+GRACE_S: Final = 5.0
+"""For what is on its way when a term ends; what has not arrived by then is sent again."""
 _NS: Final = 1_000_000_000
 
 
@@ -70,6 +72,7 @@ class Routing:
         self._changed = trio.Event()
         self._closing = False
         self._ended = trio.Event()
+        self._leading: _Leading | None = None
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -88,8 +91,13 @@ class Routing:
         self._changed.set()
         self._changed = trio.Event()
 
+    def try_now(self) -> None:
+        """Call those who are being left alone at once: what is known of them may have changed."""
+        if self._leading is not None:
+            self._leading.try_now()
+
     async def drain(self) -> None:
-        """Begin nothing more. What is on its way may arrive, for as long as the caller waits."""
+        """Begin nothing more. What is on its way may arrive, for a moment."""
         self._closing = True
         self._changed.set()
         await self._ended.wait()
@@ -129,7 +137,7 @@ class Routing:
 
     async def _lead(self, leadership: Leadership, changed: trio.Event) -> None:
         """Lead until the lease is lost, the routes change, or it is to end."""
-        leading = _Leading(self, await self._gate.read(self._lanes))
+        leading = self._leading = _Leading(self, await self._gate.read(self._lanes))
         async with trio.open_nursery() as nursery:
             for destination in leading.destinations:
                 nursery.start_soon(destination.run)
@@ -137,10 +145,9 @@ class Routing:
                 await leading.step()
                 with trio.move_on_after(LOOK_S):
                     await self._more(leading, changed)
-            if self._closing:
-                leading.close()
-            else:
-                nursery.cancel_scope.cancel()
+            leading.close()
+            grace = GRACE_S if leadership.held else 0.0
+            nursery.cancel_scope.deadline = trio.current_time() + grace
         await leading.mark(always=True)
 
     async def _more(self, leading: _Leading, changed: trio.Event) -> None:
@@ -238,12 +245,13 @@ class _Leading:
         hungry = [lane for lane in self._lanes if lane.is_hungry]
         if not hungry:
             return
-        before = {lane.key: lane.want.read_to for lane in hungry}
-        await self._gate.read(self._reading.read, [lane.want for lane in hungry])
+        at_ns = self._routing._now_ns()
+        more = await self._gate.read(self._reading.read, [lane.want for lane in hungry])
         furthest = max(lane.want.read_to for lane in hungry)
         for lane in hungry:
-            moved = lane.want.read_to > before[lane.key]
-            lane.more = moved or lane.want.read_to < furthest
+            lane.more = more or lane.want.read_to < furthest
+            if not lane.more:
+                lane.caught_up_ns = at_ns
             lane.take_found()
         for destination in self.destinations:
             if any(lane.head() is not None for lane in destination.lanes):
@@ -337,7 +345,7 @@ class _Leading:
         announced_ns = self._announced_ns(now_ns)
         through = {}
         for lane in self._lanes:
-            until = lane.through_ns(now_ns)
+            until = lane.through_ns()
             if lane.route.stable:
                 until = min(until, announced_ns)
             through[lane.key] = until
@@ -351,6 +359,11 @@ class _Leading:
             following = journal.read(snapshot, cursor, 1)
         first = following[0][1].at_ns if following else now_ns
         return first - int(self._limits.mark_margin_s * _NS)
+
+    def try_now(self) -> None:
+        """Call those who are being left alone at once."""
+        for destination in self.destinations:
+            destination.try_now()
 
     def close(self) -> None:
         """Have the destinations end when what is on its way has arrived."""

@@ -215,6 +215,7 @@ class RouteLanes:
         lanes = [[key.route, key.to, at_ns] for key, at_ns in sorted(through.items())]
         event = Event(FACT_MARK, now_ns, {"name": "", "body": {"mark": mark, "lanes": lanes}}, fact=True)
         batch.put(META, _MARK, mark)
+        batch.uses_reserve = True  # a start on a full disk may need it
         self._journal.apply_fact(snapshot, batch, event)
         return event
 
