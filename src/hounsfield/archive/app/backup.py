@@ -59,12 +59,15 @@ def open_restore(
     )
 
 
-def restore(config: Config, opened: Restore, *, link: bool, progress: Progress) -> RestoreReport:
+def restore(
+    config: Config, opened: Restore, *, link: bool, reindex: bool, progress: Progress
+) -> RestoreReport:
     """Make ``archive.data``, which must be empty, the archive that the snapshot is of."""
     data = Path(config.archive.data).expanduser().absolute()
     refuse_network_file_system(data)
-    opened.check(progress)
-    report = opened.run(data, engine_options(config, workers=1), link=link, progress=progress)
+    opened.check(progress, index=not reindex)
+    options = engine_options(config, workers=1)
+    report = opened.run(data, options, link=link, reindex=reindex, progress=progress)
     adopt(data)
     opened.finish(data)
     return report

@@ -88,6 +88,11 @@ def command(
         f"snapshot {report.snapshot}: index {size(report.index_bytes)}, {report.keys} keys; "
         f"copied {report.copied} files ({size(report.copied_bytes)}) of segments and ledger"
     )
+    if report.index_of_another_release:
+        remark(
+            "the index was written by another release: it is in the snapshot as it is, and a restore makes "
+            "it anew from the segments, which takes as long as `hounsfield reindex`"
+        )
     if not segments:
         remark(f"the objects are not in it: save {config.archive.data}/segments as well, or use --segments")
     if report.removed_snapshots:

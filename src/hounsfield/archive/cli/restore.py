@@ -19,6 +19,7 @@ Examples:
   hounsfield restore /mnt/backup --data /srv/new
   hounsfield restore /mnt/backup --data /srv/new --segments-from /srv/old --link
   hounsfield restore /mnt/backup --check
+  hounsfield restore /mnt/backup --data /srv/new --reindex
   hounsfield restore /mnt/backup --data /srv/new --with-recovery-key < recovery-key.txt""",
 )
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
@@ -29,6 +30,11 @@ Examples:
     help="A directory with segments/ and ledger/ (and keys/): the old data directory, or a copy.",
 )
 @click.option("--link", is_flag=True, help="Do not copy segments on the same disk: give them a second name.")
+@click.option(
+    "--reindex",
+    is_flag=True,
+    help="Do not take the snapshot's index: make it anew from the segments, as when it is damaged.",
+)
 @click.option(
     "--with-recovery-key",
     is_flag=True,
@@ -43,6 +49,7 @@ def command(
     snapshot: str,
     segments_from: Path | None,
     link: bool,
+    reindex: bool,
     with_recovery_key: bool,
     check: bool,
     config_file: Path | None,
@@ -56,6 +63,10 @@ def command(
     acknowledged after the backup is there too. What was deleted since stays deleted, by the ledger. Nothing
     is overwritten, and an interrupted restore goes on where it was. Exit code 4: restored, but objects that
     the index names are in no segment.
+
+    An index that another release wrote is not taken, but made anew from segments and ledger: with many
+    objects that takes long, `hounsfield restore --check` says so before. Segments that are not there cannot
+    be told then from those that compaction has removed: exit code 4, too.
     """
     from hounsfield.archive.app import backup
     from hounsfield.archive.cli.backup import bar, shown_on
@@ -68,15 +79,21 @@ def command(
     )
     with bar() as shown:
         if check:
-            opened.check(shown_on(shown))
+            opened.check(shown_on(shown), index=not reindex)
         else:
-            report = backup.restore(config, opened, link=link, progress=shown_on(shown))
+            report = backup.restore(config, opened, link=link, reindex=reindex, progress=shown_on(shown))
     if check:
         absent = [entry.name for entry in opened.absent()]
+        anew = reindex or opened.index_of_another_release
         if as_json:
-            print_json({"snapshot": opened.snapshot, "whole": True, "absent_segments": absent})
+            print_json({
+                "snapshot": opened.snapshot, "whole": True, "absent_segments": absent, "index_made_anew": anew
+            })  # fmt: skip
         else:
-            remark(f"snapshot {opened.snapshot} of {opened.manifest.made_at} is as it was written")
+            what = " but for its index, which was not looked at," if reindex else ""
+            remark(f"snapshot {opened.snapshot} of {opened.manifest.made_at}{what} is as it was written")
+            if anew and not reindex:
+                remark("its index was written by another release: a restore makes it anew from the segments")
             if absent:
                 remark(f"{len(absent)} segments that it names are not there, or shorter")
         return EXIT_PARTIAL if absent else 0
@@ -89,14 +106,29 @@ def command(
             f"restored snapshot {report.snapshot}: index {size(report.index_bytes)}, {report.keys} keys, "
             f"{report.segments} segments ({size(report.segment_bytes)})"
         )
-        remark(
-            f"newer than the snapshot: {report.recovery.records} objects looked at, "
-            f"{report.recovery.facts} facts replayed, {report.moved} objects found where they were moved to"
-        )
+        if report.index_made_anew:
+            remark(
+                f"the index was made anew: {report.recovery.records} objects of {report.recovery.segments} "
+                f"segments, and {report.recovery.facts} facts"
+            )
+            for reason, count in report.recovery.damage.items():
+                remark(f"damage: {count} × {reason}")
+            if report.absent:
+                remark(
+                    f"{len(report.absent)} segments that the snapshot names are not here, or shorter: what "
+                    "they held and compaction had not moved elsewhere is missing"
+                )
+        else:
+            remark(
+                f"newer than the snapshot: {report.recovery.records} objects looked at, "
+                f"{report.recovery.facts} facts replayed, {report.moved} objects found where they were "
+                "moved to"
+            )
         if report.lost:
             remark(f"{report.lost} objects of the index are in no segment that is here: `hounsfield fsck`")
         if report.recovery.unreadable_segments:
             remark(
                 f"{report.recovery.unreadable_segments} segments have no key: find the keys/ they belong to"
             )
-    return EXIT_PARTIAL if report.lost or report.recovery.unreadable_segments else 0
+    missing = report.lost or (report.index_made_anew and (report.absent or report.recovery.damaged))
+    return EXIT_PARTIAL if missing or report.recovery.unreadable_segments else 0

@@ -37,6 +37,7 @@ import msgspec
 
 from hounsfield import __version__
 from hounsfield.archive.errors import HounsfieldError
+from hounsfield.archive.index.layout import copy_is_of_this_layout
 from hounsfield.storage_backends.api import CopiesItself, KeyValueStore
 from hounsfield.storage_backends.file_systems import (
     locked_directory,
@@ -108,6 +109,7 @@ class BackupReport:
     copied_bytes: int = 0
     removed_snapshots: list[str] = field(default_factory=list)
     removed_segments: int = 0
+    index_of_another_release: bool = False  # a restore makes it anew, and needs the segments for that
 
 
 class Backup:
@@ -216,6 +218,7 @@ class Backup:
                 sync_directory(folder)
         report = self._report
         report.index_bytes = sum(entry.size for entry in files if entry.path.startswith("index/"))
+        report.index_of_another_release = not copy_is_of_this_layout(part / "index")
         report.keys = sum(entry.path.startswith("keys/") for entry in files)
         report.segments = len(logs)
         report.segment_bytes = sum(entry.size for entry in logs)

@@ -7,6 +7,9 @@ The index of a snapshot is a moment's; segments and ledger may be of a later one
 2. records beyond the index are indexed, as after a crash;
 3. facts beyond the index are replayed: what was deleted since stays deleted, what was corrected is corrected.
 
+The index is a view of segments and ledger. When the snapshot's was written by another release, which this one
+would misread, or is damaged, it is left where it is and made anew from them.
+
 Nothing is overwritten: the new data directory must be empty, or be an earlier try at the same. It becomes an
 archive (its marker is written, by the caller) only when all of this is done.
 """
@@ -18,6 +21,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -38,6 +42,7 @@ from hounsfield.archive.engine.backup import (
 )
 from hounsfield.archive.engine.engine import EngineOptions, Stores
 from hounsfield.archive.index import locations
+from hounsfield.archive.index.layout import copy_is_of_this_layout
 from hounsfield.archive.index.recovery import RecoveryReport, note_unsettled
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, Location, ObjectRow, SegmentRow, decode
 from hounsfield.archive.index.tables import SCRUB, SEGMENT, USE
@@ -68,6 +73,7 @@ class RestoreReport:
     absent: list[str] = field(default_factory=list)  # named by the snapshot, not in the source
     moved: int = 0  # objects found in another segment than the snapshot's
     lost: int = 0  # objects of the index whose bytes are nowhere
+    index_made_anew: bool = False  # then nobody knows what ``absent`` segments had, and ``lost`` is 0
     recovery: RecoveryReport = field(default_factory=RecoveryReport)
 
 
@@ -112,17 +118,26 @@ class Restore:
     def folder(self) -> Path:
         return self.backups / "snapshots" / self.snapshot
 
-    def check(self, progress: Progress) -> None:
-        """Compare every file of the snapshot with its digest; ``BackupError`` names what differs."""
-        total = sum(entry.size for entry in self.manifest.files)
+    @property
+    def index_of_another_release(self) -> bool:
+        """Whether the snapshot's index would be misread, and a restore makes it anew."""
+        return not copy_is_of_this_layout(self.folder / "index")
+
+    def check(self, progress: Progress, *, index: bool = True) -> None:
+        """Compare every file of the snapshot with its digest; ``BackupError`` names what differs.
+
+        ``index``: also those of the index, without which a restore can do.
+        """
+        files = [entry for entry in self.manifest.files if index or not entry.path.startswith("index/")]
+        total = sum(entry.size for entry in files)
         done = 0
-        for entry in self.manifest.files:
+        for entry in files:
             path = self.folder / entry.path
             if not path.is_file() or path.stat().st_size != entry.size or digest_of(path) != entry.digest:
-                raise BackupError(
-                    f"{path} is missing or damaged: use another snapshot, or restore keys/ from this one and "
-                    "run `hounsfield reindex`"
-                )
+                advice = "use another snapshot"
+                if entry.path.startswith("index/"):
+                    advice += ", or `hounsfield restore --reindex`, which makes the index from the segments"
+                raise BackupError(f"{path} is missing or damaged: {advice}")
             done += entry.size
             progress("checking", done, total)
 
@@ -138,11 +153,18 @@ class Restore:
         return self.source_of(log) / rest
 
     def run(
-        self, data: Path, options: EngineOptions, *, link: bool = False, progress: Progress = silent
+        self,
+        data: Path,
+        options: EngineOptions,
+        *,
+        link: bool = False,
+        reindex: bool = False,
+        progress: Progress = silent,
     ) -> RestoreReport:
         """Make ``data`` an archive again, all but its marker. ``BackupError`` when it holds anything else.
 
         ``link``: segments become further names of the source's files, where both are on one disk.
+        ``reindex``: leave the snapshot's index and make it anew, as is done when it is of another release.
         """
         self._claim(data)
         report = RestoreReport(self.snapshot, self.manifest.made_at)
@@ -153,8 +175,9 @@ class Restore:
         index = data / "index"
         shutil.rmtree(index, ignore_errors=True)  # an earlier try may have gone on with it
         make_private_directory(index)
+        report.index_made_anew = reindex or self.index_of_another_release
         for entry in self.manifest.files:
-            if entry.path.startswith("index/"):
+            if entry.path.startswith("index/") and not report.index_made_anew:
                 source = self.folder / entry.path
                 copy_file(source, data / entry.path, entry.size, _step(progress, "index", 0, entry.size))
                 report.index_bytes += entry.size
@@ -162,7 +185,10 @@ class Restore:
         keyring = Keyring.open_with_root(data / "keys", self.keyring.reveal_root())
         stores = Stores.open(data, keyring, options)
         try:
-            bring_up_to_date(stores, report, progress)
+            if report.index_made_anew:
+                make_index(stores, report, progress)
+            else:
+                bring_up_to_date(stores, report, progress)
         finally:
             stores.close()
         return report
@@ -231,6 +257,13 @@ class Restore:
             report.segments += 1
             report.segment_bytes += size
         sync_directory(target)
+
+
+def make_index(stores: Stores, report: RestoreReport, progress: Progress) -> None:
+    """Fill an empty index from the segments and the ledger that are here."""
+    stores.sealer.start_new_epoch()  # what other indexes of these keys sealed is not counted in it
+    report.recovery = stores.reindex(partial(progress, "making the index anew"))
+    stores.store.sync()
 
 
 def bring_up_to_date(stores: Stores, report: RestoreReport, progress: Progress) -> None:

@@ -5,9 +5,13 @@ The index is a view of segments and ledger, so there is nothing to convert: `hou
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+
 from hounsfield.archive.index.tables import JOURNAL, META, STUDY
 from hounsfield.storage_backends.api import Batch, KeyValueStore
 from hounsfield.storage_backends.errors import StorageError
+from hounsfield.storage_backends.lmdb_copy import reading_copy
 
 LAYOUT = b"2"
 """1, which said nothing of itself, had objects of one device anywhere in the table of UIDs."""
@@ -29,3 +33,11 @@ def require_layout(store: KeyValueStore) -> None:
     batch = Batch(uses_reserve=True)  # one small row, without which a full archive could not start
     batch.put(META, _KEY, LAYOUT)
     store.commit(batch)
+
+
+def copy_is_of_this_layout(index: Path) -> bool:
+    """Whether the copy of an index in a directory can be used as it is; nothing is written there."""
+    with suppress(StorageError), reading_copy(index) as copy:
+        held = copy.get(META, _KEY)
+        return held == LAYOUT or (held is None and copy.is_empty(JOURNAL) and copy.is_empty(STUDY))
+    return False

@@ -319,7 +319,9 @@ class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     note_record: str = ""
     before_ns: int = 0
     note_digest: str = ""  # of the note's bytes
-    reverted_number: int = 0  # of the fact that took it back; 0 of one in force, or when an earlier release did
+    reverted_number: int = (
+        0  # of the fact that took it back; 0: in force, or taken back by an earlier release
+    )
 
 
 class CorrectionsRow(msgspec.Struct, array_like=True, frozen=True):
