@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from hounsfield.archive.dicom.availability import INSTANCE_AVAILABILITY_NOTIFICATION, notification
 from hounsfield.archive.engine.availability import Availability, News
 from hounsfield.archive.engine.leadership import Leadership
-from hounsfield.archive.net.calling_back import CallingBack, CallingBackLimits
+from hounsfield.archive.net.calling_back import CallingBack, CallingBackLimits, DeclinedError
 from hounsfield.archive.net.destinations import Destinations
-from hounsfield.archive.net.errors import NetError
-from hounsfield.archive.net.scu import RemoteEntity, RequestorAssociation, ScuLimits, associate
+from hounsfield.archive.net.scu import RequestorAssociation, ScuLimits
 from hounsfield.archive.wire import (
     Category,
     NCreateRequest,
@@ -26,10 +25,6 @@ __all__ = ["AvailabilityNotices"]
 _CONTEXT = PresentationContext(
     1, INSTANCE_AVAILABILITY_NOTIFICATION, (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
 )
-
-
-class _RefusedError(NetError):
-    """The peer took a notification and answered that it failed."""
 
 
 class AvailabilityNotices:
@@ -48,12 +43,13 @@ class AvailabilityNotices:
         """``ae_title``: from whom what is available can be retrieved."""
         self._availability = availability
         self._ae_title = ae_title
-        self._scu_limits = scu_limits
         self._calling_back = CallingBack(
             "availability notifications",
             owed=availability.owed,
             settle=availability.settle,
-            deliver=self._deliver,
+            contexts=[_CONTEXT],
+            tell=self._tell,
+            scu_limits=scu_limits,
             find=destinations.find,
             leadership=leadership,
             limits=limits or CallingBackLimits(),
@@ -67,18 +63,6 @@ class AvailabilityNotices:
             "availability_notifications_total": self.told,
             "availability_given_up_total": self._calling_back.given_up,
         }
-
-    async def _deliver(self, remote: RemoteEntity, waiting: Sequence[News]) -> None:
-        """All of them on one association. One that is refused keeps no other back, and is raised last."""
-        refused: _RefusedError | None = None
-        async with associate(remote, [_CONTEXT], self._scu_limits) as association:
-            for news in waiting:
-                try:
-                    await self._tell(association, news)
-                except _RefusedError as error:
-                    refused = error
-        if refused is not None:
-            raise refused
 
     async def _tell(self, association: RequestorAssociation, news: News) -> None:
         study = await self._availability.study(news.study_uid)
@@ -95,6 +79,6 @@ class AvailabilityNotices:
             assert isinstance(response, NCreateResponse)
             meaning = describe_status(response.status)
             if meaning.category is Category.FAILURE:
-                raise _RefusedError(f"a notification was refused: {response.status:04X}H, {meaning.meaning}")
+                raise DeclinedError(f"a notification was refused: {response.status:04X}H, {meaning.meaning}")
             self.told += 1
         await self._availability.settle(news)

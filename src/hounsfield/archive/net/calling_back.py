@@ -17,10 +17,11 @@ import trio
 
 from hounsfield.archive.engine.leadership import Leadership
 from hounsfield.archive.net.errors import NetError
-from hounsfield.archive.net.scu import RemoteEntity
+from hounsfield.archive.net.scu import Offer, RemoteEntity, RequestorAssociation, ScuLimits, associate
+from hounsfield.archive.wire import PresentationContext
 from hounsfield.storage_backends.errors import StorageError
 
-__all__ = ["CallingBack", "CallingBackLimits", "Debt"]
+__all__ = ["CallingBack", "CallingBackLimits", "Debt", "DeclinedError"]
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,10 @@ class CallingBackLimits:
     pause_s_max: float = 600.0
     give_up_s: float = 7 * 86_400.0
     """A device that was away for a week has asked again, or is gone."""
+
+
+class DeclinedError(NetError):
+    """The AE took what it was told, and answered that it failed."""
 
 
 class Debt(Protocol):
@@ -72,20 +77,26 @@ class CallingBack(Generic[Owed]):
         *,
         owed: Callable[[], Awaitable[Sequence[Owed]]],
         settle: Callable[[Owed], Awaitable[None]],
-        deliver: Callable[[RemoteEntity, Sequence[Owed]], Awaitable[None]],
+        contexts: Sequence[PresentationContext],
+        tell: Callable[[RequestorAssociation, Owed], Awaitable[None]],
         find: Callable[[str], RemoteEntity | None],
         leadership: Leadership,
         limits: CallingBackLimits,
+        offer: Offer | None = None,
+        scu_limits: ScuLimits | None = None,
     ) -> None:
-        """``what`` is owed, for the log. ``owed`` lists it; ``deliver`` brings an AE all that is owed to it,
-        and settles each as it is taken, or raises NetError; ``settle`` is called for what is given up.
-        ``find`` says whom to call for an AE title.
+        """``what`` is owed, for the log. ``owed`` lists it; ``tell`` brings an AE one of it and settles it,
+        or raises NetError, DeclinedError when the AE took it and answered that it failed. ``settle`` is
+        called for what is given up. ``find`` says whom to call for an AE title.
         """
         self._what = what
         self._owed = owed
         self._settle = settle
-        self._deliver = deliver
+        self._contexts = contexts
+        self._tell = tell
         self._find = find
+        self._offer = offer
+        self._scu_limits = scu_limits
         self._leadership = leadership
         self._limits = limits
         self._troubles: dict[str, _Trouble] = {}
@@ -161,3 +172,15 @@ class CallingBack(Generic[Owed]):
             log.warning("a call back was in vain", what=self._what, called_ae=title, reason=str(error))
         finally:
             self._busy.discard(title)
+
+    async def _deliver(self, remote: RemoteEntity, waiting: Sequence[Owed]) -> None:
+        """All of it on one association. What is declined keeps nothing else back, and is raised last."""
+        declined: DeclinedError | None = None
+        async with associate(remote, self._contexts, self._scu_limits, self._offer) as association:
+            for one in waiting:
+                try:
+                    await self._tell(association, one)
+                except DeclinedError as error:
+                    declined = error
+        if declined is not None:
+            raise declined

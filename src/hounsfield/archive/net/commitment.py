@@ -8,7 +8,7 @@ is tried again, also after a restart, until it is given up.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -27,10 +27,10 @@ from hounsfield.archive.dicom.commitment import (
 )
 from hounsfield.archive.engine.commitments import Commitments, Owed
 from hounsfield.archive.engine.leadership import Leadership
-from hounsfield.archive.net.calling_back import CallingBack, CallingBackLimits
+from hounsfield.archive.net.calling_back import CallingBack, CallingBackLimits, DeclinedError
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.errors import NetError
-from hounsfield.archive.net.scu import Offer, RemoteEntity, ScuLimits, associate
+from hounsfield.archive.net.scu import Offer, RequestorAssociation, ScuLimits
 from hounsfield.archive.net.services import Operation, Service
 from hounsfield.archive.wire import (
     AcceptedContext,
@@ -78,10 +78,6 @@ class _Carrier(Protocol):
     ) -> NEventReportResponse: ...
 
 
-class _RefusedError(NetError):
-    """The peer took a report and answered that it failed."""
-
-
 class StorageCommitment:
     """The service of one worker; ``run`` in each of them, the lease lets one call back."""
 
@@ -96,12 +92,14 @@ class StorageCommitment:
     ) -> None:
         self._commitments = commitments
         self._limits = limits or CommitmentLimits()
-        self._scu_limits = scu_limits
         self._calling_back = CallingBack(
             "commitment reports",
             owed=commitments.owed,
             settle=commitments.settle,
-            deliver=self._deliver,
+            contexts=[_CONTEXT],
+            tell=self._tell,
+            offer=Offer(roles=(RoleSelection(STORAGE_COMMITMENT, scu=False, scp=True),)),
+            scu_limits=scu_limits,
             find=destinations.find_for_commitment,
             leadership=leadership,
             limits=replace(self._limits.calling_back, age_s=2 * self._limits.same_association_s),
@@ -192,24 +190,11 @@ class StorageCommitment:
         response = await carrier.report(context, request, data)
         meaning = describe_status(response.status)
         if meaning.category is Category.FAILURE:
-            raise _RefusedError(f"a report was refused: {response.status:04X}H, {meaning.meaning}")
+            raise DeclinedError(f"a report was refused: {response.status:04X}H, {meaning.meaning}")
         self.reports += 1
         with trio.CancelScope(shield=True):
             await self._commitments.settle(owed)
 
-    async def _deliver(self, remote: RemoteEntity, waiting: Sequence[Owed]) -> None:
-        """All of them on one association, on which we have the SCP role (PS3.4 J.3.3, PS3.7 D.3.3.4).
-
-        One that is refused does not keep back the others; it is raised at the end.
-        """
-        refused: _RefusedError | None = None
-        offer = Offer(roles=(RoleSelection(STORAGE_COMMITMENT, scu=False, scp=True),))
-        async with associate(remote, [_CONTEXT], self._scu_limits, offer=offer) as association:
-            context = association.context_for(STORAGE_COMMITMENT)
-            for owed in waiting:
-                try:
-                    await self._report(association, context, owed)
-                except _RefusedError as error:
-                    refused = error
-        if refused is not None:
-            raise refused
+    async def _tell(self, association: RequestorAssociation, owed: Owed) -> None:
+        """One report, on an association on which we have the SCP role (PS3.4 J.3.3, PS3.7 D.3.3.4)."""
+        await self._report(association, association.context_for(STORAGE_COMMITMENT), owed)
