@@ -56,13 +56,8 @@ class _Column(NamedTuple):
     known: dict[str, bytes]
 
 
-class _Wish(NamedTuple):
-    """What of a key that is returned decides how it is written."""
-
-    tag: int
-    vr: str
-    origin: int
-    creator: str
+#: What of a key that is returned decides how it is written: tag, VR, where from, private creator.
+_Wish = tuple[int, str, Origin, str]
 
 
 class AnswerEncoder:
@@ -70,8 +65,7 @@ class AnswerEncoder:
 
     def __init__(self, request: FindRequest, syntax: TransferSyntax) -> None:
         self._wishes = tuple(
-            _Wish(key.tag, VRS.get(key.tag, key.vr), origin.value, key.creator if key.is_private else "")
-            for key, origin in request.returned
+            (key.tag, VRS.get(key.tag, key.vr), origin, key.creator) for key, origin in request.returned
         )
         self._syntax = syntax
         declared = request.character_set if text_encoder(request.character_set).charset.known else UTF_8
@@ -109,19 +103,19 @@ class _Form:
         self._encoder = encoder
         self._strict = encoder.declared != UTF_8
         self._columns: list[_Column] = []
-        self._headers: list[tuple[int, _Wish]] = []  # where in an answer, and what
+        self._headers: list[tuple[int, int, str]] = []  # where in an answer, and what
         if encoder.declared:
             declared = self._element(SPECIFIC_CHARACTER_SET, "CS", encoder.declared)
             self._add(0, SPECIFIC_CHARACTER_SET, "CS", {"": declared})
         creators = dict(_creators(wishes))
-        for wish in wishes:
-            for tag in sorted(tag for tag in creators if tag < wish.tag):
-                creator = self._element(tag, "LO", creators.pop(tag).encode("latin-1"))
-                self._add(Origin.EXTRA.value, tag, "LO", {"": creator})
-            if wish.origin == Origin.HEADER.value:
-                self._headers.append((len(self._columns) + len(self._headers), wish))
+        for tag, vr, origin, _ in wishes:
+            for block in sorted(block for block in creators if block < tag):
+                creator = self._element(block, "LO", creators.pop(block).encode("latin-1"))
+                self._add(Origin.EXTRA, block, "LO", {"": creator})
+            if origin is Origin.HEADER:
+                self._headers.append((len(self._columns) + len(self._headers), tag, vr))
             else:
-                self._add(wish.origin, wish.tag, wish.vr, {})
+                self._add(origin, tag, vr, {})
 
     def _add(self, level: int, tag: int, vr: str, known: dict[str, bytes]) -> None:
         self._columns.append(_Column(level, tag, vr, known))
@@ -138,9 +132,9 @@ class _Form:
                         known.clear()
                     known[text] = raw
             out.append(raw)
-        for at, key in self._headers:
-            entry = (header or {}).get(f"{key.tag:08X}")
-            out.insert(at, self._from_model(key.tag, key.vr, entry or {}))
+        for at, tag, vr in self._headers:
+            entry = (header or {}).get(f"{tag:08X}")
+            out.insert(at, self._from_model(tag, vr, entry or {}))
         return b"".join(out)
 
     # ------------------------------------------------------------ one element
@@ -208,6 +202,6 @@ class _Form:
 
 def _creators(wishes: Iterable[_Wish]) -> Iterable[tuple[int, str]]:
     """The elements that reserve the blocks of private attributes, by tag (PS3.5 7.8.1)."""
-    for wish in wishes:
-        if wish.creator:
-            yield wish.tag & 0xFFFF0000 | wish.tag >> 8 & 0xFF, wish.creator
+    for tag, _, _, creator in wishes:
+        if creator:
+            yield tag & 0xFFFF0000 | tag >> 8 & 0xFF, creator

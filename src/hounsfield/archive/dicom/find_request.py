@@ -22,7 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import IntEnum
+from functools import cache
 from typing import Final
 
 from hounsfield.archive.dicom.attributes import REQUEST_ATTRIBUTES_SEQUENCE, SPECIFIC_CHARACTER_SET
@@ -92,7 +93,7 @@ _PAIRS: Final = (
 )
 
 
-class Origin(Enum):
+class Origin(IntEnum):
     """Where the value of an attribute that is returned comes from."""
 
     STUDY = 0
@@ -288,6 +289,7 @@ def _check_text(tag: int, vr: str, key: Key) -> None:
         raise IdentifierError(str(error), key.tag) from None
 
 
+@cache
 def _origins(level: Level) -> Mapping[int, Origin]:
     """Every attribute that a level's answers can have without a header being read."""
     counts = dict.fromkeys(PATIENT_COUNTS, Origin.EXTRA)
