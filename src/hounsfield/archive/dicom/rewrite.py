@@ -21,23 +21,18 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct, pack
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET, VALUE_BYTES_MAX, to_text
 from hounsfield.archive.dicom.deflated import INFLATED_BYTES_MAX, inflate
 from hounsfield.archive.dicom.dictionary import LONG_VRS, vr_of
 from hounsfield.archive.dicom.ends import may_have_elements, trailer_start
 from hounsfield.archive.dicom.problems import Problem
-from hounsfield.archive.dicom.text import CHARACTER_SET_VRS, DEFAULT_CHARACTER_SET, character_set, decode
+from hounsfield.archive.dicom.text import character_set
+from hounsfield.archive.dicom.text_encoding import text_encoder
 from hounsfield.archive.dicom.transcode import UTF_8, in_utf8
 from hounsfield.archive.dicom.walk import Buffer, elements, looks_implicit
-from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.registry import TransferSyntax
-
-if TYPE_CHECKING:
-    from pydicom import charset as escapes
-else:
-    escapes = deferred("pydicom.charset")  # 0.3 s of CPU time, for corrections in ISO 2022 alone
 
 ORIGINAL_ATTRIBUTES: Final = 0x04000561
 _MODIFIED_ATTRIBUTES: Final = 0x04000550
@@ -199,15 +194,7 @@ class _Rewriter:
 
     def _encoded(self, text: str, vr: str) -> bytes | None:
         """Text in the data set's own character set, None when that cannot hold it."""
-        charset = self._charset if vr in CHARACTER_SET_VRS else DEFAULT_CHARACTER_SET
-        if b"\\" in self._declared and charset is self._charset:
-            raw = _with_escapes(text, self._declared)
-        else:
-            try:
-                raw = text.encode(charset.codec)
-            except (UnicodeError, LookupError):
-                raw = None
-        return raw if raw is not None and decode(raw, charset) == (text, True) else None
+        return text_encoder(self._declared).encode(text, vr)
 
     def _set(self, tag: int, text: str | None) -> None:
         """Have an attribute hold ``text`` from now on."""
@@ -332,35 +319,6 @@ def element(tag: int, vr: str, raw: bytes, *, implicit: bool, little: bool) -> b
     if len(raw) > _SHORT_LENGTH_MAX:  # PS3.5 6.2.2: a value too long for its VR's length field is UN
         return head + b"UN" + bytes(2) + pack(f"{order}L", len(raw)) + raw
     return head + letters + pack(f"{order}H", len(raw)) + raw
-
-
-def _with_escapes(text: str, declared: bytes) -> bytes | None:
-    """Text in one of several declared character sets, with escape sequences (PS3.5 6.1.2.5)."""
-    terms = [term.strip(b" \0").decode("latin-1") for term in declared.split(b"\\")]
-    try:
-        encodings = escapes.convert_encodings(terms)
-        if not all(any(_holds(codec, character) for codec in encodings) for character in set(text)):
-            return None
-        out = b""
-        run = ""
-        for character in text:
-            if character in "\\^=":  # the first character set is in force again behind these
-                out += escapes.encode_string(run, encodings) if run else b""
-                out += character.encode("ascii")
-                run = ""
-            else:
-                run += character
-        return out + (escapes.encode_string(run, encodings) if run else b"")
-    except (UnicodeError, ValueError, LookupError):
-        return None
-
-
-def _holds(codec: str, character: str) -> bool:
-    try:
-        character.encode("gb2312" if codec == "iso_ir_58" else codec)
-    except UnicodeError:
-        return False
-    return True
 
 
 def _deflated(body: bytes) -> bytes:

@@ -83,7 +83,9 @@ class TextEncoder:
         self._sets: tuple[_Graphic, ...] = ()
         self._extended = len(terms) > 1 or "2022" in terms[0]
         self._initial_lower, self._initial_upper = _ASCII, None
-        if self.charset.known and self._whole is None:
+        if not self.charset.known and len(terms) == 1:  # a name that is misspelt, and understood
+            self._whole = self.charset.codec
+        elif self._whole is None and self.charset.known:
             found = [_SETS.get(_number(term), ()) for term in terms]
             self._sets = tuple(dict.fromkeys(one for sets in found for one in sets))
             self._initial_lower = _ROMAJI if _number(terms[0]) == "13" else _ASCII
@@ -102,10 +104,11 @@ class TextEncoder:
             return None
         if self._whole is not None:
             try:
-                return text.encode(self._whole)
-            except UnicodeError:  # half of a surrogate pair
+                raw: bytes | None = text.encode(self._whole)
+            except UnicodeError:
                 return None
-        raw = self._extended_bytes(text) if self._extended else self._single(text)
+        else:
+            raw = self._extended_bytes(text) if self._extended else self._single(text)
         # Codecs know more than their sets (a yen sign as a backslash): only what reads the same counts.
         return raw if raw is not None and decode(raw, self.charset) == (text, True) else None
 
