@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from PIL import Image as PilImage
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from hounsfield.archive.rendering.elements import Elements
+from hounsfield.archive.rendering.errors import NotRenderableError
 from hounsfield.archive.rendering.image import Image
 from hounsfield.archive.rendering.output import profile_of
-from hounsfield.archive.rendering.pipeline import Cells, file_of, picture_of
-from hounsfield.archive.rendering.presentation import ImagePresentation, PresentationState
-from hounsfield.archive.rendering.request import PNG, Rendering
+from hounsfield.archive.rendering.pipeline import Cells, FilmDrawing, file_of, picture_of
+from hounsfield.archive.rendering.presentation import AREA_PIXELS_MAX, ImagePresentation, PresentationState
+from hounsfield.archive.rendering.request import GIF, PNG, Rendering, Viewport
+from hounsfield.archive.rendering.viewport import shown as shown_in
 from support.archives import encode
 from support.rendering import cells_of, image_of
 from support.states import presentation_state
@@ -253,3 +256,81 @@ def test_the_profile_of_a_palette_is_that_of_the_image() -> None:
     data = file_of(image, 1, cells_of(path, image), asked, applied(state))
     with PilImage.open(io.BytesIO(data)) as opened:
         assert opened.info["icc_profile"].rstrip(b"\0") == profile_of("adobergb").rstrip(b"\0")
+
+
+AREAS = [
+    None, ([5, 3], [24, 15]), ([-5, -3], [24, 15]), ([10, 8], [44, 31]), ([-20, -10], [45, 33]),
+    ([28, 2], [90, 9]),
+]  # fmt: skip
+VIEWPORTS = [
+    Viewport(None, None, 2, 1, 5, -4), Viewport(None, None, 0, 0, -6, 7), Viewport(12, 9), Viewport(90, 64),
+    Viewport(40, 40, 3, 2, -9, 6), Viewport(8, 8, 0.2, 0.1, 0.5, 0.5, fractions=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("viewport", VIEWPORTS, ids=str)
+@pytest.mark.parametrize("corners", AREAS, ids=str)
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+def test_a_viewport_of_an_area_shows_another_part(corners, rotation: int, viewport: Viewport) -> None:
+    """In one step the same comes out as when the whole area is made first, and cut and scaled then."""
+    picture = np.random.default_rng(1).integers(40, 60, (20, 30)).astype(np.uint8)
+    for flip in ("Y", "N"):
+        more = {} if corners is None else {"DisplayedAreaSelectionSequence": [area(*corners)]}
+        state = applied(state_of(ImageRotation=rotation, ImageHorizontalFlip=flip, **more))
+        whole = state.applied(picture)
+        expected = shown_in(whole, viewport, state.pixel_aspect(1.0))
+        found = state.applied(picture, viewport=viewport)
+        assert found.shape == expected.shape == state.size_of(*picture.shape, viewport)
+        difference = np.abs(found.astype(int) - expected)
+        if viewport.width is None or corners in AREAS[:2]:
+            assert not difference.any()
+        else:  # the border of the image lies between two pixels: half of one is more or less
+            assert (difference > 12).mean() < 0.35
+            # What is seen does not move: as much of it is as bright.
+            assert abs(float(found.mean()) - float(expected.mean())) < 6
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_what_lies_beside_the_image_takes_all_memory(colours: bool) -> None:
+    """The largest area of an image, asked for small, takes what the image takes; else it is refused."""
+    side = 2000
+    around = round(side * 1.5) - 1
+    _, image = image_of("CT_small.dcm")
+    head = state_of(
+        SoftcopyVOILUTSequence=[window(128, 256)], ImageRotation=90,
+        DisplayedAreaSelectionSequence=[area([-around, -around], [side + around, side + around])],
+    )  # fmt: skip
+    if colours:
+        for place in range(3):
+            head.add_new(0x00281101 + place, "US", [256, 0, 16])
+            head.add_new(0x00281201 + place, "OW", (np.arange(256).astype("<u2") * 257).tobytes())
+        head.ShutterShape, head.CenterOfCircularShutter = "CIRCULAR", [side // 2, side // 2]
+        head.RadiusOfCircularShutter = side
+    state = applied(head)
+    cells = Cells(np.zeros((side, side, 1), np.int16), "MONOCHROME2", as_stored=True)
+    assert (4 * side - 10) ** 2 > AREA_PIXELS_MAX
+    with pytest.raises(NotRenderableError, match="ask for a viewport"):
+        picture_of(image, 1, cells, Rendering(), state)
+    with pytest.raises(NotRenderableError, match="ask for a viewport"):
+        FilmDrawing(image_with(side), Rendering(GIF), state).pixels()
+    asked = Rendering(viewport=Viewport(100, 100))
+    picture_of(image, 1, cells, asked, state)  # with what is kept between pictures
+    tracemalloc.start()
+    try:
+        small = picture_of(image, 1, cells, asked, state)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert small.shape[:2] == (100, 100)
+    assert (
+        FilmDrawing(image_with(side), Rendering(GIF, viewport=Viewport(100, 100)), state).pixels() == 10_000
+    )
+    # The picture, its colours, the shutter, one copy: not sixteen times as many.
+    assert peak < (10 if colours else 6) * side * side + (30 << 20) * colours
+
+
+def image_with(side: int) -> Image:
+    path, _ = image_of("CT_small.dcm")
+    of = pydicom.dcmread(path)
+    of.Rows = of.Columns = side
+    return Image(Elements.of_header(encode(of, UID), UID))

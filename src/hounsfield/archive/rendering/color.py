@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from hounsfield.archive.rendering.bands import in_bands
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.errors import NotRenderableError
 from hounsfield.archive.rendering.lut import Lut, lut_from
@@ -53,7 +54,8 @@ class Palette:
     def over(self, grey: NDArray[Any]) -> NDArray[Any]:
         """The colours of grey, from the first of black to the last of white (PS3.4 N.2.2)."""
         last = len(self.red.table) - 1
-        return self(self.first + np.rint(grey.astype(np.float64) * (last / 255)))
+        table = self(self.first + np.rint(np.arange(256) * (last / 255)))
+        return in_bands(lambda part: table[part], grey)
 
 
 def has_palette(found: Elements) -> bool:

@@ -77,19 +77,24 @@ def drawn(
     drawings: Iterable[Drawing],
     place: Callable[[float, float], Point],
     lettering: Lettering = BUILT_IN,
+    place_share: Callable[[float, float], Point] | None = None,
 ) -> NDArray[Any]:
-    """The picture with the drawings in white; ``place`` says where a point of the image is in it."""
+    """The picture with the drawings in white.
+
+    ``place`` says where a point of the image is in it, ``place_share`` one in shares of the displayed area;
+    None: that is all of the picture.
+    """
     image = PilImage.fromarray(np.ascontiguousarray(picture))
     pen = PilDraw.Draw(image)
     height, width = picture.shape[:2]
+    share = place_share or (lambda x, y: (x * width, y * height))
     white, black = (255, 0) if image.mode == "L" else ((255,) * 3, (0,) * 3)
     size = size_for(*picture.shape[:2])
     line = max(1, min(height, width) // 400)
     for one in drawings:
         # A point between pixels, which PIL counts from their middles.
         points = [
-            (x - 0.5, y - 0.5)
-            for x, y in (place(*at) if one.pixels else (at[0] * width, at[1] * height) for at in one.points)
+            (x - 0.5, y - 0.5) for x, y in (place(*at) if one.pixels else share(*at) for at in one.points)
         ]
         if any(abs(value) > COORDINATE_MAX for point in points for value in point):
             continue

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from hounsfield.archive.rendering.bands import in_bands
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.lut import Lut, lut_of
 from hounsfield.archive.rendering.voi import Range, Voi
@@ -137,16 +138,20 @@ def grey(stored: NDArray[Any], transform: GreyTransform, word: Word = WHOLE) -> 
     Floating point numbers that are none, and infinite ones, are black: nothing was measured there.
     """
     if stored.dtype.kind == "f":
-        finite = np.isfinite(stored)
-        with np.errstate(over="ignore"):
-            shown = transform(np.where(finite, stored, 0).astype(np.float64))
-        shown[~finite] = 0
-        return shown
+        return in_bands(lambda part: _finite(part, transform), stored)
     if stored.dtype.itemsize > 2:
-        return transform(word.values(stored))
+        return in_bands(lambda part: transform(word.values(part)), stored)
     table = _table(stored.dtype.str, transform, word)
     index = stored if stored.dtype.kind == "u" else stored.view(f"u{stored.dtype.itemsize}")
-    return table.take(index)
+    return in_bands(table.take, index)  # its index is eight bytes for each pixel
+
+
+def _finite(stored: NDArray[Any], transform: GreyTransform) -> NDArray[Any]:
+    finite = np.isfinite(stored)
+    with np.errstate(over="ignore"):
+        shown = transform(np.where(finite, stored, 0).astype(np.float64))
+    shown[~finite] = 0
+    return shown
 
 
 @lru_cache(maxsize=TABLES_KEPT)

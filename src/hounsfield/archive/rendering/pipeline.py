@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hounsfield.archive.rendering.annotation import annotated
+from hounsfield.archive.rendering.bands import in_bands
 from hounsfield.archive.rendering.color import Palette, to_rgb
 from hounsfield.archive.rendering.errors import NotRenderableError
 from hounsfield.archive.rendering.film import Film, film_of
@@ -90,8 +91,8 @@ class FilmDrawing:
         image, asked, state = self._image, self._asked, self._state
         size, aspect = (image.format.rows, image.format.columns), image.pixel_aspect
         if state is not None:
-            size, aspect = state.size_of(*size), state.pixel_aspect(aspect)
-        if asked.viewport is not None:
+            size = state.size_of(*size, asked.viewport, aspect)
+        elif asked.viewport is not None:
             size = size_of(*size, asked.viewport, aspect)
         return size[0] * size[1]
 
@@ -152,18 +153,19 @@ def picture_of(  # noqa: PLR0917
         elif state is None and image.supplemental is not None:
             picture = _coloured(picture, _word(image, cells).values(cells.array[:, :, 0]), image.supplemental)
     elif image.format.samples == 1:
-        picture = image.palette(_word(image, cells).values(cells.array[:, :, 0]))
+        word, palette = _word(image, cells), image.palette
+        picture = in_bands(lambda part: palette(word.values(part)), cells.array[:, :, 0])
     else:
-        bits = min(image.format.bits_stored, 8 * cells.array.dtype.itemsize)
-        picture = to_rgb(_word(image, cells).values(cells.array), cells.photometric, bits)
+        word, bits = _word(image, cells), min(image.format.bits_stored, 8 * cells.array.dtype.itemsize)
+        picture = in_bands(lambda part: to_rgb(word.values(part), cells.photometric, bits), cells.array)
     if asked.overlays:
         picture = _overlaid(picture, _overlays(image, state), number, image, cells)
-    picture = shuttered(picture, image.elements) if state is None else state.applied(picture, lettering)
-    if asked.viewport is not None:
-        aspect = image.pixel_aspect
-        if state is not None:
-            aspect = state.pixel_aspect(aspect)
-        picture = shown(picture, asked.viewport, aspect)
+    if state is not None:
+        picture = state.applied(picture, lettering, asked.viewport, image.pixel_aspect)
+    else:
+        picture = shuttered(picture, image.elements)
+        if asked.viewport is not None:
+            picture = shown(picture, asked.viewport, image.pixel_aspect)
     if asked.annotations:
         picture = annotated(picture, image.elements, asked.annotations, lettering)
     return picture

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hounsfield.archive.rendering.color import Palette, has_palette, palette_of
 from hounsfield.archive.rendering.elements import Elements
-from hounsfield.archive.rendering.errors import NoImageError
+from hounsfield.archive.rendering.errors import NoImageError, NotRenderableError
 from hounsfield.archive.rendering.graphics import Drawing, drawings_of, drawn
 from hounsfield.archive.rendering.grey import Modality, modality_of
 from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering
 from hounsfield.archive.rendering.lut import Lut, lut_of
 from hounsfield.archive.rendering.overlays import Overlay, overlays_of
+from hounsfield.archive.rendering.request import Viewport
 from hounsfield.archive.rendering.shutter import shuttered
-from hounsfield.archive.rendering.viewport import aspect_of
+from hounsfield.archive.rendering.viewport import aspect_of, flips_of, part_of, pasted, size_of
 from hounsfield.archive.rendering.voi import Voi, voi_of
 from hounsfield.codecs.deferred import deferred
 
@@ -41,6 +42,11 @@ _ICC_PROFILE: Final = 0x00282000
 _ACTIVATION_LAYER: Final = 0x1001
 _GROWTH_MAX: Final = 16
 """A displayed area may be larger than its image; not so many times larger."""
+AREA_PIXELS_MAX: Final = 1 << 25
+"""Pixels of a picture whose area reaches beyond its image: as many as the largest displays have (8K).
+
+What lies beside the image takes memory that nobody sent: past this a viewport is asked for, which bounds it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,29 +154,68 @@ class ImagePresentation:
                     break
         return 1 / aspect if self.quarter_turns % 2 else aspect
 
-    def applied(self, picture: NDArray[Any], lettering: Lettering = BUILT_IN) -> NDArray[Any]:
-        """Shutters, then the displayed area, turned, flipped, and written on."""
+    def applied(
+        self,
+        picture: NDArray[Any],
+        lettering: Lettering = BUILT_IN,
+        viewport: Viewport | None = None,
+        image_aspect: float = 1.0,
+    ) -> NDArray[Any]:
+        """Shutters, then the displayed area, turned, flipped, as the viewport shows it, and written on.
+
+        It is one step from the image's pixels to those that are asked for: what of the area lies beside the
+        image is never made larger than it is shown. ``BadParameterError``, ``NotRenderableError``.
+        """
         rows, columns = picture.shape[:2]
+        size = self.size_of(rows, columns, viewport, image_aspect)
         picture = shuttered(picture, self.elements)
         left, top, right, bottom = self._area(rows, columns)
-        part = np.zeros((bottom - top, right - left, *picture.shape[2:]), np.uint8)
+        width, height = right - left, bottom - top
+        whole = (width, height) if self.quarter_turns % 2 == 0 else (height, width)
+        part = (0, 0, *whole) if viewport is None else part_of(whole[1], whole[0], viewport)
+        flips = (False, False) if viewport is None else flips_of(viewport)
+
+        # What of the image is in the area, turned as that is, and where.
         inside = picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-        at_row, at_column = max(-top, 0), max(-left, 0)
-        part[at_row : at_row + inside.shape[0], at_column : at_column + inside.shape[1]] = inside
-        turned = np.rot90(part, -self.quarter_turns)  # the angle is clockwise (PS3.3 C.10.6)
+        ends = [
+            self._turned(min(max(x, 0), columns) - left, min(max(y, 0), rows) - top, width, height)
+            for x, y in ((left, top), (right, bottom))
+        ]
+        at = min(int(ends[0][0]), int(ends[1][0])), min(int(ends[0][1]), int(ends[1][1]))
+        inside = np.rot90(inside, -self.quarter_turns)  # the angle is clockwise (PS3.3 C.10.6)
         if self.flip:
-            turned = turned[:, ::-1]
+            inside = inside[:, ::-1]
+        shown = pasted(inside, at, part, flips, size)
+
+        def place_turned(x: float, y: float) -> tuple[float, float]:
+            x = (x - part[0]) * size[1] / (part[2] - part[0])
+            y = (y - part[1]) * size[0] / (part[3] - part[1])
+            return (size[1] - x if flips[0] else x), (size[0] - y if flips[1] else y)
 
         def place(x: float, y: float) -> tuple[float, float]:
-            return self._turned(x - left, y - top, right - left, bottom - top)
+            return place_turned(*self._turned(x - left, y - top, width, height))
 
-        return drawn(turned, self.drawings, place, lettering) if self.drawings else turned
+        def place_share(x: float, y: float) -> tuple[float, float]:
+            return place_turned(x * whole[0], y * whole[1])
 
-    def size_of(self, rows: int, columns: int) -> tuple[int, int]:
-        """Rows and columns that :meth:`applied` gives of a picture of that size."""
+        return drawn(shown, self.drawings, place, lettering, place_share) if self.drawings else shown
+
+    def size_of(
+        self, rows: int, columns: int, viewport: Viewport | None = None, image_aspect: float = 1.0
+    ) -> tuple[int, int]:
+        """Rows and columns that :meth:`applied` gives of a picture of that size, and its errors."""
         left, top, right, bottom = self._area(rows, columns)
         size = bottom - top, right - left
-        return size[::-1] if self.quarter_turns % 2 else size
+        if self.quarter_turns % 2:
+            size = size[::-1]
+        if viewport is not None:
+            size = size_of(*size, viewport, self.pixel_aspect(image_aspect))
+        elif size[0] * size[1] > max(AREA_PIXELS_MAX, rows * columns):
+            raise NotRenderableError(
+                "the displayed area of the presentation state has more pixels than are drawn at once;"
+                " ask for a viewport"
+            )
+        return size
 
     def _area(self, rows: int, columns: int) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of what is shown, the ends exclusive.

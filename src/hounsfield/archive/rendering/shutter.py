@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hounsfield.archive.rendering.bands import in_bands
 from hounsfield.archive.rendering.elements import Elements
 from hounsfield.archive.rendering.overlays import overlays_of
 from hounsfield.codecs.deferred import deferred
@@ -34,7 +35,8 @@ def shuttered(picture: NDArray[Any], found: Elements) -> NDArray[Any]:
         open_ &= (row >= found.integer(_UPPER)) & (row <= found.integer(_LOWER, rows))
     center, radius = found.numbers(_CENTER), found.number(_RADIUS)
     if "CIRCULAR" in shapes and len(center) == 2 and radius is not None:
-        open_ &= (row - center[0]) ** 2 + (column - center[1]) ** 2 <= radius * radius
+        across = (column - center[1]) ** 2
+        open_ &= in_bands(lambda rows: (rows - center[0]) ** 2 + across <= radius * radius, row, columns)
     vertices = found.numbers(_VERTICES)
     if "POLYGONAL" in shapes and len(vertices) >= 6:
         polygon = PilImage.new("L", (columns, rows))

@@ -61,15 +61,25 @@ def cut(picture: NDArray[Any], viewport: Viewport) -> NDArray[Any]:
 
     What of it reaches beyond the image is left out: the standard does not say what would be shown there.
     """
-    rows, columns = picture.shape[:2]
-    viewport = viewport.in_pixels(rows, columns)
-    left, top, right, bottom = _part(rows, columns, viewport)
+    left, top, right, bottom = part_of(*picture.shape[:2], viewport)
     part = picture[top:bottom, left:right]
-    if (viewport.source_width or 0) < 0:
+    flipped_across, flipped_down = flips_of(viewport)
+    if flipped_across:
         part = part[:, ::-1]
-    if (viewport.source_height or 0) < 0:
-        part = part[::-1]
-    return part
+    return part[::-1] if flipped_down else part
+
+
+def part_of(rows: int, columns: int, viewport: Viewport) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of what a viewport shows of a picture of that size, the ends exclusive.
+
+    ``BadParameterError`` when there is no such part.
+    """
+    return _part(rows, columns, viewport.in_pixels(rows, columns))
+
+
+def flips_of(viewport: Viewport) -> tuple[bool, bool]:
+    """Whether what is shown is turned round from left to right, and upside down."""
+    return (viewport.source_width or 0) < 0, (viewport.source_height or 0) < 0
 
 
 def _part(rows: int, columns: int, viewport: Viewport) -> tuple[int, int, int, int]:
@@ -92,3 +102,41 @@ def resized(picture: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     smaller = size[0] < picture.shape[1] or size[1] < picture.shape[0]
     kind = PilImage.Resampling.LANCZOS if smaller else PilImage.Resampling.BILINEAR
     return np.asarray(image.resize(size, kind, reducing_gap=2.0))
+
+
+def pasted(
+    picture: NDArray[Any],
+    at: tuple[int, int],
+    part: tuple[int, int, int, int],
+    flips: tuple[bool, bool],
+    size: tuple[int, int],
+) -> NDArray[Any]:
+    """Part of a larger, black area in which a picture lies, scaled to ``size`` (rows, columns).
+
+    ``at``: where the picture begins in the area, across and down; ``part``: left, top, right, bottom in the
+    area; ``flips``: whether the part is turned round, across and down. The area itself is never made.
+    """
+    rows, columns = picture.shape[:2]
+    bounds = []
+    for begin, length, start, end, flipped, shown_length in (
+        (at[0], columns, part[0], part[2], flips[0], size[1]),
+        (at[1], rows, part[1], part[3], flips[1], size[0]),
+    ):
+        first, last = max(begin, start), min(begin + length, end)
+        scale = shown_length / (end - start)
+        low, high = (first - start) * scale, (last - start) * scale
+        if flipped:
+            low, high = shown_length - high, shown_length - low
+        low = min(round(low), shown_length - 1)
+        bounds.append((first - begin, last - begin, low, min(max(round(high), low + 1), shown_length)))
+    (left, right, across, across_end), (top, bottom, down, down_end) = bounds
+    if right <= left or bottom <= top:
+        return np.zeros((*size, *picture.shape[2:]), np.uint8)
+    piece = picture[top:bottom, left:right]
+    piece = piece[:, ::-1] if flips[0] else piece
+    piece = resized(piece[::-1] if flips[1] else piece, (across_end - across, down_end - down))
+    if piece.shape[:2] == size:
+        return piece
+    out = np.zeros((*size, *picture.shape[2:]), np.uint8)
+    out[down:down_end, across:across_end] = piece
+    return out
