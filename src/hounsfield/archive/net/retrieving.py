@@ -32,26 +32,25 @@ from hounsfield.archive.wire import (
     Status,
 )
 
-__all__ = ["COMMENT_MAX", "Retrieval", "levels_of", "relational"]
+__all__ = ["COMMENT_MAX", "GET_CLASSES", "LEVELS", "MOVE_CLASSES", "Retrieval", "relational"]
 
 log = structlog.get_logger(__name__)
 
 COMMENT_MAX: Final = 64  # VR LO
 
+_ROOT: Final = "1.2.840.10008.5.1.4.1.2"
 #: The information models by the number that precedes the service's in their SOP classes (PS3.4 C.6).
 _MODELS: Final = {
     "1": (Level.PATIENT, Level.STUDY, Level.SERIES, Level.INSTANCE),
     "2": (Level.STUDY, Level.SERIES, Level.INSTANCE),
     "3": (Level.PATIENT, Level.STUDY),
 }
-_ROOT: Final = "1.2.840.10008.5.1.4.1.2"
 MOVE_CLASSES: Final = frozenset(f"{_ROOT}.{model}.2" for model in _MODELS)
 GET_CLASSES: Final = frozenset(f"{_ROOT}.{model}.3" for model in _MODELS)
-
-
-def levels_of(sop_class_uid: str) -> tuple[Level, ...]:
-    """The levels of a retrieve SOP class' information model (PS3.4 C.6.1 to C.6.3)."""
-    return _MODELS.get(sop_class_uid.removeprefix(f"{_ROOT}.").partition(".")[0], ())
+LEVELS: Final = {
+    f"{_ROOT}.{model}.{service}": levels for model, levels in _MODELS.items() for service in (2, 3)
+}
+"""Of each retrieve SOP class' information model (PS3.4 C.6.1 to C.6.3)."""
 
 
 def relational(_: str, asked: bytes) -> bytes:
@@ -77,9 +76,9 @@ class Retrieval:
 
     async def find(self, engine: Engine, identifier: bytes) -> list[Named] | None:
         """What the identifier names; None when it was answered that it cannot be done."""
-        levels = levels_of(self._context.abstract_syntax)
+        context = self._context
         try:
-            keys = keys_of(identifier, self._context.transfer_syntax, levels)
+            keys = keys_of(identifier, context.transfer_syntax, LEVELS[context.abstract_syntax])
             return await select(engine, keys)
         except MismatchError as error:
             await self.refuse(Status.DATASET_DOES_NOT_MATCH_SOP_CLASS, str(error), error.tags)
