@@ -361,6 +361,7 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> tuple[ECKey, Path]:
     return ECKey(private, private), path
 
 
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
 @pytest.mark.parametrize("form", ["pem", "jwk", "jwks"])
 @pytest.mark.parametrize("algorithm", SIGNERS)
 def test_tokens_of_every_kind_of_key(tmp_path: Path, algorithm: str, form: str) -> None:
