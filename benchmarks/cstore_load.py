@@ -33,6 +33,7 @@ from benchmarks.upper_layer import (
     RefusedError,
     associate_request,
     command_pdu,
+    granted_window,
     parse_accept,
     parse_command,
     store_request,
@@ -157,11 +158,13 @@ class Association:
                 window=load.window,
             )
         )
-        accepted, maximum = parse_accept(self._pdu())
+        answer = self._pdu()
+        accepted, maximum = parse_accept(answer)
         self._socket.settimeout(RESPONSE_TIMEOUT_SECONDS)
         if accepted.get(CONTEXT_ID) != EXPLICIT_VR_LITTLE_ENDIAN:
             raise RefusedError(f"presentation context not accepted for SOP class {sop_class_uid}")
         self.max_pdu = min(maximum or load.max_pdu, load.max_pdu)
+        self.window = min(load.window, granted_window(answer))
 
     def store(self, framed: memoryview, message_id: int) -> int:
         """Sends one framed object, returns the status of its response. Raises RefusedError or OSError."""
@@ -300,7 +303,7 @@ def worker() -> None:
                 break
             association.send(chosen.view)  # type: ignore[union-attr]
             sent[message_id] = start
-            if len(sent) >= load.window:
+            if len(sent) >= association.window:  # type: ignore[union-attr]
                 take_response()
         while sent:
             take_response()

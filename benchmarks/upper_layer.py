@@ -101,6 +101,16 @@ def parse_accept(pdu: bytes) -> tuple[dict[int, str], int]:
     return accepted, maximum
 
 
+def granted_window(pdu: bytes) -> int:
+    """How many operations the acceptor lets the requestor have outstanding, by its A-ASSOCIATE-AC."""
+    for kind, body in _items(pdu[74:]):
+        if kind == 0x50:
+            for sub, value in _items(body):
+                if sub == 0x53:
+                    return int.from_bytes(value[:2], "big") or 0xFFFF  # 0: any number (PS3.7 D.3.3.3)
+    return 1
+
+
 def store_request(sop_class_uid: str, sop_instance_uid: str, message_id: int) -> bytes:
     """C-STORE-RQ command set, medium priority, a data set follows."""
     return _command(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from benchmarks.cstore_load import CONTEXT_ID, Load, PreparedObject, identity_of, run_load
 from benchmarks.peers.base import free_port
+from benchmarks.peers.ours import Hounsfield
 from benchmarks.peers.servers import Bare, Discard, Pynetdicom
 from benchmarks.processes import tree
 from benchmarks.studies import Identity, Kind, template
@@ -46,6 +47,14 @@ def test_every_byte_arrives(server: type[Bare | Pynetdicom], study_per_object: b
         assert peer.stored() == ASSOCIATIONS * COUNT
         assert report.rate > 0
         assert 0 < report.p50_ms <= report.p99_ms <= report.worst_ms
+
+
+@pytest.mark.parametrize("server", [Hounsfield, Bare])  # one grants a window, one does not
+def test_with_a_window_each_object_is_answered_once(server: type[Hounsfield | Bare], tmp_path: Path) -> None:
+    with server(scratch=tmp_path) as peer:
+        report = run_load(load_for(peer, called_ae=peer.endpoints.ae_title, window=4))  # type: ignore[arg-type]
+        assert (report.acknowledged, report.failures) == (ASSOCIATIONS * COUNT, {})
+        assert peer.stored() == ASSOCIATIONS * COUNT
 
 
 @pytest.mark.parametrize("max_pdu", ["4096", "16384"])
