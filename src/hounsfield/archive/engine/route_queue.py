@@ -209,7 +209,7 @@ class Lane:
         )
 
     def through_ns(self) -> int:
-        """Before which moment everything that was received is done with, as far as this lane knows; 0: never."""
+        """Before which moment whatever was received is done with, as far as this lane knows; 0: never."""
         if self.more and self.route.stable:  # a study may be announced long after its first object came
             return 0
         pending = [*self.busy.values(), *self.waiting, *(one for one, _ in self.refused)]

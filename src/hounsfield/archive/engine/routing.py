@@ -336,11 +336,14 @@ class _Leading:
             return
         self._marked = now
         with trio.CancelScope(shield=True):
+            unmarked = {lane.key for lane in self._lanes if lane.done_since_mark}
             for lane in self._lanes:
                 lane.done_since_mark = False
-            await self._gate.read(self._mark)
+            marked = await self._gate.read(self._mark)
+            for lane in self._lanes:
+                lane.done_since_mark |= lane.key in unmarked and not marked[lane.key]
 
-    def _mark(self) -> None:
+    def _mark(self) -> dict[LaneKey, int]:
         now_ns = self._routing._now_ns()
         announced_ns = self._announced_ns(now_ns)
         through = {}
@@ -350,6 +353,7 @@ class _Leading:
                 until = min(until, announced_ns)
             through[lane.key] = until
         self._rows.mark(through, now_ns)
+        return through
 
     def _announced_ns(self, now_ns: int) -> int:
         """Studies of which something was received after this may not have been announced as stable yet."""
