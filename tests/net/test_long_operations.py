@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy
 from hounsfield.archive.net.sending import MessageSender
 from hounsfield.archive.net.services import Service
+from hounsfield.archive.net.tls import server_context
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import (
     Abort,
@@ -46,6 +49,7 @@ from hounsfield.archive.wire import (
     UserInformation,
     encode_command,
 )
+from support.pki import Authority
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -290,6 +294,37 @@ async def test_over_tls_too_a_response_is_one_write_and_a_long_one_a_few() -> No
     assert len(written) - 1 == -(-300_000 // 65_536)
     assert b"".join(written[1:]) == b"".join(pieces)
     assert transport.bytes_out == 407 + 300_000
+
+
+async def test_all_of_it_over_tls(serve: Any, sink: Any, peer_to: Any, tmp_path: Path) -> None:
+    @provider
+    async def work(operation: Any, context: Any, request: Any, identifier: bytes) -> None:
+        while not operation.cancelled:
+            await operation.respond(pending(request.message_id), bytes(300_000))
+        answer = await operation.store(operation.contexts[3], "1.2.3", _pieces(bytes(700_000), b"12"))
+        await operation.respond(CFindResponse(request.message_id, 0xFE00 + answer.status, FIND))
+
+    shown = Authority(tmp_path / "pki").sign("ARCHIVE")
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    tls = server_context(shown.pem, shown.key)
+    get = Service("get", frozenset({GET}), {CGetRequest: work})
+    async with serve(sink, OPEN, services=[work.services[0], get], tls=tls) as archive:
+        peer = await peer_to(archive)
+        peer.stream = trio.SSLStream(peer.stream, client)
+        await peer.associate(*ALL, user=asking(scp_of=(CT,)))
+        await peer.say(5, find(1), b"12345678")
+        await peer.message()
+        await peer.say(1, CEchoRequest(2))
+        await peer.say(5, CCancelRequest(1))
+        said = []
+        while not isinstance(command := (await peer.message())[1], CStoreRequest):
+            said.append(command)
+        assert CEchoResponse(2, 0) in said
+        await peer.say(3, CStoreResponse(command.message_id, 0))
+        assert await peer.response() == CFindResponse(1, CANCEL, FIND)
+        await peer.send(ReleaseRequest())
+        assert await peer.event() == ReleaseReply()
 
 
 async def test_a_response_with_its_identifier_leaves_in_one_write(
