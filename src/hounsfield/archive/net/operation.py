@@ -26,6 +26,7 @@ from hounsfield.archive.errors import where
 from hounsfield.archive.net.errors import NoAcceptedContextError, PeerGoneError, TimedOutError
 from hounsfield.archive.net.providers import discard_dataset, refuse, response_to
 from hounsfield.archive.net.sending import MessageSender, Pieces
+from hounsfield.archive.net.turns import Turns
 from hounsfield.archive.wire import (
     AcceptedContext,
     Buffer,
@@ -95,7 +96,7 @@ class Operations:
         self._held = 0  # bytes of data sets of requests that are not answered
         self._long: dict[int, _Running] = {}
         self._awaited: dict[int, _Awaited] = {}
-        self._ours = trio.Semaphore(peer.asynchronous[1])
+        self._ours = Turns(peer.asynchronous[1])
         self._message_id = 0
         self._changed = trio.lowlevel.ParkingLot()
         self._performers: trio.Nursery
