@@ -32,6 +32,7 @@ from hounsfield.archive.dicom.find_request import (
 )
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.matching import moment_inside, moment_range
+from hounsfield.archive.dicom.query import matches
 from hounsfield.codecs.registry import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -267,6 +268,26 @@ def test_keys_in_a_wrong_form(keyword: str, text: str) -> None:
     assert raised.value.tags == (tag_of(keyword),)
     assert text not in str(raised.value)
     assert not isinstance(raised.value, MismatchError)
+
+
+def test_keys_that_take_too_long() -> None:
+    """Wildcards are compared in time that is the product of two lengths, UIDs are looked up one by one."""
+    for values in (
+        {tag_of("StudyDescription"): "*?" * 200},
+        {tag_of("PatientAge"): "?" * 300},
+        {0x00290010: "ACME 1.1", 0x00291001: "?" * 300},
+        {tag_of("PatientComments"): "x" * 70_000},
+        {tag_of("SOPInstanceUID"): "\\".join(["1.2"] * 10_001)},
+        {tag_of("ViewCodeSequence"): [{tag_of("CodeMeaning"): "?" * 300}]},
+    ):
+        raw = data_set({**keys(QueryRetrieveLevel="IMAGE"), **values}, SYNTAXES[1])
+        with pytest.raises(IdentifierError):
+            find_request(STUDY_ROOT_FIND, read_identifier(raw, SYNTAXES[1]), Negotiated(relational=True))
+    many = "\\".join(f"1.2.{number}" for number in range(10_000))
+    raw = data_set(keys(QueryRetrieveLevel="STUDY", StudyInstanceUID=many), SYNTAXES[1])
+    asked = read_identifier(raw, SYNTAXES[1])
+    query = find_request(STUDY_ROOT_FIND, asked, Negotiated()).query
+    assert matches(query, {0x0020000D: "1.2.9999"}) and not matches(query, {0x0020000D: "1.2.10000"})
 
 
 def test_negotiation() -> None:

@@ -49,7 +49,16 @@ from hounsfield.archive.dicom.levels import (
     from_headers,
 )
 from hounsfield.archive.dicom.matching import moment_range
-from hounsfield.archive.dicom.query import INDEXED_PATHS, Moments, Path, Query, QueryError, check_key
+from hounsfield.archive.dicom.query import (
+    DEFAULT_LIMITS,
+    INDEXED_PATHS,
+    KEY_FORMS,
+    Moments,
+    Path,
+    Query,
+    QueryError,
+    check_key,
+)
 
 PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -67,6 +76,9 @@ UNIQUE_KEY: Final[Mapping[Level, int]] = {
     Level.SERIES: 0x0020000E,
     Level.INSTANCE: 0x00080018,
 }
+
+#: In one key of a query: each is looked up by itself.
+UIDS_MAX: Final = 10_000
 
 RETRIEVE_AE_TITLE: Final = 0x00080054
 INSTANCE_AVAILABILITY: Final = 0x00080056
@@ -283,6 +295,13 @@ def _check(key: Key) -> None:
 
 
 def _check_text(tag: int, vr: str, key: Key) -> None:
+    if vr == "UI":
+        if key.text.count("\\") >= UIDS_MAX:
+            raise IdentifierError(f"more than {UIDS_MAX} values in {name_of(tag)}: ask in several", tag)
+    elif len(key.text) > DEFAULT_LIMITS.value_chars_max:
+        raise IdentifierError(f"{name_of(tag)} is too long", tag)
+    elif vr not in KEY_FORMS:
+        vr = "LO"  # compared as text, so wildcards may be in it
     try:
         check_key(tag, vr, key.text)
     except QueryError as error:

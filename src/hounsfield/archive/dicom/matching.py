@@ -42,14 +42,19 @@ def is_universal(value: str, vr: str) -> bool:
     return not value or (not value.strip("*") and vr in WILDCARD_VRS)
 
 
-@lru_cache(maxsize=512)
 def matcher(vr: str, key: str, fuzzy: bool = False) -> Predicate:
     """The test that one key puts to an attribute's text (PS3.4 C.2.2.2)."""
+    return (_matcher if len(key) <= _KEY_CHARS_SHORT else _long_matcher)(vr, key, fuzzy)
+
+
+def _make_matcher(vr: str, key: str, fuzzy: bool) -> Predicate:
     if is_universal(key, vr):
         return lambda _: True
     if vr in _PROSE:
         return _text(key)
-    tests = [_single(vr, part, fuzzy) for part in key.split("\\") if part or vr != "UI"]
+    if vr == "UI":
+        return _uid(key)
+    tests = [_single(vr, part, fuzzy) for part in key.split("\\")]
 
     def any_value_matches(text: str) -> bool:
         if not text:
@@ -59,6 +64,17 @@ def matcher(vr: str, key: str, fuzzy: bool = False) -> Predicate:
         return any(test(value) for value in text.split("\\") if value for test in tests)
 
     return any_value_matches
+
+
+_matcher = lru_cache(maxsize=512)(_make_matcher)
+#: Of lists of thousands of UIDs, which are megabytes, only those in hand are kept.
+_long_matcher = lru_cache(maxsize=4)(_make_matcher)
+_KEY_CHARS_SHORT: Final = 1024
+
+
+def _uid(key: str) -> Predicate:
+    wanted = frozenset(uid.strip(" \0") for uid in key.split("\\") if uid)
+    return lambda text: any(value.strip(" \0") in wanted for value in text.split("\\") if value)
 
 
 def _single(vr: str, key: str, fuzzy: bool) -> Predicate:
@@ -73,9 +89,6 @@ def _single(vr: str, key: str, fuzzy: bool) -> Predicate:
             return _ranged(time_range(key), time_period)
         case "DT":
             return _ranged(datetime_range(key), datetime_period)
-        case "UI":
-            uid = key.strip(" \0")
-            return lambda text: text.strip(" \0") == uid
     if vr in _NUMERIC:
         return _number(key)
     return _text(key)

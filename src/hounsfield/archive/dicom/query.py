@@ -333,6 +333,11 @@ class _Reader:
             self.warnings[text] = None
 
 
+_NUMBERS: Final = frozenset({"IS", "DS", "US", "UL", "SS", "SL"})
+#: VRs whose keys have a form; all others are compared as they are.
+KEY_FORMS: Final = WILDCARD_VRS | _NUMBERS | {"DA", "TM", "DT", "UI", "FL", "FD", "SV", "UV"}
+
+
 def check_key(tag: int, vr: str, value: str, limits: QueryLimits = DEFAULT_LIMITS) -> None:
     """QueryError when a key is not in the form that its VR's matching wants.
 
@@ -355,9 +360,7 @@ def check_key(tag: int, vr: str, value: str, limits: QueryLimits = DEFAULT_LIMIT
         raise QueryError(
             f"{name} is longer than {limits.wildcard_chars_max} characters, too long for wildcards"
         )
-    elif vr in ("IS", "DS", "US", "UL", "SS", "SL") and not re.fullmatch(
-        r"[-+0-9.eE]{1,16}(\\[-+0-9.eE]{1,16})*", value, re.ASCII
-    ):
+    elif vr in _NUMBERS and not re.fullmatch(r"[-+0-9.eE]{1,16}(\\[-+0-9.eE]{1,16})*", value, re.ASCII):
         raise QueryError(f"{name} must be a number")
 
 
