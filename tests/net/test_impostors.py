@@ -252,6 +252,12 @@ async def test_guessing_is_held_up(
     assert await ask(GOOD) == Identified("RADIOLOGIST")
 
 
+@pytest.mark.parametrize(("workers", "expected"), [(1, (5, 50)), (2, (3, 25)), (4, (2, 13)), (64, (2, 10))])
+def test_workers_share_the_guesses(workers: int, expected: tuple[int, int]) -> None:
+    limits = IdentityLimits.of_one(workers)
+    assert (limits.failures_max, limits.failures_from_address_max) == expected
+
+
 async def test_guesses_at_the_same_time_are_not_more(
     identities: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:

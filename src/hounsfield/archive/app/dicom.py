@@ -20,7 +20,7 @@ from hounsfield.archive.app.certificates import (
     running_out,
 )
 from hounsfield.archive.app.dicom_services import DicomServices
-from hounsfield.archive.app.identities import Identities, token_verifier
+from hounsfield.archive.app.identities import Identities, IdentityLimits, token_verifier
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.resources import Resources
 from hounsfield.archive.app.scoreboard import Cell, Scoreboard
@@ -132,7 +132,7 @@ class DicomService:
         config, board = resources.config, resources.board
         changed = partial(resources.tell_supervisor, {"type": "aes-changed"})
         self.registry = AeRegistry(engine, remote_aes(config), changed)
-        self.identities = Identities(engine, changed)
+        self.identities = Identities(engine, changed, IdentityLimits.of_one(resources.boot.workers))
         self.destinations = Destinations(
             lambda: self.registry.known, ae_title=config.archive.ae_title, tls=client_tls(config)
         )

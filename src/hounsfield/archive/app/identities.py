@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import time
@@ -47,7 +48,7 @@ class UserError(HounsfieldError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityLimits:
-    """How fast identities may be guessed at one worker."""
+    """How fast identities may be guessed."""
 
     failures_max: int = 5
     """Of one name from one address within :attr:`failures_s`; then none from there is looked at."""
@@ -61,6 +62,15 @@ class IdentityLimits:
     known_s: float = 600.0
     """A passcode that was right is not hashed again for so long: workstations associate for each query."""
     known_max: int = 256
+
+    @classmethod
+    def of_one(cls, workers: int) -> IdentityLimits:
+        """One worker's part of them: who is refused by one is served by another. Two mistakes are allowed."""
+        whole = cls()
+        return cls(
+            failures_max=max(2, math.ceil(whole.failures_max / workers)),
+            failures_from_address_max=max(10, math.ceil(whole.failures_from_address_max / workers)),
+        )
 
 
 async def _nobody() -> None:
