@@ -363,3 +363,34 @@ async def test_corrections_and_rejections_are_heeded(
         assert len(after) < before
         assert str(target.SOPInstanceUID) not in {str(one.SOPInstanceUID) for one in after}
         await peer.stream.aclose()
+
+
+class Hearing(CancelledAfter):
+    """An operation that is told how many answers came together."""
+
+    def __init__(self) -> None:
+        super().__init__(1 << 30)
+        self.together: list[int] = []
+
+    async def answer(self, pending: Any, identifiers: Sequence[bytes], final: Any = None) -> None:
+        self.together.append(len(identifiers))
+        await super().answer(pending, identifiers, final)
+
+
+async def test_answers_come_as_they_are_found(
+    open_archive: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few at once, then more together, never all: nothing but a turn's answers is held."""
+    monkeypatch.setattr(finding, "ANSWERS_FIRST", 2)
+    monkeypatch.setattr(finding, "ANSWERS_PER_TURN", 8)
+    async with open_archive() as archive:
+        await fill(archive.engine, 30)
+        provider = find_service(archive.engine).providers[CFindRequest]
+        operation = Hearing()
+        context = AcceptedContext(1, STUDY_ROOT_FIND, SYNTAXES[0].uid)
+        question = data_set(keys(QueryRetrieveLevel="STUDY"), SYNTAXES[0])
+        await provider(operation, context, CFindRequest(1, STUDY_ROOT_FIND), question)  # type: ignore[arg-type]
+    assert sum(operation.together) == 30
+    assert operation.together[0] == 2
+    assert max(operation.together) <= 8
+    assert [response.status for response, _ in operation.said] == [0xFF00] * 30 + [0]
