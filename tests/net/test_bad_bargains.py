@@ -138,3 +138,15 @@ def test_items_of_user_information_are_answered() -> None:
     assert accept.user.asynchronous_operations == AsynchronousOperations(4, 2)
     assert accept.user.roles == (RoleSelection(CT, scu=True, scp=False),)
     assert accept.user.extended == (ExtendedNegotiation(CT, STORAGE_SUPPORT),)
+
+
+def test_who_asks_is_told_that_attributes_may_be_coerced() -> None:
+    """PS3.4 B.3.1: element coercion 1, and signatures are not kept whole."""
+    asked = request(
+        PresentationContext(1, CT, (EXPLICIT,)),
+        user=UserInformation(
+            max_pdu_length=16384, extended=(ExtendedNegotiation(CT, bytes((2, 0, 3, 0, 1, 0))),)
+        ),
+    )
+    accept = negotiate(asked, Terms(pdu_bytes_max=16384, coerces=True))
+    assert accept.user.extended == (ExtendedNegotiation(CT, bytes((2, 0, 1, 0, 1, 0))),)

@@ -253,6 +253,7 @@ def policy(config: Config, entry: DicomListener) -> ListenerPolicy:
         sources=networks(dicom.sources),
         open=is_loopback(entry.host),
         identity_required=entry.identity_required,
+        coerces=bool(config.coercions),
     )
 
 

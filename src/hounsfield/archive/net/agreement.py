@@ -30,6 +30,7 @@ def terms_for(
         pdu_bytes_max=limits.pdu_bytes_max,
         rule=policy.storage_rule,
         storage=_may_use(ae, "store"),
+        coerces=policy.coerces,
         services=permitted,
         refused_services=refused,
         refused_sop_classes=policy.refused_sop_classes | ae.refused_sop_classes,

@@ -90,6 +90,8 @@ _STORAGE_ELSEWHERE = frozenset(
 
 # Level 2 (full) storage; signature level 3 (bits are preserved); no coercion (PS3.4 Table B.3-1).
 STORAGE_SUPPORT = bytes((2, 0, 3, 0, 0, 0))
+#: With coercion on receipt: signatures over what is coerced do not hold as it is delivered.
+STORAGE_SUPPORT_COERCING = bytes((2, 0, 1, 0, 1, 0))
 
 _NATIVE_ORDER = (
     EXPLICIT_VR_LITTLE_ENDIAN.uid,
@@ -158,6 +160,8 @@ class Terms:
     rule: StorageRule = StorageRule.EVERY_OBJECT
     storage: bool = True
     """Whether it may store at all."""
+    coerces: bool = False
+    """Whether what it stores may be coerced."""
     services: Mapping[str, Service] = field(default_factory=dict)
     """Those it may use, by abstract syntax."""
     refused_services: Collection[str] = ()
@@ -266,4 +270,6 @@ def _extended(item: ExtendedNegotiation, terms: Terms) -> bytes | None:
     service = terms.services.get(item.sop_class_uid)
     if service is not None:
         return service.extended(item.sop_class_uid, item.information) if service.extended else None
-    return None if item.sop_class_uid == VERIFICATION else STORAGE_SUPPORT
+    if item.sop_class_uid == VERIFICATION:
+        return None
+    return STORAGE_SUPPORT_COERCING if terms.coerces else STORAGE_SUPPORT

@@ -104,6 +104,7 @@ class ListenerPolicy:
     open: bool = True
     identity_required: bool = False
     storage_rule: StorageRule = StorageRule.EVERY_OBJECT
+    coerces: bool = False
     refused_sop_classes: frozenset[str] = frozenset()
 
     def judge(
