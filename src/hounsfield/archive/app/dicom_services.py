@@ -13,7 +13,7 @@ from hounsfield.archive.engine.leadership import Leadership
 from hounsfield.archive.net.availability import AvailabilityNotices
 from hounsfield.archive.net.commitment import StorageCommitment
 from hounsfield.archive.net.destinations import Destinations
-from hounsfield.archive.net.find import find_service
+from hounsfield.archive.net.find import FindProvider
 from hounsfield.archive.net.getting import get_service
 from hounsfield.archive.net.moving import move_service
 from hounsfield.archive.net.services import Service
@@ -44,8 +44,9 @@ class DicomServices:
         dicom = config.dicom
         retrieving = RetrieveLimits(associations=dicom.move_associations, retries=dicom.move_retries)
         limits = FindLimits(answers_max=dicom.find_answers_max, headers_max=dicom.find_headers_max)
+        self._find = FindProvider(engine, limits, relational=dicom.find_relational_always)
         self.services: Sequence[Service] = (
-            find_service(engine, limits, relational=dicom.find_relational_always),
+            self._find.service(),
             move_service(engine, destinations, retrieving),
             get_service(engine, retrieving),
             self._commitment.service(),
@@ -62,4 +63,4 @@ class DicomServices:
 
     def figures(self) -> Mapping[str, int]:
         """For the scoreboard."""
-        return {**self._commitment.figures(), **self._notices.figures()}
+        return {**self._find.figures(), **self._commitment.figures(), **self._notices.figures()}

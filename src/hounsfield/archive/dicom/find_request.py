@@ -84,6 +84,7 @@ RETRIEVE_AE_TITLE: Final = 0x00080054
 INSTANCE_AVAILABILITY: Final = 0x00080056
 _TIMEZONE: Final = 0x00080201
 _QUERY_RETRIEVE_VIEW: Final = 0x00080053
+_LENGTH_TO_END: Final = 0x00080001
 _MODALITY: Final = 0x00080060
 _PATIENT_GROUP: Final = 0x0010
 #: Counted when they are asked for: what the archive has of a patient (PS3.4 Table C.6-1).
@@ -92,7 +93,7 @@ PATIENT_COUNTS: Final = frozenset({PATIENT_STUDIES, PATIENT_SERIES, PATIENT_INST
 #: Said of every answer (PS3.4 C.4.1.1.3.2), whatever a request says about them.
 _ALWAYS: Final = frozenset({QUERY_RETRIEVE_LEVEL, RETRIEVE_AE_TITLE, INSTANCE_AVAILABILITY})
 #: Of the request itself; never matched and never returned as a key.
-_CONTROL: Final = frozenset({SPECIFIC_CHARACTER_SET, _QUERY_RETRIEVE_VIEW, *_ALWAYS})
+_CONTROL: Final = frozenset({SPECIFIC_CHARACTER_SET, _QUERY_RETRIEVE_VIEW, _LENGTH_TO_END, *_ALWAYS})
 #: The date and time attributes that are one moment together.
 _PAIRS: Final = (
     (0x00080020, 0x00080030),  # study

@@ -55,34 +55,47 @@ _ENDS: Final[Mapping[End, tuple[Status, str | None]]] = {
 
 
 def find_service(engine: Engine, limits: FindLimits | None = None, *, relational: bool = False) -> Service:
-    """The C-FIND service. ``relational``: relational queries need not be negotiated."""
-    provider = FindProvider(engine, limits or FindLimits(), relational=relational)
-
-    def extended(sop_class_uid: str, asked: bytes) -> bytes | None:
-        return agree(asked) if sop_class_uid in LEVELS else None
-
-    syntaxes = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
-    return Service(
-        "find",
-        frozenset(LEVELS),
-        {CFindRequest: provider},
-        extended,
-        transfer_syntaxes=tuple(syntax.uid for syntax in syntaxes),
-    )
+    """The C-FIND service alone; for the rest see :class:`FindProvider`."""
+    return FindProvider(engine, limits or FindLimits(), relational=relational).service()
 
 
 class FindProvider:
-    """Answers C-FIND requests."""
+    """Answers C-FIND requests. ``relational``: relational queries need not be negotiated."""
 
     def __init__(self, engine: Engine, limits: FindLimits, *, relational: bool = False) -> None:
         self._engine = engine
         self._limits = limits
         self._relational = relational
+        self._requests = self._answers = self._failed = 0
+
+    def service(self) -> Service:
+        """What the listener is given."""
+
+        def extended(sop_class_uid: str, asked: bytes) -> bytes | None:
+            return agree(asked) if sop_class_uid in LEVELS else None
+
+        syntaxes = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
+        return Service(
+            "find",
+            frozenset(LEVELS),
+            {CFindRequest: self},
+            extended,
+            transfer_syntaxes=tuple(syntax.uid for syntax in syntaxes),
+        )
+
+    def figures(self) -> Mapping[str, int]:
+        """For the metrics."""
+        return {
+            "dimse_queries_total": self._requests,
+            "dimse_queries_failed_total": self._failed,
+            "dimse_answers_total": self._answers,
+        }
 
     async def __call__(
         self, operation: Operation, context: AcceptedContext, request: CFindRequest, data: bytes
     ) -> None:
         """Answer one request."""
+        self._requests += 1
         sop_class_uid = context.abstract_syntax
         try:
             if len(data) > SHORT_BYTES:
@@ -95,8 +108,10 @@ class FindProvider:
             pending = CFindResponse(request.message_id, status, sop_class_uid, has_dataset=True)
             await self._answer(operation, pending, finding, answers)
         except IdentifierError as error:
+            self._failed += 1
             await operation.respond(_failure(request, sop_class_uid, error))
         except EngineError as error:
+            self._failed += 1
             log.warning("a query failed", error_type=type(error).__name__, error=str(error))
             await operation.respond(
                 CFindResponse(
@@ -124,6 +139,8 @@ class FindProvider:
                 if some or final is not None:
                     await operation.answer(pending, some, final)
                 if final is not None:
+                    self._answers += sent
+                    self._failed += answers.end not in {None, End.COMPLETE}
                     log.debug("query answered", answers=sent, status=f"{final.status:04X}")
                     if finding.headers_unread:
                         log.warning("stored headers could not be read", headers=finding.headers_unread)
