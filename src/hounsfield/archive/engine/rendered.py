@@ -7,9 +7,13 @@ record, the corrections in force, the presentation state, and everything the req
 
 from __future__ import annotations
 
+import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 import trio
@@ -75,9 +79,10 @@ class RenderedLimits:
     ``at_once_max``: pictures that are drawn at the same time; each holds a frame a few times over.
     ``video_bytes_max``: of a stored video that is read to draw a frame of it, or to make it MP4; held twice.
     ``video_seconds_max``: for that; what is longer takes minutes to get to its last frame.
-    ``films_bytes_max``: what all films that are being made hold together: two bytes for each pixel of their
-    pictures (as they are drawn, and in the file), and the frame that is being drawn. Twice
-    ``animation_bytes_max``, so that the longest film can be drawn as large as it is.
+    ``films_bytes_max``: what all films hold together: while one is made, two bytes for each pixel of its
+    pictures (noise takes one and a half in the file) and the frame that is being drawn; then its file, until
+    it is sent and out of the cache. Twice ``animation_bytes_max``, so that the longest film can be drawn as
+    large as it is.
     ``films_wait_s_max``: how long one waits for others to be done before its client is told to come back:
     a long film takes ten seconds or so, and a few may be before it.
     """
@@ -140,7 +145,7 @@ class Rendered:
         )
         self._threads: trio.CapacityLimiter | None = None
         self.films = ByteBudget(self.limits.films_bytes_max, self.limits.films_wait_s_max, _TOO_MANY_FILMS)
-        self._files: SharedWork[_Key, bytes] = SharedWork(self.limits.cache_bytes_max, len)
+        self._files: SharedWork[_Key, Buffer] = SharedWork(self.limits.cache_bytes_max, len)
         self._described: SharedWork[_Key, _Described] = SharedWork(
             self.limits.descriptions_bytes_max, lambda one: one[0].bytes_held
         )
@@ -229,9 +234,10 @@ class Rendered:
 
     # ------------------------------------------------------------ pictures
 
-    async def file(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> bytes:
+    async def file(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> Buffer:
         """The file that is asked for, of these frames: one, or several as a film.
 
+        A film counts against ``films_bytes_max`` as long as anybody holds what is given here.
         Raises rendering's errors, codecs' errors, ``NotFoundError`` for a frame that there is not.
         """
         if asked.media_type in FILMS and len(numbers) > self.limits.animation_frames_max:
@@ -247,7 +253,8 @@ class Rendered:
             self.drawing.refused += 1
             raise
 
-    async def _draw(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> bytes:
+    async def _draw(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> Buffer:
+        data: Buffer
         if asked.media_type in FILMS:
             data = await self._film(subject, numbers, asked)
         else:
@@ -262,7 +269,7 @@ class Rendered:
         self.drawing.bytes_drawn += len(data)
         return data
 
-    async def _film(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> bytes:
+    async def _film(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> Buffer:
         """Frame by frame: one stored frame is held at a time, and what is in the film already."""
         image, limits = subject.image, self.limits
         frame_bytes = image.format.rows * image.format.columns * image.format.samples
@@ -273,20 +280,38 @@ class Rendered:
         film = await self._on_thread(
             lambda: FilmDrawing(image, asked, _state_of(subject, numbers[0]), self._lettering)
         )
-        drawn_bytes = 2 * count * film.pixels()
+        drawn_bytes = film.bytes_max(count)
         if count > 1 and drawn_bytes > limits.films_bytes_max:
             raise NotRenderableError(_FILM_TOO_LONG)
-        held = min(drawn_bytes + frame_bytes, limits.films_bytes_max)
-        await self.films.take(held)
+
+        async def made() -> bytes:
+            try:
+                for number in await self._on_thread(lambda: list(filter(film.is_measured, numbers))):
+                    await self._on_thread(film.measure, number, await self._cells(subject, number))
+                for number in numbers:
+                    await self._on_thread(film.draw, number, await self._cells(subject, number))
+                return await self._on_thread(film.finish)
+            finally:
+                film.close()
+
+        return await self._within_budget(drawn_bytes + frame_bytes, made)
+
+    async def _within_budget(self, bytes_max: int, make: Callable[[], Awaitable[bytes]]) -> Buffer:
+        """What ``make`` gives, when there is room; that is given back when nobody holds it any more."""
+        held = min(bytes_max, self.limits.films_bytes_max)
+        while not self.films.take_nowait(held):
+            # Films that are only kept for who may ask again make room.
+            if not self._files.forget_oldest(lambda value: isinstance(value, memoryview)):
+                await self.films.take(held)
+                break
         try:
-            for number in await self._on_thread(lambda: list(filter(film.is_measured, numbers))):
-                await self._on_thread(film.measure, number, await self._cells(subject, number))
-            for number in numbers:
-                await self._on_thread(film.draw, number, await self._cells(subject, number))
-            return await self._on_thread(film.finish)
-        finally:
-            film.close()
+            data = await make()
+        except BaseException:
             self.films.give_back(held)
+            raise
+        counted = min(held, len(data))
+        self.films.give_back(held - counted)
+        return _watched(data, partial(self.films.give_back, counted))
 
     async def _on_thread(self, work: Callable[[Unpack[_Ts]], _Result], *args: *_Ts) -> _Result:
         """Done on a thread, when there is one, and its time counted."""
@@ -299,13 +324,17 @@ class Rendered:
         self.drawing.work_us += round(seconds * 1e6)
         return done
 
-    async def film_of_video(self, subject: Subject) -> bytes:
+    async def film_of_video(self, subject: Subject) -> Buffer:
         """A stored video as MP4, made anew. ``RenderingError`` when it cannot be, or would be too long."""
         limits, rate = self.limits, 1 / subject.image.frame_seconds
 
-        async def made() -> bytes:
+        async def as_mp4() -> bytes:
             frames_max = limits.animation_frames_max
-            data = await self.video.as_mp4(subject.instance, frames_max, rate, self._video_limits)
+            return await self.video.as_mp4(subject.instance, frames_max, rate, self._video_limits)
+
+        async def made() -> Buffer:
+            length = (await self.video.stream(subject.instance)).length
+            data = await self._within_budget(2 * length, as_mp4)  # the stream, and about as much again
             self.drawing.bytes_drawn += len(data)
             return data
 
@@ -330,6 +359,22 @@ class Rendered:
         if self._threads is None:
             self._threads = trio.CapacityLimiter(self.limits.at_once_max)
         return self._threads
+
+
+def _watched(data: bytes, done: Callable[[], None]) -> memoryview:
+    """The same bytes; when nobody holds them any more, on whatever thread, ``done`` is called on this one."""
+    watched = memoryview(data)
+    token, loop = trio.lowlevel.current_trio_token(), threading.get_ident()
+
+    def gone() -> None:
+        if threading.get_ident() == loop:
+            done()
+            return
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(done)
+
+    weakref.finalize(watched, gone).atexit = False
+    return watched
 
 
 def _state_of(subject: Subject, number: int) -> ImagePresentation | None:

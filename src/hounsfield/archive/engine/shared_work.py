@@ -56,6 +56,15 @@ class SharedWork(Generic[Key, Value]):
             self.figures.found += 1
         return value
 
+    def forget_oldest(self, wanted: Callable[[Value], bool]) -> bool:
+        """Let go of what was used longest ago of what is ``wanted``; whether there was any."""
+        for key, value in self._held.items():
+            if wanted(value):
+                self.figures.bytes_held -= self._size_of(value)
+                del self._held[key]
+                return True
+        return False
+
     async def get(self, key: Key, make: Callable[[], Awaitable[Value]]) -> Value:
         """What is held, or what ``make`` gives; called once for all who ask meanwhile."""
         while True:

@@ -10,7 +10,7 @@ from hounsfield.archive.rendering.annotation import annotated
 from hounsfield.archive.rendering.bands import in_bands
 from hounsfield.archive.rendering.color import Palette, to_rgb
 from hounsfield.archive.rendering.errors import NotRenderableError
-from hounsfield.archive.rendering.film import Film, film_of
+from hounsfield.archive.rendering.film import Film, film_bytes_max, film_of
 from hounsfield.archive.rendering.grey import WHOLE, GreyTransform, Word, data_range, grey
 from hounsfield.archive.rendering.image import Image
 from hounsfield.archive.rendering.lettering import BUILT_IN, Lettering
@@ -85,6 +85,10 @@ class FilmDrawing:
         self._image, self._asked, self._state, self._lettering = image, asked, state, lettering
         self._range: Range | None = None
         self._film: Film | None = None
+
+    def bytes_max(self, count: int) -> int:
+        """What a film of so many pictures may hold while it is made, its file included."""
+        return film_bytes_max(self._asked.media_type, count, self.pixels())
 
     def pixels(self) -> int:
         """Of one picture."""

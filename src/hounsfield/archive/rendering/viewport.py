@@ -61,7 +61,8 @@ def cut(picture: NDArray[Any], viewport: Viewport) -> NDArray[Any]:
 
     What of it reaches beyond the image is left out: the standard does not say what would be shown there.
     """
-    left, top, right, bottom = part_of(*picture.shape[:2], viewport)
+    rows, columns = picture.shape[:2]
+    left, top, right, bottom = part_of(rows, columns, viewport)
     part = picture[top:bottom, left:right]
     flipped_across, flipped_down = flips_of(viewport)
     if flipped_across:

@@ -47,7 +47,7 @@ THUMBNAIL_TRIES_MAX: Final = 4
 _UNSHOWN: Final = (RenderingError, CodecError, NotFoundError, NotSeparableError, DamagedError)
 
 #: Of which object, which of its frames, and the file.
-_Picture = tuple[Instance, Sequence[int], bytes]
+_Picture = tuple[Instance, Sequence[int], Buffer]
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,5 +104,5 @@ async def _pieces(stream: Stream, start: int, stop: int) -> AsyncIterator[Sequen
             yield (buffer,)
 
 
-async def _in_memory(data: bytes, start: int, stop: int) -> AsyncIterator[Buffer]:
+async def _in_memory(data: Buffer, start: int, stop: int) -> AsyncIterator[Buffer]:
     yield memoryview(data)[start:stop]
