@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
+from pydicom.data import get_testdata_file
 from pynetdicom import AE, evt
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
@@ -195,6 +196,43 @@ async def test_a_wrong_passcode_is_rejected_even_where_none_is_required(
     async with _listening(serve, sink, await identities()) as archive:
         rejected, _ = await _associate(archive.port, _negotiation(2, b"RADIOLOGIST", b"wrong horse"))
         assert rejected == REJECTED
+
+
+@pytest.mark.peer("storescu")
+@pytest.mark.parametrize(
+    ("words", "code_is_0"),
+    [
+        (("-usr", "RADIOLOGIST", "-pwd", GOOD, "-rsp"), True),
+        (("-usr", "RADIOLOGIST", "-pwd", GOOD), True),
+        (("-usr", "RADIOLOGIST", "-pwd", "wrong horse", "-rsp"), False),
+        (("-usr", "RADIOLOGIST", "-epw", "-rsp"), False),
+        (("-usr", "RADIOLOGIST"), False),
+        (("--kerberos", "FILE"), False),
+        (("--saml", "FILE", "-rsp"), False),
+        (("--jwt", "FILE", "-rsp"), True),
+        ((), False),
+    ],
+)
+async def test_storescu_names_its_user(
+    serve: Callable[..., Any],
+    sink: Any,
+    identities: Any,
+    signer: tuple[ECKey, Path],
+    tmp_path: Path,
+    words: tuple[str, ...],
+    code_is_0: bool,
+) -> None:
+    ct = get_testdata_file("CT_small.dcm")
+    key, public = signer
+    file = tmp_path / "token"
+    file.write_bytes(_token("ES256", key))
+    words = tuple(str(file) if word == "FILE" else word for word in words)
+    known = await identities(jwt_keys=(str(public),), jwt_issuer=ISSUER, jwt_audience=AUDIENCE)
+    async with _listening(serve, sink, known, identity_required=True) as archive:
+        done = await archive.run("storescu", *words, "-aec", "HOUNSFIELD", "127.0.0.1", "PORT", ct)
+        assert (done.returncode == 0) is code_is_0, done.stdout
+        assert len(sink.objects) == code_is_0
+        assert archive.observer.calls[0].identity == ("RADIOLOGIST" if code_is_0 else "")
 
 
 async def test_an_entity_says_whose_it_is(serve: Callable[..., Any], sink: Any, identities: Any) -> None:
