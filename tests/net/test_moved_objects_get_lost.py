@@ -22,7 +22,7 @@ from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.moving import move_service
 from hounsfield.archive.net.policy import ListenerPolicy
 from hounsfield.archive.net.scu import RemoteEntity, ScuLimits, associate
-from hounsfield.archive.net.suboperations import RetrieveLimits
+from hounsfield.archive.net.suboperations import RetrieveFigures, RetrieveLimits
 from hounsfield.archive.wire import (
     NEED_DATA,
     AssociateAccept,
@@ -42,6 +42,7 @@ from hounsfield.archive.wire import (
     ReleaseRequest,
     Role,
 )
+from hounsfield.storage_backends.local_blobs import LocalBlobs
 from support.retrieving import (
     EXPLICIT,
     IMPLICIT,
@@ -616,6 +617,48 @@ async def test_objects_come_in_their_order(moving: Any, monkeypatch: pytest.Monk
         final, *_ = await ask(archive, STUDY, to="ORDERED")
         assert final.status == 0
         assert peer.stores == [f"1.2.3.4.1.{number + 1}" for number in range(12)]
+
+
+async def test_what_is_not_in_memory_is_sent_and_the_disk_is_told_of_the_next(
+    moving: Any, sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with moving() as (archive, _):
+        files = slices(40)
+        for raw in files:
+            await stored(archive.engine, raw)
+        told: list[int] = []
+        bring = archive.engine.bring
+
+        async def telling(coming: Any) -> None:
+            told.append(len(coming))
+            await bring(coming)
+
+        monkeypatch.setattr(archive.engine, "bring", telling)
+        monkeypatch.setattr(LocalBlobs, "try_read_into", lambda *_: False)
+        final, *_ = await ask(archive, STUDY)
+        assert (final.status, counts(final)) == (0, (None, 40, 0, 0))
+        assert sorted(sink.objects) == sorted(map(dataset_of, files))
+        assert 3 <= len(told) <= 10  # not at each
+        assert max(told) == 16
+
+
+async def test_what_was_moved_is_counted(open_archive: Any, serve: Any, sink: Any) -> None:
+    figures = RetrieveFigures()
+    async with (
+        serve(sink, OPEN) as destination,
+        open_archive(
+            provide=lambda engine: [
+                move_service(engine, Known(DEST=at(destination.port)), QUICK, figures=figures)
+            ]
+        ) as archive,
+    ):
+        for raw in slices(3):
+            await stored(archive.engine, raw)
+        await ask(archive, STUDY)
+        sink.failing["commit"] = StorageFailedError("no")
+        await ask(archive, STUDY)
+        size = sum(map(len, sink.objects))
+        assert figures == RetrieveFigures(requests=2, sent=3, failed=3, bytes_sent=size)
 
 
 # ---------------------------------------------------------------- other people's

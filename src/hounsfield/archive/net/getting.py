@@ -17,6 +17,7 @@ from hounsfield.archive.net.services import Operation, Service
 from hounsfield.archive.net.suboperations import (
     NoRoomError,
     Patience,
+    RetrieveFigures,
     RetrieveLimits,
     Suboperations,
     run_lanes,
@@ -28,24 +29,27 @@ __all__ = ["Getting", "get_service"]
 log = structlog.get_logger(__name__)
 
 
-def get_service(engine: Engine, limits: RetrieveLimits | None = None) -> Service:
+def get_service(
+    engine: Engine, limits: RetrieveLimits | None = None, figures: RetrieveFigures | None = None
+) -> Service:
     """C-GET for all three information models."""
-    getting = Getting(engine, limits or RetrieveLimits())
+    getting = Getting(engine, limits or RetrieveLimits(), figures or RetrieveFigures())
     return Service("get", GET_CLASSES, {CGetRequest: getting.perform}, relational)
 
 
 class Getting:
     """Performs C-GET requests, any number at once."""
 
-    def __init__(self, engine: Engine, limits: RetrieveLimits) -> None:
+    def __init__(self, engine: Engine, limits: RetrieveLimits, figures: RetrieveFigures) -> None:
         self._engine = engine
         self._limits = limits
+        self._figures = figures
 
     async def perform(
         self, operation: Operation, context: AcceptedContext, request: CGetRequest, identifier: bytes
     ) -> None:
         """One request, to its final response. Raises NetError when the association is over before."""
-        retrieval = Retrieval(operation, context, request, self._limits)
+        retrieval = Retrieval(operation, context, request, self._limits, self._figures)
         found = await retrieval.find(self._engine, identifier)
         if found is not None:
             run = partial(self._send, operation)

@@ -29,6 +29,7 @@ from hounsfield.archive.net.services import Operation, Service
 from hounsfield.archive.net.suboperations import (
     NoRoomError,
     Patience,
+    RetrieveFigures,
     RetrieveLimits,
     Suboperations,
     run_lanes,
@@ -63,9 +64,16 @@ def move_service(
     destinations: Finder,
     limits: RetrieveLimits | None = None,
     scu_limits: ScuLimits | None = None,
+    figures: RetrieveFigures | None = None,
 ) -> Service:
     """C-MOVE for all three information models."""
-    moving = Moving(engine, destinations, limits or RetrieveLimits(), scu_limits or ScuLimits())
+    moving = Moving(
+        engine,
+        destinations,
+        limits or RetrieveLimits(),
+        scu_limits or ScuLimits(),
+        figures or RetrieveFigures(),
+    )
     return Service("move", MOVE_CLASSES, {CMoveRequest: moving.perform}, relational)
 
 
@@ -73,19 +81,25 @@ class Moving:
     """Performs C-MOVE requests, any number at once."""
 
     def __init__(
-        self, engine: Engine, destinations: Finder, limits: RetrieveLimits, scu_limits: ScuLimits
+        self,
+        engine: Engine,
+        destinations: Finder,
+        limits: RetrieveLimits,
+        scu_limits: ScuLimits,
+        figures: RetrieveFigures,
     ) -> None:
         self._engine = engine
         self._destinations = destinations
         self._limits = limits
         self._scu_limits = scu_limits
+        self._figures = figures
         self._slots: dict[tuple[str, int], trio.CapacityLimiter] = {}
 
     async def perform(
         self, operation: Operation, context: AcceptedContext, request: CMoveRequest, identifier: bytes
     ) -> None:
         """One request, to its final response."""
-        retrieval = Retrieval(operation, context, request, self._limits)
+        retrieval = Retrieval(operation, context, request, self._limits, self._figures)
         title = request.move_destination.strip()
         try:
             remote = self._destinations.find(title)

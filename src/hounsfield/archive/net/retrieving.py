@@ -22,7 +22,12 @@ from hounsfield.archive.engine.listing import Named
 from hounsfield.archive.net.errors import NetError
 from hounsfield.archive.net.selection import TooManyError, keys_of, select
 from hounsfield.archive.net.services import Operation
-from hounsfield.archive.net.suboperations import RetrieveLimits, Suboperations, failed_list
+from hounsfield.archive.net.suboperations import (
+    RetrieveFigures,
+    RetrieveLimits,
+    Suboperations,
+    failed_list,
+)
 from hounsfield.archive.wire import (
     AcceptedContext,
     CGetRequest,
@@ -67,11 +72,13 @@ class Retrieval:
         context: AcceptedContext,
         request: CMoveRequest | CGetRequest,
         limits: RetrieveLimits,
+        figures: RetrieveFigures,
     ) -> None:
         self._operation = operation
         self._context = context
         self._request = request
         self._limits = limits
+        self._figures = figures
         self._class = CMoveResponse if isinstance(request, CMoveRequest) else CGetResponse
 
     async def find(self, engine: Engine, identifier: bytes) -> list[Named] | None:
@@ -110,7 +117,7 @@ class Retrieval:
         ``run`` leaves none without a result unless they were cancelled. Raises NetError when it does.
         """
         operation = self._operation
-        operations = Suboperations(found, lambda: operation.cancelled)
+        operations = Suboperations(found, lambda: operation.cancelled, self._figures)
         began = trio.current_time()
         finished = trio.Event()
         scope = trio.CancelScope()

@@ -34,6 +34,7 @@ from hounsfield.codecs.registry import lookup
 __all__ = [
     "NoRoomError",
     "Patience",
+    "RetrieveFigures",
     "RetrieveLimits",
     "Suboperations",
     "Tally",
@@ -96,10 +97,36 @@ class Tally:
     warning: int = 0
 
 
+@dataclass(slots=True)
+class RetrieveFigures:
+    """What one worker's C-MOVEs and C-GETs came to so far."""
+
+    requests: int = 0
+    sent: int = 0
+    warned: int = 0
+    failed: int = 0
+    bytes_sent: int = 0
+
+    def named(self) -> dict[str, int]:
+        """For the metrics."""
+        return {
+            "dimse_retrievals_total": self.requests,
+            "dimse_retrieved_objects_total.sent": self.sent,
+            "dimse_retrieved_objects_total.warned": self.warned,
+            "dimse_retrieved_objects_total.failed": self.failed,
+            "dimse_retrieved_bytes_total": self.bytes_sent,
+        }
+
+
 class Suboperations:
     """What is to be sent, and what became of what was. One event loop's."""
 
-    def __init__(self, found: Iterable[Named], cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        found: Iterable[Named],
+        cancelled: Callable[[], bool],
+        figures: RetrieveFigures | None = None,
+    ) -> None:
         self.queue: deque[Work] = deque(Work(one) for one in found)
         self._later: deque[Work] = deque()
         self.tally = Tally()
@@ -108,6 +135,8 @@ class Suboperations:
         self.reason = ""
         """Why the last one failed that did."""
         self._cancelled = cancelled
+        self._figures = figures or RetrieveFigures()
+        self._figures.requests += 1
         self._in_flight = 0
         self._stopping = trio.Event()
 
@@ -179,16 +208,21 @@ class Suboperations:
             self._count(self.queue.popleft(), Sent(Category.FAILURE, reason=reason))
 
     def _count(self, work: Work, sent: Sent) -> None:
-        if sent.category is Category.SUCCESS:
-            self.tally.completed += 1
-            self.bytes_sent += sent.size
-        elif sent.category is Category.WARNING:
-            self.tally.warning += 1
-            self.bytes_sent += sent.size
-        else:
+        figures = self._figures
+        if sent.category is Category.FAILURE:
             self.tally.failed += 1
+            figures.failed += 1
             self.failed_uids.append(work.named.sop_uid)
             self.reason = sent.reason
+            return
+        if sent.category is Category.SUCCESS:
+            self.tally.completed += 1
+            figures.sent += 1
+        else:
+            self.tally.warning += 1
+            figures.warned += 1
+        self.bytes_sent += sent.size
+        figures.bytes_sent += sent.size
 
     # ------------------------------------------------------------ what is answered
 
