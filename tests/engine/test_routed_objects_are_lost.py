@@ -302,6 +302,24 @@ async def test_an_object_that_breaks_every_association_is_set_aside(tmp_path: Pa
         assert "lost 4 times" in entry.objects[0].reason
 
 
+async def test_a_destination_that_breaks_every_association_gets_it_later(tmp_path: Path) -> None:
+    """It is not the object: nothing is set aside, however long it takes."""
+
+    def behave(_: str, tried: int) -> Answer:
+        if tried < 25:
+            raise WayError("the connection was lost")
+        return SENT
+
+    peers = Peers({"A": behave})
+    with stores_in(tmp_path / "data") as stores:
+        async with routed(stores, peers, route(retries=2)) as (engine, routing):
+            uids = await store_some(engine, 5)
+            await peers.until_got("A", uids)
+        assert sorted(peers.at("A")) == sorted(uids)
+        with stores.store.snapshot() as snapshot:
+            assert routing.rows.aside(snapshot) == []
+
+
 async def test_who_gives_up_sets_aside_what_is_too_old(tmp_path: Path) -> None:
     peers = Peers(unreachable={"A"})
     with stores_in(tmp_path / "data") as stores:

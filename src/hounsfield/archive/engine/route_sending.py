@@ -96,6 +96,21 @@ class _Work:
     lanes: list[Lane]
     again: Again | None = None
 
+    @property
+    def losses(self) -> int:
+        """How often it was lost on its way."""
+        if self.again is not None:
+            return self.again.attempts
+        return max((lane.attempts.get(self.waiting.position, 0) for lane in self.lanes), default=0)
+
+    def count_loss(self) -> None:
+        """It was lost once more."""
+        losses = self.losses + 1
+        if self.again is not None:
+            self.again.attempts = losses
+        for lane in self.lanes:
+            lane.attempts[self.waiting.position] = losses
+
 
 @dataclass(slots=True)
 class DestinationState:
@@ -139,6 +154,9 @@ class Destination:
         self._commits = trio.Lock()
         self._known: dict[Pair, None] = {}
         self._answered = False  # by the association that is, or was, used last
+        self._suspect: _Work | None = None
+        """An object with which associations were lost again and again: it waits until another one tells
+        whether it is the object, or the destination."""
         self.closing = False
 
     @property
@@ -255,6 +273,8 @@ class Destination:
                     await bell.wait()
             elif self._has_work():
                 return
+            elif self._suspect is not None:
+                self._acquit()  # nobody else waits who could tell
             else:
                 if not self.state.ways:
                     self.state.doing = "idle"
@@ -309,7 +329,7 @@ class Destination:
                 if not await self._judge(work, answer):
                     return
             finally:
-                if given is not None:
+                if given is not None and given is not self._suspect:
                     self._give_back(given)
             await self._slow_down(answer.size)
             work = await self._next_or_linger()
@@ -333,24 +353,26 @@ class Destination:
         """Send one object. One with which the way is lost again and again does not block it for ever."""
         try:
             return await way.send(instance)
-        except WayError as error:
-            tries = self._count(work)
-            if tries <= self._route.retries:
-                raise
-            self._lost(str(error))
-            reason = f"the association was lost {tries} times while it was sent"
-            return Answer(Verdict.REFUSED, reason, over=True)
+        except WayError:
+            work.count_loss()
+            if self._suspect is not None:
+                self._acquit()  # it is the destination
+            elif work.losses > self._route.retries:
+                self._suspect = work
+            raise
 
-    def _count(self, work: _Work) -> int:
-        """How often an object was lost on its way."""
-        if work.again is not None:
-            work.again.attempts += 1
-            return work.again.attempts
-        position = work.waiting.position
-        tries = 0
-        for lane in work.lanes:
-            tries = lane.attempts[position] = lane.attempts.get(position, 0) + 1
-        return tries
+    def _acquit(self) -> None:
+        """The suspect is sent again."""
+        suspect, self._suspect = self._suspect, None
+        if suspect is not None:
+            self._give_back(suspect)
+
+    async def _convict(self) -> None:
+        """Others get through: the suspect is set aside."""
+        suspect, self._suspect = self._suspect, None
+        if suspect is not None:
+            reason = f"the association was lost {suspect.losses} times while it was sent"
+            await self._refuse(suspect, Answer(Verdict.REFUSED, reason))
 
     async def _judge(self, work: _Work, answer: Answer) -> bool:
         """Do what an answer means; whether the way may be used on."""
@@ -366,6 +388,8 @@ class Destination:
                     self._give_back(work)
                     self._stall(answer.reason)
                     return False
+            if answer.verdict is Verdict.SENT or answer.status is not None:
+                await self._convict()
         return not answer.over
 
     def _arrived(self, size: int) -> None:
