@@ -17,7 +17,7 @@ from hounsfield.archive.net.find import FindProvider
 from hounsfield.archive.net.getting import get_service
 from hounsfield.archive.net.moving import move_service
 from hounsfield.archive.net.services import Service
-from hounsfield.archive.net.suboperations import RetrieveLimits
+from hounsfield.archive.net.suboperations import RetrieveFigures, RetrieveLimits
 
 LEASE_S = 15.0
 """Of those that call others back: who falls silent is succeeded after this long."""
@@ -43,12 +43,13 @@ class DicomServices:
         )
         dicom = config.dicom
         retrieving = RetrieveLimits(associations=dicom.move_associations, retries=dicom.move_retries)
+        self._retrieved = RetrieveFigures()
         limits = FindLimits(answers_max=dicom.find_answers_max, headers_max=dicom.find_headers_max)
         self._find = FindProvider(engine, limits, relational=dicom.find_relational_always)
         self.services: Sequence[Service] = (
             self._find.service(),
-            move_service(engine, destinations, retrieving),
-            get_service(engine, retrieving),
+            move_service(engine, destinations, retrieving, figures=self._retrieved),
+            get_service(engine, retrieving, self._retrieved),
             self._commitment.service(),
         )
         self.load(config)
@@ -63,4 +64,9 @@ class DicomServices:
 
     def figures(self) -> Mapping[str, int]:
         """For the scoreboard."""
-        return {**self._find.figures(), **self._commitment.figures(), **self._notices.figures()}
+        return {
+            **self._find.figures(),
+            **self._retrieved.named(),
+            **self._commitment.figures(),
+            **self._notices.figures(),
+        }
