@@ -119,9 +119,9 @@ def statuses() -> str:
     for why, answer in found:
         said.setdefault((answer.status, answer.comment or ""), []).append(why)
     rows = []
-    for (code, comment), why in sorted(said.items()):
+    for (code, comment), reasons in sorted(said.items()):
         kind = describe_status(code, Service.STORAGE).category.value
-        rows.append(("C-STORE", f"{code:04X}", kind, comment or ", ".join(why)))
+        rows.append(("C-STORE", f"{code:04X}", kind, comment or ", ".join(reasons)))
     for service, (name, codes) in _SERVICES.items():
         rows += [
             (name, f"{code:04X}", meaning.category.value, meaning.meaning)

@@ -69,10 +69,11 @@ class Availability:
     async def owe(self, study_uid: str) -> None:
         """Record that everybody who wants it is owed the news of a study. Never raises for the disk."""
         for title in () if is_hidden(study_uid) else self.to:
-            body = {"ae": title, "study": study_uid, "at_ns": time.time_ns()}
+            now_ns = time.time_ns()
+            body = {"ae": title, "study": study_uid, "at_ns": now_ns}
             try:
                 await self._gate.read(
-                    self._journal.commit_fact, FACT_KIND, _name(title, study_uid), body, body["at_ns"]
+                    self._journal.commit_fact, FACT_KIND, _name(title, study_uid), body, now_ns
                 )
             except (EngineError, StorageError) as error:
                 log.warning("an AE is not told of a study", called_ae=title, error_type=type(error).__name__)
