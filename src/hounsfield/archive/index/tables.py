@@ -16,7 +16,7 @@ version    plain    instance key (32) | record id (16)                   Instanc
 quarantine plain    record id (16)                                       QuarantineRow
 state      plain    kind, NUL, hash of the name (12)                     what facts say now
 journal    log      sequence (8)                                         Event
-meta       plain    name                                                 counters, leases, cursors, lanes of routes
+meta       plain    name                                                 counters, leases, cursors, lanes
 segment    plain    segment id (16)                                      SegmentRow: how far it is indexed
 fresh      plain    study id (12)                                        random: its n-grams are not merged
 grams      plain    study id (12)                                        for which texts n-grams stand
