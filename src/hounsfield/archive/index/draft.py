@@ -45,6 +45,8 @@ MODALITY = 0x00080060
 PATIENT_LEVEL = 0x0010  # group of the patient's own attributes (PS3.3 C.7.1.1)
 FLAG_DEMOGRAPHICS = "attributes-disagree"
 FLAG_CONFLICT = "conflicting-version-kept"
+#: Of a version: it is, byte for byte, another that is there, and nothing that anybody has to decide on.
+FLAG_AGAIN = "received-again"
 
 Patients = dict[bytes, bytes | None]
 """Rows of patients as batches planned before, and committed before, leave them; None: removed."""
@@ -199,7 +201,7 @@ class StudyDraft:
         draft.removed[sop_uid], draft.held[sop_uid] = served, (key, held)
         draft.versions += versions
         draft.added[sop_uid] = conflicting(now, len(left) > 1)
-        draft.kept += [row for row in left if row is not now]
+        draft.kept += [conflicting(row, True) for row in left if row is not now]
         return Removed(series_uid, sop_uid, gone)
 
     def remove_series(self, series_uid: str) -> list[Removed]:
@@ -452,7 +454,7 @@ class StudyDraft:
             batch.delete(VERSION, key)
         for row in draft.kept:
             key = catalog.instance_key(self.uid, uid, row.sop_uid) + row.location.record_id
-            catalog.put_row(batch, VERSION, key, conflicting(row, True))
+            catalog.put_row(batch, VERSION, key, row)
         found = not is_hidden(self.uid)
         for sop_uid in draft.removed.keys() - draft.added.keys():
             batch.delete(INSTANCE, draft.held[sop_uid][0])
@@ -556,6 +558,9 @@ def plan_corrected(batch: Batch, study_id: bytes, old: StudyRow | None, new: Stu
         batch.add(CORRECTED, number_key(number), study_id)
 
 
+_BESIDE_OTHERS = frozenset({FLAG_CONFLICT, FLAG_AGAIN})
+
+
 def served_of(rows: Iterable[InstanceRow], newest_current: bool) -> InstanceRow:
     """Which of several received under the same UIDs is served: one that came whole before one that was cut
     short, then the first or the newest; of those of one moment the one that is given first."""
@@ -564,9 +569,14 @@ def served_of(rows: Iterable[InstanceRow], newest_current: bool) -> InstanceRow:
 
 
 def conflicting(row: InstanceRow, is_so: bool) -> InstanceRow:
-    """The row as it is beside others of its UIDs, or alone."""
-    flags = {*row.flags, FLAG_CONFLICT} if is_so else {*row.flags} - {FLAG_CONFLICT}
-    return structs.replace(row, flags=tuple(sorted(flags)))
+    """The row as it is beside others of its UIDs, or alone. What else was noted stands as it was noted."""
+    flags = tuple(flag for flag in row.flags if flag not in _BESIDE_OTHERS)
+    return structs.replace(row, flags=(*flags, FLAG_CONFLICT) if is_so else flags)
+
+
+def received_again(row: InstanceRow) -> InstanceRow:
+    """The row of a version that is the same, byte for byte, as another that is there."""
+    return structs.replace(row, flags=(*row.flags, FLAG_AGAIN))
 
 
 def merge(into: Attributes, new: Attributes, flags: set[str]) -> None:

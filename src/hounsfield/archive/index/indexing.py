@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from itertools import islice
+from typing import NamedTuple, Protocol
 
 from hounsfield.archive.dicom.rejection import KEY_OBJECT_SELECTION
 from hounsfield.archive.index.catalog import Catalog, Place, Stored
@@ -69,6 +70,29 @@ class Outcome(Enum):
 
 class IndexContentionError(Exception):
     """Objects found no place in the index in any attempt: not acknowledged, they may be sent again."""
+
+
+class _IsStored(Protocol):
+    """What of a stored object says where its bytes are, and how to read them."""
+
+    @property
+    def transfer_syntax_uid(self) -> str: ...
+    @property
+    def stored_as(self) -> str: ...
+    @property
+    def location(self) -> Location: ...
+
+
+class _Received(NamedTuple):
+    """An object that is being added."""
+
+    transfer_syntax_uid: str
+    stored_as: str
+    location: Location
+
+    @classmethod
+    def of(cls, stored: Stored) -> _Received:
+        return cls(stored.row.transfer_syntax_uid, stored.row.stored_as, stored.location)
 
 
 _Plan = tuple[Batch, list[tuple[int, "Outcome"]]]
@@ -209,25 +233,31 @@ class Indexer:
         return record.ref
 
     def _same(self, held: InstanceRow, stored: Stored) -> bool:
-        """Whether two records hold the same bytes as received, however each is stored."""
-        row = stored.row
-        if held.transfer_syntax_uid != row.transfer_syntax_uid:
-            return False
+        """Whether a record that is here and one that is added hold the same bytes as received."""
         if held.location.record_id in stored.unlike:
             return False
-        if held.location.stream is not None or stored.location.stream is not None:
-            return self._same_data_set(held, stored)
-        one, other = self.ref_of(held.location), self.ref_of(stored.location)
-        if lengths_as_received(one, held.stored_as) != lengths_as_received(other, row.stored_as):
+        return self.are_alike(held, _Received.of(stored))
+
+    def are_alike(self, one: _IsStored, other: _IsStored) -> bool:
+        """Whether two records hold the same bytes as received, however each is stored.
+
+        Raises as reading them does.
+        """
+        if one.transfer_syntax_uid != other.transfer_syntax_uid:
             return False
-        pairs = zip(islice(one.parts(), 1, None), islice(other.parts(), 1, None), strict=True)
+        if one.location.stream is not None or other.location.stream is not None:
+            return self._same_data_set(one, other)
+        mine, its = self.ref_of(one.location), self.ref_of(other.location)
+        if lengths_as_received(mine, one.stored_as) != lengths_as_received(its, other.stored_as):
+            return False
+        pairs = zip(islice(mine.parts(), 1, None), islice(its.parts(), 1, None), strict=True)
         try:
             return all(
                 same_bytes(
-                    as_received(held.stored_as, mine, self.log.open_part(mine)),
-                    as_received(row.stored_as, its, self.log.open_part(its)),
+                    as_received(one.stored_as, part, self.log.open_part(part)),
+                    as_received(other.stored_as, match, self.log.open_part(match)),
                 )
-                for mine, its in pairs
+                for part, match in pairs
             )
         except CodecError:
             return False  # not known to be: both are kept
@@ -244,16 +274,15 @@ class Indexer:
         received = held.received or place[:2]
         return view.route(*received, held.sop_uid, held.received_ns)[:2] == place[:2]
 
-    def _same_data_set(self, held: InstanceRow, stored: Stored) -> bool:
-        """As :meth:`_same`, when one of the two lies in pieces: stretch by stretch."""
-        row = stored.row
-        if self.data_set_bytes(held.location, held.stored_as) != self.data_set_bytes(
-            stored.location, row.stored_as
+    def _same_data_set(self, one: _IsStored, other: _IsStored) -> bool:
+        """As :meth:`are_alike`, when one of the two lies in pieces: stretch by stretch."""
+        if self.data_set_bytes(one.location, one.stored_as) != self.data_set_bytes(
+            other.location, other.stored_as
         ):
             return False
         try:
             return same_stretches(
-                self.data_set(held.location, held.stored_as), self.data_set(stored.location, row.stored_as)
+                self.data_set(one.location, one.stored_as), self.data_set(other.location, other.stored_as)
             )
         except CodecError:
             return False

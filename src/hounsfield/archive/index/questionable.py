@@ -14,7 +14,7 @@ import msgspec
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.draft import FLAG_CONFLICT
+from hounsfield.archive.index.draft import FLAG_AGAIN, FLAG_CONFLICT
 from hounsfield.archive.index.remaining import row_part
 from hounsfield.archive.index.rows import InstanceRow, Location, ObjectRow, QuarantineRow, SeriesRow, StudyRow
 from hounsfield.archive.index.rows import decode as decode_row
@@ -123,6 +123,8 @@ def _listed(
             if not reasons:
                 return None
         elif kind is Kind.CONFLICT:
+            if FLAG_AGAIN in row.flags:
+                return None
             reasons = row.flags or (FLAG_CONFLICT,)
         sop_uid = row.sop_uid
     study_uid, series_uid = ("", "") if held.table == QUARANTINE else _uids(store, catalog, held.key)

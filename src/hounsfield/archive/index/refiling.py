@@ -16,12 +16,20 @@ from msgspec import structs
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.corrections import View
-from hounsfield.archive.index.draft import FLAG_CONFLICT, Patients, StudyDraft, conflicting, served_of
+from hounsfield.archive.index.draft import (
+    FLAG_CONFLICT,
+    Patients,
+    StudyDraft,
+    conflicting,
+    received_again,
+    served_of,
+)
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.remaining import Carried
 from hounsfield.archive.index.rows import InstanceRow, Location, StudyRow
 from hounsfield.archive.index.tables import PATIENT
 from hounsfield.storage_backends.api import Batch, Snapshot, Table
+from hounsfield.storage_backends.errors import StorageError
 
 
 class StudyChange(NamedTuple):
@@ -48,10 +56,12 @@ class Refiling:
         self._indexer = indexer
         self._carried = Carried(indexer)
         self._newest_current = newest_current
+        self._alike: dict[frozenset[bytes], bool] = {}  # records that were compared, and came out the same
 
     def forget(self) -> None:
         """Drop what was read for earlier plans."""
         self._carried = Carried(self._indexer)
+        self._alike.clear()
 
     def look(self, snapshot: Snapshot, view: View, study_ids: Iterable[bytes]) -> tuple[int, list[Location]]:
         """How many rows filing the objects of these studies anew may write, and what it reads for that."""
@@ -148,7 +158,28 @@ class Refiling:
         series = draft.series(series_uid)
         series.attributes.setdefault(SERIES_INSTANCE_UID, series_uid)
         series.added[served.sop_uid] = served
-        series.kept += [row for row in rows if row is not served]
+        others: list[InstanceRow] = []
+        for row in sorted(rows, key=lambda one: one.received_ns):
+            if row is not served:
+                again = any(self._are_alike(row, one) for one in (served, *others))
+                others.append(received_again(row) if again else row)
+        series.kept += others
+
+    def _are_alike(self, one: InstanceRow, other: InstanceRow) -> bool:
+        """Whether two that meet under the same UIDs are the same bytes: sent again when one was hidden.
+
+        Compared once, mostly when a plan is first looked at, with nobody waiting; bytes of objects received
+        with other UIDs, or of another length, are not read.
+        """
+        if one.received != other.received:
+            return False
+        pair = frozenset({one.location.record_id, other.location.record_id})
+        if pair not in self._alike:
+            try:
+                self._alike[pair] = self._indexer.are_alike(one, other)
+            except (StorageError, ValueError):
+                return False  # damaged, or moved just now: both are told
+        return self._alike[pair]
 
 
 def _filed(row: InstanceRow, study_uid: str, series_uid: str) -> _Filed:

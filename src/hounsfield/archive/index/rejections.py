@@ -441,12 +441,13 @@ def announce_rejections(indexer: Indexer, facts: Iterable[Event]) -> None:
     """Have rejections that are to be replayed hide what they hide before anything is indexed.
 
     For an index that is behind the ledger. Only for those that mean what was received before them: an object
-    that was sent again since is not another record of the hidden one, and would be taken for it.
+    that was sent again since is not another record of the hidden one, and would be taken for it. So also when
+    it was undone later, which is replayed in its turn: the note may be followed once more.
     """
     last = {event.body["name"]: event for event in facts if event.kind == FACT_REJECTION}
     for event in last.values():
-        row = _row_of(event.body["body"])
-        if row.reverted_ns or not row.before_ns:
+        row = structs.replace(_row_of(event.body["body"]), reverted_ns=0)
+        if not row.before_ns:
             continue
         indexer.prepare(len(row.rejected))
         batch = Batch(uses_reserve=True)
