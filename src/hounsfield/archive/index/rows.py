@@ -319,9 +319,7 @@ class CorrectionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     note_record: str = ""
     before_ns: int = 0
     note_digest: str = ""  # of the note's bytes
-    reverted_number: int = (
-        0  # of the fact that took it back; 0: in force, or taken back by an earlier release
-    )
+    reverted_number: int = 0  # of the fact that took it back; an earlier release did not say it
 
 
 class CorrectionsRow(msgspec.Struct, array_like=True, frozen=True):
