@@ -50,7 +50,6 @@ class Listing:
         catalog = self._catalog
         if is_hidden(study_uid):
             return
-        seen: dict[str, str] = {}  # UIDs that most have in common
         with self._store.snapshot() as snapshot:
             if series_uid is None:
                 all_series = list(catalog.series_of(snapshot, catalog.study_id(study_uid)))
@@ -58,10 +57,12 @@ class Listing:
                 key = catalog.series_key(study_uid, series_uid)
                 one = catalog.series_by_key(snapshot, key)
                 all_series = [] if one is None else [(key, one)]
-            by_number = [(number_of(row.attributes.get(_SERIES_NUMBER, "")), row.uid, key)
-                         for key, row in all_series]  # fmt: skip
-            for _, uid, key in sorted(by_number):
-                rows = sorted(
+        by_number = [(number_of(row.attributes.get(_SERIES_NUMBER, "")), row.uid, key)
+                     for key, row in all_series]  # fmt: skip
+        seen: dict[str, str] = {}  # UIDs that most have in common
+        for _, uid, key in sorted(by_number):
+            with self._store.snapshot() as snapshot:  # one for each series: none is held for long
+                rows = [
                     (
                         number_of(row.attributes.get(_INSTANCE_NUMBER, "")),
                         row.sop_uid,
@@ -69,9 +70,9 @@ class Listing:
                         seen.setdefault(row.transfer_syntax_uid, row.transfer_syntax_uid),
                     )
                     for row in catalog.instances_of(snapshot, key)
-                )
-                for _, sop_uid, sop_class, syntax in rows:
-                    yield Named(study_uid, uid, sop_uid, sop_class, syntax)
+                ]
+            for _, sop_uid, sop_class, syntax in sorted(rows):
+                yield Named(study_uid, uid, sop_uid, sop_class, syntax)
 
     def instance(self, study_uid: str, series_uid: str, sop_uid: str) -> Named | None:
         """The current instance of that name."""
