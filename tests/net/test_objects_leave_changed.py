@@ -324,3 +324,32 @@ async def test_damage_that_is_met_first_costs_nobody_an_association(
         sent = await send(taker, archive.engine, instance)
         told = sent.category, sent.reason, taker.taken
         assert told == (Category.FAILURE, "its stored record is damaged", [])
+
+
+async def test_what_was_moved_to_another_study_is_found_and_sent_there(
+    open_archive: Callable[..., Any],
+) -> None:
+    async with open_archive() as archive:
+        for raw in (*slices(2), sample("MR_small_RLE.dcm")):
+            there = await stored(archive.engine, raw)
+        await archive.engine.correcting.make(
+            Request(
+                kind="move-series", actor="a test", reason="another patient's", study="1.2.3.4",
+                series=("1.2.3.4.1",), to_study=there.study_uid,
+            )
+        )  # fmt: skip
+
+        async def found(level: str, **keys: str) -> list[Any]:
+            return await select(archive.engine, keys_of(identifier(level, **keys), EXPLICIT, tuple(Level)))
+
+        assert len(await found("STUDY", StudyInstanceUID=there.study_uid)) == 3
+        assert await found("STUDY", StudyInstanceUID="1.2.3.4") == []
+        (image,) = await found("IMAGE", SOPInstanceUID="1.2.3.4.1.2")
+        assert image.study_uid == there.study_uid
+        series = await found("SERIES", SeriesInstanceUID=image.series_uid)
+        assert [one.sop_uid for one in series] == ["1.2.3.4.1.1", "1.2.3.4.1.2"]
+        (instance,) = await archive.engine.instances(*image[:3])
+        taker = Taker(EXPLICIT, sop_class=CT)
+        assert (await send(taker, archive.engine, instance)).category is Category.SUCCESS
+        ((_, _, data),) = taker.taken
+        assert opened(data, EXPLICIT).StudyInstanceUID == there.study_uid
