@@ -582,6 +582,22 @@ async def test_an_operation_ends_with_its_association(serve: Any, sink: Any, pee
         await archive.until(lambda: archive.listener.statistics().connections_open <= (how == "release"))
 
 
+async def test_who_aborts_within_an_answer_is_counted_once(serve: Any, sink: Any, peer_to: Any) -> None:
+    @provider
+    async def flood(operation: Any, context: Any, request: Any, identifier: bytes) -> None:
+        await operation.respond(pending(1), bytes(100_000_000))
+
+    async with serve(sink, OPEN, services=flood.services, limits=QUICK) as archive:
+        peer = await peer_to(archive)
+        await peer.associate(*ALL)
+        await peer.say(5, find(), b"12345678")
+        await archive.until(lambda: archive.listener.statistics().bytes_out > 100_000)
+        await peer.send(Abort())
+        await archive.until(lambda: archive.listener.statistics().connections_open == 0)
+        assert archive.listener.statistics().associations_aborted == archive.observer.aborted == 1
+        assert flood.ended == 1
+
+
 async def test_who_waits_for_answers_is_not_idle_and_is_afterwards(
     serve: Any, sink: Any, peer_to: Any
 ) -> None:

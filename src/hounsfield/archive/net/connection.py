@@ -76,7 +76,7 @@ class Phase(Enum):
 
 
 class _Ended(Exception):  # noqa: N818 - an event: the association is over, everything was said
-    """The association ended in good order, or the peer ended it."""
+    """Everything was said: it ended in good order, or it says why not."""
 
 
 class Connection:
@@ -151,8 +151,8 @@ class Connection:
             with self._scope:
                 try:
                     await self._converse()
-                except _Ended:
-                    pass
+                except _Ended as ended:
+                    because = str(ended)
                 except RemoteProtocolError as error:
                     because = str(error)
                     last_words = self._association.answer(error)
@@ -163,7 +163,7 @@ class Connection:
                     because = "a fault of ours"
                     last_words = self._abort_words()
             if self._scope.cancelled_caught:
-                because = self._ended_because or self._timed_out()
+                because = because or self._ended_because or self._timed_out()
                 last_words = self._abort_words()
             if because:
                 self._note_broken(because)
@@ -273,10 +273,7 @@ class Connection:
 
     def _end_early(self, event: Event) -> NoReturn:
         """The association ends without a release: the peer's abort, or its disappearance."""
-        self._note_broken(
-            "aborted by the peer" if isinstance(event, Abort) else "the peer closed the connection"
-        )
-        raise _Ended
+        raise _Ended("aborted by the peer" if isinstance(event, Abort) else "the peer closed the connection")
 
     def _end_within_message(self, event: Event) -> NoReturn:
         if isinstance(event, ReleaseRequest):
