@@ -2,7 +2,7 @@
 
 A rule is a table as config.toml has it. All of its entries must hold::
 
-    { Modality = ["CT", "MR"], StudyDescription = "*THORAX*", calling_ae = "CT*", not = { ImageType = "*X*" } }
+    { Modality = ["CT", "MR"], StudyDescription = "*THORAX*", calling_ae = "CT*", not = { Laterality = "L" } }
 
 * An attribute's keyword (PS3.6) with a key that its value must match: PS3.4 C.2.2.2 as
   :mod:`~hounsfield.archive.dicom.matching` has it, so wildcards, ranges of dates and times, names without

@@ -27,7 +27,8 @@ from hounsfield.archive.index.tables import INSTANCE, STUDY_ID_BYTES
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot
 
 EVENTS_PER_READ: Final = 32
-"""Each of at most 256 objects, looked up and matched on a thread: half a second when all are large."""
+OBJECTS_PER_READ: Final = 256
+"""Objects looked up under one snapshot, and those of the last event: their records may have to be read."""
 EVENTS_PER_RANGE_READ: Final = 500  # of a study's past, where nothing is looked up
 GATHERED_MAX: Final = 100_000
 """Objects of studies that are not yet stable, kept in memory: 30 MB. Beyond, the journal is read again."""
@@ -161,12 +162,15 @@ class RouteReading:
             lookup = _Lookup(self._catalog, snapshot)
             gathers = any(want.stable for want in wants)
             for sequence, event in events:
+                if lookup.count >= OBJECTS_PER_READ:
+                    break
+                end = sequence
                 if gathers:
                     self._gathered.note(sequence, event)
                 self._event(snapshot, lookup, sequence, event, [w for w in here if w.read_to < sequence])
         for want in here:
-            want.read_to = end
-        return len(events) == EVENTS_PER_READ
+            want.read_to = max(want.read_to, end)
+        return len(events) == EVENTS_PER_READ or end < events[-1][0]
 
     def _event(
         self, snapshot: Snapshot, lookup: _Lookup, sequence: int, event: Event, wants: list[Want]
@@ -288,9 +292,11 @@ class _Lookup:
         self._snapshot = snapshot
         self._studies: dict[str, Attributes] = {}
         self._series: dict[tuple[str, str], Attributes] = {}
+        self.count = 0
 
     def find(self, study_uid: str, series_uid: str, sop_uid: str, record_id: bytes) -> _Found | None:
         """The object of that record, if it is the one that is served."""
+        self.count += 1
         row = self._catalog.instance(self._snapshot, study_uid, series_uid, sop_uid)
         if row is None:
             return self._moved(sop_uid, record_id)
