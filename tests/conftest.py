@@ -27,6 +27,7 @@ _PROGRAMS = {
     "dcm2pnm": "dcmtk",
     "dcmp2pgm": "dcmtk",
     "Orthanc": "orthanc orthanc-dicomweb",
+    "odil": "odil",
     "wrk": "wrk",
     "curl": "curl",
     "openssl": "openssl",

@@ -18,6 +18,8 @@ from support.foreign_servers import Server, orthanc
 from support.pki import Authority
 from support.server import PATIENCE_S, ArchiveServer, Sample, archive_server
 
+pytestmark = pytest.mark.peer("Orthanc")
+
 #: Uncompressed both ways, JPEG, JPEG 2000, RLE, a structured report.
 NAMES = (
     "CT_small.dcm",
