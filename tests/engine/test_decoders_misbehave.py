@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.isolation import DecodingError, Isolation, IsolationLimits
+from hounsfield.archive.engine.refusals import RefusalLimits, Refusals
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.pixels import PixelFormat, to_native
@@ -116,6 +117,7 @@ def test_what_a_frame_spoilt_costs_the_next_one_nothing(close_later) -> None:
 
 def test_a_frame_is_tried_twice_at_most(close_later) -> None:
     isolation = close_later(Sabotaged("os.abort()"))
+    isolation.refusals = Refusals(RefusalLimits(kept_max=0))  # starting a process may take long here
     with pytest.raises(DecodingError):
         isolation.decode(J2K, b"bad", PIXELS)
     assert (isolation.started, isolation.failed) == (1, 1)  # in a process that was new

@@ -32,7 +32,7 @@ from hounsfield.codecs.pixels import PixelFormat, decoded_format, to_native
 REQUEST: Final = struct.Struct("<IQ")
 #: Status, payload length.
 ANSWER: Final = struct.Struct("<BQ")
-DECODED, FAILED = 0, 1
+DECODED, FAILED, NOT_ENCODED = 0, 1, 2
 TASK_BYTES_MAX: Final = 4096
 DESCRIPTORS_MAX: Final = 64  # the libraries are opened one after the other, each closed again
 
@@ -99,12 +99,15 @@ def answer(task: Task, frame: bytearray) -> tuple[int, bytes | memoryview]:
         plain = decoded_format(task.source, task.pixels)
         if not task.target:
             return DECODED, to_native(array, plain)
+    except (CodecError, MemoryError, ValueError) as error:
+        return FAILED, type(error).__name__.encode()
+    try:
         target = coder_of(task.target)
         if target is None:
             raise UnsupportedPixelsError("no coder")
         return DECODED, target.encode(array, plain)
     except (CodecError, MemoryError, ValueError) as error:
-        return FAILED, type(error).__name__.encode()
+        return NOT_ENCODED, type(error).__name__.encode()
 
 
 def main() -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-import trio
-
 from hounsfield.archive.dicom.cuts import FrameError, frame_bytes, undivided_frame
 from hounsfield.archive.dicom.deflated import plain_header
 from hounsfield.archive.dicom.scan import Scanned, scan
 from hounsfield.archive.engine.compressing import pixel_format
 from hounsfield.archive.engine.errors import NotFoundError, NotSeparableError
+from hounsfield.archive.engine.fair_turns import FairTurns
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.isolation import Isolation
 from hounsfield.archive.engine.records import Records, frame_count, frames_held
@@ -66,8 +65,10 @@ class Decoding:
             limits.cache_bytes_max, lambda frame: int(frame.pixels.nbytes)
         )
         self.figures = self._frames.figures
-        #: Whoever has one may hold a frame on its way to a decoder: a few more than are decoded at once.
-        self.turns = trio.CapacityLimiter(2 * isolation.limits.processes_max)
+        #: Whoever has one may hold a frame on its way to a decoder: a few more than are decoded at once, and
+        #: of one object no more than that, whose frames may take long.
+        at_once = isolation.limits.processes_max
+        self.turns = FairTurns(2 * at_once, at_once)
 
     async def decoded(self, instance: Instance, number: int) -> DecodedFrame:
         """Frame ``number``, from 1, as pixels; not to be written to, others have it too.
@@ -83,7 +84,7 @@ class Decoding:
         coder = decoder_of(uid)
         pixels = await self.format(instance)
         plain = decoded_format(uid, pixels)
-        async with self.turns:
+        async with self.turns.of(instance.row.location.record_id):
             frame = _alone(await self.frame(instance, number))
             await self.arrays()
             if coder.isolated:

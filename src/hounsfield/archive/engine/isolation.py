@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import select
 import signal
@@ -22,6 +23,7 @@ from typing import Final
 
 import trio
 
+from hounsfield.archive.engine.refusals import Refusals
 from hounsfield.codecs import decoding_process as protocol
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.pixels import PixelFormat, decoded_format
@@ -33,12 +35,17 @@ _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LC_
 #: A CT slice goes through in one piece instead of eight, each a switch between two processes.
 _PIPE_BYTES: Final = 1 << 20
 _UID_CHARACTERS_MAX: Final = 64
+_DOES_NOT_DECODE: Final = "the frame does not decode as its transfer syntax and attributes say"
 #: How often those that are not needed any more are looked for, at most.
 _LOOKS_EVERY_S_MIN: Final = 1.0
 
 
 class DecodingError(CodecError):
     """The frame was not decoded: it is no such frame, or decoding it took too much."""
+
+
+class NotEncodedError(DecodingError):
+    """The frame was decoded, and no encoder of the transfer syntax takes what it is."""
 
 
 class _SpoiltError(DecodingError):
@@ -51,6 +58,8 @@ class IsolationLimits:
 
     ``memory_bytes_max``: address space of each process, libraries included (about 0.3 GiB of it).
     ``cpu_s_max``, ``wall_s_max``: the largest frames in practice take under two seconds.
+    ``cpu_s_min``: what the smallest may take; others more, as much as they are larger: a changed byte that
+    keeps a decoder busy costs no more than that.
     ``frame_bytes_max``: compressed, and decoded.
     ``idle_s_max``: after so long a process is not used again, and soon ended; 60 MB lie idle meanwhile.
     ``frames_max``: decoded by one process, so that one which somebody's bytes took over does not stay.
@@ -59,11 +68,18 @@ class IsolationLimits:
 
     memory_bytes_max: int = 1 << 30
     cpu_s_max: int = 10
+    cpu_s_min: int = 3
     wall_s_max: float = 20.0
     frame_bytes_max: int = 128 << 20
     idle_s_max: float = 60.0
     frames_max: int = 1000
     processes_max: int = 2
+
+    def cpu_s(self, decoded_bytes: int) -> int:
+        """What a frame of that size may take."""
+        share = min(1.0, 4 * decoded_bytes / self.frame_bytes_max)
+        least = min(self.cpu_s_min, self.cpu_s_max)
+        return least + math.ceil((self.cpu_s_max - least) * share)
 
 
 class _Worker:
@@ -123,6 +139,7 @@ class Isolation:
 
     def __init__(self, limits: IsolationLimits | None = None) -> None:
         self.limits = limits or IsolationLimits()
+        self.refusals = Refusals()
         self.started = 0
         self.failed = 0
         self._lock = threading.Lock()
@@ -169,20 +186,40 @@ class Isolation:
             raise DecodingError(f"a frame of more than {limits.frame_bytes_max} bytes is not decoded")
         if max(len(source_uid), len(target_uid)) > _UID_CHARACTERS_MAX:
             raise DecodingError("no transfer syntax has so long a UID")
-        task = protocol.Task(source_uid, target_uid, pixels, limits.cpu_s_max).encoded()
+        task = protocol.Task(source_uid, target_uid, pixels, limits.cpu_s(decoded_bytes)).encoded()
         if len(task) > protocol.TASK_BYTES_MAX:
             raise DecodingError("no frame is described so")
         request = protocol.REQUEST.pack(len(task), len(frame)) + task
         bytes_max = expected if expected is not None else limits.frame_bytes_max
+        to_decode: tuple[Buffer, ...] = (protocol.Task(source_uid, "", pixels, 0).encoded(), frame)
+        asked = (task, frame)
+        said = self.refusals.said(to_decode, asked)
+        if said is not None:
+            raise DecodingError(said)
         with self._turns:
+            began = time.monotonic()
             try:
-                status, payload = self._exchange((request, frame), bytes_max, expected)
-            except _SpoiltError:
-                # Perhaps a frame before it is at fault: it has a process of its own, once.
-                status, payload = self._exchange((request, frame), bytes_max, expected, fresh=True)
+                status, payload = self._tried((request, frame), bytes_max, expected)
+            except DecodingError as error:
+                if not self._closed:
+                    refused = asked if target_uid else to_decode
+                    self.refusals.remember(refused, str(error), time.monotonic() - began)
+                raise
+        if status == protocol.NOT_ENCODED:
+            raise NotEncodedError("no encoder of that transfer syntax takes such pixels")
         if status != protocol.DECODED:
-            raise DecodingError("the frame does not decode as its transfer syntax and attributes say")
+            self.refusals.remember(to_decode, _DOES_NOT_DECODE, time.monotonic() - began)
+            raise DecodingError(_DOES_NOT_DECODE)
         return payload
+
+    def _tried(
+        self, request: tuple[Buffer, ...], bytes_max: int, expected: int | None
+    ) -> tuple[int, bytearray]:
+        try:
+            return self._exchange(request, bytes_max, expected)
+        except _SpoiltError:
+            # Perhaps a frame before it is at fault: it has a process of its own, once.
+            return self._exchange(request, bytes_max, expected, fresh=True)
 
     def _exchange(
         self, request: tuple[Buffer, ...], bytes_max: int, expected: int | None, *, fresh: bool = False

@@ -358,8 +358,8 @@ def _frame_part(row: InstanceRow, layout: Layout, number: int) -> PartRef | None
 def frame_count(row: InstanceRow) -> int:
     """How many frames of an object can be read one by one, of those that it says it has.
 
-    Not of a video nor of a deflated object, whose frames have no bytes of their own in its record. At least 1:
-    whoever reads that is told what is wrong.
+    Not of a video nor of a deflated object, whose frames have no bytes of their own in its record. At least
+    1: whoever reads that is told what is wrong.
     """
     location, layout = row.location, Layout(row.layout)
     if layout.has_frames:

@@ -211,7 +211,7 @@ class Transcoding:
         key = (instance.row.location.record_id, number, kept_as)
 
         async def made() -> Buffer:
-            async with self._decoding.turns:
+            async with self._decoding.turns.of(instance.row.location.record_id):
                 return await self._made(instance, number, target, await read(instance, number))
 
         return await self._frames.get(key, made)
