@@ -550,6 +550,40 @@ async def test_an_older_index_sends_again_only_what_was_not_marked(tmp_path: Pat
     assert sorted(peers.at("A")) == sorted([*first, *second, *third])
 
 
+async def test_another_takes_over_from_a_leader_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing at its end: its lease runs out."""
+    peers = Peers()
+    limits = replace(LIMITS, lease_s=0.2)
+    monkeypatch.setattr(leases, "give_up", lambda *_: None)
+    with stores_in(tmp_path / "data") as stores:
+        async with open_engine(stores, OPTIONS, owner="x") as engine, trio.open_nursery() as nursery:
+            first, second = (
+                Routing(stores, engine.records, engine.gate, engine.changes, peers.open, owner, limits)
+                for owner in ("first", "second")
+            )
+            await first.configure([route()])
+            await second.configure([route()])
+            dying = trio.CancelScope()
+
+            async def lead() -> None:
+                with dying:
+                    await first.run()
+
+            nursery.start_soon(lead)
+            before = await store_some(engine, 3)
+            await peers.until_got("A", before)
+            dying.cancel()
+            nursery.start_soon(second.run)
+            after = await store_some(engine, 3)
+            await peers.until_got("A", after)
+            await second.drain()
+            nursery.cancel_scope.cancel()
+    assert list(dict.fromkeys(peers.at("A"))) == [*before, *after]
+    assert len(peers.got) <= 7
+
+
 async def test_a_leader_that_was_succeeded_moves_nothing(tmp_path: Path) -> None:
     """Its cursor is not its own any more; it reads anew."""
     peers = Peers()
