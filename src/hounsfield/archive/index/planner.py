@@ -91,7 +91,7 @@ class Planner:
             yield from turn.found
 
     def is_quick(self, query: Query) -> bool:
-        """Whether a key leads straight to the few rows that can match: less work than to ask a thread for it.
+        """Whether keys lead straight to the few rows that can match: less work than to ask a thread for it.
 
         As with every look-up by a key, what it reads of the index is nearly always in memory.
         """
@@ -105,7 +105,15 @@ class Planner:
                 with self._store.snapshot() as snapshot:
                     token = tokens.token(self._hashes, tokens.EXACT_FIELDS[tag], key)
                     return snapshot.count(TOKEN, token) <= QUICK_ROWS
-        return False
+        days = wanted.days_of(query.matches)
+        if days is None or days.after is None or days.before is None:
+            return False
+        every, odd = (tokens.token(self._hashes, field, "") for field in (tokens.ANY, tokens.ODD_DATE))
+        with self._store.snapshot() as snapshot:
+            within = snapshot.intersect(
+                TOKEN, (every,), after=days.after, before=days.before, limit=QUICK_ROWS + 1
+            )
+            return len(within) <= QUICK_ROWS and snapshot.count(TOKEN, odd) <= QUICK_ROWS
 
     def turns(self, query: Query, portion: int) -> Iterator[Turn]:
         """Every answer likewise, some at a time as they are found; a turn without any is a moment's pause.
@@ -138,8 +146,6 @@ class Planner:
                             found.extend(self._below(snapshot, query, position[DAY_BYTES:], study))
                     if len(found) >= portion or time.monotonic() > until:
                         break
-                else:
-                    search.next_part()
             yield Turn(found, search.exhausted)
             portion = min(portion * 2, max(portion, ANSWERS_PER_SNAPSHOT))
 
@@ -189,17 +195,15 @@ class _Search:
     def exhausted(self) -> bool:
         return not self._parts
 
-    def next_part(self) -> None:
-        """The candidates of this part have all been looked at."""
-        del self._parts[0]
-        self._after = self._parts[0][0].after if self._parts else None
-
     def candidates(self, snapshot: Snapshot) -> Iterator[Candidate]:
         """Candidates in order, behind the last one that was taken, with rows as the snapshot has them."""
-        days, besides = self._parts[0]
-        for position, row in self._found(snapshot, days.before, besides):
-            self._after = position
-            yield position, row
+        while self._parts:
+            days, besides = self._parts[0]
+            for position, row in self._found(snapshot, days.before, besides):
+                self._after = position
+                yield position, row
+            del self._parts[0]
+            self._after = self._parts[0][0].after if self._parts else None
 
     def _found(
         self, snapshot: Snapshot, before: bytes | None, besides: tuple[Term, ...]
