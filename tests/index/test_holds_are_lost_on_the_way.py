@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Req
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.errors import HeldError
 from hounsfield.archive.index import tables
+from hounsfield.archive.index.correcting import CorrectionError
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.holds import Hold, OnHoldError, add_hold, release_hold
 from hounsfield.archive.index.rows import InstanceRow, StudyRow
@@ -243,13 +246,21 @@ def filed(stores: Stores) -> dict[str, set[bytes]]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(12))
+def patient_of(stores: Stores, study: str) -> str:
+    with stores.store.snapshot() as snapshot:
+        row = stores.catalog.study(snapshot, study)
+        return "" if row is None else row.attributes.get(0x00100020, "")
+
+
+@pytest.mark.parametrize("seed", range(16))
 def test_any_history(tmp_path: Path, seed: int) -> None:
-    """Whatever was in a study when it was put on hold cannot be deleted, wherever it is then."""
+    """Whatever was of a study or a patient when that was put on hold cannot be deleted, wherever it is."""
     source = random.Random(seed)
     held: dict[str, set[bytes]] = {}
     with stores_in(tmp_path / "data") as stores:
-        send(stores, *(one(s, f"{s}.{e}", f"{s}.{e}.{n}") for s in (S, T) for e in (1, 2) for n in (1, 2)))
+        for study, patient in ((S, "P1"), (T, "P2")):
+            for uid, number in product((f"{study}.1", f"{study}.2"), (1, 2)):
+                send(stores, one(study, uid, f"{uid}.{number}", patient_id=patient))
         for _ in range(14):
             studies = filed(stores)
             shown = sorted(uid for uid in studies if not uid.startswith("!"))
@@ -262,7 +273,18 @@ def test_any_history(tmp_path: Path, seed: int) -> None:
                 }
                 corrections = [row for row in stores.corrections.all(snapshot) if not row.reverted_ns]
             uid = source.choice(sorted(series))
-            match source.choice(["move", "move", "split", "revert", "revert", "hold", "reject"]):
+            kinds = [
+                "move",
+                "move",
+                "split",
+                "revert",
+                "revert",
+                "hold",
+                "reject",
+                "patient",
+                "patients hold",
+            ]
+            match source.choice(kinds):
                 case "move":
                     to = source.choice([other for other in (S, T, U, "2.25.4") if other != study])
                     fix(stores, "move-series", study=study, series=(uid,), to_study=to)
@@ -273,6 +295,17 @@ def test_any_history(tmp_path: Path, seed: int) -> None:
                     revert(stores, source.choice(corrections).number)
                 case "hold" if len(held) < 3:
                     held[hold(stores, study)] = studies[study]
+                case "patient":
+                    to_patient = (source.choice(["P1", "P2", "P3"]), "")
+                    what: dict[str, Any] = {"kind": "move-study", "study": study}
+                    if source.random() < 0.5:
+                        what = {"kind": "merge", "patient": (patient_of(stores, study), "")}
+                    with suppress(CorrectionError):
+                        fix(stores, **what, to_patient=to_patient, even_if_unknown=True)
+                case "patients hold" if len(held) < 3:
+                    patient = patient_of(stores, study)
+                    of = [uid for uid in shown if patient_of(stores, uid) == patient]
+                    held[hold(stores, patient=patient)] = set().union(*(studies[uid] for uid in of))
                 case "reject":
                     send(stores, note({study: {uid: series[uid][:1]}}, SAFETY))
             for where, records in filed(stores).items():

@@ -143,6 +143,7 @@ class Holds:
             (_Named(some, catalog), [rows[number] for number in then])
             for then, some in by_corrections.items()
         ]
+        self._seen: tuple[Snapshot, list[tuple[_Named, View]]] | None = None
 
     @classmethod
     def load(cls, snapshot: Snapshot, journal: Journal, catalog: Catalog, now_ns: int) -> Holds:
@@ -183,21 +184,26 @@ class Holds:
                     found.update(self.on_study(snapshot, catalog, last))
                 groups |= ways
             found |= _on_groups(self._now, view, catalog, groups)
-        for named, rows in self._earlier:
-            view = _view_with(snapshot, catalog, rows)
+        for named, view in self._views(snapshot, catalog):
             found |= _on_groups(named, view, catalog, _groups(snapshot, catalog, view, study))
         return sorted(found)
 
     def on_record(self, snapshot: Snapshot, catalog: Catalog, said: ObjectRow) -> list[str]:
         """The ids of the holds on the patient whom a record names, or whom corrections make of that one."""
         found = self._now.on_patients([catalog.patient_key(said.study, said.study_uid)])
-        views = [(named, _view_with(snapshot, catalog, rows)) for named, rows in self._earlier]
         now = catalog.view(snapshot)
-        for named, view in [(self._now, now), *views]:
+        for named, view in [(self._now, now), *self._views(snapshot, catalog)]:
             if view is not None:
                 path = view.route_unless_rejected(said.study_uid, said.series_uid, said.sop_uid).path
                 found |= named.on_patients(_patients(view, catalog, (said.study_uid, path), said.study))
         return sorted(found)
+
+    def _views(self, snapshot: Snapshot, catalog: Catalog) -> list[tuple[_Named, View]]:
+        """The holds that were set under other corrections than those in force, each with these; made once."""
+        if self._seen is None or self._seen[0] is not snapshot:
+            made = [(named, _view_with(snapshot, catalog, rows)) for named, rows in self._earlier]
+            self._seen = (snapshot, made)
+        return self._seen[1]
 
 
 def _view_with(snapshot: Snapshot, catalog: Catalog, rows: Iterable[CorrectionRow]) -> View:
