@@ -231,6 +231,10 @@ async def test_any_conversation(serve: Any, sink: Any, peer_to: Any, seed: int) 
                         ),
                     )
                     nursery.start_soon(talk, peer, chance)
+                if chance.random() < 0.3:
+                    for _ in range(chance.choice([0, 10, 100])):
+                        await trio.lowlevel.checkpoint()
+                    nursery.start_soon(archive.listener.drain)
             await archive.until(lambda: archive.listener.statistics().connections_open == 0)
             figures = archive.listener.statistics()
             assert figures.associations_accepted == 3
