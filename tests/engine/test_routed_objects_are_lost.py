@@ -144,6 +144,12 @@ def queued(stores: Stores, routing: Routing) -> int | None:
     return None if told is None else sum(lane["queued"] for lane in told["lanes"])
 
 
+def aside_count(stores: Stores, routing: Routing) -> int:
+    """How many objects are set aside."""
+    with stores.store.snapshot() as snapshot:
+        return sum(len(entry.objects) for entry in routing.rows.aside(snapshot))
+
+
 # ------------------------------------------------------------ the ordinary case
 
 
@@ -524,6 +530,23 @@ async def test_a_reindex_sends_nothing_again_and_loses_nothing(tmp_path: Path) -
     assert sorted(peers.at("B")) == sorted([*uids, *waiting, *later])
     assert sorted(peers.at("A")) == sorted([*(set(uids) - set(bad)), *waiting, *later])
     assert sorted(peers.at("S")) == sorted([*uids, *waiting, *later])
+
+
+async def test_after_a_reindex_nothing_is_set_aside_twice(tmp_path: Path) -> None:
+    """Also when no mark says that it was done with."""
+    peers = Peers({"A": lambda *_: Answer(Verdict.REFUSED, "no", 0xC000)})
+    forgetful = replace(LIMITS, mark_margin_s=1e6)
+    data = tmp_path / "data"
+    for _ in range(2):
+        with stores_in(data) as stores:
+            if peers.tried:
+                stores.reindex(lambda *_: None)
+            async with routed(stores, peers, route(), limits=forgetful) as (engine, routing):
+                await store_some(engine, 2)
+                count = len(peers.tried) + 2
+                await peers.until(lambda count=count: aside_count(stores, routing) == count)  # type: ignore[misc]
+        shutil.rmtree(data / "index")
+    assert len(peers.tried) == len(set(peers.tried)) == 4
 
 
 async def test_an_older_index_sends_again_only_what_was_not_marked(tmp_path: Path) -> None:

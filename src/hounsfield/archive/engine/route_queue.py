@@ -86,6 +86,8 @@ class Lane:
     paused: bool = False
     more: bool = True
     """Whether the journal may have more than is in memory."""
+    aside: frozenset[bytes] = frozenset()
+    """Records that were set aside before this journal was made: they are not found in it again."""
     caught_up_ns: int = 0
     """When the journal had been read to its end."""
     want: Want = field(init=False)
@@ -116,6 +118,8 @@ class Lane:
         """Have what was read wait, but for what the cursor says is done."""
         first = (self.row.sequence + 1, self.row.member)
         for one in self.want.found:
+            if one.record_id in self.aside:
+                continue
             if one.position >= first and one.position not in self._beyond:
                 self.waiting.append(one)
                 self._positions.add(one.position)

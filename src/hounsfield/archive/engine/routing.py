@@ -173,11 +173,18 @@ class Routing:
     def _lanes(self) -> list[Lane]:
         with self._stores.store.snapshot() as snapshot:
             rows = self.rows.rows(snapshot)
-        return [
-            Lane(LaneKey(route.name, to), route, rows[LaneKey(route.name, to)], self._limits)
-            for route in self._routes
-            for to in route.to
-        ]
+            entries = self.rows.aside(snapshot)
+        lanes = []
+        for route in self._routes:
+            for to in route.to:
+                key = LaneKey(route.name, to)
+                lane = Lane(key, route, rows[key], self._limits)
+                if lane.row.skip_to:
+                    lane.aside = frozenset(
+                        one.record for entry in entries if entry.key == key for one in entry.objects
+                    )
+                lanes.append(lane)
+        return lanes
 
     def make(self, to: str, lanes: Sequence[Lane], reading: RouteReading) -> Destination:
         """The task for one destination."""
