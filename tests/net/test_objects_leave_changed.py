@@ -24,7 +24,6 @@ from hounsfield.archive.net.outgoing import (
     Sent,
     UnfinishedError,
     batches_of,
-    contexts_for,
     pair_of,
     send,
 )
@@ -135,7 +134,7 @@ async def test_what_is_taken_as_it_is_stored_is_not_touched(
 ) -> None:
     async with open_archive() as archive:
         instance = await stored(archive.engine, sample(name))
-        assert contexts_for([instance])[0][0].transfer_syntaxes == (pair_of(instance)[1],)
+        assert batches_of([pair_of(instance)])[0].contexts[0].transfer_syntaxes == (pair_of(instance)[1],)
         taker = Taker(EXPLICIT, IMPLICIT, pair_of(instance)[1], sop_class=instance.row.sop_class_uid)
         sent = await send(taker, archive.engine, instance, move_originator=("MOVER", 7))
         data = dataset_of(sample(name))

@@ -55,7 +55,6 @@ __all__ = [
     "Target",
     "UnfinishedError",
     "batches_of",
-    "contexts_for",
     "pack",
     "pair_of",
     "send",
@@ -102,13 +101,11 @@ def pair_of(instance: Instance) -> Pair:
     return instance.row.sop_class_uid, instance.row.transfer_syntax_uid
 
 
-def contexts_for(instances: Iterable[Instance]) -> list[list[PresentationContext]]:
-    """What to propose for these, in batches of at most 128 contexts: one association each."""
-    return [batch.contexts for batch in batches_of(map(pair_of, instances))]
-
-
 def batches_of(pairs: Iterable[Pair]) -> list[Batch]:
-    """As :func:`contexts_for`, with the pairs that each batch is for. What cannot be proposed is in none."""
+    """What to propose for objects of these, in batches of at most 128 contexts: one association each.
+
+    What cannot be proposed, since its UIDs are none, is in no batch.
+    """
     by_class: dict[str, dict[str, None]] = {}
     for sop_class, stored in pairs:
         if _UID.fullmatch(sop_class) and _UID.fullmatch(stored):
