@@ -181,7 +181,9 @@ _ROWS: Final[tuple[Coder, ...]] = (
     _plain("1.3.46.670589.33.1.4.1"),
     _big_endian(f"{_ROOT}.2"),
     _big_endian("1.2.840.113619.5.2"),
-    Coder(f"{_ROOT}.1.98", _LITTLE, isolated=False),  # Encapsulated Uncompressed
+    Coder(
+        f"{_ROOT}.1.98", (Decoder(_NUMPY, native.decode_fragment),), isolated=False
+    ),  # Encapsulated Uncompressed
     Coder(
         f"{_ROOT}.4.50",
         (_imagecodecs(by_imagecodecs.decode_jpeg),),

@@ -22,11 +22,19 @@ def decode_little_endian(frame: Buffer, pixels: PixelFormat) -> Pixels:
     return _decoded(frame, pixels, little_endian=True)
 
 
+def decode_fragment(frame: Buffer, pixels: PixelFormat) -> Pixels:
+    """Encapsulated Uncompressed: the cells in a fragment, behind which there may be a byte of padding."""
+    length = _single_bit_bytes(pixels) if pixels.bits_allocated == 1 else pixels.frame_bytes
+    if length % 2 and len(frame) == length + 1:
+        frame = memoryview(frame)[:length]
+    return _decoded(frame, pixels, little_endian=True)
+
+
 def decode_big_endian(frame: Buffer, pixels: PixelFormat) -> Pixels:
-    """Cells of 8 bits in words of 16 (VR OW) are swapped in pairs (PS3.5 8.1.2)."""
-    if pixels.bits_allocated == 8 and pixels.in_words:
+    """Cells of 8 bits, and of one, in words of 16 (VR OW) are swapped in pairs (PS3.5 8.1.2)."""
+    if pixels.bits_allocated <= 8 and pixels.in_words:
         if len(frame) % 2:
-            raise UnsupportedPixelsError("8-bit cells in words of 16, and an odd number of them")
+            raise UnsupportedPixelsError("bytes in words of 16 bits, and an odd number of them in a frame")
         frame = np.frombuffer(frame, ">u2").astype("<u2").view(np.uint8).data
     return _decoded(frame, pixels, little_endian=False)
 

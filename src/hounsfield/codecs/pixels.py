@@ -88,6 +88,10 @@ _COLOUR_TRANSFORMS: Final = frozenset({"YBR_RCT", "YBR_ICT", "XYB"})
 _WITH_FULL_CHROMA: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_PARTIAL_422": "YBR_PARTIAL"}
 
 
+#: No Photometric Interpretation: what is decoded so can be shown, and be written in no transfer syntax.
+NAMELESS: Final = frozenset({"YBR_PARTIAL"})
+
+
 def decoded_format(transfer_syntax_uid: str, pixels: PixelFormat) -> PixelFormat:
     """What the decoded samples of a frame are: colour by pixel, whole words, transforms of colour undone.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hounsfield.archive.dicom.cuts import FrameError, frame_bytes, undivided_frame
+from hounsfield.archive.dicom.cuts import FrameError, Layout, frame_bytes, undivided_frame
 from hounsfield.archive.dicom.deflated import plain_header
 from hounsfield.archive.dicom.scan import Scanned, scan
 from hounsfield.archive.engine.compressing import pixel_format
@@ -133,10 +133,15 @@ class Decoding:
         header = await self._gate.read(self._records.header, instance.row)
         return await self._gate.heavy(frames_there, instance, header)
 
-    async def format(self, instance: Instance) -> PixelFormat:
-        """What an instance says about its frames. ``UnsupportedPixelsError`` when it is no image."""
+    async def format(self, instance: Instance, *, frame: bool = True) -> PixelFormat:
+        """What an instance says about its frames. ``UnsupportedPixelsError`` when it is no image.
+
+        Single bits that begin anywhere are in order when they are lifted out as a ``frame``.
+        """
         pixels = image_format(instance)
         if pixels.bits_allocated > 8 or lookup(instance.row.transfer_syntax_uid).little_endian:
+            return pixels
+        if frame and Layout(instance.row.layout) is Layout.UNDIVIDED_NATIVE:
             return pixels
         # Big endian: whether bytes stand in words (VR OW). The header ends with VR, two bytes and length.
         header = await self._gate.read(self._records.header, instance.row)

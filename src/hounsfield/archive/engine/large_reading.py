@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from hounsfield.archive.dicom.byte_order import swapped
 from hounsfield.archive.dicom.cuts import Layout, fragments_of, frame_bytes
 from hounsfield.archive.dicom.rewrite import RewriteError, whole_elements
 from hounsfield.archive.engine.errors import NotSeparableError
@@ -98,14 +99,24 @@ class LargeReading:
             start, stop = struct.unpack_from("<2Q", self._open(row.location).frames, 8 * (number - 1))
         return self._value(row.location, start, stop)
 
-    def undivided_frame(self, row: InstanceRow, shape: FrameShape, number: int) -> bytes:
-        """Frame ``number`` of packed bits, which may begin within a byte; else ``IndexError``."""
+    def undivided_frame(
+        self, row: InstanceRow, shape: FrameShape, number: int, *, in_words: bool = False
+    ) -> bytes:
+        """Frame ``number`` of packed bits, which may begin within a byte; else ``IndexError``.
+
+        ``in_words``: they stand in words of 16 bits with the high byte first.
+        """
         stream = _stream(row.location)
         bits = shape.bits
         first, end = (number - 1) * bits // 8, -(-number * bits // 8)
         if bits < 1 or first < 0 or end > stream.trailer_at - stream.pixels_at:
             raise IndexError(f"no frame {number}")
-        chunk = self._value(row.location, stream.pixels_at + first, stream.pixels_at + end)
+        if in_words:
+            begin, stop = first - first % 2, min(end + end % 2, stream.trailer_at - stream.pixels_at)
+            words = self._value(row.location, stream.pixels_at + begin, stream.pixels_at + stop)
+            chunk: Buffer = memoryview(swapped(words, 2))[first - begin : end - begin]
+        else:
+            chunk = self._value(row.location, stream.pixels_at + first, stream.pixels_at + end)
         shift = (number - 1) * bits % 8
         if not shift:
             return extract_bits(memoryview(chunk), 1, bits)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 
+from hounsfield.archive.dicom.byte_order import swapped
 from hounsfield.archive.dicom.cuts import (
     FrameError,
     Layout,
@@ -29,6 +30,7 @@ from hounsfield.archive.index.rows import Attributes, InstanceRow, ObjectRow, So
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.frames import FrameShape
+from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
@@ -107,11 +109,21 @@ class Records:
         self.figures.frames += 1
         if layout is Layout.UNDIVIDED_NATIVE:
             try:
-                cells = undivided_frame(data, layout, _shape(row.attributes), number)
+                whole = swapped(data, 2) if self._are_bits_in_words(row) else data
+                cells = undivided_frame(whole, layout, _shape(row.attributes), number)
             except FrameError as error:
                 raise NotSeparableError(str(error)) from error
             return Frame(cells, row.transfer_syntax_uid, row.location.record_id)
         return Frame(frame_bytes(data, layout), row.transfer_syntax_uid, row.location.record_id)
+
+    def _are_bits_in_words(self, row: InstanceRow) -> bool:
+        """Whether single bits stand in words of 16 (VR OW) with the high byte first.
+
+        A frame of them may begin in the middle of a word, so that none can be turned round alone.
+        """
+        if lookup(row.transfer_syntax_uid).little_endian or _shape(row.attributes).bits_allocated != 1:
+            return False
+        return bytes(self.header(row).head[-8:-6]) == b"OW"
 
     def frame_at_rest(self, row: InstanceRow, number: int, *, wait: bool = True) -> Buffer | None:
         """Frame ``number`` as it lies on disk, see :mod:`hounsfield.codecs.at_rest`.
@@ -131,7 +143,8 @@ class Records:
             data = frame_bytes(self._large.frame(row, number), layout)
             return Frame(data, row.transfer_syntax_uid, row.location.record_id)
         try:
-            cells = self._large.undivided_frame(row, _shape(row.attributes), number)
+            in_words = self._are_bits_in_words(row)
+            cells = self._large.undivided_frame(row, _shape(row.attributes), number, in_words=in_words)
         except IndexError as error:
             raise NotSeparableError("this frame has no bytes of its own; fetch the instance whole") from error
         return Frame(cells, row.transfer_syntax_uid, row.location.record_id)

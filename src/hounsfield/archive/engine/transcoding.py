@@ -43,7 +43,7 @@ from hounsfield.codecs.coders import coder_of
 from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CodecError, UnsupportedPixelsError
 from hounsfield.codecs.frames import JoinedBits
-from hounsfield.codecs.pixels import PixelFormat, decoded_format, native_bytes, packed_bits
+from hounsfield.codecs.pixels import NAMELESS, PixelFormat, decoded_format, native_bytes, packed_bits
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax, lookup
 from hounsfield.storage_backends.api import Buffer
 
@@ -220,8 +220,8 @@ class Transcoding:
         stored = instance.row.transfer_syntax_uid
         try:
             pixels = await self._decoding.format(instance)
-            if target.encapsulated and pixels.bits_allocated == 1:
-                raise UnsupportedPixelsError("cells of one bit")
+            if target.encapsulated:
+                _check_writable(stored, pixels)
             within_limits = pixels.frame_bytes <= self._isolation.limits.frame_bytes_max
             if target.encapsulated and within_limits and not is_isolated(stored, target.uid):
                 with suppress(CodecError, ValueError):  # another encoder may take it, in a process of its own
@@ -240,11 +240,11 @@ class Transcoding:
                 f"frame {number} cannot be given in that transfer syntax ({error}); ask for it as stored"
             ) from error
 
-    async def _in_order(self, instance: Instance, data: Buffer) -> Buffer:
-        """Native cells, least significant byte first."""
+    async def _in_order(self, instance: Instance, data: Buffer, *, frame: bool = True) -> Buffer:
+        """Native cells, least significant byte first: those of a frame, or all of an object."""
         if little_endian_cells(instance.row.transfer_syntax_uid):
             return data
-        pixels = await self._decoding.format(instance)
+        pixels = await self._decoding.format(instance, frame=frame)
         size = 2 if pixels.in_words and pixels.bits_allocated <= 8 else max(1, pixels.bits_allocated // 8)
         await self._decoding.arrays()
         return _swapped(data, size)
@@ -296,7 +296,7 @@ class Transcoding:
         length = len(first) * (1 if cells else source.frames)
         before, behind = self._ends(source, target, Derivation(), max(0, declared - length))
         yield before + _native_head(tag, vr, length, target)
-        yield await self._in_order(instance, first)
+        yield await self._in_order(instance, first, frame=not cells)
         if not cells:
             for number in range(2, source.frames + 1):
                 yield await self._in_order(instance, await source.frame(number))
@@ -311,7 +311,7 @@ class Transcoding:
         self, instance: Instance, source: _Source, target: TransferSyntax
     ) -> AsyncIterator[Buffer]:
         """Compressed frames as plain cells."""
-        pixels = self._image(instance, source)
+        pixels = self._image(instance, source, target)
         length = native_bytes(instance.row.transfer_syntax_uid, pixels, source.frames)
         if length > _NATIVE_BYTES_MAX:
             raise NotTranscodableError(
@@ -333,7 +333,7 @@ class Transcoding:
         self, instance: Instance, source: _Source, target: TransferSyntax
     ) -> AsyncIterator[Buffer]:
         """Frames of any kind, encoded, each in one fragment, behind an offset table where one can be had."""
-        pixels = self._image(instance, source)
+        pixels = self._image(instance, source, target)
         # What loses something is encoded twice: its header tells the ratio, before the frames come.
         lengths = await self._lengths(instance, source, target) if target.uid in LOSSY_METHODS else None
         ratio = None
@@ -369,11 +369,14 @@ class Transcoding:
             number += 1
         yield SEQUENCE_END + behind
 
-    def _image(self, instance: Instance, source: _Source) -> PixelFormat:
+    def _image(self, instance: Instance, source: _Source, target: TransferSyntax) -> PixelFormat:
         if not source.layout.has_frames or not source.frames:
             raise NotTranscodableError("this object has no frames of its own to be transcoded")
         try:
-            return image_format(instance)
+            pixels = image_format(instance)
+            if source.syntax.encapsulated or target.encapsulated:
+                _check_writable(instance.row.transfer_syntax_uid, pixels, cells=not target.encapsulated)
+            return pixels
         except CodecError as error:
             raise NotTranscodableError(f"{error}; ask for the object as it is stored") from error
 
@@ -424,6 +427,16 @@ class Transcoding:
             if errors:
                 raise errors[0]
             yield [made[number] for number in sorted(made)]
+
+
+def _check_writable(stored_uid: str, pixels: PixelFormat, *, cells: bool = False) -> None:
+    """``UnsupportedPixelsError`` when what is decoded is nothing that an object can say of itself."""
+    if not cells and pixels.bits_allocated == 1:
+        raise UnsupportedPixelsError("cells of one bit")
+    if decoded_format(stored_uid, pixels).photometric in NAMELESS:
+        raise UnsupportedPixelsError(
+            "YBR_PARTIAL_422 has no name with all its chrominance, and would lose something as YBR_FULL"
+        )
 
 
 def is_isolated(source_uid: str, target_uid: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hounsfield.archive.dicom.byte_order import swapped
+from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.scan import PIXEL_TAGS
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.types import Instance
@@ -23,15 +24,18 @@ def is_big_endian(transfer_syntax_uid: str) -> bool:
 
 
 async def little_endian(engine: Engine, one: Instance, data: Buffer) -> Buffer:
-    """Big-endian pixel cells of an instance, turned round."""
+    """A frame's big-endian cells, turned round; single bits that were lifted out of others are in order."""
+    if Layout(one.row.layout) is Layout.UNDIVIDED_NATIVE and _bits_allocated(one) == 1:
+        return data
     return swapped(data, await word_bytes(engine, one))
 
 
 async def word_bytes(engine: Engine, one: Instance) -> int:
     """Of how many bytes the words are whose byte order is an instance's."""
     bits = _bits_allocated(one)
-    if bits == 8:
-        # Bytes in 16-bit words (OW) are swapped as words are; in OB they are in order (PS3.5 7.3, 8.2).
+    if bits <= 8:
+        # Bytes, and bits, in 16-bit words (OW) are swapped as words are; in OB they are in order (PS3.5 7.3,
+        # 8.2).
         # The header ends with the pixel data element's own: tag, VR, two reserved bytes, length.
         header = await engine.header(one)
         bits = 16 if bytes(header.head[-8:-6]) == b"OW" else 8
