@@ -232,6 +232,16 @@ def test_a_version_that_was_in_a_held_study(tmp_path: Path) -> None:
         assert found == [held]
 
 
+def test_a_version_whose_move_into_a_held_study_was_taken_back(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        send(stores, one(U), one(S, pixels=bytes(range(256)) * 2))
+        number = move(stores, S, T)
+        held = hold(stores, T)
+        revert(stores, number)
+        move(stores, S, U)
+        assert_held(stores, held, U)
+
+
 def filed(stores: Stores) -> dict[str, set[bytes]]:
     """The records of each study, hidden ones included."""
     found: dict[str, set[bytes]] = {}

@@ -7,7 +7,6 @@ are received when they are shown under that name: a move that is taken back late
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -24,8 +23,6 @@ from hounsfield.storage_backends.api import Snapshot
 
 Named = dict[str, dict[str, tuple[str, ...]]]
 """SOP Instance UIDs by study and series."""
-
-_ALL = 1 << 63  # no correction has so great a number
 
 
 class _Moves(NamedTuple):
@@ -97,21 +94,20 @@ class RejectedNames:
 def origins(view: View, moves: Mapping[str, list[CorrectionRow]], place: Place) -> Iterator[Place]:
     """As what an object may be received that then comes to ``place`` on its way; ``moves`` by where they go.
 
-    Back from the place, each move before the one that follows it. Series go to and fro between studies: of
-    the ways back from a place the one that leaves the most moves open has all that the others lead to.
+    Every place from which moves lead there is asked for once, however often series went to and fro; whether
+    what is received there comes that way, in the order of the moves, is what its own way says.
     """
-    reached: set[Place] = set()
-    ahead = [(-_ALL, place)]
+    reached, ahead = {place}, [place]
     while ahead:
-        before, here = heapq.heappop(ahead)
-        if here in reached:
-            continue
-        reached.add(here)
-        if here != place and place[:2] in view.way(*here):
-            yield here
+        here = ahead.pop()
         for row in moves.get(here.study_uid, ()):
-            if row.number >= -before or (row.instances and here.sop_uid not in row.instances):
+            if row.instances and here.sop_uid not in row.instances:
                 continue
             for series_uid, to_series in row.series.items():
-                if to_series == here.series_uid:
-                    heapq.heappush(ahead, (-row.number, Place(row.study, series_uid, here.sop_uid)))
+                origin = Place(row.study, series_uid, here.sop_uid)
+                if to_series != here.series_uid or origin in reached:
+                    continue
+                reached.add(origin)
+                ahead.append(origin)
+                if place[:2] in view.way(*origin):
+                    yield origin
