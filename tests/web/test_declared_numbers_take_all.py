@@ -156,3 +156,25 @@ async def test_numbers_that_cannot_be_fail_the_server(archive, change, statuses:
         ):  # fmt: skip
             answer = await client.get(url + path, headers={"Accept": accept})
             assert answer.status_code in statuses, (path, answer.status_code, answer.text)
+
+
+async def test_nothing_is_given_as_a_frame(archive) -> None:
+    """A fragment without bytes is no JPEG-LS; who takes parts of any kind takes the other's."""
+
+    def change(data: Dataset) -> None:
+        data.NumberOfFrames = 2
+        coded = imagecodecs.jpegls_encode(np.zeros((SIDE, SIDE), "u2"))
+        data.PixelData = encapsulate([coded, coded], has_bot=False)
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+
+    whole = ct_slice(change=change, syntax=JPEG_LS)
+    begin = whole.rindex(b"\xfe\xff\x00\xe0")
+    empty = whole[:begin] + b"\xfe\xff\x00\xe0" + bytes(4) + b"\xfe\xff\xdd\xe0" + bytes(4)
+    url = await kept(archive, empty, JPEG_LS)
+    async with archive.client() as client:
+        for accept in ("image/jls", "application/octet-stream; transfer-syntax=*", "multipart/*"):
+            one = await client.get(f"{url}/frames/1", headers={"Accept": accept})
+            two = await client.get(f"{url}/frames/2", headers={"Accept": accept})
+            assert (one.status_code, two.status_code) == (200, 404), accept
+        parts = await client.get(f"{url}/frames/1/rendered", headers={"Accept": "multipart/*"})
+        assert parts.headers["content-type"].startswith('multipart/related; type="image/jpeg"')

@@ -305,3 +305,21 @@ async def test_a_presentation_state_draws_every_frame_of_a_video(archive) -> Non
     start = answer.content.index(b"\x89PNG")
     with Image.open(io.BytesIO(answer.content[start:])) as opened:
         assert opened.size == (ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize("said", [10_000, 2_000_000_000])
+async def test_a_video_that_counts_its_frames_wrong_has_no_picture(archive, said: int) -> None:
+    """What stands for it is its first frame then; a frame that is named is that one or none."""
+    stream = video("libx264", "mp4", 10)
+    result = await store(archive.engine, encode(video_object(stream, said), AVC), AVC)
+    url = f"/dicom-web/studies/{result.study_uid}/series/{result.series_uid}"
+    url += f"/instances/{result.sop_instance_uid}"
+    async with archive.client() as client:
+        shown = await client.get(f"{url}/rendered", headers=PNG)
+        thumbnail = await client.get(f"{url}/thumbnail", headers=PNG)
+        first = await client.get(f"{url}/frames/1/rendered", headers=PNG)
+        there_is_not = await client.get(f"{url}/frames/250/rendered", headers=PNG)
+        again = await client.get(f"{url}/frames/11/thumbnail", headers=PNG)
+    assert (shown.status_code, thumbnail.status_code) == (200, 200)
+    assert shown.content == first.content
+    assert (there_is_not.status_code, again.status_code) == (406, 406)

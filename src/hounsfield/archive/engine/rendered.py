@@ -100,13 +100,17 @@ class RenderedLimits:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """An image object that is to be shown, which of its frames, and as which presentation state wants it."""
+    """An image object that is to be shown, which of its frames, and as which presentation state wants it.
+
+    ``chosen``: the frames that are asked for were named, so that no other may stand for one.
+    """
 
     instance: Instance
     image: Image
     frames: Sequence[int]
     state: PresentationState | None = None
     state_key: object = None
+    chosen: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -246,12 +250,23 @@ class Rendered:
             raise NotFoundError(
                 f"this instance has {subject.image.frames} frames; there is none of that number"
             )
-        key = (subject.key, tuple(numbers), asked)
+        video = lookup(subject.instance.row.transfer_syntax_uid).is_video
+        key = (subject.key, tuple(numbers), asked, subject.chosen and video)
+        draw = self._draw_of_video if video and not subject.chosen else self._draw
         try:
-            return await self._files.get(key, lambda: self._draw(subject, numbers, asked))
+            return await self._files.get(key, lambda: draw(subject, numbers, asked))
         except (RenderingError, CodecError):
             self.drawing.refused += 1
             raise
+
+    async def _draw_of_video(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> Buffer:
+        """The frame that stands for a video, else its first: nobody has counted them."""
+        try:
+            return await self._draw(subject, numbers, asked)
+        except NotRenderableError:
+            if tuple(numbers) == (1,):
+                raise
+            return await self._draw(subject, (1,), asked)
 
     async def _draw(self, subject: Subject, numbers: Sequence[int], asked: Rendering) -> Buffer:
         data: Buffer

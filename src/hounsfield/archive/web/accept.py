@@ -131,6 +131,8 @@ def _range(media_type: str, parameters: dict[str, str]) -> MediaRange:
             parameters.setdefault(key.strip().lower(), value.strip(' "'))
     if media_type == "*":
         media_type = "*/*"
+    elif media_type == "multipart/*":  # of which related is the one there is
+        media_type = MULTIPART
     try:
         quality = min(1.0, max(0.0, float(parameters.get("q", "1") or "1")))
     except ValueError:

@@ -11,7 +11,7 @@ from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.engine.errors import NotSeparableError
+from hounsfield.archive.engine.errors import NotFoundError, NotSeparableError
 from hounsfield.archive.engine.transcoding import transcodable
 from hounsfield.archive.engine.types import Frame, Instance
 from hounsfield.archive.web import accept
@@ -100,6 +100,8 @@ class Frames:
             return
         frame = self._at_once(found, number) if plan.untouched else None
         data = await self._data(found, number, delivery) if frame is None else frame.data
+        if not len(data):
+            raise NotFoundError("this frame was received without a single byte; there is nothing to give")
         self._engine.reading_ahead.asked(found, number, at_once=frame is not None, syntax=plan.transcoded_to)
         lines = validators.headers()
         if delivery.multipart:

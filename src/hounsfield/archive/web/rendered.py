@@ -113,7 +113,7 @@ class RenderedPictures:
                 raise NotFoundError(f"this instance has {subject.image.frames} frames")
             if subject.state is not None and not set(numbers) <= set(subject.frames):
                 raise WebError(400, "that presentation state is not for this frame")
-            wanted = [(subject, numbers)]
+            wanted = [(replace(subject, chosen=True), numbers)]
         return await self._pictures(scope, wanted, ranges, chosen=frames is not None, region=wishes.region)
 
     async def _pictures(
@@ -233,6 +233,7 @@ class RenderedPictures:
                 if is_video(one):
                     representative = subject.frames[0]
                 numbers = (representative if number is None else number,)
+                subject = replace(subject, chosen=number is not None)
                 validators = _validators(subject, numbers, asked)
                 if has_conditions(scope) and is_unchanged(scope, validators):
                     return unchanged(validators)
