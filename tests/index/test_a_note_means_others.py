@@ -15,7 +15,7 @@ import pytest
 from hounsfield.archive.engine.engine import Stores
 from hounsfield.archive.index.catalog import Place
 from hounsfield.archive.index.corrections import View, study_key
-from hounsfield.archive.index.rejected_names import origins
+from hounsfield.archive.index.rejected_names import moves_by_study, origins
 from hounsfield.archive.index.rows import CorrectionRow
 from support.archives import stores_in
 
@@ -38,16 +38,14 @@ def move(number: int, old: str, new: str, instances: tuple[str, ...] = (), **ser
 def found(stores: Stores, rows: list[CorrectionRow], place: Place) -> tuple[set[Place], set[Place]]:
     """The origins that are found, and those that there are."""
     keys: dict[bytes, tuple[CorrectionRow, ...]] = {study_key(stores.catalog, name): () for name in STUDIES}
-    to: dict[str, list[CorrectionRow]] = {}
     for row in rows:
         key = study_key(stores.catalog, row.study)
         keys[key] = (*keys[key], row)
-        to.setdefault(row.to_study, []).append(row)
     with stores.store.snapshot() as snapshot:
         view = View(stores.catalog, snapshot, keys)
         all_places = (Place(*one) for one in product(STUDIES, SERIES, SOPS))
         there = {one for one in all_places if one[2] == place[2] and place[:2] in view.way(*one)}
-        return {*origins(view, to, place), place}, {*there, place}
+        return {*origins(view, moves_by_study(rows), place), place}, {*there, place}
 
 
 def test_there_and_back_ends(stores: Stores) -> None:

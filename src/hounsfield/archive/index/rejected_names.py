@@ -7,7 +7,7 @@ are received when they are shown under that name: a move that is taken back late
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hounsfield.archive.dicom.rejection import RejectionNote
@@ -25,11 +25,15 @@ Named = dict[str, dict[str, tuple[str, ...]]]
 """SOP Instance UIDs by study and series."""
 
 
+Move = tuple[CorrectionRow, frozenset[str]]
+"""One that moves objects, and which of the instances of its series: none named, all of them."""
+
+
 class _Moves(NamedTuple):
     """The moves in force, by the study to which they go; as they are when so many facts were made."""
 
     facts: int
-    to: dict[str, list[CorrectionRow]]
+    to: Mapping[str, list[Move]]
 
 
 class RejectedNames:
@@ -77,21 +81,27 @@ class RejectedNames:
         for one in rows:
             yield Place(*(one.received or place[:2]), place.sop_uid)
 
-    def _moves(self, snapshot: Snapshot) -> dict[str, list[CorrectionRow]]:
+    def _moves(self, snapshot: Snapshot) -> Mapping[str, list[Move]]:
         if overlay.generation(snapshot) is None:
             return {}
         facts = self._journal.facts(snapshot)
         known = self._known
         if known is None or known.facts != facts:
-            to: dict[str, list[CorrectionRow]] = {}
-            for row in map(row_of, self._journal.state(snapshot, FACT_KIND)):
-                if row.kind in MOVES_OBJECTS and not row.reverted_ns:
-                    to.setdefault(row.to_study, []).append(row)
-            known = self._known = _Moves(facts, to)
+            rows = map(row_of, self._journal.state(snapshot, FACT_KIND))
+            in_force = (row for row in rows if row.kind in MOVES_OBJECTS and not row.reverted_ns)
+            known = self._known = _Moves(facts, moves_by_study(in_force))
         return known.to
 
 
-def origins(view: View, moves: Mapping[str, list[CorrectionRow]], place: Place) -> Iterator[Place]:
+def moves_by_study(rows: Iterable[CorrectionRow]) -> dict[str, list[Move]]:
+    """Moves by the study to which they go."""
+    to: dict[str, list[Move]] = {}
+    for row in rows:
+        to.setdefault(row.to_study, []).append((row, frozenset(row.instances)))
+    return to
+
+
+def origins(view: View, moves: Mapping[str, list[Move]], place: Place) -> Iterator[Place]:
     """As what an object may be received that then comes to ``place`` on its way; ``moves`` by where they go.
 
     Every place from which moves lead there is asked for once, however often series went to and fro; whether
@@ -100,8 +110,8 @@ def origins(view: View, moves: Mapping[str, list[CorrectionRow]], place: Place) 
     reached, ahead = {place}, [place]
     while ahead:
         here = ahead.pop()
-        for row in moves.get(here.study_uid, ()):
-            if row.instances and here.sop_uid not in row.instances:
+        for row, instances in moves.get(here.study_uid, ()):
+            if instances and here.sop_uid not in instances:
                 continue
             for series_uid, to_series in row.series.items():
                 origin = Place(row.study, series_uid, here.sop_uid)
