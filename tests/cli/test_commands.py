@@ -199,6 +199,26 @@ def test_config_show_shows_sources_never_secrets(cli: Any, tmp_path: Path) -> No
     assert "the-secret-token" not in shown.out + text
 
 
+def test_what_rules_name_is_shown_as_a_config_file(cli: Any, tmp_path: Path) -> None:
+    from hounsfield.archive.config import load_config
+
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        """
+        [[routes]]
+        name = "a"
+        to = ["X"]
+        match = { Modality = ["CT"], not = { calling_ae = "Q" }, any = [{ StudyID = "1" }, { StudyID = "" }] }
+        [[coercions]]
+        name = "c"
+        map = { StationName = { "CT 01" = "X", "*" = "Y" } }
+        """
+    )
+    shown = tmp_path / "shown.toml"
+    shown.write_text(cli("config", "show", "--config", str(file)).out)
+    assert load_config(shown) == load_config(file)
+
+
 def test_config_show_is_a_config_file(cli: Any, tmp_path: Path) -> None:
     from hounsfield.archive.config import load_config
 

@@ -21,7 +21,7 @@ from hounsfield.archive.engine.correction_requests import Request
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.route_queue import Lane, Route, RoutingLimits, pause_s
 from hounsfield.archive.engine.route_reading import Waiting
-from hounsfield.archive.engine.route_sending import Answer, Pair, Verdict, Way, WayError
+from hounsfield.archive.engine.route_ways import Answer, Pair, Verdict, Way, WayError
 from hounsfield.archive.engine.routing import Routing
 from hounsfield.archive.engine.types import Instance, Source
 from hounsfield.archive.index import leases

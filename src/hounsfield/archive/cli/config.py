@@ -85,10 +85,13 @@ def show(*, config_file: Path | None, overrides: tuple[str, ...], data: str | No
 def _toml(tree: dict[str, Any], at: tuple[str, ...]) -> list[str]:
     """``tree`` as TOML: plain keys first, then tables."""
     import json
+    import re
 
     lines: list[str] = []
     tables: list[str] = []
-    for key, value in tree.items():
+    for name, value in tree.items():
+        # What a rule maps from may be any text.
+        key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
         here = (*at, key)
         if isinstance(value, dict):
             tables += ["", f"[{'.'.join(here)}]", *_toml(value, here)]

@@ -89,7 +89,8 @@ class Lane:
     aside: frozenset[bytes] = frozenset()
     """Records that were set aside before this journal was made: they are not found in it again."""
     caught_up_ns: int = 0
-    """When the journal had been read to its end."""
+    """When the journal had been read to its end; of stable studies, before which moment all received is of
+    studies that had been announced by then."""
     want: Want = field(init=False)
     waiting: deque[Waiting] = field(default_factory=deque)
     busy: dict[Position, Waiting] = field(default_factory=dict)

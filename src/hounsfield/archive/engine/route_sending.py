@@ -8,11 +8,9 @@ An object that several routes send to one destination goes once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from enum import Enum
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
@@ -21,6 +19,7 @@ from msgspec import structs
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.route_queue import Lane, Route, RoutingLimits, pause_s
 from hounsfield.archive.engine.route_reading import RouteReading, Waiting
+from hounsfield.archive.engine.route_ways import Answer, OpenWay, Pair, Verdict, Way, WayError
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.index.route_lanes import Aside, AsideEntry, LaneKey, RouteLanes
 from hounsfield.storage_backends.errors import StorageError
@@ -31,50 +30,6 @@ AHEAD_PAIRS_MAX: Final = 64
 """SOP classes and syntaxes that an association is opened for: what waits, and what went before."""
 AHEAD_MAX: Final = 1000  # objects that are looked at for that
 _NS: Final = 1_000_000_000
-
-Pair = tuple[str, str]
-"""SOP class UID and stored transfer syntax UID."""
-
-
-class Verdict(Enum):
-    """What a destination made of an object."""
-
-    SENT = "sent"
-    PASSED_OVER = "passed over"  # it need not go: it is gone, or came from there
-    REFUSED = "refused"  # it will not take this one
-    LATER = "later"  # it may take it, and others, later
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of one object. ``reason`` names nobody. ``over``: the way cannot be used any more."""
-
-    verdict: Verdict
-    reason: str = ""
-    status: int | None = None
-    size: int = 0
-    over: bool = False
-
-
-class WayError(Exception):
-    """No way to the destination, or it was lost: whether the object that was on it arrived is not known."""
-
-    retry = True
-
-
-class Way(Protocol):
-    """An open way to a destination; one task's."""
-
-    def carries(self, pair: Pair) -> bool:
-        """Whether it was opened for such objects."""
-
-    async def send(self, instance: Instance) -> Answer:
-        """Send one object. WayError when the way was lost."""
-
-
-OpenWay = Callable[[str, Sequence[Pair], Sequence[str]], AbstractAsyncContextManager[Way]]
-"""Opens a way to a destination, by its title, for objects of these pairs, the first of them in any case, and
-with the transfer syntaxes that are preferred. WayError."""
 
 
 @dataclass(slots=True)

@@ -19,8 +19,9 @@ from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.leadership import RENEW_S, Leadership
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.route_queue import Lane, Route, RoutingLimits
-from hounsfield.archive.engine.route_reading import RouteReading
-from hounsfield.archive.engine.route_sending import Again, Destination, OpenWay
+from hounsfield.archive.engine.route_reading import RouteReading, Want
+from hounsfield.archive.engine.route_sending import Again, Destination
+from hounsfield.archive.engine.route_ways import OpenWay
 from hounsfield.archive.engine.stable import EVENT_STABLE
 from hounsfield.archive.errors import alone, where
 from hounsfield.archive.index.catalog import Catalog
@@ -34,7 +35,6 @@ LOOK_S: Final = 1.0  # for what others commit, what was asked for, and what is t
 AGAIN_S: Final = 5.0  # after a fault
 GRACE_S: Final = 5.0
 """For what is on its way when a term ends; what has not arrived by then is sent again."""
-_NS: Final = 1_000_000_000
 
 
 class Stores(Protocol):
@@ -252,17 +252,22 @@ class _Leading:
         hungry = [lane for lane in self._lanes if lane.is_hungry]
         if not hungry:
             return
-        at_ns = self._routing._now_ns()
-        more = await self._gate.read(self._reading.read, [lane.want for lane in hungry])
+        more, at_ns, announced_ns = await self._gate.read(self._read_for, [lane.want for lane in hungry])
         furthest = max(lane.want.read_to for lane in hungry)
         for lane in hungry:
             lane.more = more or lane.want.read_to < furthest
             if not lane.more:
-                lane.caught_up_ns = at_ns
+                lane.caught_up_ns = min(at_ns, announced_ns) if lane.route.stable else at_ns
             lane.take_found()
         for destination in self.destinations:
             if any(lane.head() is not None for lane in destination.lanes):
                 destination.ring()
+
+    def _read_for(self, wants: Sequence[Want]) -> tuple[bool, int, int]:
+        """Whether there is more; when it was read, and what was announced by then: both before it is."""
+        at_ns = self._routing._now_ns()
+        announced_ns = self._announced_ns(at_ns) if any(want.stable for want in wants) else at_ns
+        return self._reading.read(wants), at_ns, announced_ns
 
     async def _hear(self) -> None:
         """Do what was asked for since the last look."""
@@ -351,15 +356,8 @@ class _Leading:
                 lane.done_since_mark |= lane.key in unmarked and not marked[lane.key]
 
     def _mark(self) -> dict[LaneKey, int]:
-        now_ns = self._routing._now_ns()
-        announced_ns = self._announced_ns(now_ns)
-        through = {}
-        for lane in self._lanes:
-            until = lane.through_ns()
-            if lane.route.stable:
-                until = min(until, announced_ns)
-            through[lane.key] = until
-        self._rows.mark(through, now_ns)
+        through = {lane.key: lane.through_ns() for lane in self._lanes}
+        self._rows.mark(through, self._routing._now_ns())
         return through
 
     def _announced_ns(self, now_ns: int) -> int:
@@ -368,8 +366,7 @@ class _Leading:
         with self._rows.store.snapshot() as snapshot:
             cursor = journal.cursor(snapshot, EVENT_STABLE)
             following = journal.read(snapshot, cursor, 1)
-        first = following[0][1].at_ns if following else now_ns
-        return first - int(self._limits.mark_margin_s * _NS)
+        return min(now_ns, following[0][1].at_ns) if following else now_ns
 
     def try_now(self) -> None:
         """Call those who are being left alone at once."""
