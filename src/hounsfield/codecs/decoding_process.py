@@ -34,6 +34,7 @@ REQUEST: Final = struct.Struct("<IQ")
 ANSWER: Final = struct.Struct("<BQ")
 DECODED, FAILED, NOT_ENCODED = 0, 1, 2
 TASK_BYTES_MAX: Final = 4096
+IMPORTS_CPU_S: Final = 1  # while it is at its first frame a process imports the libraries
 DESCRIPTORS_MAX: Final = 64  # the libraries are opened one after the other, each closed again
 
 
@@ -114,6 +115,7 @@ def main() -> None:
     memory_bytes_max, idle_s_max = map(int, sys.argv[1:3])
     confine(memory_bytes_max)
     requests, answers = 0, 1
+    imports_cpu_s = IMPORTS_CPU_S
     while select.select([requests], [], [], idle_s_max)[0]:
         head = _read(requests, REQUEST.size)
         if head is None:
@@ -123,7 +125,8 @@ def main() -> None:
         if described is None:
             return
         task = Task.decoded(described)
-        _allow_cpu(task.cpu_s)
+        _allow_cpu(task.cpu_s + imports_cpu_s)
+        imports_cpu_s = 0
         try:
             frame = _read(requests, frame_length)
         except MemoryError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 import select
 import signal
@@ -68,7 +67,7 @@ class IsolationLimits:
 
     memory_bytes_max: int = 1 << 30
     cpu_s_max: int = 10
-    cpu_s_min: int = 3
+    cpu_s_min: int = 1
     wall_s_max: float = 20.0
     frame_bytes_max: int = 128 << 20
     idle_s_max: float = 60.0
@@ -79,7 +78,7 @@ class IsolationLimits:
         """What a frame of that size may take."""
         share = min(1.0, 4 * decoded_bytes / self.frame_bytes_max)
         least = min(self.cpu_s_min, self.cpu_s_max)
-        return least + math.ceil((self.cpu_s_max - least) * share)
+        return least + int((self.cpu_s_max - least) * share)
 
 
 class _Worker:
