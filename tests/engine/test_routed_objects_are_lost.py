@@ -57,6 +57,7 @@ class Peers:
     tried: list[tuple[str, str]] = field(default_factory=list)
     opened: list[str] = field(default_factory=list)
     heard: trio.Event = field(default_factory=trio.Event)
+    released: trio.Event = field(default_factory=trio.Event)
 
     @asynccontextmanager
     async def open(self, to: str, pairs: Sequence[Pair], _: Sequence[str]) -> AsyncIterator[Way]:
@@ -75,7 +76,7 @@ class Peers:
                 peers.tried.append((to, uid))
                 await trio.lowlevel.checkpoint()
                 if to in peers.hanging:
-                    await trio.sleep_forever()
+                    await peers.released.wait()
                 behave = peers.behave.get(to)
                 answer = SENT if behave is None else behave(uid, len(peers.tried))
                 if answer.verdict is Verdict.SENT:
@@ -240,8 +241,10 @@ async def test_one_that_does_not_answer_holds_up_nobody(tmp_path: Path) -> None:
             assert not peers.at("DEAD")
             peers.unreachable.clear()
             await peers.until_got("DEAD", uids)
-        assert peers.at("DEAD") == uids
-        assert {uid for to, uid in peers.tried if to == "STUCK"} == {uids[0]}
+            assert {uid for to, uid in peers.tried if to == "STUCK"} == {uids[0]}
+            peers.released.set()
+            await peers.until_got("STUCK", uids)
+        assert peers.at("DEAD") == peers.at("STUCK") == uids
 
 
 async def test_one_that_is_full_gets_it_later_in_order(tmp_path: Path) -> None:
