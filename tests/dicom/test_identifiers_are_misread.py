@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 
+from hounsfield.archive.dicom.find_answers import declarable
 from hounsfield.archive.dicom.find_identifier import (
     Identifier,
     IdentifierError,
@@ -33,6 +34,7 @@ from hounsfield.archive.dicom.find_request import (
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.matching import moment_inside, moment_range
 from hounsfield.archive.dicom.query import matches
+from hounsfield.archive.dicom.rewrite import element
 from hounsfield.codecs.registry import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -320,3 +322,45 @@ def test_dates_and_times_as_one_moment() -> None:
 
 def test_an_identifier_without_anything() -> None:
     assert read_identifier(b"", SYNTAXES[0]).keys == {}
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"),
+    [
+        ("AccessionNumber", "OB", b"ZZZZ"),
+        ("PatientID", "OW", b"ZZZZ"),
+        ("PatientName", "SQ", b"\xfe\xff\x00\xe0\x00\x00\x00\x00"),
+        ("RequestAttributesSequence", "LO", b"abc "),
+    ],
+)
+def test_a_key_in_a_vr_that_cannot_hold_it_matches_nothing(keyword: str, vr: str, value: bytes) -> None:
+    """Read as what it is, it would have no text, and so match everything."""
+    tag = tag_of(keyword)
+
+    def one(value: bytes) -> bytes:
+        return element(tag, vr, value, implicit=False, little=True)
+
+    level = element(0x00080052, "CS", b"STUDY", implicit=False, little=True)
+    order = (one, level) if tag < 0x00080052 else (level, one)
+    joined = b"".join(part if isinstance(part, bytes) else part(value) for part in order)
+    with pytest.raises(IdentifierError) as raised:
+        read_identifier(joined, EXPLICIT_VR_LITTLE_ENDIAN)
+    assert raised.value.tags == (tag,)
+    empty = b"".join(part if isinstance(part, bytes) else part(b"") for part in order)
+    key = read_identifier(empty, EXPLICIT_VR_LITTLE_ENDIAN).keys[tag]
+    assert key.is_universal
+
+
+@pytest.mark.parametrize(
+    ("asked", "declared"),
+    [
+        (b"", b""),
+        (b"ISO_IR 100", b"ISO_IR 100"),
+        (b"\\ISO 2022 IR 87", b"\\ISO 2022 IR 87"),
+        (b"ISO_IR 192\\ISO 2022 IR 87", b"ISO_IR 192"),
+        (b"GB18030\\ISO 2022 IR 87", b"GB18030"),
+        (b"ISO_IR 100\\ISO 2022 IR 87", b"ISO 2022 IR 100\\ISO 2022 IR 87"),
+    ],
+)
+def test_answers_declare_what_the_standard_knows(asked: bytes, declared: bytes) -> None:
+    assert declarable(asked) == declared

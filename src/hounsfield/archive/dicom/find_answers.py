@@ -56,6 +56,7 @@ class _Column(NamedTuple):
     known: dict[str, bytes]
 
 
+_ALONE: Final = frozenset({b"ISO_IR 192", b"GB18030", b"GBK"})
 #: What of a key that is returned decides how it is written: tag, VR, where from, private creator.
 _Wish = tuple[int, str, Origin, str]
 
@@ -68,7 +69,8 @@ class AnswerEncoder:
             (key.tag, VRS.get(key.tag, key.vr), origin, key.creator) for key, origin in request.returned
         )
         self._syntax = syntax
-        declared = request.character_set if text_encoder(request.character_set).charset.known else UTF_8
+        asked = declarable(request.character_set)
+        declared = asked if text_encoder(asked).charset.known else UTF_8
         self._asked = _form(self._wishes, syntax, declared)
 
     def encode(
@@ -88,6 +90,21 @@ class AnswerEncoder:
             return self._asked.encode(levels, header)
         except _NoPlaceError:
             return _form(self._wishes, self._syntax, UTF_8).encode(levels, header)
+
+
+def declarable(asked: bytes) -> bytes:
+    """Specific Character Set as an answer may have it, for what a request had (PS3.3 C.12.1.1.2).
+
+    ISO_IR 192, GB18030 and GBK stand alone. The first of several is one with code extensions, also where a
+    requestor named it as if it were without.
+    """
+    terms = [term.strip(b" \0") for term in asked.split(b"\\")]
+    alone = next((term for term in terms if term in _ALONE), None)
+    if alone is not None:
+        return alone
+    if len(terms) > 1 and terms[0].startswith(b"ISO_IR "):
+        terms[0] = terms[0].replace(b"ISO_IR ", b"ISO 2022 IR ")
+    return b"\\".join(terms)
 
 
 @lru_cache(maxsize=FORMS_MAX)

@@ -110,6 +110,19 @@ def name_of(tag: int) -> str:
     return KEYWORD_OF.get(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
 
+def _fitting(tag: int, vr: str, known: str, *, empty: bool) -> str:
+    """The VR by which a key is read: as it is written, when that can hold what the attribute is.
+
+    A text key in bytes, or a sequence for what is none, would say nothing and so match everything.
+    """
+    fits = (vr == "SQ") == (known == "SQ") and (vr not in _BINARY or known in _BINARY)
+    if fits or known == "UN":
+        return vr
+    if empty:
+        return known
+    raise IdentifierError(f"{name_of(tag)} is written as {vr} and is {known}", tag)
+
+
 class _Reader:
     """One identifier being read."""
 
@@ -135,6 +148,7 @@ class _Reader:
             if group & 1 and 0x10 <= number <= 0xFF and length <= _CREATOR_BYTES_MAX:
                 creators[tag] = self._data[at : at + length].decode("latin-1").strip(" \0")
             vr = self._vr(tag, written, implicit, undefined, creators)
+            vr = _fitting(tag, vr, vr_among(tag, creators), empty=not length)
             if tag == SPECIFIC_CHARACTER_SET:
                 raw = self._data[at : at + length]
                 charset = character_set(raw)
