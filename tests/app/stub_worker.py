@@ -7,6 +7,7 @@ worker took it, and stays open until the client closes it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +34,10 @@ async def build(resources: Resources) -> AsyncIterator[Services]:
         worker == 1 and "STUCK" in resources.config.archive.ae_title
     ):
         await trio.sleep(2)
+    died = Path(resources.boot.directory) / "died"
+    if worker == 1 and "DIES" in resources.config.archive.ae_title and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     stopping = trio.Event()
     idle = trio.Event()
     open_connections = 0

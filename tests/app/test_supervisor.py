@@ -75,6 +75,16 @@ def test_a_killed_worker_is_replaced_and_its_gauges_do_not_stay(start_server: An
     assert any(event["event"] == "a worker ended; starting another" for event in server.events())
 
 
+def test_a_worker_that_is_killed_at_its_start_is_replaced_when_another_serves_already(
+    start_server: Any,
+) -> None:
+    """That the archive opens was seen: no reason to take it from those whom the other one serves."""
+    server = start_server('archive.ae_title="DIES"')
+    workers = server.ask("status")["workers"]
+    assert [worker["restarts"] for worker in workers] == [0, 1]
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_is_under_way_finish(start_server: Any, number: int) -> None:
     server = start_server()

@@ -203,7 +203,7 @@ class Supervisor:
             self.board.clear_gauges(place.number)
             place.ready = False
             match self._now():
-                case State.STARTING:
+                case State.STARTING if place.failure or not self._opened.is_set():
                     self._failure = place.failure or f"a worker ended with {ending(code)} at its start"
                     self._shut_down(State.STOPPED, "stop")
                     return
