@@ -162,6 +162,7 @@ OPENERS: dict[str, tuple[object, ...]] = {
     "compact": ("compact", "status"),
     "fix": ("fix", "list"),
     "routes": ("routes", "status"),
+    "audit": ("audit",),
     "keys list": ("keys", "list"),
     "keys check": ("keys", "check"),
     "keys backup": ("keys", "backup"),
@@ -171,7 +172,9 @@ OPENERS: dict[str, tuple[object, ...]] = {
     "serve": ("serve", "--dicom", "127.0.0.1:0", "--http", "127.0.0.1:0"),
 }
 #: Those that open none, or only through a server; restore has tests of its own.
-OTHERS = {"restore", "init", "status", "send", "echo", "config", "version", "ae", "keys"}
+OTHERS = {
+    "restore", "init", "status", "send", "echo", "find", "get", "move", "commit", "config", "version", "ae", "keys",
+}  # fmt: skip
 
 
 def test_every_command_is_tried() -> None:
