@@ -173,7 +173,8 @@ OPENERS: dict[str, tuple[object, ...]] = {
 }
 #: Those that open none, or only through a server; restore has tests of its own.
 OTHERS = {
-    "restore", "init", "status", "send", "echo", "find", "get", "move", "commit", "config", "version", "ae", "keys",
+    "restore", "init", "status", "send", "echo", "find", "get", "move", "commit", "config", "version", "ae",
+    "keys",
 }  # fmt: skip
 
 
