@@ -29,6 +29,7 @@ from hounsfield.archive.app.logs import describe, set_up_logs
 from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.scoreboard import Scoreboard
 from hounsfield.archive.app.wakeups import Wakeups
+from hounsfield.archive.errors import HounsfieldError
 
 Build = Callable[[Resources], AbstractAsyncContextManager[Services]]
 
@@ -187,7 +188,10 @@ class _Worker:
                 reply["result"] = await operation(**message["args"])
             except Exception as error:  # noqa: BLE001 - one bad question must not end the worker
                 keys = describe(error)
-                structlog.get_logger().error("a request of the command line failed", **keys)
+                log = structlog.get_logger()
+                # What cannot be done as it was asked is for who asked, not for who watches the log.
+                say = log.info if isinstance(error, HounsfieldError) else log.error
+                say("a request of the command line failed", **keys)
                 reply["error"] = keys.get("error") or _brief(keys)
         with contextlib.suppress(ChannelClosed):
             await self._channel.send(reply)
