@@ -536,4 +536,6 @@ async def test_a_token_over_the_network(
         assert archive.observer.calls[1].reason == "a token that does not hold: expired_token"
         for _ in range(IdentityLimits().failures_max):
             rejected, _ = await _associate(archive.port, _negotiation(5, late))
-        assert rejected == LATER
+        assert rejected == REJECTED
+        # nobody guesses a signature: others behind the same address are not shut out
+        assert await _associate(archive.port, _negotiation(5, good)) == (None, good)
