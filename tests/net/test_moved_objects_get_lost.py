@@ -450,6 +450,22 @@ async def test_only_warnings_are_a_warning_without_a_list(moving: Any) -> None:
         assert (final.status, counts(final), data) == (0xB000, (None, 0, 0, 2), b"")
 
 
+async def test_who_talks_nonsense_is_not_said_to_have_aborted(moving: Any) -> None:
+    async def web(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1000)
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, web, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        async with moving(WEB=at(port)) as (archive, _):
+            (raw,) = slices(1)
+            await stored(archive.engine, raw)
+            final, *_ = await ask(archive, STUDY, to="WEB")
+        assert (final.status, final.error_comment) == (0xA702, "the destination breaks the protocol")
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_destination_that_hangs_is_given_up_and_others_are_served(moving: Any, sink: Any) -> None:
     limits = ScuLimits(response_s=0.2)
     async with (

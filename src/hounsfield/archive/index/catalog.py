@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from msgspec import structs
+
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index import corrections, tokens
 from hounsfield.archive.index.corrections import CORRECTIONS, View
@@ -256,6 +258,48 @@ class Catalog:
         if kept is current:
             self._reseal_series(snapshot, batch, key[: STUDY_ID_BYTES + SERIES_HASH_BYTES])
         return batch
+
+    def note_earlier(  # noqa: PLR0917
+        self,
+        snapshot: Snapshot,
+        batch: Batch,
+        place: Place,
+        same: InstanceRow,
+        received_ns: int,
+        newest_current: bool,
+    ) -> None:
+        """Have ``batch`` say that ``same`` was received at ``received_ns`` already: another record of it was.
+
+        Two workers may index in another order than they received. Which is served must not hang on that: a
+        reindex meets the records in any order, too.
+        """
+        key = self.instance_key(*place)
+        held = snapshot.get(INSTANCE, key)
+        if held is None:
+            return
+        current = self.open_row(INSTANCE, key, held, InstanceRow)
+        earlier = structs.replace(same, received_ns=received_ns)
+        record_id = same.location.record_id
+        rows = [
+            row for row in (current, *self.versions(snapshot, key)) if row.location.record_id != record_id
+        ]
+        served = served_of((earlier, *rows), newest_current)
+        batch.require(INSTANCE, key, held)
+        batch.require(META, CORRECTIONS, corrections.generation(snapshot))
+        for row in {id(row): row for row in (earlier, current, served)}.values():
+            own = key + row.location.record_id
+            version = snapshot.get(VERSION, own)
+            if row is current and record_id == current.location.record_id:
+                continue  # as ``earlier``
+            batch.require(VERSION, own, version)
+            if row is served:
+                if version is not None:
+                    batch.delete(VERSION, own)
+            else:
+                self.put_row(batch, VERSION, own, conflicting(row, True))
+        self.put_row(batch, INSTANCE, key, conflicting(served, bool(rows)))
+        if served.location.record_id != current.location.record_id:
+            self._reseal_series(snapshot, batch, key[: STUDY_ID_BYTES + SERIES_HASH_BYTES])
 
     def _reseal_series(self, snapshot: Snapshot, batch: Batch, key: bytes) -> None:
         """Have the series' row sealed anew: what was prepared of the series is not what it shows any more."""

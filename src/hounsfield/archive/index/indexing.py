@@ -116,7 +116,7 @@ class Indexer:
         self.catalog = catalog
         self._sealer = sealer
         self._journal = journal
-        self._newest_current = newest_current
+        self.newest_current = newest_current
 
     def prepare(self, objects: int) -> None:
         """Reserve the seals that adding ``objects`` may need."""
@@ -336,7 +336,7 @@ class Indexer:
                 needless.is_another(snapshot, i, stored, place, same[0])
             else:
                 batch = self.catalog.plan_version(
-                    snapshot, place, stored, newest_current=self._newest_current
+                    snapshot, place, stored, newest_current=self.newest_current
                 )
                 self._leave_waiting(batch, [stored])
                 self._journal.append(batch, _event(EVENT_CONFLICT, place.study_uid, [(place, stored)]))
@@ -408,7 +408,11 @@ class _Needless:
         ):
             self._nothing_to_do.append(i)
             return
-        instance = self._indexer.catalog.instance_key(*place)
+        catalog, received_ns = self._indexer.catalog, stored.row.received_ns
+        instance = catalog.instance_key(*place)
+        if received_ns < same.received_ns and location.record_id != same.location.record_id:
+            newest_current = self._indexer.newest_current
+            catalog.note_earlier(snapshot, self._batch, place, same, received_ns, newest_current)
         self._batch.require(INSTANCE, instance, snapshot.get(INSTANCE, instance))
         self._batch.require(SPARE, key, None)
         self._batch.put(SPARE, key, encode(SpareRow(self._count(i, location))))

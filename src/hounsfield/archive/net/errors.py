@@ -6,6 +6,7 @@ from hounsfield.archive.errors import HounsfieldError
 
 __all__ = [
     "AbortedError",
+    "BrokeProtocolError",
     "ConnectError",
     "ConnectionLostError",
     "GivenUpError",
@@ -60,6 +61,10 @@ class AbortedError(NetError):
     """The association was aborted, by the peer or because the peer broke the protocol."""
 
     retry = True
+
+
+class BrokeProtocolError(AbortedError):
+    """The peer said what it may not say: we aborted the association."""
 
 
 class RejectedError(NetError):

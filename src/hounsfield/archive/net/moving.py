@@ -15,6 +15,7 @@ import trio
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.net.errors import (
     AbortedError,
+    BrokeProtocolError,
     ConnectError,
     ConnectionLostError,
     NetError,
@@ -46,6 +47,7 @@ _REASONS: dict[type[NetError], str] = {
     TlsError: "no TLS with the destination",
     RejectedError: "the destination refuses the association",
     TimedOutError: "the destination does not answer",
+    BrokeProtocolError: "the destination breaks the protocol",
     AbortedError: "the destination aborted the association",
     ConnectionLostError: "the destination closed the connection",
     NoRoomError: "the destination is out of resources",

@@ -22,6 +22,7 @@ import trio
 
 from hounsfield.archive.net.errors import (
     AbortedError,
+    BrokeProtocolError,
     ConnectionLostError,
     GivenUpError,
     NetError,
@@ -400,7 +401,7 @@ class Requests:
 
     async def _broke_protocol(self, error: RemoteProtocolError) -> NoReturn:
         await self._last_words(self.association.answer(error))
-        raise AbortedError(f"{self._remote} broke the protocol: {error}") from error
+        raise BrokeProtocolError(f"{self._remote} broke the protocol: {error}") from error
 
     async def _last_words(self, words: Sequence[Buffer]) -> None:
         """Write ``words``, unless somebody is within a message: the peer will see the end all the same."""
