@@ -335,9 +335,7 @@ class Indexer:
             if same:
                 needless.is_another(snapshot, i, stored, place, same[0])
             else:
-                batch = self.catalog.plan_version(
-                    snapshot, place, stored, newest_current=self.newest_current
-                )
+                batch = self.catalog.plan_version(snapshot, place, stored, newest_current=self.newest_current)
                 self._leave_waiting(batch, [stored])
                 self._journal.append(batch, _event(EVENT_CONFLICT, place.study_uid, [(place, stored)]))
                 plans.append((batch, [(i, Outcome.CONFLICT)]))
