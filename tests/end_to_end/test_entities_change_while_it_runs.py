@@ -66,25 +66,6 @@ def calling(
             made.release()
 
 
-class TlsServer(ArchiveServer):
-    """Listens as its settings say."""
-
-    def command(self, ready_fd: int) -> list[str]:
-        words = super().command(ready_fd)
-        at = words.index("--dicom")
-        return words[:at] + words[at + 2 :]
-
-
-@contextmanager
-def started(server: ArchiveServer) -> Iterator[None]:
-    try:
-        server.start()
-        yield
-    finally:
-        if server.process is not None and server.process.poll() is None:
-            server.kill_all()
-
-
 def change(server: ArchiveServer, *words: str, stdin: str | None = None) -> None:
     """Run a command that changes AEs or users, and wait until every worker has taken it."""
 
@@ -246,12 +227,13 @@ def test_devices_are_asked_whether_they_are_there(server: ArchiveServer) -> None
     host, port = server.address("dicom")
     for title, address in (("US", f"{host}:{port}"), ("GONE", "127.0.0.1:1")):
         assert server.run("ae", "add", title, address, "--called-title", "HOUNSFIELD").returncode == 0
-    asked = server.run("ae", "test", "US", "GONE", "LIMITED", "--json")
+    assert server.run("ae", "add", "SILENT").returncode == 0
+    asked = server.run("ae", "test", "US", "GONE", "SILENT", "--json")
     assert asked.returncode == 4
     rows = {row["title"]: row for row in json.loads(asked.stdout)}
     assert (rows["US"]["answers"], rows["GONE"]["answers"]) == (True, False)
     assert "Connection refused" in rows["GONE"]["error"]
-    assert rows["LIMITED"]["error"] == "no address of it is known"
+    assert rows["SILENT"]["error"] == "no address of it is known"
     assert server.run("ae", "test", "US").returncode == 0
     assert server.run("ae", "test", "STRANGER").returncode == 2
 
@@ -260,10 +242,8 @@ def test_certificates_are_renewed_without_a_restart(tmp_path: Path) -> None:
     authority = Authority(tmp_path / "pki")
     shown = authority.sign("ARCHIVE", days=9)
     files = f'tls_certificate="{shown.pem}", tls_key="{shown.key}"'
-    server = TlsServer(
-        tmp_path / "server", settings=(f'dicom.listeners=[{{host="127.0.0.1", port=0, {files}}}]',)
-    )
-    with started(server):
+    settings = (f'dicom.listeners=[{{host="127.0.0.1", port=0, {files}}}]',)
+    with archive_server(tmp_path / "server", *settings, listens=("--http", "127.0.0.1:0")) as server:
 
         def echo(ca: Path) -> int:
             return server.run(

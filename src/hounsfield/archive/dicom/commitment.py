@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final
 
 from hounsfield.archive.dicom.attributes import uid_is_usable
-from hounsfield.archive.dicom.references import Reference, encoded, reference, sequence, uid
+from hounsfield.archive.dicom.references import (
+    Reference,
+    encoded,
+    items_in,
+    reference,
+    reference_in,
+    referenced,
+    sequence,
+    text_in,
+    uid,
+)
 from hounsfield.archive.dicom.selection import select
 from hounsfield.codecs.registry import TransferSyntax
 
@@ -39,7 +49,7 @@ SOME_FAILED: Final = 2
 """The event types (PS3.4 J.3.3)."""
 
 _TRANSACTION, _REFERENCED, _FAILED = 0x00081195, 0x00081199, 0x00081198
-_CLASS, _INSTANCE, _REASON, _RETRIEVE_AE = 0x00081150, 0x00081155, 0x00081197, 0x00080054
+_REASON, _RETRIEVE_AE = 0x00081197, 0x00080054
 
 
 class FailureReason(IntEnum):
@@ -71,7 +81,7 @@ def parse_request(data: bytes, syntax: TransferSyntax) -> CommitmentRequest:
     """The data set of an N-ACTION-RQ (PS3.4 Table J.3-1). Raises CommitmentError."""
     model = select(data, syntax, [(_TRANSACTION,), (_REFERENCED,)])
     transaction = _transaction(model)
-    references = dict.fromkeys(_references(model, _REFERENCED))
+    references = dict.fromkeys(referenced(model, _REFERENCED))
     if not references:
         raise CommitmentError("Referenced SOP Sequence (0008,1199) is missing or empty")
     if not all(map(uid_is_usable, (value for one in references for value in one))):
@@ -88,10 +98,9 @@ def parse_report(
     """
     model = select(data, syntax, [(_TRANSACTION,), (_REFERENCED,), (_FAILED,)])
     failed = tuple(
-        (Reference(_text(item, _CLASS), _text(item, _INSTANCE)), int(_text(item, _REASON) or 0))
-        for item in _items(model, _FAILED)
+        (reference_in(item), int(text_in(item, _REASON) or 0)) for item in items_in(model, _FAILED)
     )
-    return _transaction(model), tuple(_references(model, _REFERENCED)), failed
+    return _transaction(model), tuple(referenced(model, _REFERENCED)), failed
 
 
 def request(asked: CommitmentRequest, syntax: TransferSyntax) -> bytes:
@@ -131,23 +140,7 @@ def report(
 
 
 def _transaction(model: Mapping[str, Any]) -> str:
-    transaction = _text(model, _TRANSACTION)
+    transaction = text_in(model, _TRANSACTION)
     if not uid_is_usable(transaction):
         raise CommitmentError("Transaction UID (0008,1195) is missing or is no UID")
     return transaction
-
-
-def _references(model: Mapping[str, Any], tag: int) -> Iterator[Reference]:
-    for item in _items(model, tag):
-        yield Reference(_text(item, _CLASS), _text(item, _INSTANCE))
-
-
-def _items(model: Mapping[str, Any], tag: int) -> Iterator[Mapping[str, Any]]:
-    for item in model.get(f"{tag:08X}", {}).get("Value", ()):
-        if isinstance(item, dict):
-            yield item
-
-
-def _text(model: Mapping[str, Any], tag: int) -> str:
-    values = model.get(f"{tag:08X}", {}).get("Value", ())
-    return str(values[0]).strip(" \0") if values else ""

@@ -5,11 +5,12 @@ IHE RAD TF, Imaging Object Change Management: transaction RAD-66; titles from PS
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from hounsfield.archive.dicom.attributes import uid_is_usable
+from hounsfield.archive.dicom.references import items_in, text_in
 from hounsfield.archive.dicom.selection import select
 from hounsfield.codecs.registry import lookup
 
@@ -81,17 +82,17 @@ def rejection_note(
     """
     limits = limits or NoteLimits()
     model = select(header, lookup(transfer_syntax_uid), [(_TITLE,), (_EVIDENCE,)])
-    title = next(_items(model, _TITLE), None)
-    if title is None or _text(title, _SCHEME) != "DCM":
+    title = next(items_in(model, _TITLE), None)
+    if title is None or text_in(title, _SCHEME) != "DCM":
         return None
-    code = _text(title, _VALUE)
+    code = text_in(title, _VALUE)
     if code not in REASONS:
         return None
     rejected: dict[str, dict[str, dict[str, None]]] = {}
-    for study in _items(model, _EVIDENCE):
-        for series in _items(study, _SERIES):
-            for instance in _items(series, _INSTANCES):
-                uids = (_text(study, _STUDY_UID), _text(series, _SERIES_UID), _text(instance, _SOP_UID))
+    for study in items_in(model, _EVIDENCE):
+        for series in items_in(study, _SERIES):
+            for instance in items_in(series, _INSTANCES):
+                uids = (text_in(study, _STUDY_UID), text_in(series, _SERIES_UID), text_in(instance, _SOP_UID))
                 if all(map(uid_is_usable, uids)):
                     rejected.setdefault(uids[0], {}).setdefault(uids[1], {})[uids[2]] = None
     count = sum(len(instances) for by_series in rejected.values() for instances in by_series.values())
@@ -106,14 +107,3 @@ def rejection_note(
         study: {series: tuple(instances) for series, instances in by_series.items()}
         for study, by_series in rejected.items()
     })  # fmt: skip
-
-
-def _items(model: Mapping[str, Any], tag: int) -> Iterator[Mapping[str, Any]]:
-    for item in model.get(f"{tag:08X}", {}).get("Value", ()):
-        if isinstance(item, dict):
-            yield item
-
-
-def _text(model: Mapping[str, Any], tag: int) -> str:
-    values = model.get(f"{tag:08X}", {}).get("Value", ())
-    return str(values[0]).strip(" \0") if values else ""

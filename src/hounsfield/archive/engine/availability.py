@@ -14,11 +14,7 @@ from typing import Final
 import structlog
 
 from hounsfield.archive.dicom.availability import AvailableSeries, AvailableStudy
-from hounsfield.archive.dicom.references import (
-    REFERENCED_SOP_CLASS_UID,
-    REFERENCED_SOP_INSTANCE_UID,
-    Reference,
-)
+from hounsfield.archive.dicom.references import Reference, referenced
 from hounsfield.archive.dicom.selection import select
 from hounsfield.archive.engine.errors import DamagedError, EngineError, NotFoundError
 from hounsfield.archive.engine.gate import Gate
@@ -121,13 +117,7 @@ class Availability:
         except DamagedError:
             return
         model = select(header.head, lookup(header.transfer_syntax_uid), [(_PERFORMED_STEPS,)])
-        for item in model.get(f"{_PERFORMED_STEPS:08X}", {}).get("Value", ()):
-            uids = [
-                str((item.get(f"{tag:08X}", {}).get("Value") or [""])[0])
-                for tag in (REFERENCED_SOP_CLASS_UID, REFERENCED_SOP_INSTANCE_UID)
-            ]
-            if all(uids):
-                yield Reference(*uids)
+        yield from filter(all, referenced(model, _PERFORMED_STEPS))
 
 
 def _name(title: str, study_uid: str) -> str:
