@@ -379,6 +379,38 @@ async def test_what_comes_and_is_named_as_shown_stays_hidden_without_its_correct
             assert (await shown(engine))[STUDY] == {left, b, C}
 
 
+async def test_what_came_where_a_named_object_would_have_been_received_is_hidden_at_once(
+    tmp_path: Path,
+) -> None:
+    """As it is after a reindex: its way leads past a place that the note means."""
+    elsewhere, moved = "1.2.3.3", f"{STUDY}.3"
+
+    def moving(study: str, to_study: str) -> Request:
+        return Request(
+            kind="move-series", actor="t", reason="wrong", study=study, series=(moved,), to_study=to_study
+        )
+
+    with stores_in(tmp_path / "archive") as stores:
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+
+            async def places() -> list[tuple[str, str]]:
+                rows = await found(engine, Level.INSTANCE)
+                return sorted((row.study[0x0020000D], row.series[0x0020000E]) for row in rows)
+
+            await send(engine, one(moved, A), one(moved, A, elsewhere), one(SECOND, C))
+            await engine.correcting.make(moving(STUDY, OTHER))
+            back = await engine.correcting.make(moving(elsewhere, STUDY))
+            await send(engine, note({OTHER: {moved: [A]}}, SAFETY))
+            assert await places() == [(STUDY, SECOND)]
+    shutil.rmtree(tmp_path / "archive" / "index")
+    with stores_in(tmp_path / "archive") as stores:
+        stores.reindex(lambda _done, _all: None)
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            assert await places() == [(STUDY, SECOND)]
+            await engine.correcting.revert(back["id"], "t", "right")
+            assert await places() == [(STUDY, SECOND), (elsewhere, moved)]
+
+
 async def test_two_rejections_of_one_object_are_undone_one_by_one(tmp_path: Path) -> None:
     with stores_in(tmp_path / "archive") as stores:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:

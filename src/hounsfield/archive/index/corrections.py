@@ -34,7 +34,7 @@ at each point of their way, before any move: taking a correction back never show
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -221,6 +221,26 @@ class View:
     def way(self, study_uid: str, series_uid: str, sop_uid: str) -> list[tuple[str, str]]:
         """Study and series of each point on the way of an object with these UIDs, if nothing rejects it."""
         return [(stop.study_uid, stop.series_uid) for stop in self._stops(study_uid, series_uid, sop_uid)]
+
+    def met(self, study_uid: str, series_uid: str, sop_uid: str) -> Iterator[tuple[str, str]]:
+        """Study and series of each place where what is, or ever passes, here may be filed now.
+
+        More than :meth:`way` tells, of which only one is the place of what was received here: what came here by
+        a later move goes on by later ones, and stays where the others would have taken it. Those in which
+        rejections hide it are among them.
+        """
+        reached, ahead = {(study_uid, series_uid)}, [(study_uid, series_uid)]
+        while ahead:
+            here = ahead.pop()
+            yield here
+            for row in self._rejections_of(here[0]).get(here[1], {}).get(sop_uid, ()):
+                yield hidden_uid(row, here[0]), here[1]
+            for row, instances in self._moves_from(here[0]):
+                if here[1] in row.series and (not instances or sop_uid in instances):
+                    there = (row.to_study, row.series[here[1]])
+                    if there not in reached:
+                        reached.add(there)
+                        ahead.append(there)
 
     def stops(self, group: Group) -> list[str]:
         """The studies on the way of a group of objects, up to where something rejects it."""

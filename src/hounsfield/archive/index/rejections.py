@@ -66,7 +66,7 @@ from hounsfield.archive.index.rows import (
     SourceRow,
 )
 from hounsfield.archive.index.sealed import RowSealer
-from hounsfield.archive.index.tables import CORRECTED, CORRECTION, META, STUDY_ID_BYTES
+from hounsfield.archive.index.tables import CORRECTED, CORRECTION, INSTANCE, META, STUDY_ID_BYTES
 from hounsfield.archive.index.waiting_notes import FOLLOWED, WaitingRow, all_waiting, waiting_key
 from hounsfield.codecs.errors import CodecError
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
@@ -432,8 +432,10 @@ class Rejections:
         for study_uid, by_series in row.rejected.items():
             for series_uid, sop_uids in by_series.items():
                 for sop_uid in sop_uids:
-                    uids.add(view.route_unless_rejected(study_uid, series_uid, sop_uid).study_uid)
-                    uids.add(view.route(study_uid, series_uid, sop_uid, 0).study_uid)
+                    for place in view.met(study_uid, series_uid, sop_uid):
+                        key = self._catalog.instance_key(*place, sop_uid)
+                        if place[0] not in uids and snapshot.get(INSTANCE, key) is not None:
+                            uids.add(place[0])
         return [self._catalog.study_id(uid) for uid in sorted(uids)]
 
 
