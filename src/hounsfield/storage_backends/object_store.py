@@ -38,13 +38,13 @@ TIER_FORMAT = 1
 
 
 class StoreAwayError(StorageError):
-    """The store does not answer, answers too late, says that it is overloaded, or breaks off: try again later."""
+    """The store does not answer, is too slow, says that it is overloaded, or breaks off: try again later."""
 
     retry = True
 
 
 class StoreRefusedError(StorageError):
-    """The store answers and will not: credentials, rights, a bucket that is not there, a certificate not trusted.
+    """The store answers and will not: credentials, rights, no such bucket, a certificate not trusted.
 
     An administrator must change something before trying again helps.
     """
@@ -65,9 +65,9 @@ class ObjectStore(Protocol):
     """Named objects, each put as a whole. Blocking, thread-safe; names are those of blobs.
 
     Every call ends within the limits of the store it is made of: with a result, or with one of
-    ``BlobNotFoundError`` (no such object; of reading), ``ShortReadError`` (the object ends before the range does),
-    ``StoreFullError`` (of putting), ``StoreAwayError`` (``retry`` helps), ``StoreRefusedError`` (it does not),
-    ``UnreadableError`` (a disk does not give the bytes back). ``ValueError``: not a name.
+    ``BlobNotFoundError`` (of reading: no such object), ``ShortReadError`` (the object ends before the
+    range does), ``StoreFullError`` (of putting), ``StoreAwayError`` (``retry`` helps), ``StoreRefusedError``
+    (it does not), ``UnreadableError`` (a disk does not give the bytes back). ``ValueError``: not a name.
     Lengths are checked here; that bytes are the right ones, seals and digests say.
     """
 
@@ -164,8 +164,8 @@ def _require_ours(store: ObjectStore, marker: bytes, archive: bytes) -> None:
         version, owner = content["format"], bytes.fromhex(content["archive"])
     except (ValueError, TypeError, KeyError):
         raise ForeignTierError(
-            f"{TIER_MARKER!r} in {store!r} is not a mark of this archive's: it is damaged, or the place is used "
-            "for something else; give the tier an empty place of its own (another bucket, prefix or directory)"
+            f"{TIER_MARKER!r} in {store!r} is no archive's mark: it is damaged, or the place is used for "
+            "something else; give the tier an empty place of its own (another bucket, prefix or directory)"
         ) from None
     if version != TIER_FORMAT:
         raise ForeignTierError(
@@ -174,7 +174,6 @@ def _require_ours(store: ObjectStore, marker: bytes, archive: bytes) -> None:
         )
     if owner != archive:
         raise ForeignTierError(
-            f"{store!r} belongs to the archive {owner.hex()[:16]}…, this is {archive.hex()[:16]}…: give the tier "
-            "a place of its own (another bucket, prefix or directory); to read another archive's copies, "
-            "restore that archive's keys"
+            f"{store!r} belongs to the archive {owner.hex()[:16]}…, this is {archive.hex()[:16]}…: give the "
+            "tier a place of its own (another bucket, prefix or directory)"
         )
