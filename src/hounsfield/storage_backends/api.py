@@ -20,11 +20,13 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 __all__ = [
     "BackgroundReads",
     "Batch",
+    "BlobReads",
     "BlobStore",
     "BlobWriter",
     "Buffer",
     "CommitResult",
     "CopiesItself",
+    "HasCopies",
     "KeyValueStore",
     "KnowsWriters",
     "MakesDurable",
@@ -68,11 +70,8 @@ class BlobWriter(Protocol):
         appended to again."""
 
 
-class BlobStore(Protocol):
-    """Named blobs: created once, appended to by their creator, then only read or deleted."""
-
-    def create(self, name: str) -> BlobWriter:
-        """Start a new blob; ``BlobExistsError`` when the name was ever used and not deleted."""
+class BlobReads(Protocol):
+    """Named blobs, to read from."""
 
     def read(self, name: str, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes, or ``ShortReadError`` / ``BlobNotFoundError``."""
@@ -81,6 +80,13 @@ class BlobStore(Protocol):
         """Fill ``buffer`` exactly, or raise as :meth:`read` does."""
 
     def size(self, name: str) -> int: ...
+
+
+class BlobStore(BlobReads, Protocol):
+    """Named blobs: created once, appended to by their creator, then only read or deleted."""
+
+    def create(self, name: str) -> BlobWriter:
+        """Start a new blob; ``BlobExistsError`` when the name was ever used and not deleted."""
 
     def names(self, prefix: str = "") -> list[str]:
         """Names that begin with ``prefix``, sorted."""
@@ -106,6 +112,14 @@ class ReadsAhead(Protocol):
     def read_ahead(self, name: str, ranges: Iterable[tuple[int, int]]) -> None:
         """Have stretches of a blob (offset, length) in memory soon. A hint: it never fails, and whoever
         reads them waits as long as it takes."""
+
+
+@runtime_checkable
+class HasCopies(Protocol):
+    """Optional: a store some of whose blobs lie in several places."""
+
+    def copies(self, name: str) -> Iterator[BlobReads]:
+        """Other places with the same blob, the best first: for one whose bytes turned out to be wrong."""
 
 
 @runtime_checkable

@@ -12,15 +12,17 @@ import contextlib
 import mmap
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import (
+    BlobReads,
     BlobStore,
     BlobWriter,
     Buffer,
+    HasCopies,
     KnowsWriters,
     MakesDurable,
     NonBlockingReads,
@@ -32,6 +34,8 @@ from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
     PoisonedError,
     SealError,
+    ShortReadError,
+    StorageError,
     UnreadableError,
 )
 from hounsfield.storage_backends.keyring import Keyring
@@ -51,6 +55,7 @@ __all__ = [
 ]
 
 HUGE_PAGE_BYTES = 2 << 20
+_WRONG_BYTES = (SealError, ShortReadError)  # of this copy: another one may be right
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,9 @@ class SegmentLog:
         # Asked once: isinstance with a protocol costs more than a cached read.
         self._reserve = blobs if isinstance(blobs, SpaceReserve) else None
         self._nonblocking = blobs if isinstance(blobs, NonBlockingReads) else None
+        self._copies = blobs if isinstance(blobs, HasCopies) else None
+        self.damaged: Callable[[bytes], None] | None = None
+        """Told a segment's id when something of it did not open, and another copy of it did."""
         self._closed = False
         self._started: list[bytes] = []
         self._counts = {"segments_started": 0, "groups": 0, "records": 0, "bytes": 0, "failures": 0}
@@ -275,7 +283,7 @@ class SegmentLog:
         plain = memoryview(bytearray(part.length) if into is None else into).cast("B")
         if len(plain) != part.length:
             raise ValueError(f"the buffer has {len(plain)} bytes and the part {part.length}")
-        self._open(part, layout.chunks(part.length), plain)
+        self._open_anywhere(part, tuple(layout.chunks(part.length)), plain)
         return plain
 
     def open_whole(self, part: PartRef) -> bytes | memoryview:
@@ -283,10 +291,15 @@ class SegmentLog:
         if part.length > layout.CHUNK_BYTES:
             return self.open_part(part)
         key = self._keyring.key(self._purpose, part.segment.hex())
-        sealed = self._blobs.read(self._name(part.segment), part.offset, part.length + layout.TAG_BYTES)
-        return open_short_part(
-            key, part.segment, part.record_id, part.kind, part.part, part.part_count, sealed
-        )
+        try:
+            sealed = self._blobs.read(self._name(part.segment), part.offset, part.length + layout.TAG_BYTES)
+            return open_short_part(
+                key, part.segment, part.record_id, part.kind, part.part, part.part_count, sealed
+            )
+        except _WRONG_BYTES:
+            if self._copies is None:
+                raise
+            return self.open_part(part)
 
     def read_ahead(self, parts: Iterable[PartRef]) -> None:
         """Have the disk bring these parts, which will be opened soon: their waits become one. Never fails."""
@@ -371,9 +384,24 @@ class SegmentLog:
         first, last = start // layout.CHUNK_BYTES, (start + length - 1) // layout.CHUNK_BYTES
         wanted = [chunk for chunk in layout.chunks(part.length) if first <= chunk[0] <= last]
         plain = memoryview(bytearray(sum(chunk[2] for chunk in wanted)))
-        self._open(part, wanted, plain)
+        self._open_anywhere(part, wanted, plain)
         skip = start - first * layout.CHUNK_BYTES
         return plain[skip : skip + length]
+
+    def _open_anywhere(self, part: PartRef, wanted: Sequence[layout.Chunk], plain: memoryview) -> None:
+        """Open chunks of a part into ``plain``, from another copy when they do not open."""
+        try:
+            self._open(part, wanted, plain)
+        except _WRONG_BYTES:
+            if self._copies is None:
+                raise
+            for copy in self._copies.copies(self._name(part.segment)):
+                with contextlib.suppress(StorageError):
+                    self._open(part, wanted, plain, blobs=copy)
+                    if self.damaged is not None:
+                        self.damaged(part.segment)
+                    return
+            raise
 
     def _open(
         self,
@@ -382,6 +410,7 @@ class SegmentLog:
         plain: memoryview,
         *,
         without_waiting: NonBlockingReads | None = None,
+        blobs: BlobReads | None = None,
     ) -> bool:
         """Open consecutive chunks of a part into ``plain``; False when it may not wait and would have to."""
         name = self._name(part.segment)
@@ -393,7 +422,7 @@ class SegmentLog:
             sealed = scratch[: length + layout.TAG_BYTES]
             offset = part.offset + start + chunk * layout.TAG_BYTES
             if without_waiting is None:
-                self._blobs.read_into(name, offset, sealed)
+                (blobs or self._blobs).read_into(name, offset, sealed)
             elif not without_waiting.try_read_into(name, offset, sealed):
                 return False
             seal.open(chunk, last, sealed, plain[filled : filled + length])
