@@ -27,6 +27,8 @@ use        plain    segment id (16)                                      UseRow:
 correction plain    P, patient id hash (12); or S, study id (12)         CorrectionsRow: those in force for it
 corrected  postings a correction's number (8)                            ids of studies it has a part in (12)
 scrub      plain    segment id (16); "suspect/" | segment | record id    ScrubRow; SuspectRow; and two names
+pack       plain    segment id (16)                                      PackRow: its series, and who has it
+packed     plain    study id (12) | series hash (8) | segment id (16)    nothing: the packs of a series
 ========== ======== ==================================================== ===========================
 """
 
@@ -63,8 +65,10 @@ USE = Table("use")
 CORRECTION = Table("correction")
 CORRECTED = Table("corrected", TableKind.POSTINGS, STUDY_ID_BYTES)
 SCRUB = Table("scrub")
+PACK = Table("pack")
+PACKED = Table("packed")
 
 ALL_TABLES = (
     PATIENT, STUDY, SERIES, INSTANCE, PLACE, TOKEN, VERSION, QUARANTINE, STATE, JOURNAL, META, SEGMENT,
-    FRESH, GRAMS, GRAM, TOMBSTONE, SPARE, USE, CORRECTION, CORRECTED, SCRUB,
+    FRESH, GRAMS, GRAM, TOMBSTONE, SPARE, USE, CORRECTION, CORRECTED, SCRUB, PACK, PACKED,
 )  # fmt: skip

@@ -1,0 +1,188 @@
+"""Packs, as the index knows them: of which series each is, how large, and in which tiers there is a copy.
+
+A pack is a segment (docs/segment-format.md, "Packs"), so that rows of objects point into it as into any
+other. What is said here is what tiers go by: a *copy* is the same blob in a tier, and the row of the pack
+names the tiers that have one, each only once that copy was read back whole. A copy is taken out of a tier
+only after the row has ceased to name it, and never the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import msgspec
+from msgspec import structs
+
+from hounsfield.archive.index.rows import decode, encode
+from hounsfield.archive.index.tables import PACK, PACKED, SERIES_HASH_BYTES, STUDY_ID_BYTES
+from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
+from hounsfield.storage_backends.errors import PreconditionError
+
+HOT = "hot"
+"""The tier that is the data directory itself."""
+SERIES_KEY_BYTES = STUDY_ID_BYTES + SERIES_HASH_BYTES
+PAGE_ROWS = 1000
+ATTEMPTS_BESIDE_OTHERS = 3  # then under the store's lock
+
+
+class CopyRow(msgspec.Struct, array_like=True, frozen=True):
+    """A tier's copy of a pack: since when, and when all of it was last read and found to be right."""
+
+    since_ns: int
+    verified_ns: int = 0
+
+
+class PackRow(msgspec.Struct, array_like=True, frozen=True):
+    """One pack. ``size``: bytes of its blob; ``digest``: what its end says, BLAKE2b-256 of all before it."""
+
+    series_key: bytes
+    size: int
+    objects: int
+    made_ns: int
+    digest: bytes
+    copies: dict[str, CopyRow] = {}
+
+
+class Total(NamedTuple):
+    """What one tier holds."""
+
+    packs: int
+    bytes: int
+    objects: int
+
+
+class PackGoneError(LookupError):
+    """There is no such pack, or none any more."""
+
+    retry = False
+
+
+class LastCopyError(Exception):
+    """Too few other copies would remain: nothing was changed."""
+
+    retry = False
+
+
+class Packs:
+    """Reads and changes the rows of packs. Blocking; any number of threads and processes at once."""
+
+    def __init__(self, store: KeyValueStore) -> None:
+        self._store = store
+
+    def get(self, segment: bytes) -> PackRow | None:
+        """The pack that a segment is, None when it is none."""
+        with self._store.snapshot() as snapshot:
+            return pack_of(snapshot, segment)
+
+    def of_series(self, series_key: bytes) -> list[tuple[bytes, PackRow]]:
+        """The packs of a series, by its key, with their segments; those made first come first."""
+        with self._store.snapshot() as snapshot:
+            return sorted(packs_of(snapshot, series_key), key=lambda one: (one[1].made_ns, one[0]))
+
+    def pages(self, *, page: int = PAGE_ROWS) -> Iterator[list[tuple[bytes, PackRow]]]:
+        """All packs, a page at a time, each as it is when it is read: a walk may last for hours."""
+        after: bytes | None = None
+        while True:
+            with self._store.snapshot() as snapshot:
+                found = list(snapshot.scan(PACK, after=after, limit=page))
+            if found:
+                yield [(segment, decode(PackRow, held)) for segment, held in found]
+            if len(found) < page:
+                return
+            after = found[-1][0]
+
+    def totals(self) -> dict[str, Total]:
+        """How many packs, bytes and objects each tier holds. Reads every pack's row."""
+        found: dict[str, Total] = {}
+        for page in self.pages():
+            for _, row in page:
+                for tier in row.copies:
+                    packs, size, objects = found.get(tier, (0, 0, 0))
+                    found[tier] = Total(packs + 1, size + row.size, objects + row.objects)
+        return found
+
+    def name_copy(self, segment: bytes, tier: str, copy: CopyRow) -> PackRow:
+        """Have the pack's row say that ``tier`` has a copy, or when that was verified.
+
+        The row as it is then; ``PackGoneError``.
+        """
+        return self._change(segment, lambda row: structs.replace(row, copies={**row.copies, tier: copy}))
+
+    def unname_copy(self, segment: bytes, tier: str, *, others_min: int = 1) -> PackRow:
+        """Have the pack's row not name ``tier`` any more, whose copy may then be deleted.
+
+        The row as it is then. ``LastCopyError`` unless so many other tiers (one at least) are named at that
+        moment; ``PackGoneError``.
+        """
+        if others_min < 1:
+            raise ValueError("one copy of a pack stays")
+
+        def without(row: PackRow) -> PackRow:
+            others = {name: copy for name, copy in row.copies.items() if name != tier}
+            if len(others) < others_min:
+                raise LastCopyError(
+                    f"pack {segment.hex()} is to keep {others_min} copies and {len(others)} would be left: "
+                    "copy it first"
+                )
+            return structs.replace(row, copies=others)
+
+        return self._change(segment, without)
+
+    def _change(self, segment: bytes, change: Callable[[PackRow], PackRow]) -> PackRow:
+        made: list[PackRow] = []
+
+        def plan(snapshot: Snapshot) -> list[Batch]:
+            held = snapshot.get(PACK, segment)
+            if held is None:
+                raise PackGoneError(f"there is no pack {segment.hex()}")
+            new = change(decode(PackRow, held))
+            batch = Batch(uses_reserve=True)  # a small row, without which a full disk could not be emptied
+            batch.require(PACK, segment, held)
+            batch.put(PACK, segment, encode(new))
+            made.append(new)
+            return [batch]
+
+        for _ in range(ATTEMPTS_BESIDE_OTHERS):
+            with self._store.snapshot() as snapshot:
+                (batch,) = plan(snapshot)
+            try:
+                self._store.commit(batch)
+            except PreconditionError:
+                continue
+            return made[-1]
+        (result,) = self._store.commit_planned(plan)
+        if isinstance(result, Exception):
+            raise result
+        return made[-1]
+
+
+def pack_of(snapshot: Snapshot, segment: bytes) -> PackRow | None:
+    """The pack that a segment is, None when it is none."""
+    held = snapshot.get(PACK, segment)
+    return None if held is None else decode(PackRow, held)
+
+
+def packs_of(snapshot: Snapshot, series_key: bytes) -> Iterator[tuple[bytes, PackRow]]:
+    """The packs of a series, by its key."""
+    for key, _ in snapshot.scan(PACKED, prefix=series_key):
+        segment = key[SERIES_KEY_BYTES:]
+        row = pack_of(snapshot, segment)
+        if row is not None:
+            yield segment, row
+
+
+def plan_pack(batch: Batch, segment: bytes, row: PackRow) -> None:
+    """Have ``batch`` list a new pack."""
+    batch.require(PACK, segment, None)
+    batch.put(PACK, segment, encode(row))
+    batch.put(PACKED, row.series_key + segment, b"")
+
+
+def plan_forget(snapshot: Snapshot, batch: Batch, segment: bytes) -> None:
+    """Have ``batch`` forget a pack, if a segment is one."""
+    held = snapshot.get(PACK, segment)
+    if held is not None:
+        batch.require(PACK, segment, held)
+        batch.delete(PACK, segment)
+        batch.delete(PACKED, decode(PackRow, held).series_key + segment)
