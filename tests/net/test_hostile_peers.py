@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from hounsfield.archive.engine import errors
+from hounsfield.archive.net.connection import Connection
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy
 from hounsfield.archive.wire import (
@@ -93,6 +94,48 @@ async def test_too_many_connections_without_a_request_evict_the_oldest(
         await idle[1].closed()
         await idle[3].associate(ECHO_CONTEXT)
         await archive.until(lambda: archive.listener.statistics().connections_open == 2)
+
+
+async def test_one_address_cannot_evict_the_others(serve: Any, sink: Any, peer_to: Any) -> None:
+    async with serve(sink, OPEN, limits=NetLimits(pending_connections_max=4, linger_s=0.2)) as archive:
+        device = await peer_to(archive)
+        await archive.until(lambda: archive.listener.statistics().connections_open == 1)
+        many = [
+            await trio.open_tcp_stream("127.0.0.1", archive.port, local_address="127.0.0.2")
+            for _ in range(12)
+        ]
+        await archive.until(lambda: archive.listener.statistics().connections_failed == 9)
+        await device.associate(ECHO_CONTEXT)
+        for stream in many:
+            await stream.aclose()
+
+
+async def test_who_is_refused_and_stays_does_not_pile_up(serve: Any, sink: Any, peer_to: Any) -> None:
+    limits = NetLimits(pending_connections_max=2, linger_s=3600)
+    async with serve(sink, OPEN, limits=limits) as archive:
+        refused = []
+        for _ in range(4):
+            refused.append(await peer_to(archive))
+            answer = await refused[-1].request(ECHO_CONTEXT, called_ae="SOMEBODY")
+            assert isinstance(answer, AssociateReject)
+        await refused[0].closed()
+        await refused[1].closed()
+        await (await peer_to(archive)).associate(ECHO_CONTEXT)
+        statistics = archive.listener.statistics()
+        assert (statistics.associations_refused, statistics.connections_failed) == (4, 0)
+
+
+async def test_who_talks_nonsense_and_stays_does_not_pile_up(serve: Any, sink: Any, peer_to: Any) -> None:
+    limits = NetLimits(pending_connections_max=2, linger_s=3600)
+    async with serve(sink, OPEN, limits=limits) as archive:
+        peers = []
+        for _ in range(4):
+            peers.append(await peer_to(archive))
+            await peers[-1].raw(GARBAGE)
+            assert (await peers[-1].stream.receive_some(100))[:1] == b"\x07"
+        await peers[0].closed()
+        await peers[1].closed()
+        await (await peer_to(archive)).associate(ECHO_CONTEXT)
 
 
 # ---------------------------------------------------------------- refusals
@@ -282,6 +325,43 @@ async def test_the_peers_abort_ends_it(serve: Any, sink: Any, peer_to: Any) -> N
         await peer.send(Abort())
         assert isinstance(await peer.event(), TransportClosed)
         await archive.until(lambda: archive.listener.statistics().associations_aborted == 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"x"])
+async def test_crumbs_do_not_keep_the_others_waiting(
+    serve: Any, sink: Any, peer_to: Any, content: bytes
+) -> None:
+    """Each fragment costs the same, however little is in it: turns are counted in fragments, too."""
+    limits = NetLimits(unyielded_fragments_max=20, linger_s=0.2)
+    async with serve(sink, OPEN, limits=limits) as archive:
+        peer = await peer_to(archive)
+        await peer.associate(CT_CONTEXT)
+        crumb = (len(content) + 2).to_bytes(4, "big") + b"\x03\x00" + content
+        data = b"\x04\x00" + (2000 * len(crumb)).to_bytes(4, "big") + 2000 * crumb
+        turns = 0
+
+        async def somebody_else() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        read: list[int] = []
+        receive = Connection.next_fragment
+
+        async def counted(self: Any) -> Any:
+            read.append(turns)
+            return await receive(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Connection, "next_fragment", counted)
+            archive.nursery.start_soon(somebody_else)
+            await peer.say(3, store(), b"")  # one whole object: everything is warm
+            await peer.send(DataFragment(3, True, True, encode_command(store(2))))
+            await peer.raw(data)
+            await archive.until(lambda: len(read) > 2000)
+        between = [read[at + 100] - read[at] for at in range(1, 1800, 100)]
+        assert min(between) >= 2, between
 
 
 async def test_one_bad_peer_does_not_touch_another(serve: Any, sink: Any, peer_to: Any) -> None:

@@ -18,8 +18,11 @@ import pytest
 import trio
 from pydicom.data import get_testdata_file
 
+from hounsfield.archive.net import listener
+from hounsfield.archive.net.connection import Connection
 from hounsfield.archive.net.destinations import ClientTls, Destinations
 from hounsfield.archive.net.errors import ConnectionLostError, TlsError
+from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.scu import VERIFICATION_CONTEXT, associate
 from hounsfield.archive.net.tls import client_context, server_context
@@ -409,3 +412,81 @@ def test_certificates_are_read_anew(authority: Authority, ours: Shown) -> None:
     assert destinations.entity(ae).tls is first
     destinations.load(ae_title="OURS", tls=tls)
     assert destinations.entity(ae).tls is not first
+
+
+# ---------------------------------------------------------------- handshakes that do not end
+
+
+async def _half(port: int) -> trio.SocketStream:
+    """A connection on which half of a TLS record came."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(b"\x16\x03\x01\x02\x00\x01")
+    return stream
+
+
+async def _cut(stream: trio.SocketStream) -> None:
+    with trio.fail_after(PATIENCE_S):
+        try:
+            while await stream.receive_some(1000):
+                pass
+        except trio.BrokenResourceError:
+            pass
+
+
+async def test_half_a_handshake_is_as_slow_as_no_request(
+    serve: Callable[..., Any], sink: Any, ours: Shown
+) -> None:
+    tls = server_context(ours.pem, ours.key)
+    limits = NetLimits(artim_s=0.05, linger_s=0.2)
+    async with serve(sink, ListenerPolicy(), tls=tls, limits=limits) as archive:
+        await _cut(await _half(archive.port))
+        await archive.until(lambda: len(archive.observer.calls) == 1)
+        assert archive.observer.calls[0].reason == "no TLS: too slow"
+
+
+async def test_a_handshake_gives_no_second_time_for_the_request(
+    serve: Callable[..., Any], sink: Any, ours: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One period for both, from the connection on."""
+    begun: list[float] = []
+    deadlines: list[float] = []
+
+    class Noted(Connection):
+        def _patience(self) -> float:
+            deadlines.append(super()._patience())
+            return deadlines[-1]
+
+    class NotedHandshake(listener._Handshake):
+        def __init__(self, address: str, deadline: float) -> None:
+            begun.append(deadline)
+            super().__init__(address, deadline)
+
+    monkeypatch.setattr(listener, "Connection", Noted)
+    monkeypatch.setattr(listener, "_Handshake", NotedHandshake)
+    async with serve(sink, ListenerPolicy(), tls=server_context(ours.pem, ours.key)) as archive:
+        stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", archive.port, ssl_context=_client())
+        await stream.do_handshake()
+        await archive.until(lambda: bool(deadlines))
+        await trio.aclose_forcefully(stream)
+    assert deadlines == begun
+
+
+async def test_half_handshakes_do_not_pile_up(serve: Callable[..., Any], sink: Any, ours: Shown) -> None:
+    tls = server_context(ours.pem, ours.key)
+    limits = NetLimits(pending_connections_max=2, linger_s=0.2)
+    async with serve(sink, ListenerPolicy(), tls=tls, limits=limits) as archive:
+        half = [await _half(archive.port) for _ in range(4)]
+        await _cut(half[0])
+        await _cut(half[1])
+        await archive.until(lambda: archive.listener.statistics().connections_open == 2)
+        assert await _agreed(archive.port, _client())
+
+
+async def test_a_drain_waits_for_no_handshake(serve: Callable[..., Any], sink: Any, ours: Shown) -> None:
+    tls = server_context(ours.pem, ours.key)
+    async with serve(sink, ListenerPolicy(), tls=tls, limits=NetLimits(artim_s=3600)) as archive:
+        half = await _half(archive.port)
+        await archive.until(lambda: archive.listener.statistics().connections_open == 1)
+        with trio.fail_after(PATIENCE_S):
+            await archive.listener.drain()
+        await _cut(half)

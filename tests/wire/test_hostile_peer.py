@@ -362,6 +362,17 @@ def test_copying_receive_takes_any_length_and_gives_the_memory_back() -> None:
     assert len(association.receive_buffer()) == 4096
 
 
+def test_who_only_connects_costs_little_memory_and_a_fast_sender_is_read_in_few_calls() -> None:
+    association = Association(Role.ACCEPTOR)
+    first = association.receive_buffer()
+    assert len(first) == WireLimits().receive_buffer_bytes_first
+    beginning = b"\x01\x00" + (200_000).to_bytes(4, "big") + bytes(len(first) - 6)
+    first[:] = beginning
+    association.received(len(first))
+    assert association.next_event() is NEED_DATA
+    assert len(association.receive_buffer()) == WireLimits().receive_buffer_bytes - len(first)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"receive_buffer_bytes": 100}, {"peer_pdu_bytes_min": 8}, {"send_pdu_bytes_max": 10}]
 )

@@ -64,6 +64,9 @@ __all__ = ["Connection", "Phase"]
 
 log = structlog.get_logger(__name__)
 
+_UNREAD = memoryview(bytearray(64 * 1024))
+"""Where all connections receive what is thrown away."""
+
 
 class Phase(Enum):
     """What the connection is doing, which says how long it may wait and what a drain does to it."""
@@ -89,7 +92,10 @@ class Connection:
         transport: SocketTransport | StreamTransport,
         address: str,
         certificate: PeerCertificate | None = None,
+        *,
+        began: float | None = None,
     ) -> None:
+        """``began``: when it was accepted, by trio's clock; now, when nothing came before this."""
         self.address = address
         self.phase = Phase.PENDING
         self.source = Source("dimse", address=address)
@@ -106,7 +112,9 @@ class Connection:
         self._operations: Operations
         self._scope = trio.CancelScope()
         self._deadline = Deadline(self._scope)
-        self._began = trio.current_time()
+        self._linger = trio.CancelScope()
+        self._began = trio.current_time() if began is None else began
+        self._unyielded = 0
         self._message_began = 0.0
         self._message_bytes_before = 0
         self.contexts: Mapping[int, AcceptedContext] = {}
@@ -139,7 +147,10 @@ class Connection:
         if not self._ended_because:
             self._ended_because = because
             self.counters.associations_timed_out += too_slow and self._admission.open
-        self._scope.cancel()
+        if self.phase is Phase.ENDING:
+            self._linger.cancel()  # everything was said
+        else:
+            self._scope.cancel()
 
     # ------------------------------------------------------------ the whole of it
 
@@ -205,6 +216,8 @@ class Connection:
         self._listener.called(self._call)
         if refusal is not None:
             admission.close()  # it takes no one's place while it lingers
+            self.phase = Phase.ENDING
+            self._listener.refused(self)
             await self._say_last(self._association.send(refusal.reject))
             raise _Ended
         identified = who if isinstance(who, Identified) else None
@@ -314,6 +327,10 @@ class Connection:
         while True:
             event = association.next_event()
             if event is not NEED_DATA:
+                self._unyielded += 1
+                if self._unyielded > self._limits.unyielded_fragments_max:
+                    self._unyielded = 0
+                    await trio.lowlevel.checkpoint()
                 return event
             if begun and (self.phase is Phase.IDLE or self.phase is Phase.ANSWERING):
                 self._begin_message()  # a part of a PDU is here: the rest has to follow
@@ -323,6 +340,7 @@ class Connection:
                 self._receiving = True
                 self._deadline.at(self._patience())
                 count = await transport.receive(view)
+                self._unyielded = 0
                 self._deadline.off()
                 self._receiving = False
             else:
@@ -350,15 +368,15 @@ class Connection:
         together with the PDU makes some requestors miss the PDU.
         """
         transport = self._transport
-        scratch = memoryview(bytearray(64 * 1024))
         left = self._limits.linger_bytes_max
-        with trio.move_on_after(self._limits.linger_s):
+        self._linger.deadline = trio.current_time() + self._limits.linger_s
+        with self._linger:
             try:
                 await transport.send(buffers)
             except PeerGoneError:
                 return
             while left > 0:
-                count = await transport.receive(scratch)
+                count = await transport.receive(_UNREAD)
                 if count <= 0:
                     return
                 left -= count

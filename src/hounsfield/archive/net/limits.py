@@ -23,14 +23,13 @@ class NetLimits:
     """Of those, from one address: one device that leaks associations does not shut out the others."""
 
     pending_connections_max: int = 128
-    """Connections on which no association request has come. One more evicts the oldest: a device sends its
+    """Connections without an association: within the TLS handshake, before the request, or refused and not
+    closed yet. One more cuts the oldest of the address that has the most of them: a device sends its
     request at once, who holds connections open without one is first to go."""
 
     artim_s: float = 30.0
-    """Until the association request is here whole (PS3.8 9.1.5)."""
-
-    tls_handshake_s: float = 15.0
-    """Until TLS is up; a handshake is a few round trips."""
+    """From the connection until the association request is here whole, the TLS handshake included
+    (PS3.8 9.1.5). All of it is a few round trips; a link that wakes up first takes seconds."""
 
     idle_s: float = 600.0
     """Between two messages of an association. Modalities keep one open through a whole examination."""
@@ -71,3 +70,7 @@ class NetLimits:
 
     unyielded_bytes_max: int = 4 * 1024 * _KIB
     """A peer faster than us never blocks: after so many bytes the other associations get a turn."""
+
+    unyielded_fragments_max: int = 500
+    """The same, counted in fragments, which may hold a byte each: each costs some 15 microseconds. A sender
+    of whole PDUs of 16 KiB gets to the bytes first."""

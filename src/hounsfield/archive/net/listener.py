@@ -22,6 +22,7 @@ from hounsfield.archive.errors import where
 from hounsfield.archive.net.certificates import PeerCertificate
 from hounsfield.archive.net.connection import Connection
 from hounsfield.archive.net.limits import NetLimits
+from hounsfield.archive.net.pending import PendingConnections
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.providers import Counters, ObjectSink, Provider, StoreProvider, echo
 from hounsfield.archive.net.records import CallRecord, ListenerObserver, ListenerStatistics
@@ -94,7 +95,8 @@ class Listener:
         }
         self._accept_delay = accept_delay
         self._connections: set[Connection] = set()
-        self._pending: dict[Connection, None] = {}
+        self._pending = PendingConnections(self.limits.pending_connections_max)
+        self._handshakes: set[_Handshake] = set()
         self._associations = 0
         self._open = 0
         self._draining = trio.Event()
@@ -119,6 +121,8 @@ class Listener:
         operations only by the caller, who cancels ``serve`` when it has waited enough. Idempotent.
         """
         self._draining.set()
+        for handshake in list(self._handshakes):
+            handshake.end("the archive is shutting down")
         for connection in list(self._connections):
             connection.drain()
         while self._open:
@@ -148,7 +152,11 @@ class Listener:
 
     def request_came(self, connection: Connection) -> None:
         """The connection is not pending any more."""
-        self._pending.pop(connection, None)
+        self._pending.discard(connection)
+
+    def refused(self, connection: Connection) -> None:
+        """It has its answer, and is pending until it is closed."""
+        self._pending.add(connection)
 
     def association_opened(self, address: str) -> None:
         """An association is about to be judged: it counts from here on."""
@@ -191,7 +199,7 @@ class Listener:
                 if error.errno in _LISTENER_GONE:
                     raise
                 log.warning("accepting pauses", error=errno.errorcode.get(error.errno or 0, "?"))
-                self._evict_pending("evicted: out of descriptors or memory")
+                self._pending.cut_one("evicted: out of descriptors or memory")
                 await trio.sleep(_ACCEPT_PAUSE_S)
                 continue
             sock.setblocking(False)
@@ -200,13 +208,8 @@ class Listener:
             self.observer.connection_opened()
             connections.start_soon(self._serve_socket, endpoint, sock)
 
-    def _evict_pending(self, because: str) -> None:
-        oldest = next(iter(self._pending), None)
-        if oldest is not None:
-            del self._pending[oldest]
-            oldest.end(because)
-
     async def _serve_socket(self, endpoint: Endpoint, sock: socket.socket) -> None:
+        began = trio.current_time()
         try:
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -221,13 +224,13 @@ class Listener:
             if endpoint.tls is None:
                 transport = SocketTransport(sock, self.limits.unyielded_bytes_max)
             else:
-                stream = await self._handshake(sock, endpoint.tls, address)
+                stream = await self._handshake(sock, endpoint.tls, address, began)
                 if stream is None:
                     return
                 transport = StreamTransport(stream)
                 shown = stream.getpeercert(binary_form=True)
                 certificate = PeerCertificate.of(shown) if shown else None
-            await self._run(Connection(self, endpoint, transport, address, certificate))
+            await self._run(Connection(self, endpoint, transport, address, certificate, began=began))
         except Exception as error:  # noqa: BLE001 - one connection's surprise is not the others' end
             log.error("a connection failed", **where(error))
         finally:
@@ -239,32 +242,41 @@ class Listener:
 
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)
-        self._pending[connection] = None
-        if len(self._pending) > self.limits.pending_connections_max:
-            self._evict_pending("evicted: too many connections without a request")
+        self._pending.add(connection)
         if self.draining:
             connection.drain()
         try:
             await connection.run()
         finally:
-            self._pending.pop(connection, None)
+            self._pending.discard(connection)
             self._connections.discard(connection)
             self._count(self.counters, connection)
 
     async def _handshake(
-        self, sock: socket.socket, context: ssl.SSLContext, address: str
+        self, sock: socket.socket, context: ssl.SSLContext, address: str, began: float
     ) -> trio.SSLStream[trio.SocketStream] | None:
         stream = trio.SSLStream(
             trio.SocketStream(trio.socket.from_stdlib_socket(sock)), context, server_side=True
         )
-        reason = "too slow"
-        with trio.move_on_after(self.limits.tls_handshake_s):
-            try:
-                await stream.do_handshake()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                reason = why_no_tls(error)
-            else:
-                return stream
+        under_way = _Handshake(address, began + self.limits.artim_s)
+        self._handshakes.add(under_way)
+        self._pending.add(under_way)
+        if self.draining:
+            under_way.end("the archive is shutting down")
+        reason = ""
+        try:
+            with under_way.scope:
+                try:
+                    await stream.do_handshake()
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    reason = why_no_tls(error)
+                else:
+                    return stream
+        finally:
+            self._handshakes.discard(under_way)
+            self._pending.discard(under_way)
+        if under_way.scope.cancelled_caught:
+            reason = under_way.because or "too slow"
         self.counters.connections_failed += 1
         log.info("a TLS handshake failed", address=address, reason=reason or "the peer closed the connection")
         if reason:
@@ -272,6 +284,19 @@ class Listener:
             self.observer.handshake_failed(record)
         await trio.aclose_forcefully(stream)
         return None
+
+
+class _Handshake:
+    """A TLS handshake under way, which can be cut."""
+
+    def __init__(self, address: str, deadline: float) -> None:
+        self.address = address
+        self.because = ""
+        self.scope = trio.CancelScope(deadline=deadline)
+
+    def end(self, because: str) -> None:
+        self.because = self.because or because
+        self.scope.cancel()
 
 
 def _fitting(wire: WireLimits, limits: NetLimits) -> WireLimits:

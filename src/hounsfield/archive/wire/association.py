@@ -102,7 +102,8 @@ class Association:
         self._role = role
         self._limits = limits if limits is not None else WireLimits()
         self._incoming = ReceiveBuffer(
-            max(self._limits.receive_buffer_bytes, self._limits.associate_bytes_max + _PDU_HEADER.size)
+            max(self._limits.receive_buffer_bytes, self._limits.associate_bytes_max + _PDU_HEADER.size),
+            self._limits.receive_buffer_bytes_first,
         )
         self._machine = Machine()
         self._closed = False
@@ -221,7 +222,7 @@ class Association:
                 if available < PDV_OVERHEAD:
                     break
                 if self._begin_pdv():
-                    return DataFragment(self._pdv_context, self._pdv_is_command, True, b"")
+                    return DataFragment(self._pdv_context, self._pdv_is_command, self._pdv_last, b"")
                 continue
             if available < _PDU_HEADER.size:
                 break
@@ -252,7 +253,7 @@ class Association:
         )
 
     def _begin_pdv(self) -> bool:
-        """Read a PDV header; True when it is empty and last, which is an event of its own."""
+        """Read a PDV header; True when it is empty, which is an event of its own: whoever counts sees it."""
         incoming = self._incoming
         length, context_id, control = _PDV_HEADER.unpack_from(incoming.data, incoming.start)
         if not 2 <= length <= self._pdu_left - 4:
@@ -272,7 +273,7 @@ class Association:
         self._pdv_context = context_id
         self._pdv_is_command = bool(control & 1)
         self._pdv_last = bool(control & 2)
-        return self._pdv_last and not self._pdv_left
+        return not self._pdv_left
 
     def _next_pdu(self, available: int) -> NextEvent | None:
         """Begin the PDU whose header is there; None when it gives no event of its own."""

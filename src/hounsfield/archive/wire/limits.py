@@ -17,6 +17,9 @@ class WireLimits:
     """The one buffer a peer can fill. A P-DATA-TF may be longer: its payload streams through. Two PDUs
     of the length we advertise: a fast sender is read in few calls, and 100 associations hold 50 MiB."""
 
+    receive_buffer_bytes_first: int = 16 * _KIB
+    """What that buffer is until so much has come at once: who only connects or asks costs no more."""
+
     associate_bytes_max: int = 256 * _KIB
     """A-ASSOCIATE-RQ/AC, held whole before parsing: 128 contexts of 60 transfer syntaxes each are
     some 200 KiB, and the user information item cannot be over 64 KiB."""

@@ -11,11 +11,13 @@ class ReceiveBuffer:
 
     __slots__ = ("_capacity", "_view", "data", "end", "readable", "start")
 
-    def __init__(self, capacity: int) -> None:
-        """It grows past ``capacity`` only while :meth:`append` is given more at once."""
+    def __init__(self, capacity: int, first: int) -> None:
+        """It is ``first`` long until that is filled, then ``capacity``; past it only while :meth:`append` is
+        given more at once.
+        """
         self._capacity = capacity
         self.start = self.end = 0
-        self._own(bytearray(capacity))
+        self._own(bytearray(min(first, capacity)))
 
     def _own(self, data: bytearray) -> None:
         self.data = data
@@ -28,7 +30,13 @@ class ReceiveBuffer:
 
     def space(self) -> memoryview:
         """Where to receive into, never empty; what is there may move. ``LocalProtocolError`` when full."""
-        if self.start == self.end:
+        if self.end == len(self.data) < self._capacity:
+            # more is there than fits, a long PDU or a fast sender: from here on it is read in few calls
+            rest = self._view[self.start : self.end]
+            self._own(bytearray(self._capacity))
+            self._view[: len(rest)] = rest
+            self.start, self.end = 0, len(rest)
+        elif self.start == self.end:
             self.start = self.end = 0
             if len(self.data) > self._capacity:
                 self._own(bytearray(self._capacity))
