@@ -225,9 +225,8 @@ class View:
     def met(self, study_uid: str, series_uid: str, sop_uid: str) -> Iterator[tuple[str, str]]:
         """Study and series of each place where what is, or ever passes, here may be filed now.
 
-        More than :meth:`way` tells, of which only one is the place of what was received here: what came here by
-        a later move goes on by later ones, and stays where the others would have taken it. Those in which
-        rejections hide it are among them.
+        More than :meth:`way` tells, which is of what was received here: what came here by a later move goes
+        on by later ones only. The hidden studies in which rejections file it are among them.
         """
         reached, ahead = {(study_uid, series_uid)}, [(study_uid, series_uid)]
         while ahead:

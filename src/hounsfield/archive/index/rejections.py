@@ -17,7 +17,6 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +42,6 @@ from hounsfield.archive.index.corrections import (
     View,
     is_hidden,
     number_key,
-    study_key,
 )
 from hounsfield.archive.index.indexing import VANISHED, Indexer
 from hounsfield.archive.index.journal import FACT_SEALS, Journal
@@ -56,23 +54,27 @@ from hounsfield.archive.index.refused_notes import (
     refused_key,
 )
 from hounsfield.archive.index.rejected_names import RejectedNames
+from hounsfield.archive.index.rejections_in_force import (
+    FACT_REJECTION,
+    plan_rows,
+    rejection_of,
+    rows_with,
+)
 from hounsfield.archive.index.remaining import Carried
 from hounsfield.archive.index.rows import (
     CorrectionRow,
-    CorrectionsRow,
     Event,
     InstanceRow,
     Location,
     SourceRow,
 )
 from hounsfield.archive.index.sealed import RowSealer
-from hounsfield.archive.index.tables import CORRECTED, CORRECTION, INSTANCE, META, STUDY_ID_BYTES
+from hounsfield.archive.index.tables import CORRECTED, INSTANCE, META, STUDY_ID_BYTES
 from hounsfield.archive.index.waiting_notes import FOLLOWED, WaitingRow, all_waiting, waiting_key
 from hounsfield.codecs.errors import CodecError
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
 from hounsfield.storage_backends.errors import StorageError
 
-FACT_REJECTION = "rejection"
 EVENT_REJECTED = "instances-rejected"
 EVENT_RESTORED = "instances-restored"
 MOVES_MAX = 8  # of one record while it is read; it is one, or the disk is what fails
@@ -141,7 +143,7 @@ class Rejections:
 
     def all(self, snapshot: Snapshot) -> list[CorrectionRow]:
         """Every rejection that was ever made, oldest first."""
-        rows = [_row_of(body) for body in self._journal.state(snapshot, FACT_REJECTION)]
+        rows = [rejection_of(body) for body in self._journal.state(snapshot, FACT_REJECTION)]
         return sorted(rows, key=lambda row: row.number)
 
     def get(self, snapshot: Snapshot, number: int) -> CorrectionRow:
@@ -149,7 +151,7 @@ class Rejections:
         body = self._journal.state_of(snapshot, FACT_REJECTION, str(number))
         if body is None:
             raise RejectionError(f"there is no rejection {number}; `hounsfield reject list` shows them")
-        return _row_of(body)
+        return rejection_of(body)
 
     def refused(self, snapshot: Snapshot) -> list[RefusedNote]:
         """The notes that are here and were put aside, with why; oldest first."""
@@ -370,7 +372,7 @@ class Rejections:
             body = self._journal.state_of(snapshot, FACT_REJECTION, str(number))
             if body is None:
                 continue  # damage must not keep an archive from starting
-            row = _row_of(body)
+            row = rejection_of(body)
             if row.note_record == note.record_id.hex() or row.note_digest == note.digest:
                 return True
             if row.reverted_ns and row.reverted_ns <= note.row.received_ns:
@@ -401,9 +403,9 @@ class Rejections:
         self._change(self._refiling(), snapshot, batch, event)
 
     def _change(self, refiling: Refiling, snapshot: Snapshot, batch: Batch, event: Event) -> None:
-        row = _row_of(event.body["body"])
+        row = rejection_of(event.body["body"])
         self._journal.put_state(batch, event)
-        _plan_rows(self._catalog, snapshot, batch, row)
+        plan_rows(self._catalog, snapshot, batch, row)
         batch.require(META, CORRECTIONS, overlay.generation(snapshot))
         batch.put(META, CORRECTIONS, number_key(self._journal.facts(snapshot) + 1))
         record_id = bytes.fromhex(row.note_record)
@@ -421,7 +423,7 @@ class Rejections:
                 self._journal.append(batch, Event(kind, event.at_ns, body))
 
     def _view_with(self, snapshot: Snapshot, row: CorrectionRow) -> View:
-        return View(self._catalog, snapshot, _rows_with(self._catalog, snapshot, row))
+        return View(self._catalog, snapshot, rows_with(self._catalog, snapshot, row))
 
     def _filed(self, snapshot: Snapshot, row: CorrectionRow) -> list[bytes]:
         """The ids of the studies in which the objects are that a rejection hides, or hid."""
@@ -439,54 +441,6 @@ class Rejections:
         return [self._catalog.study_id(uid) for uid in sorted(uids)]
 
 
-def announce_rejections(indexer: Indexer, facts: Iterable[Event]) -> None:
-    """Have rejections that are to be replayed hide what they hide before anything is indexed.
-
-    For an index that is behind the ledger. Only for those that mean what was received before them: an object
-    that was sent again since is not another record of the hidden one, and would be taken for it. So also when
-    it was undone later, which is replayed in its turn: the note may be followed once more.
-    """
-    last = {event.body["name"]: event for event in facts if event.kind == FACT_REJECTION}
-    for event in last.values():
-        row = structs.replace(_row_of(event.body["body"]), reverted_ns=0)
-        if not row.before_ns:
-            continue
-        indexer.prepare(len(row.rejected))
-        batch = Batch(uses_reserve=True)
-        with indexer.store.snapshot() as snapshot:
-            _plan_rows(indexer.catalog, snapshot, batch, row)
-        batch.put(META, CORRECTIONS, number_key(row.number))
-        indexer.store.commit(batch)
-
-
-def _plan_rows(catalog: Catalog, snapshot: Snapshot, batch: Batch, row: CorrectionRow) -> None:
-    """Have ``batch`` put a rejection among what is in force for the studies that it names, or take it out."""
-    for key, now in _rows_with(catalog, snapshot, row).items():
-        batch.require(CORRECTION, key, snapshot.get(CORRECTION, key))
-        if now:
-            catalog.put_row(batch, CORRECTION, key, CorrectionsRow(now))
-        else:
-            batch.delete(CORRECTION, key)
-
-
-def _rows_with(
-    catalog: Catalog, snapshot: Snapshot, row: CorrectionRow
-) -> dict[bytes, tuple[CorrectionRow, ...]]:
-    """What is in force for each study of which a rejection names objects, with that rejection.
-
-    A study has of it what concerns that study: a note that names thousands of them would otherwise be written
-    thousands of times. The whole is in the fact, its state and the ledger.
-    """
-    view = View(catalog, snapshot)
-    rows: dict[bytes, tuple[CorrectionRow, ...]] = {}
-    for study_uid, by_series in row.rejected.items():
-        others = [one for one in view.of_study(study_uid) if one.number != row.number]
-        part = structs.replace(row, rejected={study_uid: by_series})
-        now = [*others, *([] if row.reverted_ns else [part])]
-        rows[study_key(catalog, study_uid)] = tuple(sorted(now, key=lambda one: one.number))
-    return rows
-
-
 def _names_all(row: CorrectionRow, note: _Note) -> bool:
     """Whether a rejection names the note and all that it names."""
     own = {note.row.study_uid: {note.row.series_uid: (note.row.sop_uid,)}}
@@ -496,7 +450,3 @@ def _names_all(row: CorrectionRow, note: _Note) -> bool:
         for study_uid, by_series in named.items()
         for series_uid, sop_uids in by_series.items()
     )
-
-
-def _row_of(body: Mapping[str, Any]) -> CorrectionRow:
-    return msgspec.convert(body, CorrectionRow)
