@@ -104,6 +104,9 @@ def test_application_entities(own_archive: ArchiveServer) -> None:
     assert {row["calling_ae"] for row in recent.values()} == {"SOMEBODY"}
     (refused,) = archive.run_json("ae", "recent", "--refused")
     assert refused["reason"]
+    mistaken = (("ae", "remove", "MR1"), ("ae", "user", "remove", "x"), ("audit", "--since", "yesterday"))
+    for words in mistaken:  # found out by a worker
+        assert archive.run(*words).returncode == 2
     assert archive.terminate() == 0
     assert archive.run_json("ae", "list") == online
     assert archive.run("ae", "add", "MR1", "192.0.2.11:104").returncode == 0

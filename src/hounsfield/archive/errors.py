@@ -11,6 +11,8 @@ class HounsfieldError(Exception):
     """
 
     retry = False
+    mistaken = False
+    """Whether the words that asked for it have to be written differently: nothing was tried, nothing failed."""
 
 
 class ConfigError(HounsfieldError):
@@ -37,6 +39,10 @@ class ListenError(HounsfieldError):
 
 class ControlError(HounsfieldError):
     """A running server refused or failed a request made through its control socket."""
+
+    def __init__(self, message: str, *, mistaken: bool = False) -> None:
+        super().__init__(message)
+        self.mistaken = mistaken
 
 
 class NoServerError(ControlError):

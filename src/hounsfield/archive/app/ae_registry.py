@@ -34,6 +34,8 @@ FACT_KIND = "ae"
 class AeError(HounsfieldError):
     """An application entity cannot be added or removed as asked."""
 
+    mistaken = True
+
 
 class FactStore(Protocol):
     """The part of the engine that is used here."""
@@ -177,9 +179,13 @@ def without(names: Iterable[str]) -> dict[str, Any]:
     return {name: default[name] for name in names}
 
 
-def of_table(text: str) -> list[dict[str, Any]]:
+def of_table(table: bytes) -> list[dict[str, Any]]:
     """The AEs of a CSV table, each checked, as fields. Raises AeError naming the first line that is wrong."""
     default = as_dict(RemoteAe(""))
+    try:
+        text = table.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise AeError("it is no text in UTF-8: save the table as CSV, UTF-8") from None
     rows = csv.DictReader(text.splitlines())
     unknown = set(rows.fieldnames or ()) - set(default)
     if unknown:

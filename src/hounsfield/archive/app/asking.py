@@ -82,7 +82,7 @@ def ask(path: Path, op: str, /, **args: Any) -> Any:
         raise ControlError("the server ended before it answered")
     answer = json.loads(line)
     if "error" in answer:
-        raise ControlError(answer["error"])
+        raise ControlError(answer["error"], mistaken=answer.get("mistaken", False))
     return answer["result"]
 
 

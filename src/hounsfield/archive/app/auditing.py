@@ -37,6 +37,8 @@ _NS: Final = 1_000_000_000
 class AuditError(HounsfieldError):
     """The records of associations cannot be looked at as asked."""
 
+    mistaken = True
+
 
 class Events(Protocol):
     """The part of the engine that is used here."""

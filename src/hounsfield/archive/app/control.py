@@ -1,8 +1,8 @@
 """The control socket: how the command line talks to a running server. One JSON object a line, each way.
 
-Request ``{"op": "status", "args": {}}``; answer ``{"result": …}`` or ``{"error": "…"}``. The socket lies
-in the data directory with mode 0600, so whoever may read the archive's files may talk to it, and nobody
-else.
+Request ``{"op": "status", "args": {}}``; answer ``{"result": …}`` or ``{"error": "…", "mistaken": false}``
+(whether the request has to be written differently). The socket lies in the data directory with mode 0600,
+so whoever may read the archive's files may talk to it, and nobody else.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class ControlServer:
                 return {"result": await self._operations[op](**args)}
             return {"result": await self._operations[""](op=op, args=args)}
         except HounsfieldError as error:
-            return {"error": str(error)}
+            return {"error": str(error), "mistaken": error.mistaken}
         except Exception as error:  # noqa: BLE001 - the server outlives a bad request
             structlog.get_logger().error("a control request failed", **describe(error))
             return {

@@ -45,6 +45,8 @@ _DIGEST_BYTES = 32
 class UserError(HounsfieldError):
     """A user cannot be added or removed as asked."""
 
+    mistaken = True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityLimits:

@@ -463,7 +463,7 @@ class Supervisor:
         finally:
             self._questions.pop(number, None)
         if "error" in reply:
-            raise ControlError(reply["error"])
+            raise ControlError(reply["error"], mistaken=reply.get("mistaken", False))
         return reply["result"]
 
 

@@ -193,6 +193,7 @@ class _Worker:
                 say = log.info if isinstance(error, HounsfieldError) else log.error
                 say("a request of the command line failed", **keys)
                 reply["error"] = keys.get("error") or _brief(keys)
+                reply["mistaken"] = bool(getattr(error, "mistaken", False))
         with contextlib.suppress(ChannelClosed):
             await self._channel.send(reply)
 

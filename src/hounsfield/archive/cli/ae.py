@@ -10,7 +10,13 @@ import click
 
 from hounsfield.archive.cli.ae_options import entity_options
 from hounsfield.archive.cli.ae_user import user
-from hounsfield.archive.cli.options import config_options, effective_config, json_option, split_address
+from hounsfield.archive.cli.options import (
+    Seconds,
+    config_options,
+    effective_config,
+    json_option,
+    split_address,
+)
 from hounsfield.archive.cli.output import (
     EXIT_PARTIAL,
     EXIT_USAGE,
@@ -221,12 +227,12 @@ def import_(
     """Add AEs from a table (CSV, UTF-8), or replace added ones.
 
     The first line names the columns, by the keys that `ae show` lists; several values are separated by
-    spaces. When one line cannot be, none is added. Exit code 1 then.
+    spaces. When one line cannot be, none is added. Exit code 2 then.
     """
     from hounsfield.archive.app.ae_registry import of_table
     from hounsfield.archive.app.asking import open_archive
 
-    entries = of_table(file.read_text(encoding="utf-8-sig"))
+    entries = of_table(file.read_bytes())
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         kept = [archive.call("ae-add", **entry) for entry in entries]
     if as_json:
@@ -246,7 +252,7 @@ Examples:
 @click.argument("titles", nargs=-1, metavar="[TITLE]...")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1, max=3600),
+    type=Seconds(min=0.1, max=3600),
     default=10.0,
     show_default=True,
     help="Seconds to wait for each step of an answer.",

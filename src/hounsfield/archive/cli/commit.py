@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hounsfield.archive.cli.conversation import converse, limits_for
-from hounsfield.archive.cli.options import config_options, effective_config, json_option, split_address
+from hounsfield.archive.cli.options import (
+    Seconds,
+    config_options,
+    effective_config,
+    json_option,
+    split_address,
+)
 from hounsfield.archive.cli.output import (
     EXIT_FAILED,
     EXIT_PARTIAL,
@@ -60,7 +66,7 @@ Archives that report on an association of their own call the address that they k
 @click.option("--ae", "ae", metavar="TITLE", help="Our AE title: the same as --calling.")
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0.1, max=86_400),
+    type=Seconds(min=0.1, max=86_400),
     default=60.0,
     show_default=True,
     help="Seconds to wait for the reports.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -57,11 +58,24 @@ def _toml_string(text: str) -> str:
     return json.dumps(text)  # a JSON string is a TOML basic string
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds: not NaN either, which is in every range."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As :class:`click.FloatRange`."""
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value} is no number.", param, ctx)
+        return seconds
+
+
 def split_address(text: str, what: str = "address") -> tuple[str, int]:
     """``HOST:PORT``, ``[IPV6]:PORT``, ``:PORT`` or ``PORT`` as (host, port); no host means loopback."""
     host, colon, port = text.rpartition(":")
     if not colon:
         host, port = ("", text)
-    if not port.isdigit() or int(port) > 65535:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise click.BadParameter(f"{what} {text!r}: write HOST:PORT, for example 127.0.0.1:11112")
     return host.strip("[]") or "127.0.0.1", int(port)

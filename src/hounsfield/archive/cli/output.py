@@ -80,7 +80,7 @@ def run(group: click.Command, arguments: Sequence[str] | None = None) -> int:
 
 def _code_of(error: BaseException) -> int | None:
     """The exit code of an error that speaks for itself; None for a fault in the program."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError) or getattr(error, "mistaken", False) is True:
         return EXIT_USAGE
     if isinstance(error, NoServerError):
         return EXIT_UNREACHABLE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hounsfield.archive.cli.options import split_address
+from hounsfield.archive.cli.options import Seconds, split_address
 from hounsfield.archive.cli.output import EXIT_USAGE, Failed
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# The item it is sent in has 65,535 at most, and the proposals of a hundred classes need ten thousand of them.
+IDENTITY_BYTES_MAX = 50_000
+TITLE_CHARS_SHOWN_MAX = 64
+
 
 def remote_options(function: Command) -> Command:
     """``--calling --called --tls --tls-ca --tls-certificate --tls-key --user --passcode --jwt --timeout``."""
@@ -28,7 +32,7 @@ def remote_options(function: Command) -> Command:
     for option in (
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0.1, max=86_400),
+            type=Seconds(min=0.1, max=86_400),
             default=60.0,
             show_default=True,
             help="Seconds to wait for an answer.",
@@ -119,22 +123,33 @@ def _identity(user: str | None, passcode: str | None, jwt: str | None) -> UserId
     if jwt is not None:
         if user is not None or passcode is not None:
             raise Failed("--jwt says by itself who the user is: leave out --user and --passcode", EXIT_USAGE)
-        token = _secret(jwt, "--jwt").encode()
+        token = _field(_secret(jwt, "--jwt"), "--jwt")
         return UserIdentity(IdentityType.JWT, token, response_requested=True)
     if user is None:
         if passcode is not None:
             raise Failed("--passcode goes with --user", EXIT_USAGE)
         return None
+    name = _field(user, "--user")
     if passcode is None:
-        return UserIdentity(IdentityType.USERNAME, user.encode(), response_requested=True)
+        return UserIdentity(IdentityType.USERNAME, name, response_requested=True)
     word = (
         click.prompt("Passcode", hide_input=True, err=True)
         if passcode == "ask"
         else _secret(passcode, "--passcode", " or ask")
     )
     return UserIdentity(
-        IdentityType.USERNAME_PASSCODE, user.encode(), str(word).encode(), response_requested=True
+        IdentityType.USERNAME_PASSCODE, name, _field(str(word), "--passcode"), response_requested=True
     )
+
+
+def _field(text: str, option: str) -> bytes:
+    """As it is sent. Raises Failed for what cannot be anybody's name or secret."""
+    field = text.encode(errors="surrogateescape")
+    if not text.strip():
+        raise Failed(f"{option} is empty", EXIT_USAGE)
+    if len(field) > IDENTITY_BYTES_MAX // 2:
+        raise Failed(f"{option} is longer than {IDENTITY_BYTES_MAX // 2} bytes", EXIT_USAGE)
+    return field
 
 
 def _secret(source: str, option: str, more: str = "") -> str:
@@ -144,20 +159,23 @@ def _secret(source: str, option: str, more: str = "") -> str:
         try:
             text = Path(name).expanduser().read_text("utf-8")
         except (OSError, UnicodeError) as error:
-            raise Failed(f"{option}: {name} cannot be read") from error
+            raise Failed(f"{option}: {name} cannot be read", EXIT_USAGE) from error
+        if not text.strip():
+            raise Failed(f"{option}: {name} is empty", EXIT_USAGE)
     elif kind == "env" and name:
         text = os.environ.get(name, "")
         if not text:
-            raise Failed(f"{option}: the environment has no {name}")
+            raise Failed(f"{option}: the environment has no {name}", EXIT_USAGE)
     else:
         raise Failed(f"{option} says where it is, not what it is: file:PATH or env:NAME{more}", EXIT_USAGE)
     return text.strip()
 
 
 def _title(title: str, which: str) -> str:
-    title = title.strip()
-    if not 1 <= len(title) <= 16 or not title.isascii() or "\\" in title:
-        raise Failed(f"the {which} AE title {title!r} must be 1 to 16 ASCII characters", EXIT_USAGE)
+    title = title.strip(" ")
+    if not 1 <= len(title) <= 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
+        shown = repr(title[:TITLE_CHARS_SHOWN_MAX])
+        raise Failed(f"the {which} AE title {shown} must be 1 to 16 ASCII characters", EXIT_USAGE)
     return title
 
 
@@ -172,12 +190,16 @@ def _known(title: str, config: Config) -> RemoteAE:
     from hounsfield.archive.config import RemoteAE
     from hounsfield.archive.errors import DataDirectoryError
 
+    if not title:
+        raise Failed("the target is empty: write AE@HOST:PORT, or the title of a known AE", EXIT_USAGE)
     hint = f"write AE@HOST:PORT, or `hounsfield ae add {title} HOST:PORT`"
     try:
         with open_archive(config) as archive:
             known = archive.call("ae-list")
     except DataDirectoryError as error:
-        raise Failed(f"no AE {title} in config.toml, and no archive to ask ({error}); {hint}") from error
+        raise Failed(
+            f"no AE {title} in config.toml, and no archive to ask ({error}); {hint}", EXIT_USAGE
+        ) from error
     for body in known:
         if body["title"] == title:
             body.pop("configured", None)

@@ -12,6 +12,7 @@ from hounsfield.archive.errors import ConfigError
 _TITLE = re.compile(r"^(?! *$)[ -\[\]-~]{1,16}$")  # PS3.5 6.2, VR AE
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")  # PS3.5 9.1
 _UID_CHARS_MAX = 64
+_HOST_CHARS_MAX = 253
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 _HASH = re.compile(r"(sha\d+|md5)[: =]")
 
@@ -19,6 +20,8 @@ _HASH = re.compile(r"(sha\d+|md5)[: =]")
 def check_ae(ae: RemoteAE, name: str) -> None:
     """Raise ConfigError, beginning with ``name``, for the first key of ``ae`` that cannot be."""
     _check_titles(ae, name)
+    if ae.host and not _is_host(ae.host):
+        raise ConfigError(f"{name}: {ae.host[:_HOST_CHARS_MAX]!r} is no name or address of a host")
     if not ae.port:
         raise ConfigError(f"{name}: 0 is no port to call: 1 to 65535")
     for source in ae.sources:
@@ -38,10 +41,20 @@ def check_ae(ae: RemoteAE, name: str) -> None:
     _check_certificates(ae, name)
 
 
+def _is_host(text: str) -> bool:
+    """Whether a name or address is of a form that can be looked up (RFC 1035 2.3.4, RFC 3490)."""
+    if not text.isprintable() or any(character in " /@[]" for character in text):
+        return False
+    try:
+        return len(text.encode("idna")) <= _HOST_CHARS_MAX
+    except UnicodeError:
+        return False
+
+
 def _check_titles(ae: RemoteAE, name: str) -> None:
     for key in ("title", "called_title", "calling_title", "commitment_to"):
         title = getattr(ae, key)
-        if (title or key == "title") and not _TITLE.match(title):
+        if (title or key == "title") and not _TITLE.fullmatch(title):
             raise ConfigError(
                 f"{name}: {title!r} is no AE title: 1 to 16 ASCII characters, no backslash, not only spaces"
             )

@@ -16,6 +16,7 @@ __all__ = [
     "RejectedError",
     "TimedOutError",
     "TlsError",
+    "TlsFileError",
 ]
 
 
@@ -37,6 +38,12 @@ class ConnectError(NetError):
 
 class TlsError(NetError):
     """The TLS handshake failed, or a certificate is not one that we trust."""
+
+
+class TlsFileError(TlsError):
+    """A file of certificates or keys is none."""
+
+    mistaken = True
 
 
 class ConnectionLostError(NetError):

@@ -75,6 +75,8 @@ async def connect(remote: RemoteEntity, limits: ScuLimits) -> SocketTransport | 
             stream = await trio.open_tcp_stream(remote.host, remote.port)
         except OSError as error:
             raise ConnectError(f"cannot reach {remote}: {_why(error)}") from error
+        except ValueError as error:  # of no form that a name may have (RFC 1035 2.3.4); UnicodeError is one
+            raise ConnectError(f"cannot reach {remote}: no such host") from error
         with suppress(OSError):
             stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if remote.tls is None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hounsfield.archive.net.certificates import FINGERPRINT, PeerCertificate
-from hounsfield.archive.net.errors import TlsError
+from hounsfield.archive.net.errors import TlsFileError
 
 __all__ = ["client_context", "server_context", "why_no_tls"]
 
@@ -26,7 +26,7 @@ def server_context(
     """A context for a listener. With ``client_ca`` callers must show a certificate of that authority, and
     with ``client_crl`` one that its revocation list (PEM) does not name; past its end nobody is let in.
 
-    Raises TlsError naming the file at fault.
+    Raises TlsFileError naming the file at fault.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context)
@@ -52,7 +52,7 @@ def client_context(
     few devices have a certificate with their address in it. Fingerprints alone need no authority: they name
     the very certificate. ``certificate`` and ``key`` are what we show.
 
-    Raises TlsError naming the file at fault.
+    Raises TlsFileError naming the file at fault.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context)
@@ -104,14 +104,14 @@ def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         # an encrypted key fails here: the default would ask on the terminal, and wait for ever
         context.load_cert_chain(certificate, key, password=lambda: b"")
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise TlsError(f"{certificate} and {key} are not a PEM certificate and its key") from error
+        raise TlsFileError(f"{certificate} and {key} are not a PEM certificate and its key") from error
 
 
 def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
     try:
         context.load_verify_locations(ca)
     except (ssl.SSLError, OSError) as error:
-        raise TlsError(f"{ca} holds no PEM certificates") from error
+        raise TlsFileError(f"{ca} holds no PEM certificates") from error
 
 
 def _load_crl(context: ssl.SSLContext, crl: Path) -> None:
@@ -119,7 +119,7 @@ def _load_crl(context: ssl.SSLContext, crl: Path) -> None:
         found = b"BEGIN X509 CRL" in crl.read_bytes()
         context.load_verify_locations(crl)
     except (ssl.SSLError, OSError) as error:
-        raise TlsError(f"{crl} holds no PEM revocation list") from error
+        raise TlsFileError(f"{crl} holds no PEM revocation list") from error
     if not found:
-        raise TlsError(f"{crl} holds no PEM revocation list")
+        raise TlsFileError(f"{crl} holds no PEM revocation list")
     context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF

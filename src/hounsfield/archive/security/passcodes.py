@@ -30,6 +30,8 @@ _HASH: Final = re.compile(r"scrypt\$1[4-9]\$(8|16)\$[1-9]\$[A-Za-z0-9+/]{22}==\$
 class PasscodeError(HounsfieldError):
     """A passcode that nobody should have."""
 
+    mistaken = True
+
 
 def hashed(passcode: str) -> str:
     """What to keep of ``passcode``. Blocking, for 200 ms. Raises PasscodeError for one that is too short."""
