@@ -22,11 +22,12 @@ from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open
 from hounsfield.archive.engine.route_queue import Lane, Route, RoutingLimits, pause_s
 from hounsfield.archive.engine.route_reading import Waiting
 from hounsfield.archive.engine.route_ways import Answer, Pair, Verdict, Way, WayError
-from hounsfield.archive.engine.routing import Routing
+from hounsfield.archive.engine.routing import LOOK_S, Routing
 from hounsfield.archive.engine.types import Instance, Source
 from hounsfield.archive.index import leases
 from hounsfield.archive.index.deletion import Target
-from hounsfield.archive.index.route_lanes import LaneKey, LaneRow
+from hounsfield.archive.index.route_lanes import LaneKey, LaneRow, RouteLanes
+from hounsfield.storage_backends.errors import StoreFullError
 from support.archives import ct_slice, stores_in
 from support.killed_commits import KilledError, kill_after
 
@@ -286,6 +287,44 @@ async def test_what_is_refused_is_set_aside_and_can_be_sent_again(tmp_path: Path
             (entry,) = routing.rows.aside(snapshot)
         assert [(one.instance, one.again) for one in entry.objects] == [(still, False)]
         assert sorted(peers.at("A")) == sorted(set(uids) - {still})
+
+
+async def test_on_a_full_disk_nothing_is_sent_again_and_again(tmp_path: Path, monkeypatch: Any) -> None:
+    """What became of an object cannot be noted: it goes once, others go on, and later it is noted."""
+    refuses, full = {"A"}, False
+    peers = Peers({"A": lambda *_: Answer(Verdict.REFUSED, "no") if "A" in refuses else SENT})
+
+    def on_a_full_disk(done: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*arguments: Any) -> Any:
+            if full:
+                raise StoreFullError("nothing is free")
+            return done(*arguments)
+
+        return do
+
+    for name in ("change_aside", "tell", "mark", "move", "set_aside"):
+        monkeypatch.setattr(RouteLanes, name, on_a_full_disk(getattr(RouteLanes, name)))
+    with stores_in(tmp_path / "data") as stores:
+        async with routed(stores, peers, route("all", "A", "B")) as (engine, routing):
+            uids = await store_some(engine, 3)
+            await peers.until(lambda: aside_count(stores, routing) == 3)
+            await peers.until_got("B", uids)
+            with stores.store.snapshot() as snapshot:
+                entries = routing.rows.aside(snapshot)
+            refuses.clear()
+            routing.rows.send_again([entry.entry_id for entry in entries])
+            full = True
+            await peers.until_got("A", uids)
+            more = await store_some(engine, 2)
+            await peers.until_got("B", uids + more)
+            await peers.until_got("A", uids + more)
+            routing.rows.ask()  # it is looked at what is to be sent again
+            await trio.sleep(2.5 * LOOK_S)
+            full = False
+            await peers.until(lambda: aside_count(stores, routing) == 0)
+            lanes = [LaneKey("all", "A"), LaneKey("all", "B")]
+            await peers.until(lambda: [rows(stores, routing)[key].sent for key in lanes] == [5, 5])
+        assert sorted(peers.at("A")) == sorted(peers.at("B")) == sorted(uids + more)
 
 
 async def test_an_object_that_breaks_every_association_is_set_aside(tmp_path: Path) -> None:

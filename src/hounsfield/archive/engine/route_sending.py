@@ -30,6 +30,7 @@ AHEAD_PAIRS_MAX: Final = 64
 """SOP classes and syntaxes that an association is opened for: what waits, and what went before."""
 AHEAD_MAX: Final = 1000  # objects that are looked at for that
 _NS: Final = 1_000_000_000
+_NOT_NOTED: Final = "what was sent cannot be noted"
 
 
 @dataclass(slots=True)
@@ -97,8 +98,10 @@ class Destination:
         self.lanes = sorted(lanes, key=lambda lane: -lane.route.priority)
         self.state = DestinationState()
         self.again: list[Again] = []
-        self.settled: set[bytes] = set()
-        """Records that were among them, until somebody looks again."""
+        self._settled: set[bytes] = set()  # records that were among them, since somebody began to look
+        self._unsettled: dict[bytes, tuple[Again, Answer | None]] = {}
+        """Records that were, and of which that could not be noted: they do not go once more."""
+        self._unnoted = False  # whether a cursor could not be moved
         self._rows = rows
         self._reading = reading
         self._gate = gate
@@ -127,6 +130,20 @@ class Destination:
         """Do not wait any longer after what failed."""
         self.state.retry_at = 0.0
         self.ring()
+
+    def look(self) -> None:
+        """Somebody begins to look at what is to be sent again, for :meth:`take_again`."""
+        self._settled = set(self._unsettled)
+
+    def take_again(self, again: Sequence[Again]) -> None:
+        """Send these again; not what was done with while they were looked up."""
+        known = {one.aside.record: one for one in self.again}
+        keys = {lane.key for lane in self.lanes}
+        self.again = [
+            known.get(one.aside.record, one)
+            for one in again
+            if one.key in keys and one.aside.record not in self._settled
+        ]
 
     async def run(self) -> None:
         """Send until cancelled, or :attr:`closing` and nothing is on its way. LaneTakenError."""
@@ -439,10 +456,23 @@ class Destination:
                     await self._gate.read(self._rows.move, lane.key, lane.row, row)
             except (StorageError, OSError) as error:
                 # What arrived stays noted here, and is with the next commit that succeeds.
-                self.state.error = f"what was sent cannot be noted ({type(error).__name__})"
+                self._unnoted = True
+                self.state.error = f"{_NOT_NOTED} ({type(error).__name__})"
                 return
             lane.row = row
             del lane.refused[: len(settled)]
+
+    async def note(self) -> None:
+        """Note what could not be noted when it happened, if it can be now. LaneTakenError."""
+        if not self._unnoted:
+            return
+        self._unnoted = False
+        for lane in self.lanes:
+            await self.commit(lane)
+        for again, answer in list(self._unsettled.values()):
+            await self._settle_again(again, answer)
+        if not self._unnoted and self.state.error.startswith(_NOT_NOTED):
+            self.state.error = ""
 
     async def _settle_again(self, again: Again, answer: Answer | None) -> None:
         """An object that was set aside is done with (None), or is still not taken."""
@@ -456,8 +486,17 @@ class Destination:
             return entry._replace(objects=tuple(left))
 
         self.again = [one for one in self.again if one is not again]
-        self.settled.add(again.aside.record)
-        await self._gate.read(self._rows.change_aside, again.entry_id, change, self._now_ns())
+        self._settled.add(again.aside.record)
+        try:
+            await self._gate.read(self._rows.change_aside, again.entry_id, change, self._now_ns())
+        except (StorageError, OSError) as error:
+            # Sent once more whenever somebody looks, on a full disk it would go there for ever.
+            self._unsettled[again.aside.record] = again, answer
+            self._unnoted = True
+            self.state.error = f"{_NOT_NOTED} ({type(error).__name__})"
+            return
+        self._unsettled.pop(again.aside.record, None)
         for lane in self.lanes:
             if lane.key == again.key and answer is None:
                 lane.sent += 1
+                await self.commit(lane)

@@ -28,6 +28,7 @@ from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.route_lanes import LaneKey, LaneRow, LaneTakenError, RouteLanes
 from hounsfield.storage_backends.api import KeyValueStore
+from hounsfield.storage_backends.errors import StorageError
 
 log = structlog.get_logger(__name__)
 
@@ -239,14 +240,18 @@ class _Leading:
         if now - self._kept >= LOOK_S:
             self._kept = now
             for destination in self.destinations:
+                await destination.note()
                 for lane in destination.lanes:
                     # Where nothing matches, the journal is not read again from where it was.
                     if lane.want.read_to - lane.row.sequence > 1000 and not lane.busy:
                         await destination.commit(lane)
                     if lane.route.hours is not None:
                         destination.ring()
-            await self._tell()
-            await self.mark()
+            try:
+                await self._tell()
+                await self.mark()
+            except (StorageError, OSError) as error:  # a full disk: what is being sent goes on
+                log.warning("how far routing is cannot be noted", error_type=type(error).__name__)
 
     async def _read(self) -> None:
         hungry = [lane for lane in self._lanes if lane.is_hungry]
@@ -272,7 +277,7 @@ class _Leading:
     async def _hear(self) -> None:
         """Do what was asked for since the last look."""
         for destination in self.destinations:
-            destination.settled.clear()
+            destination.look()
         heard = await self._gate.read(self._look, self._asked)
         if heard is None:
             return
@@ -282,9 +287,7 @@ class _Leading:
                 raise LaneTakenError("a cursor was moved on purpose")
             lane.paused = lane.key in paused
         for destination in self.destinations:
-            known = {one.aside.record: one for one in destination.again}
-            keys = {lane.key for lane in destination.lanes}
-            destination.again = [known.get(one.aside.record, one) for one in again if one.key in keys]
+            destination.take_again(again)
             destination.try_now()
 
     def _look(
@@ -308,8 +311,8 @@ class _Leading:
     async def _tell(self) -> None:
         told = msgspec.json.encode(self._status())
         if told != self._told:
-            self._told = told
             await self._gate.read(self._rows.tell, told)
+            self._told = told
 
     def _status(self) -> dict[str, Any]:
         now = trio.current_time()
@@ -351,9 +354,12 @@ class _Leading:
             unmarked = {lane.key for lane in self._lanes if lane.done_since_mark}
             for lane in self._lanes:
                 lane.done_since_mark = False
-            marked = await self._gate.read(self._mark)
-            for lane in self._lanes:
-                lane.done_since_mark |= lane.key in unmarked and not marked[lane.key]
+            marked: dict[LaneKey, int] = {}
+            try:
+                marked = await self._gate.read(self._mark)
+            finally:
+                for lane in self._lanes:
+                    lane.done_since_mark |= lane.key in unmarked and not marked.get(lane.key)
 
     def _mark(self) -> dict[LaneKey, int]:
         through = {lane.key: lane.through_ns() for lane in self._lanes}

@@ -263,6 +263,7 @@ class RouteLanes:
                 event = Event(FACT_ASIDE, now_ns, gone, fact=True)
             else:
                 event = _aside_event(entry, now_ns)
+            batch.uses_reserve = True  # it was sent: on a full disk it would be sent again and again
             self._journal.apply_fact(snapshot, batch, event)
             return event
 
