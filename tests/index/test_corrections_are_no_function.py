@@ -229,3 +229,43 @@ def test_any_history_gives_what_a_reindex_gives(history: list[tuple[str, list[in
                 for key, sealed in snapshot.scan(tables.STUDY):
                     study = catalog.open_row(tables.STUDY, key, sealed, StudyRow)
                     assert (study.received, study.corrections) == ((), ())
+
+
+def test_a_series_that_stays_where_it_is_came_there_on_another_way(tmp_path: Path) -> None:
+    """There, back, there again, the first two taken back: what was said in between was said of others."""
+    description, elsewhere = 0x00081030, "1.2.9.1"
+    there = {"kind": "move-series", "series": (SERIES[0],)}
+    with stores_in(tmp_path / "data") as stores:
+
+        def correct(**what: Any) -> int:
+            planner, at_ns = CorrectionPlanner(stores.catalog, stores.corrections), time.time_ns()
+            request = Request(actor="t", reason="wrong", **what)
+            return stores.corrections.make(
+                lambda snapshot, n: planner.plan(snapshot, n, request, at_ns)
+            ).number
+
+        def revert(number: int) -> None:
+            stores.corrections.revert(number, actor="t", reason="right", at_ns=time.time_ns())
+
+        async def fill() -> None:
+            async with open_engine(stores, EngineOptions(), owner="test") as engine:
+                await Archive(stores).store(engine, [0, 0, 0, 0, 0, 0])
+
+        trio.run(fill)
+        first = correct(**there, study=STUDIES[0], to_study=elsewhere)
+        correct(kind="set-study", study=elsewhere, values={description: "of another"})
+        back = correct(**there, study=elsewhere, to_study=STUDIES[0])
+        last = correct(**there, study=STUDIES[0], to_study=elsewhere)
+        revert(back)
+        revert(first)
+        with stores.store.snapshot() as snapshot:
+            study = stores.catalog.study(snapshot, elsewhere)
+        assert study is not None
+        assert [one.path for one in study.received] == [(last,)]
+        assert study.corrections == (last,)
+        assert study.attributes[description] == "Thorax nativ"
+        before = shown(stores)
+    shutil.rmtree(tmp_path / "data" / "index")
+    with stores_in(tmp_path / "data") as stores:
+        stores.reindex(lambda _done, _total: None)
+        assert shown(stores) == before

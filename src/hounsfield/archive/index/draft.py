@@ -357,6 +357,10 @@ class StudyDraft:
         self._groups[group] = ReceivedRow(*group, {})
         return True
 
+    def came_otherwise(self, groups: set[Group]) -> bool:
+        """Whether objects that came in just these ways are not what the study says that it is made of."""
+        return self._groups is not None and self._groups.keys() != groups
+
     def is_changed(self) -> bool:
         """Whether anything came or went."""
         return any(draft.added or draft.removed for draft in self._series.values())

@@ -3,7 +3,8 @@
 Where an object belongs is what corrections make of the UIDs that it was received with, so filing anew is
 comparing that with where it is. Every row of an instance goes its own way: versions that met under the same
 UIDs because one of them was moved there part again when the move is taken back. What the studies then say
-of themselves is made anew of what their objects carry, the first received first.
+of themselves is made anew of what their objects carry, the first received first; so also when all stay where
+they are and came there on another way, as when a move there and back is taken back in part.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from msgspec import structs
 
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.corrections import View
+from hounsfield.archive.index.corrections import Group, View
 from hounsfield.archive.index.draft import (
     FLAG_CONFLICT,
     Patients,
@@ -100,10 +101,13 @@ class Refiling:
             return drafts[uid]
 
         places: dict[tuple[str, str, str], list[_Filed]] = {}
+        other_ways: set[str] = set()
         for study_id in study_ids:
             study = self._catalog.study_by_id(snapshot, study_id)
             if study is not None:
-                self._take_out(snapshot, view, draft_of(study.uid), places)
+                draft = draft_of(study.uid)
+                if draft.came_otherwise(self._take_out(snapshot, view, draft, places)):
+                    other_ways.add(study.uid)
         for (study_uid, series_uid, sop_uid), filed in places.items():
             draft = draft_of(study_uid)
             there = draft.remove(series_uid, sop_uid)
@@ -113,7 +117,7 @@ class Refiling:
         changes: list[StudyChange] = []
         made: list[Batch] = []
         for uid, draft in drafts.items():
-            if draft.is_changed():
+            if draft.is_changed() or uid in other_ways:
                 self._carried.settle(draft, always=True)
                 made.append(draft.finish(max(at_ns, draft.old.changed_ns + 1 if draft.old else 0)))
                 changes.append(StudyChange(uid, draft.old, draft.new))
@@ -126,7 +130,9 @@ class Refiling:
         view: View,
         draft: StudyDraft,
         places: dict[tuple[str, str, str], list[_Filed]],
-    ) -> None:
+    ) -> set[Group]:
+        """Take out of a study what belongs elsewhere, into ``places``; in which ways came what stays."""
+        staying: set[Group] = set()
         for key, series in self._catalog.series_of(snapshot, draft.study_id):
             for instance in self._catalog.instances_of(snapshot, key):
                 here = (draft.uid, series.uid)
@@ -141,11 +147,15 @@ class Refiling:
                     for one in filed
                 ]
                 if all(route[:2] == here for route in routes):
+                    staying.update(
+                        (one.study_uid, route.path) for one, route in zip(filed, routes, strict=True)
+                    )
                     continue
                 draft.remove(series.uid, instance.sop_uid)
                 for route, one in zip(routes, filed, strict=True):
                     place = (route.study_uid, route.series_uid, instance.sop_uid)
                     places.setdefault(place, []).append(one)
+        return staying
 
     def _put_in(self, draft: StudyDraft, series_uid: str, filed: list[_Filed]) -> None:
         place = (draft.uid, series_uid)
