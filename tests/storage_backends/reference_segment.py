@@ -251,6 +251,11 @@ def vectors() -> dict[str, object]:
             "record_sha256": hashlib.sha256(long_record).hexdigest(),
         },
         "write_in_pieces": in_pieces(segment, key),
+        "packs": [
+            pack("objects", segment, key, [one, two], blocks=False),
+            pack("in blocks", segment, key, [one, two], blocks=True),
+            pack("nothing", segment, key, [], blocks=False),
+        ],
         "read": [
             {"name": name, "segment": segment.hex(), "key": used, "bytes": packed(data), "expect": expect}
             for name, used, data, expect in cases
@@ -282,6 +287,54 @@ def in_pieces(segment: bytes, key: bytes) -> dict[str, object]:
         "object": {"kind": 1, "offset": offset, "row": parts[0].hex(), "header": parts[1].hex()},
         "frame_table": frames.hex(),
         "piece_table": table.hex(),
+        "bytes": packed(whole),
+    }
+
+
+def zstd_frame(data: bytes) -> bytes:
+    """A zstd frame (RFC 8878) of one raw block, so that it is the same whichever compressor there is."""
+    length = len(data).to_bytes(4, "little")
+    block = (len(data) << 3 | 1).to_bytes(3, "little")
+    return b"\x28\xb5\x2f\xfd" + b"\xa0" + length + block + data
+
+
+def pack(name: str, segment: bytes, key: bytes, records: list[Record], *, blocks: bool) -> dict[str, object]:
+    """Records, then contents (kind 5) and end (kind 6), each synced by itself, so that each ends a group."""
+    contents_id, end_id = bytes(range(0xD0, 0xE0)), bytes(range(0xE0, 0xF0))
+    whole = header(segment)
+    entries = b""
+    listed = []
+    for record_id, kind, parts in records:
+        entries += record_id + kind.to_bytes(4, "little") + len(parts).to_bytes(4, "little")
+        entries += len(whole).to_bytes(8, "little")
+        entries += b"".join(len(plain).to_bytes(8, "little") for plain in parts) + parts[0]
+        listed.append({
+            "record": record_id.hex(), "kind": kind, "offset": len(whole), "parts": [p.hex() for p in parts],
+        })  # fmt: skip
+        whole += record(segment, key, (record_id, kind, parts))
+    whole += padding(len(whole)) if blocks and records else b""
+    contents_at = len(whole)
+    whole += record(segment, key, (contents_id, 5, [b"row of the contents", zstd_frame(entries)]))
+    whole += padding(len(whole)) if blocks else b""
+    digest = hashlib.blake2b(whole, digest_size=32).digest()
+    numbers = (contents_at, len(whole), len(records))
+    end = b"".join(number.to_bytes(8, "little") for number in numbers) + digest
+    end_at = len(whole)
+    whole += record(segment, key, (end_id, 6, [end]))
+    whole += padding(len(whole)) if blocks else b""
+    return {
+        "name": name,
+        "segment": segment.hex(),
+        "key": key.hex(),
+        "blocks": blocks,
+        "records": listed,
+        "record_ids": [contents_id.hex(), end_id.hex()],
+        "row": b"row of the contents".hex(),
+        "entries": entries.hex(),
+        "contents_at": contents_at,
+        "end_at": end_at,
+        "objects": len(records),
+        "digest": digest.hex(),
         "bytes": packed(whole),
     }
 

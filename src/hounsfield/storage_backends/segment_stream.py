@@ -11,8 +11,9 @@ there is nothing: pieces alone are an upload that was given up.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
+from typing import Protocol
 
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import Buffer
@@ -20,7 +21,14 @@ from hounsfield.storage_backends.errors import FormatError, PoisonedError
 from hounsfield.storage_backends.segment_format import PartRef, RecordRef
 from hounsfield.storage_backends.segments import RecordIn, SegmentLog
 
-__all__ = ["TABLE_ENTRY_BYTES", "PieceReader", "SegmentStream", "piece_lengths"]
+__all__ = [
+    "TABLE_ENTRY_BYTES",
+    "OneSegment",
+    "PieceReader",
+    "SegmentStream",
+    "arena_bytes_for",
+    "piece_lengths",
+]
 
 PIECE_ROW_BYTES = 8
 TABLE_ENTRY_BYTES = layout.ID_BYTES + 8
@@ -35,14 +43,36 @@ def piece_lengths(data_bytes: int, piece_bytes: int) -> Iterator[tuple[int, int]
         yield PIECE_ROW_BYTES, min(piece_bytes, data_bytes - start)
 
 
+class OneSegment(Protocol):
+    """What writes one segment: a log for it alone, or a pack."""
+
+    @property
+    def own_segments(self) -> tuple[bytes, ...]: ...
+    def append(self, records: Sequence[RecordIn], *, uses_reserve: bool = False) -> list[RecordRef]: ...
+    def close(self) -> None: ...
+
+
+def arena_bytes_for(piece_bytes: int) -> int:
+    """The arena in which one piece is sealed and written at once."""
+    return layout.sealed_length(piece_bytes) + _SLACK_BYTES
+
+
 class SegmentStream:
     """Writes one segment of its own. Blocking, one thread at a time; after a failure only ``discard``."""
 
-    def __init__(self, log: SegmentLog, *, kind: int, piece_bytes: int, uses_reserve: bool = False) -> None:
+    def __init__(
+        self,
+        log: SegmentLog,
+        *,
+        kind: int,
+        piece_bytes: int,
+        uses_reserve: bool = False,
+        into: OneSegment | None = None,
+    ) -> None:
         """Nothing exists before the first piece. ``kind`` is that of the pieces' records; ``uses_reserve`` as
-        of ``SegmentLog.append``."""
+        of ``SegmentLog.append``; ``into``: what writes the segment, in which is nothing yet."""
         self._log = log
-        self._own = log.alone(arena_bytes=layout.sealed_length(piece_bytes) + _SLACK_BYTES)
+        self._own = into or log.alone(arena_bytes=arena_bytes_for(piece_bytes))
         self._kind = kind
         self._piece_bytes = piece_bytes
         self._uses_reserve = uses_reserve

@@ -502,13 +502,15 @@ class SegmentLog:
         if isinstance(self._blobs, MakesDurable):
             self._blobs.make_durable(self._name(segment))
 
+    def stretches(self, segment: bytes, start: int, stop: int) -> Iterator[bytes]:
+        """The stored bytes of a segment, framing and all, from ``start`` to ``stop``."""
+        name = self._name(segment)
+        for at in range(start, stop, layout.CHUNK_BYTES):
+            yield self._blobs.read(name, at, min(layout.CHUNK_BYTES, stop - at))
+
     def is_blank(self, segment: bytes, start: int, stop: int) -> bool:
         """Whether a stretch of a segment's blob, framing and all, is nothing but zeros."""
-        name = self._name(segment)
-        return not any(
-            any(self._blobs.read(name, at, min(layout.CHUNK_BYTES, stop - at)))
-            for at in range(start, stop, layout.CHUNK_BYTES)
-        )
+        return not any(map(any, self.stretches(segment, start, stop)))
 
     def scan(self, segment: bytes, *, start: int | None = None) -> Iterator[ScannedRecord | Damage]:
         """Every record of a segment from offset ``start`` on, without any index; pixel parts are not read.
