@@ -314,6 +314,34 @@ async def test_what_is_deleted_or_damaged_meanwhile_fails_alone(
         assert failed_uids(data) == ["1.2.3.4.1.2"]
 
 
+async def test_a_defect_that_one_object_meets_in_its_middle_fails_it_alone(
+    moving: Any, sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with moving(limits=RetrieveLimits(pause_s=0.001, poll_s=0.005)) as (archive, _):
+        for raw in slices(4):
+            await stored(archive.engine, raw)
+        monkeypatch.setattr("hounsfield.archive.net.outgoing.GATHERED_BYTES_MAX", 1000)
+
+        async def no_opening(*_: Any) -> None:
+            return None
+
+        monkeypatch.setattr("hounsfield.archive.engine.opening.Opening.open", no_opening)
+        dataset = archive.engine.dataset
+
+        async def faulty(instance: Any, *more: Any) -> Any:
+            async for piece in dataset(instance, *more):
+                for start in range(0, len(piece), 1500):
+                    yield piece[start : start + 1500]
+                    if instance.row.sop_uid == "1.2.3.4.1.2" and start:
+                        raise ZeroDivisionError
+
+        monkeypatch.setattr(archive.engine, "dataset", faulty)
+        final, data, _ = await ask(archive, identifier("STUDY", StudyInstanceUID="1.2.3.4"))
+        assert (final.status, counts(final)) == (0xB000, (None, 3, 1, 0))
+        assert failed_uids(data) == ["1.2.3.4.1.2"]
+        assert final.error_comment == "a fault of the archive; see its log"
+
+
 # ---------------------------------------------------------------- destinations that misbehave
 
 
@@ -322,6 +350,7 @@ class Scripted:
 
     def __init__(self, script: Callable[[int], Any]) -> None:
         self.script = script
+        self.named: Callable[[str], str | None] = lambda uid: uid
         self.associations = 0
         self.stores: list[str] = []
         self.largest_gap = 0
@@ -361,7 +390,7 @@ class Scripted:
                                 command.message_id,
                                 status,
                                 command.affected_sop_class_uid,
-                                command.affected_sop_instance_uid,
+                                self.named(command.affected_sop_instance_uid),
                             )
                             for buffer in writer.command(message.context_id, response):
                                 await stream.send_all(buffer)
@@ -440,6 +469,23 @@ async def test_warnings_are_counted_as_such(moving: Any) -> None:
         final, data, _ = await ask(archive, STUDY, to="WARNING")
         assert (final.status, counts(final)) == (0xB000, (None, 1, 1, 2))
         assert failed_uids(data) == ["1.2.3.4.1.4"]
+
+
+async def test_a_response_that_names_another_object_is_no_success(moving: Any) -> None:
+    statuses = [0, 0xB000, 0, 0xC000, 0]
+    async with scripted(statuses.__getitem__) as (peer, port), moving(ODD=at(port)) as (archive, _):
+        peer.named = lambda uid: {"1": "1.2.3", "2": "1.2.3", "3": None, "4": "1.2.3"}.get(uid[-1], uid)
+        for raw in slices(5):
+            await stored(archive.engine, raw)
+        final, data, _ = await ask(archive, STUDY, to="ODD")
+        assert (final.status, counts(final)) == (0xB000, (None, 2, 3, 0))
+        assert failed_uids(data) == ["1.2.3.4.1.1", "1.2.3.4.1.2", "1.2.3.4.1.4"]
+        assert (peer.associations, len(peer.stores)) == (1, 5), "the others are sent, each once"
+        statuses[:] = [0, 0, 0, 0, 0, *[0] * 5]
+        peer.named = lambda _: "1.2.3"
+        final, data, _ = await ask(archive, STUDY, to="ODD")
+        assert (final.status, counts(final)) == (0xA702, (None, 0, 5, 0))
+        assert final.error_comment == "the response names another SOP instance"
 
 
 async def test_only_warnings_are_a_warning_without_a_list(moving: Any) -> None:

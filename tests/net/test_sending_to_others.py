@@ -31,6 +31,8 @@ from hounsfield.archive.net.scu import VERIFICATION_CONTEXT, RemoteEntity, ScuLi
 from hounsfield.archive.net.send import Outcome, Sender, SendPlan, plan_contexts
 from hounsfield.archive.net.survey import Sendable, Unsendable, examine, survey
 from hounsfield.archive.net.tls import client_context, server_context
+from hounsfield.archive.wire import CStoreResponse
+from support.scripted_scp import ScriptedScp, scripted
 
 NAMES = [
     "CT_small.dcm",
@@ -132,6 +134,34 @@ async def test_no_retries_where_they_do_not(serve: Any, sink: Any) -> None:
             False,
         )
         assert "larger" in result.reason
+
+
+async def test_a_response_that_names_another_object_is_no_success() -> None:
+    named = iter(("1.2.3", None, "", "1.2.3"))
+    statuses = iter((0, 0, 0, 0xB000))
+
+    async def script(scp: ScriptedScp) -> None:
+        await scp.accept()
+        while True:
+            command = (await scp.message()).command
+            response = CStoreResponse(
+                command.message_id, next(statuses), command.affected_sop_class_uid, next(named)
+            )
+            await scp.say(1, response)
+
+    async with scripted(script) as scp:
+        results = [
+            (await _send(_to(scp.port), _file("CT_small.dcm"), plan=SendPlan(window=1))).results[0]
+            for _ in range(4)
+        ]
+    assert [(one.outcome, one.status, one.attempts, one.retry) for one in results] == [
+        (Outcome.FAILED, 0, 1, False),
+        (Outcome.SENT, 0, 1, False),
+        (Outcome.SENT, 0, 1, False),
+        (Outcome.FAILED, 0xB000, 1, False),
+    ]
+    assert "names another SOP instance" in results[0].reason
+    assert results[1].reason == ""
 
 
 async def test_a_lost_connection_is_made_again(serve: Any, sink: Any) -> None:

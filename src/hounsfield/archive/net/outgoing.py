@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
 
+import structlog
 import trio
 
 from hounsfield.archive.dicom.cuts import Layout
@@ -28,7 +29,9 @@ from hounsfield.archive.engine.errors import DamagedError, EngineError, NotFound
 from hounsfield.archive.engine.opening import Opening
 from hounsfield.archive.engine.transcoding import SAME_FRAMES, sop_uid_of, transcodable
 from hounsfield.archive.engine.types import Instance
+from hounsfield.archive.errors import where
 from hounsfield.archive.net.errors import NetError
+from hounsfield.archive.net.requests import NAMES_ANOTHER, names_another
 from hounsfield.archive.wire import (
     AcceptedContext,
     Buffer,
@@ -44,6 +47,7 @@ from hounsfield.codecs.registry import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     lookup,
 )
+from hounsfield.storage_backends.errors import StorageError
 
 __all__ = [
     "CONTEXTS_MAX",
@@ -59,6 +63,8 @@ __all__ = [
     "pair_of",
     "send",
 ]
+
+log = structlog.get_logger(__name__)
 
 CONTEXTS_MAX: Final = 128
 """In one association: context ids are odd and fit into a byte (PS3.8 9.3.2.2)."""
@@ -211,6 +217,10 @@ class _UnwantedError(Exception):
     """Nothing of the object was sent, and nothing is to be."""
 
 
+class _EndlessError(Exception):
+    """The end of the object, a part of which was sent, cannot be read."""
+
+
 class UnfinishedError(NetError):
     """An object could not be read to its end when a part of it was sent: the association has to be aborted.
 
@@ -254,7 +264,7 @@ async def pack(
     """An instance as it is now, ready to be sent; or that it cannot be, and why not. Nothing is sent.
 
     ``name``: its study's, its series' and its own UID. What is packed is valid until ``opening`` opens
-    another. :meth:`Parcel.aclose` it, or store it.
+    another. :meth:`Parcel.aclose` it, or store it. StorageError, OSError when nothing can be said of it.
     """
     failed = Sent(Category.FAILURE, reason="the peer takes its SOP class in no transfer syntax that it has")
     try:
@@ -264,7 +274,9 @@ async def pack(
                 return await _packed(engine, now, context, opening)
             except NotTranscodableError as error:
                 failed = Sent(Category.FAILURE, reason=str(error))
-    except EngineError as error:
+    except (StorageError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a defect that one object meets fails no other
         return _unreadable(error)
     return failed
 
@@ -310,7 +322,7 @@ class Parcel:
         self._first = first
         self._rest = rest
         self._size = 0
-        self._unreadable: EngineError | None = None
+        self._unreadable: Exception | None = None
         self._wanted: Callable[[], bool] = lambda: True
         self.begun = False
         """Whether the target has asked for its first bytes."""
@@ -350,6 +362,18 @@ class Parcel:
         assert sent is not None
         return sent
 
+    async def doubted(self) -> Sent | None:
+        """Read it to its end and send nothing: why it cannot be sent, None when it can. It is closed then."""
+        try:
+            if self._rest is not None:
+                async for _ in self._rest:
+                    pass
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this object's
+            return _unreadable(error)
+        finally:
+            await self.aclose()
+        return None
+
     async def aclose(self) -> None:
         """Let go of what was not sent. Idempotent."""
         rest, self._rest = self._rest, None
@@ -367,8 +391,9 @@ class Parcel:
                 response = await target.store(
                     self._context, self._uid, pieces, move_originator=move_originator
                 )
-            except EngineError as error:
-                raise UnfinishedError(_unreadable(error)) from error
+            except _EndlessError as error:
+                assert self._unreadable is not None
+                raise UnfinishedError(_unreadable(self._unreadable)) from error
         return self._judged(response)
 
     def _begin(self) -> None:
@@ -389,7 +414,7 @@ class Parcel:
             try:
                 async for piece in rest:
                     await give.send(piece)
-            except EngineError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this object's
                 self._unreadable = error
             finally:
                 with trio.CancelScope(shield=True):
@@ -409,7 +434,7 @@ class Parcel:
             yield held, False
             held = piece
         if self._unreadable is not None:
-            raise self._unreadable
+            raise _EndlessError from self._unreadable
         self._size += len(held)
         yield held, True
 
@@ -418,6 +443,14 @@ class Parcel:
         category = meaning.category
         if category not in (Category.SUCCESS, Category.WARNING):
             category = Category.FAILURE
+        elif names_another(response, self._uid):
+            return Sent(
+                Category.FAILURE,
+                response.status,
+                NAMES_ANOTHER,
+                size=self._size,
+                transfer_syntax_uid=self._context.transfer_syntax,
+            )
         return Sent(
             category,
             response.status,
@@ -433,11 +466,14 @@ async def _closed(pieces: AsyncIterator[Buffer]) -> None:
         await pieces.aclose()
 
 
-def _unreadable(error: EngineError) -> Sent:
+def _unreadable(error: Exception) -> Sent:
     if isinstance(error, NotFoundError):
         reason = "it is not stored any more"
     elif isinstance(error, DamagedError):
         reason = "its stored record is damaged"
-    else:
+    elif isinstance(error, EngineError | StorageError | OSError):
         reason = "it cannot be read"
-    return Sent(Category.FAILURE, reason=reason, retry=error.retry)
+    else:
+        log.error("an object could not be made ready to be sent", **where(error))
+        reason = "a fault of the archive; see its log"
+    return Sent(Category.FAILURE, reason=reason, retry=isinstance(error, EngineError) and error.retry)

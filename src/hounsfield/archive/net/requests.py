@@ -59,7 +59,10 @@ from hounsfield.archive.wire import (
 )
 from hounsfield.archive.wire.commands import BY_CLASS, BY_COMMAND_FIELD
 
-__all__ = ["Answer", "Requests", "is_pending"]
+__all__ = ["NAMES_ANOTHER", "Answer", "Requests", "is_pending", "names_another"]
+
+NAMES_ANOTHER = "the response names another SOP instance"
+"""Why an object failed, when its response :func:`names_another`."""
 
 _RESPONSE = 0x8000  # the bit that makes a command field a response's (PS3.7 E.1)
 _ABANDONED_MAX = 64  # operations given up and not ended yet; a peer that ends none is not worth waiting for
@@ -435,6 +438,16 @@ class _WholeOrOver:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
             self._requests.fail(error)
+
+
+def names_another(response: CStoreResponse, sop_instance_uid: str) -> bool:
+    """Whether a C-STORE response speaks of an instance other than the one that was sent.
+
+    PS3.7 9.1.1.1.4: it may leave the UID out and may not say another. What does says nothing of ours: it may
+    be late, for an object before, or of a peer that files objects under UIDs of its own.
+    """
+    named = response.affected_sop_instance_uid
+    return bool(named) and named != sop_instance_uid
 
 
 def is_pending(response: Command) -> bool:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 import trio
 
 from hounsfield.archive.net.errors import GivenUpError, NetError
+from hounsfield.archive.net.requests import NAMES_ANOTHER, names_another
 from hounsfield.archive.net.scu import Offer, RemoteEntity, RequestorAssociation, ScuLimits, associate
 from hounsfield.archive.net.survey import Sendable, Unsendable
 from hounsfield.archive.wire import (
@@ -273,6 +274,11 @@ class Sender:
         status = response.status
         meaning = describe_status(status, Service.STORAGE)
         words = meaning.meaning + (f" ({response.error_comment})" if response.error_comment else "")
+        if meaning.category in {Category.SUCCESS, Category.WARNING} and names_another(
+            response, work.item.sop_instance_uid
+        ):
+            reason = f"{status:04X}H, but {NAMES_ANOTHER}: whether this one is there is not known"
+            return self._result(work, Outcome.FAILED, status=status, reason=reason)
         if meaning.category is Category.SUCCESS:
             return self._result(work, Outcome.SENT, status=status)
         if meaning.category is Category.WARNING:
