@@ -95,8 +95,8 @@ def test_aes_are_added_listed_and_removed(cli: Any, archive: Path) -> None:
         "tls": False, "sources": [], "comment": "", "configured": False, "services": [],
         "associations_max": 0, "refused_sop_classes": [], "refused_transfer_syntaxes": [],
         "preferred_transfer_syntaxes": [], "called_title": "", "calling_title": "", "tls_ca": "",
-        "tls_certificate": "", "tls_key": "", "certificates": [], "identity_required": False, "users": [],
-        "commitment_to": "", "move_associations": 0,
+        "tls_crl": "", "tls_certificate": "", "tls_key": "", "certificates": [], "identity_required": False,
+        "users": [], "commitment_to": "", "move_associations": 0,
     }  # fmt: skip
     assert kept == {"title": "CT1", "host": "192.0.2.2", "port": 11112, **default}
     assert cli("ae", "remove", "CT1", *data).code == 0

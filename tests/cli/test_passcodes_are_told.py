@@ -110,3 +110,19 @@ def test_config_check_reads_certificates(cli: Any, tmp_path: Path) -> None:
     wrong = check(shown.pem, other.key)
     assert wrong.code == 2
     assert "are not a PEM certificate and its key" in wrong.err
+
+
+def test_config_check_reads_revocation_lists(cli: Any, tmp_path: Path) -> None:
+    """Once such a list has ended, nobody gets in or is called: that is said before it happens."""
+    authority = Authority(tmp_path / "pki")
+
+    def check(crl: Path) -> Any:
+        named = (f"dicom.tls_client_ca={authority.pem}", f"dicom.tls_client_crl={crl}")
+        return cli("config", "check", *(word for name in named for word in ("--set", name)))
+
+    assert "revocation list" not in check(authority.revoke(days=2)).err
+    assert "ends in 12 hours, past its end nobody is trusted" in check(authority.revoke(days=0.501)).err
+    assert "ended 12 hours ago" in check(authority.revoke(days=-0.501)).err
+    alone = cli("echo", "A@127.0.0.1:1", "--tls-crl", str(authority.revoke()))
+    assert alone.code == 2
+    assert "--tls-crl goes with --tls-ca" in alone.err

@@ -288,6 +288,12 @@ async def _echoes(ae: RemoteAe, tls: ClientTls) -> int:
         ("bound to another name", "not one that this AE is bound to"),
         ("expired", "certificate has expired"),
         ("of another authority", "unable to get local issuer certificate"),
+        ("not among the revoked", None),
+        ("revoked", "certificate revoked"),
+        ("revoked, bound by name", "certificate revoked"),
+        ("revoked, by the list of its entry", "certificate revoked"),
+        ("judged by a list that has ended", "CRL has expired"),
+        ("judged by a list of another authority", "unable to get certificate CRL"),
         ("of another authority, bound by fingerprint", None),
         ("of another authority, bound by name", "unable to get local issuer certificate"),
     ],
@@ -312,9 +318,17 @@ async def test_storescp_is_who_it_should_be(
         "of another authority, bound by fingerprint": (shown.pin,),
         "of another authority, bound by name": ("store.example.org",),
     }.get(case, ())
-    tls = ClientTls(str(client.pem), str(client.key), str(authority.pem))
+    if case.startswith("revoked"):
+        bindings = ("store.example.org",) if "bound" in case else ()
+    crl = {
+        "not among the revoked": lambda: authority.revoke(client),
+        "judged by a list that has ended": lambda: authority.revoke(days=-0.5),
+        "judged by a list of another authority": lambda: Authority(tmp_path / "other", "elsewhere").revoke(),
+    }.get(case, lambda: authority.revoke(shown) if case.startswith("revoked") else "")()
+    own = {"tls_ca": str(authority.pem), "tls_crl": str(crl)} if "of its entry" in case else {}
+    tls = ClientTls(str(client.pem), str(client.key), str(authority.pem), "" if own else str(crl))
     with _storescp(authority, shown, tmp_path / "in", "-rc") as port:
-        ae = RemoteAe("STORE", "127.0.0.1", port, tls=True, certificates=bindings)
+        ae = RemoteAe("STORE", "127.0.0.1", port, tls=True, certificates=bindings, **own)
         if error is None:
             assert await _echoes(ae, tls) == 0
         else:

@@ -100,14 +100,14 @@ class Authority:
         )
         return _write(self.directory, file or name.lower(), certificate, key)
 
-    def revoke(self, *shown: Shown) -> Path:
-        """A revocation list that names these."""
+    def revoke(self, *shown: Shown, days: float = 1) -> Path:
+        """A revocation list that names these, and ends in ``days``."""
         now = datetime.now(UTC)
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.shown.certificate.subject)
             .last_update(now - DAY)
-            .next_update(now + DAY)
+            .next_update(now + days * DAY)
         )
         for each in shown:
             builder = builder.add_revoked_certificate(

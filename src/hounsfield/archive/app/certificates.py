@@ -10,7 +10,7 @@ from pathlib import Path
 from hounsfield.archive.app.identities import token_verifier
 from hounsfield.archive.config import Config, DicomListener
 from hounsfield.archive.errors import ConfigError, HounsfieldError
-from hounsfield.archive.net.certificates import ends_at
+from hounsfield.archive.net.certificates import ends_at, list_ends_at
 from hounsfield.archive.net.destinations import ClientTls, Destinations
 from hounsfield.archive.net.errors import TlsError
 from hounsfield.archive.net.policy import RemoteAe
@@ -20,6 +20,8 @@ __all__ = ["ANNOUNCED_DAYS", "check_files", "client_tls", "days_left", "listener
 
 ANNOUNCED_DAYS = 30
 """A certificate that ends within so many days is announced: renewing one takes a hospital weeks."""
+LIST_ANNOUNCED_DAYS = 1
+"""A revocation list likewise: many are made anew each day, and afterwards nobody gets in."""
 _DAY_S = 86_400
 
 
@@ -38,7 +40,9 @@ def listener_context(entry: DicomListener) -> ssl.SSLContext | None:
 def client_tls(config: Config) -> ClientTls:
     """What we show and whom we trust when we call."""
     dicom = config.dicom
-    return ClientTls(dicom.tls_client_certificate, dicom.tls_client_key, dicom.tls_client_ca)
+    return ClientTls(
+        dicom.tls_client_certificate, dicom.tls_client_key, dicom.tls_client_ca, dicom.tls_client_crl
+    )
 
 
 def check_files(config: Config, entities: Iterable[RemoteAe]) -> None:
@@ -72,14 +76,28 @@ def days_left(config: Config) -> list[tuple[float, str, Path]]:
 
 
 def running_out(config: Config) -> list[str]:
-    """What must be announced: certificates that have ended, or will within :data:`ANNOUNCED_DAYS`."""
-    return [
+    """What must be announced: certificates that have ended, or will within :data:`ANNOUNCED_DAYS`, and
+    revocation lists within :data:`LIST_ANNOUNCED_DAYS`.
+    """
+    found = [
         f"{name}: the certificate {path} "
         + (f"ends in {days:.0f} days" if days >= 0 else f"ended {-days:.0f} days ago")
         + ": renew it"
         for days, name, path in days_left(config)
         if days < ANNOUNCED_DAYS
     ]
+    now = datetime.now(UTC)
+    for name, file in _lists(config):
+        try:
+            hours = (list_ends_at(Path(file)) - now).total_seconds() / 3600
+        except TlsError:
+            continue
+        if hours < 24 * LIST_ANNOUNCED_DAYS:
+            when = f"ends in {hours:.0f} hours" if hours >= 0 else f"ended {-hours:.0f} hours ago"
+            found.append(
+                f"{name}: the revocation list {file} {when}, past its end nobody is trusted: renew it"
+            )
+    return found
 
 
 def _files(config: Config) -> Iterator[tuple[str, str]]:
@@ -90,3 +108,12 @@ def _files(config: Config) -> Iterator[tuple[str, str]]:
     yield "dicom.tls_client_certificate", config.dicom.tls_client_certificate
     for ae in config.aes:
         yield f"aes {ae.title!r}", ae.tls_certificate
+
+
+def _lists(config: Config) -> Iterator[tuple[str, str]]:
+    named = [
+        *((f"dicom.listeners[{n}]", entry.tls_client_crl) for n, entry in enumerate(config.dicom.listeners)),
+        ("dicom.tls_client_crl", config.dicom.tls_client_crl),
+        *((f"aes {ae.title!r}", ae.tls_crl) for ae in config.aes),
+    ]
+    return ((name, file) for name, file in named if file)

@@ -36,6 +36,7 @@ def entity_options(function: Command) -> Command:
         ),
         click.option("--tls-key", type=file, help="The key of that certificate (PEM)."),
         click.option("--tls-certificate", type=file, help="What we show when we call it (PEM)."),
+        click.option("--tls-crl", type=file, help="What that authority revoked (PEM)."),
         click.option("--tls-ca", type=file, help="Whom we trust when we call it (PEM)."),
         click.option("--tls/--no-tls", default=None, help="It listens with TLS."),
         click.option("--calling-title", metavar="TITLE", help="Call ourselves this when we call it."),

@@ -158,7 +158,9 @@ def _server_tls(words: dict[str, Any]) -> ssl.SSLContext:
 
     if words["tls_certificate"] is None or words["tls_key"] is None:
         raise Failed("--listen-tls needs --tls-certificate and --tls-key", EXIT_USAGE)
-    return server_context(words["tls_certificate"], words["tls_key"], client_ca=words["tls_ca"])
+    return server_context(
+        words["tls_certificate"], words["tls_key"], client_ca=words["tls_ca"], client_crl=words["tls_crl"]
+    )
 
 
 def _bound(listen: str) -> socket.socket:

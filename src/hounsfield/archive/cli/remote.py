@@ -27,7 +27,7 @@ TITLE_CHARS_SHOWN_MAX = 64
 
 
 def remote_options(function: Command) -> Command:
-    """``--calling --called --tls --tls-ca --tls-certificate --tls-key --user --passcode --jwt --timeout``."""
+    """Whom to call, and how: ``--calling --called --tls… --user --passcode --jwt --timeout``."""
     file = click.Path(path_type=Path, exists=True, dir_okay=False)
     for option in (
         click.option(
@@ -44,6 +44,7 @@ def remote_options(function: Command) -> Command:
         click.option("--user", metavar="NAME", help="Tell the other side who our user is."),
         click.option("--tls-key", type=file, help="The key of that certificate (PEM)."),
         click.option("--tls-certificate", type=file, help="The certificate to show (PEM)."),
+        click.option("--tls-crl", type=file, help="But none that this list of it revokes (PEM)."),
         click.option("--tls-ca", type=file, help="Trust certificates of this authority (PEM)."),
         click.option("--tls", is_flag=True, help="Speak TLS."),
         click.option("--called", metavar="TITLE", help="Call the other side by this AE title."),
@@ -61,6 +62,7 @@ def resolve(
     called: str | None,
     tls: bool,
     tls_ca: Path | None,
+    tls_crl: Path | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
     user: str | None,
@@ -84,8 +86,10 @@ def resolve(
     if bool(tls_certificate) != bool(tls_key):
         raise Failed("--tls-certificate and --tls-key go together: give both", EXIT_USAGE)
     context: ssl.SSLContext | None = None
+    if tls_crl and not tls_ca:
+        raise Failed("--tls-crl goes with --tls-ca, the authority whose list it is", EXIT_USAGE)
     if tls or tls_ca or tls_certificate or ae.tls:
-        context = _tls(ae, config, tls_ca, tls_certificate, tls_key)
+        context = _tls(ae, config, (tls_ca, tls_crl), tls_certificate, tls_key)
     return RemoteEntity(
         ae.host,
         ae.port,
@@ -97,7 +101,11 @@ def resolve(
 
 
 def _tls(
-    ae: RemoteAE, config: Config, ca: Path | None, certificate: Path | None, key: Path | None
+    ae: RemoteAE,
+    config: Config,
+    authority: tuple[Path | None, Path | None],
+    certificate: Path | None,
+    key: Path | None,
 ) -> ssl.SSLContext:
     """What the options say, else the AE's own entry, else the configuration for all."""
     from hounsfield.archive.net.tls import client_context
@@ -107,13 +115,13 @@ def _tls(
             config.dicom.tls_client_certificate, config.dicom.tls_client_key
         )  # fmt: skip
         certificate, key = (Path(name) if name else None for name in own)
-    trusted = ae.tls_ca or config.dicom.tls_client_ca
-    return client_context(
-        ca=ca or (Path(trusted) if trusted else None),
-        certificate=certificate,
-        key=key,
-        bindings=() if ca else ae.certificates,
-    )
+    bindings = () if authority[0] else ae.certificates
+    if authority[0] is None:
+        dicom = config.dicom
+        trusted = (ae.tls_ca, ae.tls_crl) if ae.tls_ca else (dicom.tls_client_ca, dicom.tls_client_crl)
+        authority = (Path(trusted[0]) if trusted[0] else None, Path(trusted[1]) if trusted[1] else None)
+    ca, crl = authority
+    return client_context(ca=ca, crl=crl, certificate=certificate, key=key, bindings=bindings)
 
 
 def _identity(user: str | None, passcode: str | None, jwt: str | None) -> UserIdentity | None:

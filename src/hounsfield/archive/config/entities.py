@@ -64,7 +64,9 @@ def _check_certificates(ae: RemoteAE, name: str) -> None:
     if bool(ae.tls_certificate) != bool(ae.tls_key):
         missing = "tls_key" if ae.tls_certificate else "tls_certificate"
         raise ConfigError(f"{name}: tls_certificate and tls_key go together: set {missing} too")
-    for file in (ae.tls_ca, ae.tls_certificate, ae.tls_key):
+    if ae.tls_crl and not ae.tls_ca:
+        raise ConfigError(f"{name}: tls_crl needs tls_ca, the authority whose list it is")
+    for file in (ae.tls_ca, ae.tls_crl, ae.tls_certificate, ae.tls_key):
         if file and not Path(file).is_file():
             raise ConfigError(f"{name}: no such file: {file}")
     for binding in ae.certificates:

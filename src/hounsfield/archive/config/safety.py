@@ -155,7 +155,10 @@ def _check_client_tls(config: Config) -> None:
         raise ConfigError(
             f"dicom.tls_client_certificate and dicom.tls_client_key go together: set dicom.{missing} too"
         )
-    _check_files("dicom", (dicom.tls_client_certificate, dicom.tls_client_key, dicom.tls_client_ca))
+    if dicom.tls_client_crl and not dicom.tls_client_ca:
+        raise ConfigError("dicom.tls_client_crl needs dicom.tls_client_ca, the authority whose list it is")
+    files = (dicom.tls_client_certificate, dicom.tls_client_key, dicom.tls_client_ca, dicom.tls_client_crl)
+    _check_files("dicom", files)
 
 
 def _check_identity(config: Config) -> None:

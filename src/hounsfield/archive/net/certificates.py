@@ -13,10 +13,12 @@ from cryptography.x509.oid import NameOID
 
 from hounsfield.archive.net.errors import TlsError
 
-__all__ = ["FINGERPRINT", "PeerCertificate", "ends_at", "normalized"]
+__all__ = ["FINGERPRINT", "PeerCertificate", "ends_at", "list_ends_at", "normalized"]
 
 FINGERPRINT = "sha256:"
 _SUBJECT_CHARS_MAX = 200
+_CRL_BEGIN = b"-----BEGIN X509 CRL-----"
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,18 @@ def ends_at(path: Path) -> datetime:
         return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.astimezone(UTC)
     except (OSError, ValueError) as error:
         raise TlsError(f"{path} is no PEM certificate") from error
+
+
+def list_ends_at(path: Path) -> datetime:
+    """When the first revocation list of a PEM file ends: from then on nobody passes it. Raises TlsError."""
+    try:
+        lists = [
+            x509.load_pem_x509_crl(_CRL_BEGIN + block) for block in path.read_bytes().split(_CRL_BEGIN)[1:]
+        ]
+        ends = [each.next_update_utc for each in lists if each.next_update_utc is not None]
+        return min(ends, default=_NEVER).astimezone(UTC)
+    except (OSError, ValueError) as error:
+        raise TlsError(f"{path} is no PEM revocation list") from error
 
 
 def _names(certificate: x509.Certificate) -> Iterable[str]:

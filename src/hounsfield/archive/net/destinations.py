@@ -25,6 +25,8 @@ class ClientTls:
     certificate: str = ""
     key: str = ""
     ca: str = ""
+    crl: str = ""
+    """Of ``ca``, and only of it: what an AE's own authority revoked stands in that AE's list."""
 
 
 class Destinations:
@@ -75,12 +77,16 @@ class Destinations:
     def _context(self, ae: RemoteAe) -> ssl.SSLContext:
         own = bool(ae.tls_certificate)
         certificate, key = (ae.tls_certificate, ae.tls_key) if own else (self._tls.certificate, self._tls.key)
-        ca = ae.tls_ca or self._tls.ca
-        wanted = (certificate, key, ca, ae.certificates)
+        ca, crl = (ae.tls_ca, ae.tls_crl) if ae.tls_ca else (self._tls.ca, self._tls.crl)
+        wanted = (certificate, key, ca, crl, ae.certificates)
         context = self._contexts.get(wanted)
         if context is None:
             context = client_context(
-                ca=_path(ca), certificate=_path(certificate), key=_path(key), bindings=ae.certificates
+                ca=_path(ca),
+                crl=_path(crl),
+                certificate=_path(certificate),
+                key=_path(key),
+                bindings=ae.certificates,
             )
             self._contexts[wanted] = context
         return context

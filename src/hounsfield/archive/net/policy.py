@@ -64,6 +64,8 @@ class RemoteAe:
     """What we call ourselves then, "" for our own title."""
     tls_ca: str = ""
     """File of the authority that signed what it shows when we call it; "" for the archive's."""
+    tls_crl: str = ""
+    """File of what that authority revoked, "" for none; goes with ``tls_ca``."""
     tls_certificate: str = ""
     """File of the certificate that we show it, "" for the archive's; ``tls_key`` goes with it."""
     tls_key: str = ""

@@ -42,11 +42,13 @@ def server_context(
 def client_context(
     *,
     ca: Path | None = None,
+    crl: Path | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
     bindings: Sequence[str] = (),
 ) -> ssl.SSLContext:
-    """A context for calling: the peer's certificate must name its host, and be of ``ca`` or of the system's.
+    """A context for calling: the peer's certificate must name its host, and be of ``ca`` or of the system's;
+    and, with ``crl``, not one that this revocation list (PEM) of ``ca`` names; past its end nobody is called.
 
     With ``bindings`` (:attr:`RemoteAe.certificates`) it must be one of those instead of naming the host:
     few devices have a certificate with their address in it. Fingerprints alone need no authority: they name
@@ -63,6 +65,8 @@ def client_context(
         context.verify_mode = ssl.CERT_NONE  # the handshake fails unless the fingerprint fits
     elif ca is not None:
         _load_ca(context, ca)
+        if crl is not None:
+            _load_crl(context, crl)
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if certificate is not None and key is not None:
