@@ -263,6 +263,44 @@ async def test_a_large_object_comes_in_pieces_and_whole(getting: Any, peer_to: A
         assert pydicom.dcmread(io.BytesIO(raw)).PixelData in data
 
 
+async def test_a_large_object_that_cannot_be_read_to_its_end_hides_the_others_once(
+    getting: Any, peer_to: Any, tmp_path: Path
+) -> None:
+    """Its association is over, since a part of it was sent. Asked for again, the others come."""
+    options = EngineOptions(
+        ingest=IngestLimits(stream_bytes_min=1 << 20, large=LargeLimits(piece_bytes=1 << 20))
+    )
+    async with getting(engine_options=options) as archive:
+        raw = large_slice()
+        small = slices(3)[1:]
+        instance = await stored(archive.engine, raw)
+        for one in small:
+            await stored(archive.engine, one)
+        segment = max((tmp_path / "data" / "segments").rglob("*"), key=lambda path: path.stat().st_size)
+        with segment.open("r+b") as file:
+            file.seek(5 << 20)
+            found = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes((found[0] ^ 1,)))
+        peer = await peer_to(archive)
+        await associated(peer)
+        with pytest.raises(AssertionError, match="Abort"):
+            await ask(peer)
+        peer = await peer_to(archive)
+        await associated(peer)
+        final, data, _, came = await ask(peer)
+        assert (final.status, counts(final)) == (0xB000, (None, 2, 1, 0))
+        assert failed_uids(data) == [instance.row.sop_uid]
+        assert sorted(came.values()) == sorted(map(dataset_of, small))
+        with segment.open("r+b") as file:  # put back: it comes again
+            file.seek(5 << 20)
+            file.write(found)
+        peer = await peer_to(archive)
+        await associated(peer)
+        final, _, _, came = await ask(peer)
+        assert (final.status, len(came)) == (0, 3)
+
+
 async def test_the_requestors_end_is_the_end(getting: Any, peer_to: Any) -> None:
     async with getting() as archive:
         for raw in slices(6):

@@ -44,6 +44,9 @@ class Getting:
         self._engine = engine
         self._limits = limits
         self._figures = figures
+        # A C-GET has one association, which ends with an object that cannot be read to its end when a part
+        # of it was sent. Asked for once more, that one fails, and all others come.
+        self._doubtful: dict[str, None] = {}
 
     async def perform(
         self, operation: Operation, context: AcceptedContext, request: CGetRequest, identifier: bytes
@@ -67,6 +70,7 @@ class Getting:
                 window=operation.peer.asynchronous[1],
                 limits=self._limits,
                 patience=Patience(self._limits),
+                doubtful=self._doubtful,
             )
         except NoRoomError:
             operations.fail_chosen("the requestor is out of resources")

@@ -23,6 +23,7 @@ from hounsfield.archive.net.outgoing import (
 )
 from hounsfield.archive.net.scu import RequestorAssociation, ScuLimits, associate
 from hounsfield.archive.wire import AcceptedContext, Category, PresentationContext
+from hounsfield.storage_backends.errors import StorageError
 
 __all__ = ["RouteWays"]
 
@@ -130,6 +131,8 @@ class _Association:
             return _answer(error.sent, over=True)
         except NetError as error:
             raise WayError(str(error)) from error
+        except (StorageError, OSError) as error:
+            raise WayError(f"the index or the record cannot be read here ({type(error).__name__})") from error
         return _answer(sent)
 
 

@@ -30,6 +30,7 @@ from hounsfield.archive.net.errors import GivenUpError, NetError
 from hounsfield.archive.net.outgoing import Accepted, Pair, Parcel, Sent, Target, UnfinishedError, pack
 from hounsfield.archive.wire import Category, Status
 from hounsfield.codecs.registry import lookup
+from hounsfield.storage_backends.errors import StorageError
 
 __all__ = [
     "NoRoomError",
@@ -49,6 +50,8 @@ COUNT_MAX: Final = 0xFFFF
 """What fits into Number of Remaining Sub-operations and its like (US, PS3.7 E.1)."""
 _FAILED_LIST: Final = 0x00080058
 _FAILED_BYTES_MAX: Final = 0xFFFE  # of a UI with explicit VR (PS3.5 7.1.2): some thousand UIDs
+DOUBTFUL_MAX: Final = 1000
+"""Objects that are remembered as such that could not be sent to their end."""
 _ANNOUNCED: Final = 16  # of how many objects the disk is told when one had to be waited for
 
 
@@ -282,13 +285,17 @@ async def run_lanes(
     limits: RetrieveLimits,
     patience: Patience,
     move_originator: tuple[str, int] | None = None,
+    doubtful: dict[str, None] | None = None,
 ) -> None:
     """Send what is queued on one association; returns when nothing is, or nothing more is to be begun.
 
     Raises NetError when the association is over, or of no use any more. What was on its way then is queued
-    again, unless it had its attempts.
+    again, unless it had its attempts. ``doubtful``: the SOP Instance UIDs of objects that could not be sent
+    to their end; they are read to it before anything of them is sent. It is added to.
     """
-    lanes = _Lanes(engine, operations, target, accepted, limits, move_originator)
+    if doubtful is None:
+        doubtful = {}
+    lanes = _Lanes(engine, operations, target, accepted, limits, move_originator, doubtful)
     while operations.queue and not operations.stopping:
         before = operations.got_through
         # What was on an association that broke goes alone: it may be what breaks them.
@@ -313,8 +320,10 @@ class _Lanes:
         accepted: Accepted,
         limits: RetrieveLimits,
         move_originator: tuple[str, int] | None,
+        doubtful: dict[str, None],
     ) -> None:
         self._engine = engine
+        self._doubtful = doubtful
         self._operations = operations
         self._target = target
         self._accepted = accepted
@@ -377,15 +386,25 @@ class _Lanes:
 
     async def _packed(self, work: Work, opening: Opening) -> Parcel | Sent:
         try:
-            return await pack(self._engine, work.named[:3], self._accepted, opening)
-        except Exception as error:  # noqa: BLE001 - a defect that one object meets fails no other
+            name = work.named[:3]
+            if work.named.sop_uid in self._doubtful:
+                packed = await pack(self._engine, name, self._accepted, opening)
+                failed = await packed.doubted() if isinstance(packed, Parcel) else packed
+                if failed is not None:
+                    return failed
+                self._doubtful.pop(work.named.sop_uid, None)  # it was repaired, or the disk is well again
+            return await pack(self._engine, name, self._accepted, opening)
+        except (StorageError, OSError) as error:
             log.error("an object could not be made ready to be sent", **where(error))
-            return Sent(Category.FAILURE, reason="a fault of the archive; see its log")
+            return Sent(Category.FAILURE, reason="it cannot be read")
 
     def _broken(self, work: Work, error: NetError, *, begun: bool) -> None:
         """The association ended with this object in hand; ``begun``: some of it may have left."""
         if isinstance(error, UnfinishedError):
             self._operations.done(work, error.sent)
+            self._doubtful[work.named.sop_uid] = None
+            if len(self._doubtful) > DOUBTFUL_MAX:
+                self._doubtful.pop(next(iter(self._doubtful)))
             return
         if begun and not isinstance(error, GivenUpError):  # which was for another's sake
             work.attempts += 1
