@@ -243,6 +243,36 @@ def move(stores: Stores, study: str, series: str, to_study: str) -> None:
     stores.corrections.make(lambda snapshot, number: planner.plan(snapshot, number, request, at_ns))
 
 
+@pytest.mark.parametrize("lost", ["whole", "since the note"])
+def test_what_expired_under_a_name_it_got_later_and_came_again_is_found_by_a_reindex(
+    tmp_path: Path, lost: str
+) -> None:
+    """Until the move is replayed nothing takes the first away, and what came again reads as a copy of it."""
+    study, series, sop = ALL[0]
+    directory, saved = tmp_path / "data", tmp_path / "saved"
+    with stores_in(directory) as stores:
+        trio.run(send, stores, SENT[ALL[0]], rejecting(("1.2.5", series, sop), code=EXPIRED))
+    shutil.copytree(directory / "index", saved)
+    with stores_in(directory) as stores:
+        move(stores, study, series, "1.2.5")
+        assert sops(stores) == set()
+        trio.run(send, stores, SENT[ALL[0]])
+        assert sops(stores) == {sop}
+        before = contents(stores)
+    shutil.rmtree(directory / "index")
+    if lost == "since the note":
+        saved.rename(directory / "index")
+    with stores_in(directory) as stores:
+        if lost == "whole":
+            stores.reindex(lambda _done, _all: None)
+        else:
+            stores.catch_up(at_start=True)
+        assert sops(stores) == {sop}
+        after = contents(stores)
+        assert (after["instance"], after["version"]) == (before["instance"], before["version"])
+        assert not after["spare"]
+
+
 Step = tuple[str, Any]
 STEPS = st.lists(
     st.one_of(

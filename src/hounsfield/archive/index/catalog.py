@@ -22,6 +22,7 @@ from hounsfield.archive.index.draft import (
     Patients,
     StudyDraft,
     conflicting,
+    received_again,
     served_of,
 )
 from hounsfield.archive.index.rows import (
@@ -234,11 +235,18 @@ class Catalog:
         return draft.finish(max(stored.row.received_ns for _, stored in objects))
 
     def plan_version(
-        self, snapshot: Snapshot, place: Place, stored: Stored, *, newest_current: bool
+        self,
+        snapshot: Snapshot,
+        place: Place,
+        stored: Stored,
+        *,
+        newest_current: bool,
+        again: bool = False,
     ) -> Batch:
         """The batch that keeps ``stored`` beside the current instance of the same UIDs (or in its place).
 
         Which is first is when it was received, not when it is indexed: a reindex meets segments in any order.
+        ``again``: it is, byte for byte, one that is there.
         """
         key = self.instance_key(*place)
         held = snapshot.get(INSTANCE, key)
@@ -254,7 +262,10 @@ class Catalog:
         served = served_of((new, current) if newest_current else (current, new), newest_current)
         kept = current if served is new else new
         self.put_row(batch, INSTANCE, key, conflicting(served, True))
-        self.put_row(batch, VERSION, key + kept.location.record_id, conflicting(kept, True))
+        kept_row = conflicting(kept, True)
+        self.put_row(
+            batch, VERSION, key + kept.location.record_id, received_again(kept_row) if again else kept_row
+        )
         if kept is current:
             self._reseal_series(snapshot, batch, key[: STUDY_ID_BYTES + SERIES_HASH_BYTES])
         return batch

@@ -9,7 +9,7 @@ would otherwise starve each other. Indexing a record twice changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -117,6 +117,8 @@ class Indexer:
         self._sealer = sealer
         self._journal = journal
         self.newest_current = newest_current
+        #: In a recovery: when what was received before expired, by SOP Instance UID, wherever it was named.
+        self.expired: Mapping[str, Sequence[int]] = {}
 
     def prepare(self, objects: int) -> None:
         """Reserve the seals that adding ``objects`` may need."""
@@ -262,12 +264,15 @@ class Indexer:
         except CodecError:
             return False  # not known to be: both are kept
 
-    def _stays(self, snapshot: Snapshot, held: InstanceRow, place: Place) -> bool:
-        """Whether a row belongs where it is.
+    def _stays(self, snapshot: Snapshot, held: InstanceRow, place: Place, received_ns: int) -> bool:
+        """Whether a row belongs where it is, and what was received at that moment with it.
 
         In a recovery a rejection may be known that is to be replayed, and takes it away: what was sent again
-        since is no copy of it.
+        since is no copy of it. Nor is it where moves that are to be replayed may take both to what it names.
         """
+        first, last = sorted((held.received_ns, received_ns))
+        if any(first < before_ns <= last for before_ns in self.expired.get(held.sop_uid, ())):
+            return False
         view = self.catalog.view(snapshot)
         if view is None:
             return True
@@ -328,14 +333,14 @@ class Indexer:
                 continue
             record_id = stored.location.record_id
             same = [one for one in held if one.location.record_id == record_id]
-            same = (
-                same
-                or [one for one in held if self._same(one, stored) and self._stays(snapshot, one, place)][:1]
-            )
+            alike = [] if same else [one for one in held if self._same(one, stored)]
+            same = same or [one for one in alike if self._stays(snapshot, one, place, row.received_ns)][:1]
             if same:
                 needless.is_another(snapshot, i, stored, place, same[0])
             else:
-                batch = self.catalog.plan_version(snapshot, place, stored, newest_current=self.newest_current)
+                batch = self.catalog.plan_version(
+                    snapshot, place, stored, newest_current=self.newest_current, again=bool(alike)
+                )
                 self._leave_waiting(batch, [stored])
                 self._journal.append(batch, _event(EVENT_CONFLICT, place.study_uid, [(place, stored)]))
                 plans.append((batch, [(i, Outcome.CONFLICT)]))

@@ -20,7 +20,7 @@ from hounsfield.archive.index.deletion import announce_tombstones
 from hounsfield.archive.index.indexing import Indexer, Outcome, progress_batch
 from hounsfield.archive.index.journal import Journal, Pending
 from hounsfield.archive.index.object_rows import ObjectRows
-from hounsfield.archive.index.rejections_in_force import announce_rejections
+from hounsfield.archive.index.rejections_in_force import FACT_REJECTION, announce_rejections, expired_at
 from hounsfield.archive.index.remaining import settle_order
 from hounsfield.archive.index.rescan import rescanned
 from hounsfield.archive.index.rows import (
@@ -78,7 +78,7 @@ def catch_up(
     pending = journal.pending(report.saw) if at_start else Pending([], [])
     with indexer.store.snapshot() as snapshot:
         known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
-    _announce(indexer, pending, index_is_empty=not known)
+    _announce(indexer, journal, pending, index_is_empty=not known)
     segments = indexer.log.segment_ids()
     if at_start and not known and len(segments) > 1:
         note_unsettled(indexer)  # the index was lost: it is filled anew
@@ -104,6 +104,7 @@ def catch_up(
             continue
         indexer.store.commit(progress_batch({segment: end}, closed=True))
     report.facts = journal.replay(pending)
+    indexer.expired = {}
     if at_start:
         _settle(indexer)
     return report
@@ -134,7 +135,7 @@ def reindex(
     """
     report = RecoveryReport()
     pending = journal.pending(report.saw)
-    _announce(indexer, pending, index_is_empty=True)
+    _announce(indexer, journal, pending, index_is_empty=True)
     segments = indexer.log.segment_ids()
     if not rescan:  # what records carry is not what they were told to say
         note_unsettled(indexer)
@@ -154,15 +155,22 @@ def reindex(
             continue
         indexer.store.commit(progress_batch({segment: end}, closed=True))
     report.facts = journal.replay(pending)
+    indexer.expired = {}
     _settle(indexer)
     progress(len(segments), len(segments))
     return report
 
 
-def _announce(indexer: Indexer, pending: Pending, *, index_is_empty: bool) -> None:
+def _announce(indexer: Indexer, journal: Journal, pending: Pending, *, index_is_empty: bool) -> None:
     """Before anything is indexed: what was deleted or rejected stays out, also of an older index."""
     announce_tombstones(indexer.store, (event for _, event, _ in pending.facts))
-    announce_rejections(indexer, (event for _, event, _ in pending.facts), index_is_empty=index_is_empty)
+    facts = [event for _, event, _ in pending.facts]
+    announce_rejections(indexer, facts, index_is_empty=index_is_empty)
+    with indexer.store.snapshot() as snapshot:
+        known = journal.state(snapshot, FACT_REJECTION)
+        indexer.expired = expired_at(
+            [*known, *(one.body["body"] for one in facts if one.kind == FACT_REJECTION)]
+        )
 
 
 def note_unsettled(indexer: Indexer) -> None:

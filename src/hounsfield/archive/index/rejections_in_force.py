@@ -29,6 +29,18 @@ def rejection_of(body: Mapping[str, Any]) -> CorrectionRow:
     return msgspec.convert(body, CorrectionRow)
 
 
+def expired_at(bodies: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
+    """When what was received before expired, by SOP Instance UID, of rejections in force and undone ones."""
+    found: dict[str, set[int]] = {}
+    for row in map(rejection_of, bodies):
+        if row.before_ns:
+            for by_series in row.rejected.values():
+                for sop_uids in by_series.values():
+                    for sop_uid in sop_uids:
+                        found.setdefault(sop_uid, set()).add(row.before_ns)
+    return {sop_uid: tuple(moments) for sop_uid, moments in found.items()}
+
+
 def announce_rejections(indexer: Indexer, facts: Iterable[Event], *, index_is_empty: bool) -> None:
     """Have rejections that are to be replayed hide what they hide before anything is indexed.
 
