@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
     SealError,
@@ -24,15 +23,12 @@ from hounsfield.storage_backends.local_blobs import LocalBlobs
 from hounsfield.storage_backends.range_cache import RangeCache, RangeCacheLimits
 from hounsfield.storage_backends.segments import PartRef, RecordIn, SegmentLog
 from hounsfield.storage_backends.tiered_blobs import Elsewhere, TieredBlobs
+from support.buckets import AwayError, Bucket
 
 KIB = 1 << 10
 BLOB = random.Random(5).randbytes(3_000_017)
 GRAIN = 64 * KIB
 NOT_AHEAD = RangeCacheLimits(ahead_bytes_max=4 * GRAIN)
-
-
-class AwayError(StorageError):
-    retry = True
 
 
 class Requests:
@@ -148,7 +144,6 @@ def test_a_request_that_fails_fails_for_its_reader_only() -> None:
 
 
 def test_a_store_that_gives_less_than_it_was_asked_for_is_not_believed() -> None:
-    store = Requests()
     cache = RangeCache(
         lambda name, offset, length: BLOB[offset : offset + length - 1], lambda name: len(BLOB)
     )
@@ -222,44 +217,6 @@ def test_any_reads_in_any_order_give_what_is_there(
 
 
 # ---------------------------------------------------------------- a segment log over two places
-
-
-class Bucket:
-    """A tier's objects in memory, some of them wrong, or away."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.failure: StorageError | None = None
-        self.reads = 0
-
-    def put(self, key: str, pieces: Iterable[Buffer], length: int) -> None:
-        self.objects[key] = b"".join(bytes(piece) for piece in pieces)
-
-    def read(self, key: str, offset: int, length: int) -> bytes:
-        self.reads += 1
-        if self.failure is not None:
-            raise self.failure
-        if key not in self.objects:
-            raise BlobNotFoundError("no such object")
-        return self.objects[key][offset : offset + length]
-
-    def read_into(self, key: str, offset: int, buffer: bytearray | memoryview) -> None:
-        memoryview(buffer).cast("B")[:] = self.read(key, offset, len(buffer))
-
-    def stream(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
-        yield self.objects[key][start:stop]
-
-    def size(self, key: str) -> int:
-        return len(self.objects[key])
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        return iter(sorted(name for name in self.objects if name.startswith(prefix)))
-
-    def delete(self, key: str) -> None:
-        self.objects.pop(key, None)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class Place:

@@ -210,6 +210,15 @@ class Keyring:
         """Open a key from its file, whatever is in memory; ``KeyringError`` when it does not unwrap."""
         self._read_key(purpose, key_id)
 
+    def wrapped_key(self, purpose: str, key_id: str) -> bytes:
+        """The file of a key as it is, wrapped: for a place that holds what it seals. ``KeyringError``."""
+        self._read_key(purpose, key_id)  # a damaged or destroyed one is not passed on
+        return self._path(purpose, key_id).read_bytes()
+
+    def wrapped_root(self) -> bytes:
+        """The root file, as it is: what a master or recovery key opens."""
+        return (self._directory / "root").read_bytes()
+
     def cached_key(self, purpose: str, key_id: str) -> bytes | None:
         """The key when it is in memory already, else None: never touches the disk."""
         return self._keys.get((purpose, key_id))

@@ -177,7 +177,7 @@ class Decision:
 
 
 def decide(rules: Sequence[TierRule], series: SeriesSubject, around: Surroundings) -> Decision | None:
-    """What is wanted of a series; None: nothing. A pinned one is wanted in the hot tier, whatever rules say."""
+    """What is wanted of a series; None: nothing is. A pinned one is wanted hot, whatever rules say."""
     if series.pinned:
         return Decision("", "pin", frozenset({HOT}))
     for rule in rules:
