@@ -1,0 +1,444 @@
+"""A tier in a bucket of any S3 server, over obstore (the extra ``s3``).
+
+obstore's blocking calls let the GIL go and make many requests at once in threads of their own. It repeats a
+request that a server answers with 5xx, or whose connection breaks, a few times within seconds; whoever
+wants to wait longer puts :class:`~hounsfield.storage_backends.store_wrappers.Retrying` around.
+
+A large put is a multipart upload: nothing can be seen of it until it is completed, and when it fails it is
+aborted. Only a process that is killed in the middle, or a store that is away when an upload is to be aborted,
+leaves invisible parts that cost money: a lifecycle rule of the bucket (AbortIncompleteMultipartUpload after
+7 days) ends them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from hounsfield.storage_backends.api import Buffer
+from hounsfield.storage_backends.errors import BlobNotFoundError, ShortReadError, StorageError
+from hounsfield.storage_backends.local_blobs import check_blob_name
+from hounsfield.storage_backends.object_store import StoreAwayError, StoreRefusedError
+from hounsfield.storage_backends.s3_credentials import ANONYMOUS, credential_source
+from hounsfield.storage_backends.s3_errors import translated
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config
+    from obstore.store import S3Store as ObstoreS3
+
+__all__ = ["S3Limits", "S3Options", "S3Store"]
+
+_PARTS_MAX = 10_000  # of one multipart upload: S3's own limit
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class S3Options:
+    """Where a bucket is and how it is spoken to. Holds no secret: it may be shown."""
+
+    bucket: str
+    endpoint: str | None = None
+    """``https://host[:port]`` of the server; None: Amazon's, of the region."""
+
+    region: str = "us-east-1"
+    """Servers of one's own take the usual default."""
+
+    prefix: str = ""
+    """Folder within the bucket, so that several tiers can share one: ``hounsfield/cold``."""
+
+    path_style: bool | None = None
+    """``host/bucket/key`` (True) or ``bucket.host/key``; None: the former when an endpoint is given."""
+
+    ca_file: Path | None = None
+    """Certificates (PEM) trusted beside the system's, for a server whose certificate is one's own."""
+
+    allow_http: bool = False
+    """Speak without TLS. Contents are sealed, keys of the bucket are not sent; names and sizes are seen."""
+
+    credentials: str = "default"
+    """See :func:`~hounsfield.storage_backends.s3_credentials.credential_source`."""
+
+    proxy: str | None = None
+    """HTTP proxy; None: as the environment says (``HTTPS_PROXY``, ``NO_PROXY``)."""
+
+    def __post_init__(self) -> None:
+        if not self.bucket or "/" in self.bucket:
+            raise ValueError(f"not the name of a bucket: {self.bucket!r}")
+        if self.prefix:
+            check_blob_name(self.prefix)
+        if self.endpoint is None:
+            return
+        parts = urlsplit(self.endpoint)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.query
+            or parts.path.strip("/")
+        ):
+            raise ValueError("an endpoint is https://host or https://host:port")
+        if parts.username or parts.password:
+            raise ValueError("an endpoint holds no keys; see credentials")
+        if parts.scheme == "http" and not self.allow_http:
+            raise ValueError(f"{self.endpoint} is without TLS: use https://, or set allow_http")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Limits:
+    """What one ``S3Store`` may use, and how long it waits."""
+
+    connect_s: float = 5
+    """For a connection. A server in the same house takes milliseconds, one across an ocean 0.3 s."""
+
+    silence_s: float = 20
+    """Without a byte of an answer. Busy servers have been seen to take seconds for the first one."""
+
+    request_s: float = 60
+    """For one request with its body: a range or part of 8 MiB then needs 140 kB/s."""
+
+    retries: int = 2
+    """Of one request, within ``retry_s``: for the part of a large put that fails once."""
+
+    retry_s: float = 10
+
+    range_bytes: int = 4 * _MIB
+    """Of one request when much is read: large enough that its latency is small beside it."""
+
+    ranges_in_flight: int = 4
+    """Of one stream or large read, which so holds at most 16 MiB."""
+
+    part_bytes: int = 8 * _MIB
+    """Of a multipart upload; at least 5 MiB (S3). Parts of very large objects are larger."""
+
+    parts_in_flight: int = 4
+    """Of one put, which so holds at most 48 MiB (one part more is being filled, one waits)."""
+
+    whole_bytes: int = 16 * _MIB
+    """Objects up to this size are put in one request."""
+
+    threads: int = 16
+    """That fetch ranges, of all streams and large reads together; more wait."""
+
+
+class S3Store:
+    """An ``ObjectStore`` (and ``CreatesOnce``) in a bucket. Thread-safe.
+
+    Opening asks nothing of the server. ``StoreRefusedError``: obstore is not installed, keys or certificates
+    cannot be read. Not to be used across a fork.
+    """
+
+    def __init__(self, options: S3Options, limits: S3Limits | None = None) -> None:
+        self._options = options
+        self._limits = limits or S3Limits()
+        self._prefix = options.prefix + "/" if options.prefix else ""
+        self._store = _opened(options, self._limits)
+        self._threads = ThreadPoolExecutor(self._limits.threads, thread_name_prefix=f"s3-{options.bucket}")
+
+    def __repr__(self) -> str:
+        at = f" at {self._options.endpoint}" if self._options.endpoint else ""
+        return f"<S3Store s3://{self._options.bucket}/{self._prefix}{at}>"
+
+    # -- writing
+
+    def put(self, key: str, pieces: Iterable[Buffer], length: int) -> None:
+        import obstore
+
+        path = self._path(key)
+        parts = _Parts(pieces, length, self._part_bytes(length))
+        try:
+            if length <= self._limits.whole_bytes:
+                obstore.put(self._store, path, b"".join(parts), use_multipart=False)
+            else:
+                obstore.put(
+                    self._store,
+                    path,
+                    iter(parts),
+                    use_multipart=True,
+                    chunk_size=parts.part_bytes,
+                    max_concurrency=self._limits.parts_in_flight,
+                )
+        except Exception as error:
+            if parts.failed is not None:
+                raise parts.failed from None  # of whoever gave the pieces
+            raise self._translated(error, "putting", key) from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        try:
+            obstore.put(self._store, self._path(key), data, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        except Exception as error:
+            raise self._translated(error, "putting", key) from error
+        return True
+
+    def delete(self, key: str) -> None:
+        import obstore
+
+        try:
+            obstore.delete(self._store, self._path(key))
+        except Exception as error:
+            ours = self._translated(error, "deleting", key)
+            if not isinstance(ours, BlobNotFoundError):
+                raise ours from error
+
+    # -- reading
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        if length <= self._limits.range_bytes:
+            return bytes(self._range(key, offset, offset + length)[0])
+        return b"".join(self.stream(key, offset, offset + length))
+
+    def read_into(self, key: str, offset: int, buffer: bytearray | memoryview) -> None:
+        view = memoryview(buffer).cast("B")
+        at = 0
+        for piece in self.stream(key, offset, offset + len(view)):
+            view[at : at + len(piece)] = piece
+            at += len(piece)
+
+    def stream(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[Buffer]:
+        self._path(key)
+        if stop is not None and stop - start <= self._limits.range_bytes:
+            yield self._range(key, start, stop)[0]
+            return
+        if stop is None:
+            try:
+                first, whole = self._range(key, start, start + self._limits.range_bytes, clipped=True)
+            except ShortReadError:
+                if start != self.size(key):  # an empty range is none that a server can give
+                    raise
+                return
+            yield first
+            start, stop = start + len(first), whole.size
+            yield from self._ranges(key, start, stop, whole)
+        else:
+            yield from self._ranges(key, start, stop, None)
+
+    def _ranges(self, key: str, start: int, stop: int, same: _Whole | None) -> Iterator[Buffer]:
+        """A window of ranges that moves on as its first is taken."""
+        step = self._limits.range_bytes
+        edges = iter(pairwise([*range(start, stop, step), stop]))
+        window: deque[Future[tuple[memoryview, _Whole]]] = deque()
+
+        def fill() -> None:
+            while len(window) < self._limits.ranges_in_flight and (edge := next(edges, None)):
+                try:
+                    window.append(self._threads.submit(self._range, key, *edge))
+                except RuntimeError:
+                    raise StoreAwayError(f"{self._at('reading', key)}: it is being closed") from None
+
+        try:
+            fill()
+            while window:
+                try:
+                    piece, whole = window.popleft().result()
+                except CancelledError:
+                    raise StoreAwayError(f"{self._at('reading', key)}: it is being closed") from None
+                if same is not None and whole != same:
+                    raise StoreAwayError(
+                        f"{self._at('reading', key)}: it was replaced meanwhile; read it again"
+                    )
+                same = whole
+                fill()
+                yield piece
+        finally:
+            for waiting in window:
+                waiting.cancel()
+
+    def _range(self, key: str, start: int, stop: int, *, clipped: bool = False) -> tuple[memoryview, _Whole]:
+        """One request's bytes, and what they are of; fewer only when ``clipped`` and the object ends."""
+        import obstore
+
+        path = self._path(key)
+        if start >= stop:
+            size = self.size(key)
+            if start > size:
+                raise ShortReadError(
+                    f"{self._at('reading', key)}: the object ends {start - size} bytes before"
+                )
+            return memoryview(b""), _Whole(size, None)
+        try:
+            result = obstore.get(self._store, path, options={"range": (start, stop)})
+            data = memoryview(result.bytes())
+        except Exception as error:
+            raise self._translated(error, "reading", key) from error
+        whole = _Whole(result.meta["size"], result.meta["e_tag"])
+        expected = min(stop, whole.size) - start
+        if len(data) != expected:
+            raise StoreAwayError(
+                f"{self._at('reading', key)}: {len(data)} bytes came instead of {expected}; try again later"
+            )
+        if expected != stop - start and not clipped:
+            raise ShortReadError(
+                f"{self._at('reading', key)}: the object ends {stop - whole.size} bytes before the range does"
+            )
+        return data, whole
+
+    def size(self, key: str) -> int:
+        import obstore
+
+        try:
+            return obstore.head(self._store, self._path(key))["size"]
+        except Exception as error:
+            raise self._translated(error, "asking for", key) from error
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        import obstore
+
+        # obstore's prefixes end where a folder does.
+        folder = (self._prefix + prefix).rpartition("/")[0]
+        try:
+            for page in obstore.list(self._store, folder or None, chunk_size=1000):
+                for found in page:
+                    name = found["path"].removeprefix(self._prefix)
+                    if name.startswith(prefix) and _is_key(name):
+                        yield name
+        except (StorageError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise self._translated(error, "listing", prefix) from error
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # -- what these share
+
+    def _path(self, key: str) -> str:
+        return self._prefix + check_blob_name(key)
+
+    def _part_bytes(self, length: int) -> int:
+        needed = -(-length // _PARTS_MAX)
+        return max(self._limits.part_bytes, -(-needed // _MIB) * _MIB)
+
+    def _at(self, doing: str, key: str) -> str:
+        return f"{doing} {key!r} of {self!r}"
+
+    def _translated(self, error: Exception, doing: str, key: str) -> StorageError:
+        if isinstance(error, StorageError):
+            return error
+        return translated(error, self._at(doing, key))
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What a range is of: another answer to the same name differs in this."""
+
+    size: int
+    e_tag: str | None
+
+
+class _Parts:
+    """The bytes of pieces in parts of one size, each in memory of its own: it is sent while others come."""
+
+    def __init__(self, pieces: Iterable[Buffer], length: int, part_bytes: int) -> None:
+        self._pieces = pieces
+        self._length = length
+        self.part_bytes = part_bytes
+        self.failed: BaseException | None = None
+        """What the pieces raised, or that they were not as many bytes as said."""
+
+    def __iter__(self) -> Iterator[bytearray]:
+        try:
+            yield from self._parts()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.failed = error
+            raise
+
+    def _parts(self) -> Iterator[bytearray]:
+        part, left = bytearray(), self._length
+        for piece in self._pieces:
+            view = memoryview(piece).cast("B")
+            left -= len(view)
+            if left < 0:
+                raise ValueError(f"more than the {self._length} bytes that were said to come")
+            while len(view):
+                taken = view[: self.part_bytes - len(part)]
+                part += taken
+                view = view[len(taken) :]
+                if len(part) == self.part_bytes:
+                    yield part
+                    part = bytearray()
+        if left:
+            raise ValueError(f"{left} bytes fewer than the {self._length} that were said to come")
+        if part:
+            yield part
+
+
+def _is_key(name: str) -> bool:
+    try:
+        check_blob_name(name)
+    except ValueError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- opening
+
+
+def _opened(options: S3Options, limits: S3Limits) -> ObstoreS3:
+    try:
+        from obstore.store import S3Store as Opened
+    except ImportError:
+        raise StoreRefusedError(
+            "a tier in a bucket needs the package obstore: pip install 'hounsfield[s3]'"
+        ) from None
+    config: S3Config = {
+        "region": options.region,
+        "disable_bulk_delete": True,  # servers lack it, and one by one is what we do
+        "unsigned_payload": False,  # so that the server compares what arrived with what was sent
+    }
+    path_style = options.path_style if options.path_style is not None else options.endpoint is not None
+    config["virtual_hosted_style_request"] = not path_style
+    if options.endpoint is not None:
+        config["endpoint"] = _endpoint(options.endpoint, None if path_style else options.bucket)
+    if options.credentials == ANONYMOUS:
+        config["skip_signature"] = True
+    source = credential_source(options.credentials)
+    client: ClientConfig = {
+        "allow_http": options.allow_http,
+        "connect_timeout": timedelta(seconds=limits.connect_s),
+        "read_timeout": timedelta(seconds=limits.silence_s),
+        "timeout": timedelta(seconds=limits.request_s),
+    }
+    if options.proxy is not None:
+        client["proxy_url"] = options.proxy
+    if options.ca_file is not None:
+        try:
+            client["root_certificate"] = options.ca_file.read_bytes()
+        except OSError as error:
+            raise StoreRefusedError(f"ca_file {options.ca_file} cannot be read: {error.strerror}") from None
+    arguments: dict[str, Any] = {} if source is None else {"credential_provider": source}
+    try:
+        return Opened(
+            options.bucket,
+            config=config,
+            client_options=client,
+            retry_config={
+                "max_retries": limits.retries,
+                "retry_timeout": timedelta(seconds=limits.retry_s),
+                "backoff": {
+                    "init_backoff": timedelta(milliseconds=100),
+                    "max_backoff": timedelta(seconds=2),
+                    "base": 2,
+                },
+            },
+            **arguments,
+        )
+    except Exception as error:
+        raise translated(error, f"opening s3://{options.bucket}") from error
+
+
+def _endpoint(endpoint: str, bucket: str | None) -> str:
+    """The address requests go to; ``bucket``: as a part of the host's name."""
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{bucket + '.' if bucket else ''}{parts.netloc}"
