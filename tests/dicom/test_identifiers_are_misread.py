@@ -364,3 +364,27 @@ def test_a_key_in_a_vr_that_cannot_hold_it_matches_nothing(keyword: str, vr: str
 )
 def test_answers_declare_what_the_standard_knows(asked: bytes, declared: bytes) -> None:
     assert declarable(asked) == declared
+
+
+@pytest.mark.parametrize(
+    ("keyword", "sent", "meant"),
+    [
+        ("PatientID", "A\\", "A"),
+        ("PatientID", "\\A", "A"),
+        ("PatientID", "A\\ \\B", "A\\B"),
+        ("PatientID", "\\", ""),
+        ("PatientName", "DOE\\", "DOE"),
+        ("PatientName", "^", ""),
+        ("PatientName", "^^^^", ""),
+        ("PatientName", "^=^=", ""),
+        ("PatientName", "^JOHN", "^JOHN"),
+        ("StudyDate", "20240101\\", "20240101"),
+        ("StudyDate", "\\-20240101", "-20240101"),
+        ("StudyInstanceUID", "\\1.2\\\\1.3\\", "1.2\\1.3"),
+        ("ModalitiesInStudy", "CT\\\\MR", "CT\\MR"),
+        ("PatientComments", "A\\", "A\\"),  # a backslash is a character of prose
+    ],
+)
+def test_nothing_in_a_list_is_no_value(keyword: str, sent: str, meant: str) -> None:
+    raw = data_set(keys(QueryRetrieveLevel="STUDY") | {tag_of(keyword): sent}, EXPLICIT_VR_LITTLE_ENDIAN)
+    assert read_identifier(raw, EXPLICIT_VR_LITTLE_ENDIAN).text(tag_of(keyword)) == meant

@@ -7,7 +7,8 @@ something shorter. Messages name attributes, never their values.
 
 Read as it is meant: VRs that were left out or written as UN are the dictionary's; elements may come in any
 order; a key that is nothing but an asterisk is universal in any VR, and so is a range that is nothing but a
-minus: devices send both for dates and UIDs, and nothing else can be meant.
+minus: devices send both for dates and UIDs, and nothing else can be meant. So is a name of nothing but
+delimiters; and what is empty in a list of values is left out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 from hounsfield.archive.dicom.attributes import SPECIFIC_CHARACTER_SET, to_text
 from hounsfield.archive.dicom.dictionary import KEYWORD_OF, UNDEFINED, vr_among
 from hounsfield.archive.dicom.matching import is_universal
-from hounsfield.archive.dicom.text import DEFAULT_CHARACTER_SET, CharacterSet, character_set
+from hounsfield.archive.dicom.text import DEFAULT_CHARACTER_SET, PROSE_VRS, CharacterSet, character_set
 from hounsfield.archive.dicom.walk import Budget, elements, is_letters, items, looks_implicit
 from hounsfield.codecs.registry import TransferSyntax
 
@@ -221,6 +222,11 @@ class _Reader:
         # Of a private attribute in implicit VR nobody may know what it is: text, if it is to be matched.
         known = "LO" if vr == "UN" else vr
         text = to_text(raw, known, known, charset, self._little, {})
+        if "\\" in text and known not in PROSE_VRS:
+            # Nothing is no value of a list: a single empty one would find everything there is.
+            text = "\\".join(part for part in text.split("\\") if part.strip(" \0"))
+        if known == "PN" and not text.strip("^= "):  # forms that put a name together send its carets alone
+            return ""
         if is_universal(text, vr) or not text.strip("*") or (text == "-" and vr in _TIMES):
             return ""
         return text
