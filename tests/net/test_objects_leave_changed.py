@@ -155,6 +155,8 @@ async def test_what_is_taken_as_it_is_stored_is_not_touched(
         ("MR_small_RLE.dcm", [BASELINE, JPEG_LOSSLESS, IMPLICIT], IMPLICIT),
         ("MR_small_jp2klossless.dcm", [f"{ROOT}.4.91", EXPLICIT], f"{ROOT}.4.91"),
         ("image_dfl.dcm", [IMPLICIT, RLE], IMPLICIT),
+        ("image_dfl.dcm", [RLE], RLE),
+        ("image_dfl.dcm", [JPEG_LOSSLESS, JPEG_2000], JPEG_LOSSLESS),
         ("rtplan.dcm", [RLE, EXPLICIT], EXPLICIT),
         ("SC_rgb_jpeg_gdcm.dcm", [EXPLICIT], EXPLICIT),
     ],
@@ -199,6 +201,21 @@ async def test_nothing_is_lost_that_was_not_lost_before(open_archive: Callable[.
         again = opened(data, syntax)
         assert syntax == BASELINE
         assert uid == again.SOPInstanceUID != plain.row.sop_uid
+
+
+async def test_what_was_deflated_and_has_no_frames_fails_where_frames_are_wanted(
+    open_archive: Callable[..., Any],
+) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(sample("rtplan.dcm")))
+    dataset.file_meta.TransferSyntaxUID = DEFLATED
+    out = io.BytesIO()
+    dataset.save_as(out, implicit_vr=False, little_endian=True)
+    async with open_archive() as archive:
+        plan = await stored(archive.engine, out.getvalue())
+        assert plan.row.transfer_syntax_uid == DEFLATED
+        taker = Taker(RLE, sop_class=plan.row.sop_class_uid)
+        sent = await send(taker, archive.engine, plan)
+        assert (sent.category, sent.status, taker.taken) == (Category.FAILURE, None, [])
 
 
 async def test_a_class_that_is_not_taken_is_a_failure_and_nothing_is_sent(

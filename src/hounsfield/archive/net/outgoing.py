@@ -159,7 +159,8 @@ class Accepted:
         if not here:
             return
         possible = transcodable(stored)
-        without_frames = Layout(instance.row.layout) is Layout.HEADER_ONLY
+        # What was deflated is known once it is inflated only: then it is refused there.
+        without_frames = Layout(instance.row.layout) is Layout.HEADER_ONLY and not lookup(stored).deflated
         for uid in dict.fromkeys((stored, *SAME_FRAMES.get(stored, ()), *LOSSLESS)):
             if uid not in here or uid not in possible:
                 continue
