@@ -21,11 +21,12 @@ import trio
 
 from hounsfield.archive.engine.errors import BusyError, StorageFailedError
 from hounsfield.archive.index import leases
+from hounsfield.archive.index.packs import pack_of
 from hounsfield.archive.index.rewriting import Pace, Rewriter, RewriteReport, StoppedError
 from hounsfield.archive.index.rows import SegmentRow, UseRow, decode
 from hounsfield.archive.index.tables import META, SEGMENT, USE
 from hounsfield.archive.index.use import uses
-from hounsfield.storage_backends.api import Batch
+from hounsfield.storage_backends.api import Batch, Snapshot
 from hounsfield.storage_backends.errors import BlobNotFoundError, StorageError, StoreFullError
 from hounsfield.storage_backends.local_blobs import LocalBlobs
 from hounsfield.storage_backends.segment_format import HEADER_BYTES
@@ -232,7 +233,9 @@ class Compaction:
         now_ns = self._clock()
         found: list[tuple[int, bytes]] = []
         with self._store.snapshot() as snapshot:
-            known = list(uses(snapshot))
+            known = [
+                (segment, use) for segment, use in uses(snapshot) if not _is_needed(snapshot, segment, use)
+            ]
         for segment, use in known:
             try:
                 size = self._log.size(segment)
@@ -317,6 +320,7 @@ class Compaction:
         segments = []
         with self._store.snapshot() as snapshot:
             known = list(uses(snapshot))
+            packs = {segment for segment, use in known if _is_needed(snapshot, segment, use)}
         for segment, use in known:
             try:
                 size, is_open = self._log.size(segment), self._log.is_being_written(segment)
@@ -327,6 +331,8 @@ class Compaction:
                 state = "emptied"
             elif use.damaged:
                 state = "damaged"
+            elif segment in packs:
+                state = "pack"
             elif is_open:
                 state = "being written"
             segments.append({
@@ -342,3 +348,9 @@ class Compaction:
             "dead_records": sum(one["dead_records"] for one in segments),
             "segments": sorted(segments, key=lambda one: -one["dead_bytes"]),
         }
+
+
+def _is_needed(snapshot: Snapshot, segment: bytes, use: UseRow) -> bool:
+    """Whether a segment is a pack of which something is needed: that is gathered anew, not compacted."""
+    pack = pack_of(snapshot, segment)
+    return pack is not None and use.dead_records < pack.objects
