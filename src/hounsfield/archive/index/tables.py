@@ -29,6 +29,8 @@ corrected  postings a correction's number (8)                            ids of 
 scrub      plain    segment id (16); "suspect/" | segment | record id    ScrubRow; SuspectRow; and two names
 pack       plain    segment id (16)                                      PackRow: its series, and who has it
 packed     plain    study id (12) | series hash (8) | segment id (16)    nothing: the packs of a series
+opened     plain    study id (12) | series hash (8)                      day (4) on which it was opened last
+recall     plain    study id (12) | series hash (8)                      RecallRow: it is to be hot
 ========== ======== ==================================================== ===========================
 """
 
@@ -67,8 +69,11 @@ CORRECTED = Table("corrected", TableKind.POSTINGS, STUDY_ID_BYTES)
 SCRUB = Table("scrub")
 PACK = Table("pack")
 PACKED = Table("packed")
+OPENED = Table("opened")
+RECALL = Table("recall")
 
 ALL_TABLES = (
     PATIENT, STUDY, SERIES, INSTANCE, PLACE, TOKEN, VERSION, QUARANTINE, STATE, JOURNAL, META, SEGMENT,
     FRESH, GRAMS, GRAM, TOMBSTONE, SPARE, USE, CORRECTION, CORRECTED, SCRUB, PACK, PACKED,
+    OPENED, RECALL,
 )  # fmt: skip

@@ -1,0 +1,260 @@
+"""What is to be done so that every series lies where the rules want it: made anew each time, from what is.
+
+A plan is a walk over all series. For each it asks the rules (:mod:`~hounsfield.archive.engine.tier_rules`)
+and holds their answer against the rows of the packs; the difference is a task. Nothing remembers a task: one
+that was interrupted is found again, and is shorter. Making a plan changes nothing.
+
+Blocking. A series costs two rows and a look at its packs, some 40 µs; the rows of its instances are read only
+when a rule wants it and not all of it is packed.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from hounsfield.archive.engine.tier_rules import (
+    Action,
+    Decision,
+    SeriesSubject,
+    Surroundings,
+    TierRule,
+    decide,
+)
+from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.demand import last_opened, pinned
+from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.packs import HOT, PackRow, packs_of
+from hounsfield.archive.index.rows import InstanceRow, SeriesRow, SourceRow, StudyRow, UseRow, decode
+from hounsfield.archive.index.tables import SERIES, STUDY_ID_BYTES, USE
+from hounsfield.archive.index.use import stored_bytes
+from hounsfield.storage_backends.api import KeyValueStore, Snapshot
+
+__all__ = ["PackTask", "PlanLimits", "SeriesTask", "TierPlanning"]
+
+PAGE_SERIES = 200
+"""Series looked at in one snapshot: at 10 ms it is held no longer than others notice."""
+
+_MODALITY = 0x00080060
+Source = Callable[[InstanceRow], SourceRow]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanLimits:
+    """What a plan leaves alone."""
+
+    quiet_s: float = 3600.0
+    """A series that changed so lately may still be growing: each late object would be a pack of its own."""
+
+    recalled_s: float = 7 * 86_400.0
+    """What was brought back is not sent away again sooner, whatever rules say: it was wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackTask:
+    """One pack, of ``size`` bytes: the tiers that are to get a copy, and those that then lose theirs."""
+
+    segment: bytes
+    size: int
+    copy_to: tuple[str, ...]
+    drop_from: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesTask:
+    """What is to be done with one series, and which rule wants it.
+
+    ``gather``: objects that lie in no pack of it yet are to be packed, some ``gather_bytes``, their frames
+    encoded as ``compress`` ("" as they are); the pack goes to ``tiers`` then. ``packs``: those that it has.
+    """
+
+    study_uid: str
+    series_uid: str
+    series_key: bytes
+    rule: str
+    action: Action
+    tiers: frozenset[str] = frozenset()
+    compress: str = ""
+    gather: bool = False
+    gather_bytes: int = 0
+    packs: tuple[PackTask, ...] = ()
+    modality: str = ""
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes that go into other tiers; before any recompression."""
+        new = len(self.tiers - {HOT}) * self.gather_bytes if self.gather else 0
+        return new + sum(pack.size * len(pack.copy_to) for pack in self.packs)
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that the hot tier gets back; what is brought into it counts against that."""
+        leaves = HOT not in self.tiers and bool(self.tiers)
+        freed = self.gather_bytes if self.gather and leaves else 0
+        for pack in self.packs:
+            freed += pack.size * ((HOT in pack.drop_from) - (HOT in pack.copy_to))
+        return freed
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is to be done."""
+        return not self.gather and not self.packs and self.action != "expire"
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """What one page of series is looked at with."""
+
+    snapshot: Snapshot
+    around: Surroundings
+    pinned: frozenset[str]
+    now_ns: int
+
+
+@dataclass(slots=True)
+class _Series:
+    """One series, and where it lies."""
+
+    key: bytes
+    study: StudyRow
+    row: SeriesRow
+    packs: list[tuple[bytes, PackRow]]
+    loose: list[InstanceRow] | None = None  # instances in no pack of it; None: not looked yet
+    loose_bytes: int = 0
+
+
+class TierPlanning:
+    """Makes plans. Any number of threads at once."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        journal: Journal,
+        rules: Sequence[TierRule],
+        source: Source,
+        limits: PlanLimits | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._journal = journal
+        self._rules = rules
+        self._source = source
+        self._limits = limits or PlanLimits()
+        self._asks_bytes = any(rule.bytes_min is not None or rule.bytes_max is not None for rule in rules)
+
+    def tasks(
+        self,
+        store: KeyValueStore,
+        around: Surroundings,
+        now_ns: int,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> Iterator[SeriesTask]:
+        """Every series of which something is to be done. ``progress(series looked at)``, now and then."""
+        after: bytes | None = None
+        looked = 0
+        while True:
+            with store.snapshot() as snapshot:
+                moment = _Moment(snapshot, around, pinned(snapshot, self._journal, now_ns), now_ns)
+                page = list(snapshot.scan(SERIES, after=after, limit=PAGE_SERIES))
+                found = list(self._of_page(moment, page))
+            yield from found
+            looked += len(page)
+            progress(looked)
+            if len(page) < PAGE_SERIES:
+                return
+            after = page[-1][0]
+
+    def _of_page(self, at: _Moment, page: Sequence[tuple[bytes, bytes]]) -> Iterator[SeriesTask]:
+        study_id, study = b"", None
+        for key, sealed in page:
+            if key[:STUDY_ID_BYTES] != study_id:
+                study_id = key[:STUDY_ID_BYTES]
+                study = self._catalog.study_by_id(at.snapshot, study_id)
+            if study is None:
+                continue
+            row = self._catalog.open_row(SERIES, key, sealed, SeriesRow)
+            if at.now_ns - row.changed_ns < self._limits.quiet_s * 1e9:
+                continue
+            task = self._task(at, _Series(key, study, row, list(packs_of(at.snapshot, key))))
+            if task is not None and not task.idle:
+                yield task
+
+    def _task(self, at: _Moment, one: _Series) -> SeriesTask | None:
+        if self._asks_bytes:
+            self._look(at, one)
+        subject = SeriesSubject(
+            study=one.study.attributes,
+            series=one.row.attributes,
+            bytes=sum(row.size for _, row in one.packs) + one.loose_bytes,
+            received=_day(one.study.received_ns),
+            opened=last_opened(at.snapshot, one.key),
+            sop_class_uid=one.row.sop_classes[0] if one.row.sop_classes else "",
+            transfer_syntax_uid=one.row.transfer_syntaxes[0] if one.row.transfer_syntaxes else "",
+            pinned=one.study.uid in at.pinned,
+            source=lambda: self._source_of(at, one),
+        )
+        decision = decide(self._rules, subject, at.around)
+        if decision is None:
+            return None
+        self._look(at, one)
+        return self._difference(at, one, decision)
+
+    def _source_of(self, at: _Moment, one: _Series) -> SourceRow:
+        """How the first of its objects that comes to hand came in; they mostly came alike."""
+        row = next(self._catalog.instances_of(at.snapshot, one.key), None)
+        return SourceRow() if row is None else self._source(row)
+
+    def _look(self, at: _Moment, one: _Series) -> None:
+        """Find out what of the series lies in no pack of it."""
+        if one.loose is not None:
+            return
+        if one.packs and self._is_all_packed(at, one):
+            one.loose = []
+            return
+        own = {segment for segment, _ in one.packs}
+        instances = self._catalog.instances_of(at.snapshot, one.key)
+        one.loose = [row for row in instances if row.location.segment not in own]
+        one.loose_bytes = sum(stored_bytes(row.location) or 0 for row in one.loose)
+
+    def _is_all_packed(self, at: _Moment, one: _Series) -> bool:
+        """Whether nothing came since the last pack was made, as is so of most series of an archive."""
+        if one.row.changed_ns >= max(row.made_ns for _, row in one.packs):
+            return False
+        live = sum(row.objects for _, row in one.packs)
+        for segment, _ in one.packs:
+            held = at.snapshot.get(USE, segment)
+            live -= 0 if held is None else decode(UseRow, held).dead_records
+        return live >= one.row.instances
+
+    def _difference(self, at: _Moment, one: _Series, decision: Decision) -> SeriesTask:
+        tiers, packs = decision.tiers, []
+        for segment, row in one.packs if tiers else ():
+            copy_to = tuple(sorted(tiers - row.copies.keys()))
+            # What is pinned keeps the copies it has: when the pin is over, no byte has to move again.
+            leaving = sorted(row.copies.keys() - tiers) if decision.action != "pin" else []
+            drop_from = tuple(tier for tier in leaving if not self._stays(row, tier, at.now_ns))
+            if copy_to or drop_from:
+                packs.append(PackTask(segment, row.size, copy_to, drop_from))
+        wants_pack = decision.action in {"move", "copy", "recompress"} and tiers != {HOT}
+        return SeriesTask(
+            study_uid=one.study.uid,
+            series_uid=one.row.uid,
+            series_key=one.key,
+            rule=decision.rule,
+            action=decision.action,
+            tiers=tiers,
+            compress=decision.compress,
+            gather=bool(one.loose) and wants_pack,
+            gather_bytes=one.loose_bytes if wants_pack else 0,
+            packs=tuple(packs),
+            modality=one.row.attributes.get(_MODALITY, ""),
+        )
+
+    def _stays(self, row: PackRow, tier: str, now_ns: int) -> bool:
+        """Whether a copy is one that was brought back lately."""
+        since = row.copies[tier].since_ns
+        return tier == HOT and since > row.made_ns and now_ns - since < self._limits.recalled_s * 1e9
+
+
+def _day(at_ns: int) -> datetime.date:
+    return datetime.datetime.fromtimestamp(at_ns / 1e9).astimezone().date()
