@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from hounsfield.archive.cli.identifiers import parse_keys
+
 LONG = "A_TITLE_OF_MORE_THAN_16"
 
 
@@ -85,6 +87,35 @@ def test_what_is_found_wrong_before_anybody_is_called(
     result = cli("echo", "PACS@127.0.0.1:1", *words)
     assert (result.code, hint in result.err) == (2, True), (result.code, result.err[:500])
     assert len(result.err) < 500, "what was written is not written back at such a length"
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("find", "RequestAttributesSequence=4711"), "SEQUENCE.KEY=VALUE"),
+        (("find", "PatientName.PatientID=4711"), "SEQUENCE.KEY=VALUE"),
+        (("find", "PatientID=1", "PatientID=2"), "is given twice"),
+        (("find", "--level", "patient", "--model", "study"), "has no level patient"),
+        (("find", "--level", "series", "--model", "patient-study-only"), "has no level series"),
+        (("move", "--to", "", "1.2"), "1 to 16 ASCII characters"),
+        (("move", "--to", LONG, "1.2"), "1 to 16 ASCII characters"),
+        (("move", "--to", "WS", "PatientID=1", "--model", "study"), "has no level patient"),
+        (("get", "--to", "out", "1.2", "--sop-class", "CT"), "is no UID"),
+        (("get", "--to", "out", "1.2", "--syntax", "1..2"), "is no UID"),
+    ],
+)
+def test_what_would_ask_for_something_else_is_not_asked(
+    cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], hint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = cli(words[0], "PACS@127.0.0.1:1", *words[1:])
+    assert (result.code, hint in result.err) == (2, True), result.err
+
+
+def test_a_key_that_is_returned_too_is_matched() -> None:
+    name = (0x00100010,)
+    for words in (["PatientName=A", "PatientName"], ["PatientName", "PatientName=A"], ["00100010=A"] * 2):
+        assert parse_keys(words) == {name: "A"}
 
 
 @pytest.mark.parametrize("host", ["pacs..example.org", "a" * 70, "reading room"])

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hounsfield.archive.cli.conversation import converse, limits_for
-from hounsfield.archive.cli.identifiers import level_options, query_model, retrieval_identifiers
+from hounsfield.archive.cli.identifiers import (
+    UID_CHARS_MAX,
+    is_uid,
+    level_options,
+    query_model,
+    retrieval_identifiers,
+)
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
 from hounsfield.archive.cli.output import EXIT_USAGE, Failed, print_json, remark, size
 from hounsfield.archive.cli.remote import remote_options, resolve
@@ -83,6 +89,9 @@ def command(
     """
     from hounsfield.archive.net.get_contexts import get_contexts
 
+    for chosen in (*classes, *syntaxes):
+        if not is_uid(chosen):
+            raise Failed(f"{chosen[:UID_CHARS_MAX]!r} is no UID", EXIT_USAGE)
     asked = retrieval_identifiers(what, level)
     uid = query_model(model, [at for at, _ in asked]).get_uid
     contexts, roles, left_out = get_contexts(uid, classes, syntaxes)

@@ -19,6 +19,7 @@ Model = dict[str, Any]
 
 QUERY_RETRIEVE_LEVEL = 0x00080052
 SPECIFIC_CHARACTER_SET = 0x00080005
+UID_CHARS_MAX = 64
 PATIENT_ID, STUDY_UID, SERIES_UID, INSTANCE_UID = 0x00100020, 0x0020000D, 0x0020000E, 0x00080018
 
 
@@ -38,6 +39,12 @@ class RetrieveLevel(Enum):
         ]
 
 
+# PS3.4 C.6.1.1, C.6.2.1, C.6.3.1
+_LEVELS = {
+    "patient": ("PATIENT", "STUDY", "SERIES", "IMAGE"),
+    "study": ("STUDY", "SERIES", "IMAGE"),
+    "patient-study-only": ("PATIENT", "STUDY"),
+}
 _UNIQUE = {level.key: level for level in RetrieveLevel}
 
 
@@ -64,8 +71,19 @@ def level_options(function: Command) -> Command:
     )(function)
 
 
+def is_uid(text: str) -> bool:
+    """Whether ``text`` can be a UID (PS3.5 9.1), leading zeros and all that devices write."""
+    return 0 < len(text) <= UID_CHARS_MAX and all(
+        part.isascii() and part.isdigit() for part in text.split(".")
+    )
+
+
 def parse_keys(words: Iterable[str]) -> dict[tuple[int, ...], str]:
-    """``KEYWORD=VALUE``, ``gggg,eeee=VALUE``, ``SEQUENCE.KEYWORD=VALUE``: path → text, "" without ``=``."""
+    """``KEYWORD=VALUE``, ``gggg,eeee=VALUE``, ``SEQUENCE.KEYWORD=VALUE``: path → text, "" without ``=``.
+
+    Raises Failed for what would ask for something else than it says: nothing is dropped that was given.
+    """
+    from hounsfield.archive.dicom.dictionary import vr_of
     from hounsfield.archive.dicom.query import parse_path
 
     keys: dict[tuple[int, ...], str] = {}
@@ -78,7 +96,18 @@ def parse_keys(words: Iterable[str]) -> dict[tuple[int, ...], str]:
                 "e.g. PatientName='DOE*' or 0010,0020=4711",
                 EXIT_USAGE,
             )
-        keys[path] = value
+        for place, tag in enumerate(path):
+            inner = place < len(path) - 1
+            if (inner and vr_of(tag) not in {"SQ", "UN"}) or (not inner and value and vr_of(tag) == "SQ"):
+                raise Failed(
+                    f"{name}: what is in a sequence is written SEQUENCE.KEY=VALUE, "
+                    "e.g. RequestAttributesSequence.RequestedProcedureID=4711",
+                    EXIT_USAGE,
+                )
+        before = keys.get(path, "")
+        if before and value and before != value:
+            raise Failed(f"{name} is given twice: a list is written {name}='A\\\\B'", EXIT_USAGE)
+        keys[path] = before or value
     return keys
 
 
@@ -142,6 +171,12 @@ def query_model(named: str | None, levels: Iterable[RetrieveLevel]) -> QueryMode
     from hounsfield.archive.net.query_retrieve import QueryModel
 
     if named:
+        for level in levels:
+            if level.value not in _LEVELS[named]:
+                raise Failed(
+                    f"the model {named} has no level {level.value.lower()}; --model chooses another",
+                    EXIT_USAGE,
+                )
         return QueryModel(named)
     return QueryModel.PATIENT if RetrieveLevel.PATIENT in levels else QueryModel.STUDY
 

@@ -12,7 +12,7 @@ from hounsfield.archive.cli.conversation import converse, limits_for
 from hounsfield.archive.cli.identifiers import level_options, query_model, retrieval_identifiers
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
 from hounsfield.archive.cli.output import Failed, print_json, remark
-from hounsfield.archive.cli.remote import remote_options, resolve
+from hounsfield.archive.cli.remote import ae_title, remote_options, resolve
 from hounsfield.archive.cli.retrieval import Retrieval, counting
 
 
@@ -76,7 +76,7 @@ def command(
         character_set,
         limits_for(timeout),
         Offer(extended=Extensions(relational=relational).negotiation(uid, find=False)),
-        destination=destination.strip(),
+        destination=ae_title(destination, "destination's"),
         relational=relational,
     )
     progress = counting(as_json)

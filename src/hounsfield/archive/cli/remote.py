@@ -93,8 +93,8 @@ def resolve(
     return RemoteEntity(
         ae.host,
         ae.port,
-        called_ae=_title(called or ae.called_title or ae.title, "called"),
-        calling_ae=_title(calling or ae.calling_title or config.archive.ae_title, "calling"),
+        called_ae=ae_title(called or ae.called_title or ae.title, "called"),
+        calling_ae=ae_title(calling or ae.calling_title or config.archive.ae_title, "calling"),
         tls=context,
         identity=_identity(user, passcode, jwt),
     )
@@ -179,7 +179,8 @@ def _secret(source: str, option: str, more: str = "") -> str:
     return text.strip()
 
 
-def _title(title: str, which: str) -> str:
+def ae_title(title: str, which: str) -> str:
+    """A title as it is sent (PS3.5 6.2, VR AE). Raises Failed for one that cannot be."""
     title = title.strip(" ")
     if not 1 <= len(title) <= 16 or not (title.isascii() and title.isprintable()) or "\\" in title:
         shown = repr(title[:TITLE_CHARS_SHOWN_MAX])
