@@ -17,6 +17,7 @@ from pynetdicom import AE, evt
 from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import UserIdentityNegotiation
 
+from hounsfield.archive.app.asking import ask
 from support.pki import Authority
 from support.server import HOUNSFIELD, ArchiveServer, archive_server, until
 
@@ -67,25 +68,39 @@ def calling(
 
 
 def change(server: ArchiveServer, *words: str, stdin: str | None = None) -> None:
-    """Run a command that changes AEs or users, and wait until every worker has taken it."""
-
-    def loaded() -> int:
-        return int(server.status()["totals"]["lists_loaded_total"])
-
-    before = loaded()
+    """Run a command that changes AEs or users: when it returns, every worker has taken it."""
     command = [*HOUNSFIELD, *words, "--data", str(server.data)]
     subprocess.run(command, input=stdin, text=True, check=True, env=server.environment, capture_output=True)
-    until(lambda: loaded() >= before + server.workers, "the workers")
 
 
 def open_associations(server: ArchiveServer) -> int:
     return int(server.status()["totals"]["associations"])
 
 
+def test_a_command_returns_when_every_worker_knows(server: ArchiveServer) -> None:
+    """An AE that was removed gets in nowhere from then on; one that was added is refused by nobody."""
+
+    def outcomes() -> set[bool]:
+        found = set()
+        for _ in range(6):
+            with calling(server, "GUEST") as made:
+                found.add(made == REJECTED)
+        return found
+
+    control = server.data / "control.sock"
+    for _ in range(8):
+        ask(control, "ae-add", title="GUEST", identity_required=True)
+        assert outcomes() == {True}
+        ask(control, "ae-remove", title="GUEST")
+        assert outcomes() == {False}
+
+
 def test_an_entity_has_its_own_limit_over_all_workers(server: ArchiveServer) -> None:
-    change(server, "ae", "add", "LIMITED", "--associations-max", "3")
+    change(server, "ae", "add", "LIMITED")
     with ExitStack() as stack:
-        opened = [stack.enter_context(calling(server, "LIMITED")) for _ in range(3)]
+        opened = [stack.enter_context(calling(server, "LIMITED")) for _ in range(2)]
+        change(server, "ae", "set", "LIMITED", "--associations-max", "3")  # those that are open count
+        opened.append(stack.enter_context(calling(server, "LIMITED")))
         assert all(each.is_established for each in opened)
         with calling(server, "LIMITED") as beyond:
             assert beyond == LOCAL_LIMIT
@@ -184,7 +199,7 @@ def test_what_was_done_is_found_later(server: ArchiveServer) -> None:
     feed = server.client.get("/changes")
     assert feed.status_code == 200
     assert "CT7" not in feed.text, "nothing for viewers"
-    assert server.run("audit", "--since", "yesterday").returncode == 1
+    assert server.run("audit", "--since", "yesterday").returncode == 2
     assert "CT7" in server.run("audit", "--limit", "500").stdout
 
 
@@ -218,7 +233,7 @@ def test_a_table_of_devices(server: ArchiveServer, tmp_path: Path) -> None:
     ):
         table.write_text(text, encoding="utf-8")
         failed = server.run("ae", "import", str(table))
-        assert failed.returncode == 1
+        assert failed.returncode == 2
         assert words in failed.stderr
     assert "T3" not in {ae["title"] for ae in server.run_json("ae", "list")}
 

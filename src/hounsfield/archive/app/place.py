@@ -28,6 +28,7 @@ class Place:
         self.channel: Channel | None = None
         self.told = False  # it has its boot message: it hears others
         self.ready = False
+        self.lists = 0  # which of the supervisor's hand-outs it uses
         self.restarts = 0
         self.started_at = 0.0
         self.failure: str | None = None  # what a worker that could not start said

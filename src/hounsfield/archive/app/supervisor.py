@@ -45,6 +45,7 @@ RECOVERY_NOTE_SECONDS = 60.0  # how often a long recovery is mentioned: it may t
 LAST_WORDS_SECONDS = 1.0
 KILL_SECONDS = 5.0  # after a drain's grace or a stop, until SIGKILL
 ANSWER_SECONDS_MAX = 600.0
+HAND_OUT_SECONDS_MAX = 10.0  # a worker that hangs must not keep a command waiting
 
 
 class State(Enum):
@@ -88,6 +89,8 @@ class Supervisor:
         self._recent = RecentPeers()
         self._questions: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self._question = 0
+        self._hand_outs = 0
+        self._taken = trio.lowlevel.ParkingLot()
         self._signals_seen = 0
         self._failure: str | None = None
         self._all_ready = trio.Event()
@@ -272,6 +275,7 @@ class Supervisor:
                     await channel.aclose()
                     return
             place.told = True
+            place.lists = self._hand_outs
             await channel.send(self._boot(place))
             while True:
                 message = await channel.receive()
@@ -285,6 +289,9 @@ class Supervisor:
                         place.failure = message["error"]
                     case "aes-changed":
                         await self._hand_out()
+                    case "reloaded":
+                        place.lists = message["number"]
+                        self._taken.unpark_all()
                     case "peer":
                         self._recent.note(message)
                     case "reply":
@@ -362,11 +369,22 @@ class Supervisor:
 
     async def _hand_out(self) -> None:
         """Tell every worker to use the lists, tokens and added AEs as they are now."""
-        message = {"type": "reload", "config": self.config}
+        self._hand_outs += 1
+        message = {"type": "reload", "config": self.config, "number": self._hand_outs}
         for place in self._places:
             if place.channel is not None and place.told:
                 with contextlib.suppress(ChannelClosed):
                     await place.channel.send(message)
+
+    async def _handed_out(self) -> None:
+        """Wait until every worker uses what was handed out: who removed an AE has to rely on it."""
+        number = self._hand_outs
+        with trio.move_on_after(HAND_OUT_SECONDS_MAX) as patience:
+            while late := [each.number for each in self._places if each.ready and each.lists < number]:
+                with trio.move_on_after(1.0):  # one that ends meanwhile says nothing
+                    await self._taken.park()
+        if patience.cancelled_caught:
+            self._log.warning("workers did not take the lists in time", what=f"workers {late}")
 
     def status(self) -> dict[str, Any]:
         """What runs, where it listens, and the archive's totals."""
@@ -403,6 +421,7 @@ class Supervisor:
         """Those of ours that have ended, or will soon."""
         config = self.config
         files = [config.dicom.tls_client_certificate, *(ae.tls_certificate for ae in config.aes)]
+        files += [config.dicom.tls_client_crl, *(ae.tls_crl for ae in config.aes)]
         files += [each.tls_certificate for each in config.dicom.listeners]
         files += [each.tls_certificate for each in config.http.listeners]
         if not any(files):
@@ -429,6 +448,7 @@ class Supervisor:
 
         async def reload() -> str:
             await self.reload()
+            await self._handed_out()
             return "loaded"
 
         return {
@@ -462,6 +482,7 @@ class Supervisor:
             raise ControlError("the worker that was asked ended or did not answer; try again") from None
         finally:
             self._questions.pop(number, None)
+        await self._handed_out()
         if "error" in reply:
             raise ControlError(reply["error"], mistaken=reply.get("mistaken", False))
         return reply["result"]

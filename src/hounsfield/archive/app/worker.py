@@ -147,6 +147,7 @@ class _Worker:
                         self._nursery.cancel_scope.cancel()
                     case "reload":
                         await self._services.reload(message)
+                        await self._channel.send({"type": "reloaded", "number": message["number"]})
                     case "ask":
                         self._nursery.start_soon(self._answer, message)
         except ChannelClosed:

@@ -39,7 +39,7 @@ class Admission:
         self._listener = listener
         self._endpoint = endpoint
         self._address = address
-        self._limited_title = ""
+        self._counted_title = ""
 
     async def judge(self, request: AssociateRequest, *, draining: bool) -> Identified | Refusal | None:
         """Who it is that calls, None for nobody in particular; or why it is refused (PS3.8 9.3.4).
@@ -58,9 +58,9 @@ class Admission:
         if self.open:
             self.open = False
             self._listener.association_closed(self._address)
-        if self._limited_title:
-            self._listener.observer.entity_closed(self._limited_title)
-            self._limited_title = ""
+        if self._counted_title:
+            self._listener.observer.entity_closed(self._counted_title)
+            self._counted_title = ""
 
     def _refusal(self, request: AssociateRequest) -> Refusal | None:
         listener, limits, ae = self._listener, self._listener.limits, self.ae
@@ -73,10 +73,10 @@ class Admission:
             return over_limit(
                 f"more than {limits.associations_per_address_max} associations from one address"
             )
-        if ae is not None and ae.associations_max:
-            self._limited_title = ae.title
+        if ae is not None:
+            self._counted_title = ae.title  # without a limit, too: it may get one while this one is open
             listener.observer.entity_opened(ae.title)
-            if listener.observer.associations_of(ae.title) > ae.associations_max:
+            if 0 < ae.associations_max < listener.observer.associations_of(ae.title):
                 return over_limit(f"more than {ae.associations_max} associations of this AE")
         return None
 
