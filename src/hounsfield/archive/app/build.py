@@ -12,9 +12,11 @@ from typing import Any
 import msgspec
 import trio
 
+from hounsfield.archive.app.data_directory import IMPORT
 from hounsfield.archive.app.dicom import DicomService
 from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.http import HttpService
+from hounsfield.archive.app.importing.doors import ImportDoor
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.resources import Resources, Services
@@ -23,6 +25,7 @@ from hounsfield.archive.app.routing import RoutingService
 from hounsfield.archive.app.sampling import Sampler
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine, Stores, open_engine
+from hounsfield.storage_backends.file_systems import make_private_directory
 from hounsfield.storage_backends.keyring import Keyring
 
 
@@ -69,6 +72,7 @@ async def _services(resources: Resources, engine: Engine) -> Services:
     sampler.add_engine(engine)
     services.background.append(sampler.run)
     services.operations |= Operations(engine).table()
+    _let_imports_in(resources, engine, services)
 
     dicom = DicomService(resources, engine)
     await dicom.start()
@@ -99,3 +103,12 @@ async def _services(resources: Resources, engine: Engine) -> Services:
 
     services.reload = reload
     return services
+
+
+def _let_imports_in(resources: Resources, engine: Engine, services: Services) -> None:
+    """The door of `hounsfield import` into this worker."""
+    folder = Path(resources.boot.directory) / IMPORT
+    make_private_directory(folder)
+    door = ImportDoor(engine, folder / f"{resources.boot.worker}.sock")
+    services.listeners.append(door.serve)
+    services.drains.append(door.drain)

@@ -9,6 +9,7 @@
       keys/             wrapped keys            index/    the sealed index
       segments/         sealed objects          ledger/   sealed facts
       derived/          what can be made again at any time (prepared metadata); need not be backed up
+      import/           the doors of `hounsfield import`, and what it has done with; need not be backed up
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ LAYOUT_VERSION = 1
 MARKER = "hounsfield.json"
 LOCK = "lock"
 CONTROL_SOCKET = "control.sock"
+IMPORT = "import"
 _MARKER_DRAFT = f".{MARKER}.new"
 SUBDIRECTORIES = ("keys", "index", "segments", "ledger", "derived")
 

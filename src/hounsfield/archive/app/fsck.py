@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hounsfield.archive.app.data_directory import CONTROL_SOCKET, LOCK, MARKER, SUBDIRECTORIES
+from hounsfield.archive.app.data_directory import CONTROL_SOCKET, IMPORT, LOCK, MARKER, SUBDIRECTORIES
 from hounsfield.archive.app.offline import open_stores
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import DERIVED
@@ -20,7 +20,7 @@ from hounsfield.storage_backends.segment_format import SEGMENT_NAME
 
 _INDEX = re.compile(r"data\.mdb|lock\.mdb|open\.lock|unflushed|checkpoint-[0-9]{4}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.key")
-_KNOWN = {*SUBDIRECTORIES, DERIVED, MARKER, LOCK, CONTROL_SOCKET, "lost+found"}
+_KNOWN = {*SUBDIRECTORIES, DERIVED, IMPORT, MARKER, LOCK, CONTROL_SOCKET, "lost+found"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ SHOW_SECONDS = 0.5  # between two looks at how far a long operation is
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def as_one_error() -> Iterator[None]:
     """Raise what a nursery wrapped, when it is one error: as a server's answer would."""
     try:
         yield
@@ -65,11 +65,11 @@ class OpenedArchive(Archive):
         self._options: EngineOptions = engine_options(config, workers=1)
 
     def call(self, op: str, /, **args: Any) -> Any:
-        with _alone():
+        with as_one_error():
             return trio.run(self._call, self._stores, op, args)
 
     def scrub(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        with _alone():
+        with as_one_error():
             return trio.run(self._scrub, self._stores, progress)
 
     async def _scrub(self, stores: Stores, progress: Callable[[int, int], None]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "send": ("send", "Send DICOM files to an AE (C-STORE)."),
     "commit": ("commit", "Ask an AE to be responsible for objects (storage commitment)."),
     "echo": ("echo", "Ask an AE whether it is there (C-ECHO)."),
+    "import": ("import_", "Bring existing studies in, from files or other archives."),
     "export": ("export", "Write studies out as DICOM files."),
     "delete": ("delete", "Delete studies, series or instances, for good."),
     "hold": ("hold", "Legal holds: what must not be deleted."),

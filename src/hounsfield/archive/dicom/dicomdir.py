@@ -29,10 +29,10 @@ class DicomdirError(ValueError):
     retry = False
 
 
-def file_ids(data: Buffer) -> Iterator[tuple[str, ...]]:
+def file_ids(data: Buffer, *, sound_only: bool = True) -> Iterator[tuple[str, ...]]:
     """The components of every Referenced File ID (0004,1500), in order.
 
-    Ids that lead out of the folder are left out.
+    Ids that lead out of the folder are left out; without ``sound_only`` they are given as they stand.
 
     ``data`` is the whole DICOMDIR. DicomdirError when it is none.
     """
@@ -51,61 +51,82 @@ def file_ids(data: Buffer) -> Iterator[tuple[str, ...]]:
         for tag, _, value, size, _ in elements(data, start, end, implicit, scanned.little_endian):
             if tag == _REFERENCED_FILE_ID and size:
                 components = _components(bytes(data[value : value + size]))
-                if components:
+                if Locator.is_sound(components) or not sound_only:
                     yield components
                 break
 
 
-def _components(raw: bytes) -> tuple[str, ...] | None:
-    parts = tuple(part.strip(" \0") for part in raw.decode("latin-1").split("\\"))
-    sound = all(
-        part
-        and part not in (".", "..")
-        and len(part) <= _COMPONENT_CHARS_MAX
-        and not set(part) & set("/\\:\0")
-        for part in parts
-    )
-    return parts if sound and len(parts) <= _COMPONENTS_MAX else None
+def _components(raw: bytes) -> tuple[str, ...]:
+    return tuple(part.strip(" \0") for part in raw.decode("latin-1").split("\\"))
 
 
 def referenced_files(dicomdir: Path) -> Iterator[Path]:
     """The files that a DICOMDIR lists and that exist, each once.
 
-    Links that lead out of its folder are not followed.
-
-    Names are looked for as written, then without regard to case (discs copied by other systems change it).
-    DicomdirError when it is no DICOMDIR; OSError when it cannot be read.
+    Links that lead out of its folder are not followed. DicomdirError when it is no DICOMDIR; OSError when it
+    cannot be read.
     """
     if dicomdir.stat().st_size > DICOMDIR_BYTES_MAX:
         raise DicomdirError(f"larger than {DICOMDIR_BYTES_MAX} bytes; name the folder instead")
-    root = dicomdir.resolve().parent
+    locator = Locator(dicomdir.resolve().parent)
     seen: set[Path] = set()
-    listings: dict[Path, dict[str, Path]] = {}
     for components in file_ids(dicomdir.read_bytes()):
-        path: Path | None = root.joinpath(*components)
-        if path is not None and not path.is_file():
-            path = _any_case(root, components, listings)
-        if path is None:
-            continue
-        resolved = path.resolve()
-        if resolved.is_file() and resolved.is_relative_to(root) and resolved not in seen:
+        path = locator.find(components)
+        if path is not None and (resolved := path.resolve()) not in seen:
             seen.add(resolved)
             yield path
 
 
-def _any_case(root: Path, components: tuple[str, ...], listings: dict[Path, dict[str, Path]]) -> Path | None:
-    here = root
-    for component in components:
-        names = listings.get(here)
-        if names is None:
-            try:
-                names = {entry.name.casefold(): entry for entry in here.iterdir()}
-            except OSError:
+class Locator:
+    """Finds the files that a DICOMDIR names, in its folder and nowhere else.
+
+    Names are looked for as written, then without regard to case and to what ISO 9660 and those who copy discs
+    add to them: a dot, a version ("IM0001.;1").
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """``folder`` is resolved."""
+        self._folder = folder
+        self._listings: dict[Path, dict[str, Path]] = {}
+
+    @staticmethod
+    def is_sound(components: tuple[str, ...]) -> bool:
+        """Whether these can be a path below a folder."""
+        return 0 < len(components) <= _COMPONENTS_MAX and all(
+            part
+            and part not in (".", "..")
+            and len(part) <= _COMPONENT_CHARS_MAX
+            and not set(part) & set("/\\:\0")
+            for part in components
+        )
+
+    def find(self, components: tuple[str, ...]) -> Path | None:
+        """The file of that id, which is sound; None when there is none."""
+        try:
+            path: Path | None = self._folder.joinpath(*components)
+            if path is not None and not path.is_file():
+                path = self._in_other_words(components)
+            if path is None:
                 return None
-            listings[here] = names
-        # ISO 9660 adds a dot or a version to names that have neither.
-        found = names.get(component.casefold()) or names.get(component.casefold() + ".")
-        if found is None:
+            resolved = path.resolve()
+            return path if resolved.is_file() and resolved.is_relative_to(self._folder) else None
+        except OSError:  # a folder that cannot be looked into
             return None
-        here = found
-    return here
+
+    def _in_other_words(self, components: tuple[str, ...]) -> Path | None:
+        here = self._folder
+        for component in components:
+            names = self._listings.get(here)
+            if names is None:
+                names = self._listings[here] = {_bare(entry.name): entry for entry in here.iterdir()}
+            found = names.get(_bare(component))
+            if found is None:
+                return None
+            here = found
+        return here
+
+
+def _bare(name: str) -> str:
+    """A name without case, version and dot."""
+    stem, semicolon, version = name.casefold().rpartition(";")
+    return (stem if semicolon and version.isdigit() else name.casefold()).rstrip(".")
