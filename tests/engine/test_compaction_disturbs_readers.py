@@ -166,18 +166,18 @@ async def test_the_leader_compacts_what_is_due_and_nothing_else(
             now += 11 * 10**9
             assert await compaction.due(everything=False) == [half_segment]
             assert set(await compaction.due(everything=True)) == {half_segment, few_segment}
-            await compaction._led(compaction._step)
+            await compaction.leading.run(compaction._step)
             assert half_segment in stores.log.segment_ids(), "readers may be on their way"
             now += 6 * 10**9
-            await compaction._led(compaction._step)
+            await compaction.leading.run(compaction._step)
             assert half_segment not in stores.log.segment_ids()
             assert few_segment in stores.log.segment_ids()
             assert compaction.figures.reclaimed_bytes > 0
             assert compaction.figures.dead_bytes > 0
             now += 1000 * 10**9
-            await compaction._led(compaction._step)
+            await compaction.leading.run(compaction._step)
             now += 6 * 10**9
-            await compaction._led(compaction._step)
+            await compaction.leading.run(compaction._step)
             assert few_segment not in stores.log.segment_ids(), "what was deleted so long ago is erased"
             assert compaction.figures.dead_bytes == 0
             for one in (*few[1:], half[7]):
@@ -207,13 +207,13 @@ async def test_the_throttle_counts_what_is_read_and_written(tmp_path: Path) -> N
     with stores_in(tmp_path / "data") as stores:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:
             compaction = engine.compaction
-            compaction._limits = CompactionLimits(bytes_per_second=1 << 50)
-            compaction._wait = waited.append
+            compaction.leading.bytes_per_second = 1 << 50
+            compaction.leading.wait = waited.append
             (segment,) = stores.log.segment_ids()
             asked = 0
-            pace = compaction._pace
+            pace = compaction.leading.pace
 
-            def counting(*, throttled: bool):  # type: ignore[no-untyped-def]
+            def counting(*, throttled: bool = True):  # type: ignore[no-untyped-def]
                 real = pace(throttled=throttled)
 
                 def count(length: int) -> None:
@@ -223,7 +223,7 @@ async def test_the_throttle_counts_what_is_read_and_written(tmp_path: Path) -> N
 
                 return count
 
-            compaction._pace = counting  # type: ignore[method-assign]
+            compaction.leading.pace = counting  # type: ignore[method-assign]
             report = await compaction.rewrite(segment, throttled=True)
             size = report.size - 8192
             assert 1.9 * size < asked <= 2.1 * size
@@ -235,16 +235,16 @@ async def test_a_cancelled_compaction_stops_and_leaves_nothing_behind(tmp_path: 
     with stores_in(tmp_path / "data") as stores:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:
             compaction = engine.compaction
-            compaction._limits = CompactionLimits(bytes_per_second=1)  # it would take days
+            compaction.leading.bytes_per_second = 1  # it would take days
             segments = stores.log.segment_ids()
             waiting = threading.Event()
-            wait = compaction._wait
+            wait = compaction.leading.wait
 
             def waits(seconds: float) -> None:
                 waiting.set()
                 wait(min(seconds, 0.001))
 
-            compaction._wait = waits
+            compaction.leading.wait = waits
             with trio.fail_after(60):
                 async with trio.open_nursery() as nursery:
 
@@ -255,7 +255,7 @@ async def test_a_cancelled_compaction_stops_and_leaves_nothing_behind(tmp_path: 
                     await trio.to_thread.run_sync(waiting.wait)
                     nursery.cancel_scope.cancel()
             assert stores.log.segment_ids() == segments
-            compaction._limits = CompactionLimits(bytes_per_second=0)
+            compaction.leading.bytes_per_second = 0
             assert (await compaction.rewrite(segments[0], throttled=True)).moved == 3
 
 

@@ -15,14 +15,15 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from hounsfield.archive.engine.errors import BusyError, StorageFailedError
-from hounsfield.archive.index import leases
+from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.index.carrying import Pace, StoppedError
 from hounsfield.archive.index.packs import pack_of
-from hounsfield.archive.index.rewriting import Pace, Rewriter, RewriteReport, StoppedError
+from hounsfield.archive.index.rewriting import Rewriter, RewriteReport
 from hounsfield.archive.index.rows import SegmentRow, UseRow, decode
 from hounsfield.archive.index.tables import META, SEGMENT, USE
 from hounsfield.archive.index.use import uses
@@ -35,14 +36,9 @@ if TYPE_CHECKING:
     from hounsfield.archive.engine.engine import Stores
 
 LEASE = "compaction"
-LEASE_S = 30.0
-RENEW_S = 5.0
 HOUSE_S = 5.0  # between two looks at what others deleted: so long its disk is not free yet
-WAIT_S = 0.5  # a throttle that waits notices so soon that it is to stop
 _ASKED = b"compaction/asked"
 _NS = 1_000_000_000
-
-Result = TypeVar("Result")
 
 _logger = logging.getLogger(__name__)
 
@@ -100,11 +96,17 @@ class Compaction:
         self._store = stores.store
         self._log = stores.log
         self._limits = limits
-        self._owner = owner
         self._clock = clock
-        self._wait = wait
         self._rewriter = Rewriter(stores.indexer, clock=self._now)
-        self._work = trio.CapacityLimiter(1)
+        self.leading = LedWork(
+            stores.store,
+            LEASE,
+            owner=owner,
+            bytes_per_second=limits.bytes_per_second,
+            busy="another process is compacting at the moment: try again in a minute",
+            clock=self._now,
+            wait=wait,
+        )
         self._house = trio.CapacityLimiter(1)
         self._asked_ns = 0  # the last request to give up segments that was heard
         self._looked_for_empty = False
@@ -119,7 +121,7 @@ class Compaction:
             while True:
                 await trio.sleep(self._limits.check_s)
                 try:
-                    await self._led(self._step)
+                    await self.leading.run(self._step)
                 except (BusyError, StoppedError):
                     self.figures.dead_bytes = 0  # whoever works says how much
                 except (StorageError, OSError) as error:
@@ -134,46 +136,8 @@ class Compaction:
             except (StorageError, OSError) as error:
                 _logger.warning("what was deleted is not let go of yet: %s", error)
 
-    async def _led(self, work: Callable[[], Result]) -> Result:
-        """Run ``work`` on a thread, with the lease. Cancelled, it stops at the next record."""
-
-        def led() -> Result:
-            if not self._hold():
-                raise BusyError("another process is compacting at the moment: try again in a minute")
-            try:
-                return work()
-            finally:
-                leases.give_up(self._store, LEASE, self._owner)
-
-        return await trio.to_thread.run_sync(led, limiter=self._work)
-
     def _now(self) -> int:
         return self._clock()
-
-    def _hold(self) -> bool:
-        return leases.hold(self._store, LEASE, self._owner, self._clock(), int(LEASE_S * _NS))
-
-    def _pace(self, *, throttled: bool) -> Pace:
-        renewed = began = time.monotonic()
-        done = 0
-
-        def pace(length: int) -> None:
-            nonlocal renewed, done
-            done += length
-            while True:
-                trio.from_thread.check_cancelled()
-                now = time.monotonic()
-                if now - renewed >= RENEW_S:
-                    if not self._hold():
-                        raise StoppedError("another process has taken over")
-                    renewed = now
-                rate = self._limits.bytes_per_second if throttled else 0
-                ahead = done / rate - (now - began) if rate else 0.0
-                if ahead <= 0:
-                    return
-                self._wait(min(ahead, WAIT_S))
-
-        return pace
 
     # ------------------------------------------------------------ what every worker does
 
@@ -207,7 +171,7 @@ class Compaction:
         grace = self._clock() - int(self._limits.remove_after_s * _NS)
         self._rewriter.remove_emptied(before_ns=grace)
         for segment in self._due(everything=False):
-            self._rewrite(segment, self._pace(throttled=True))
+            self._rewrite(segment, self.leading.pace(throttled=True))
         self.figures.dead_bytes = sum(self._dead().values())
 
     def _rewrite(self, segment: bytes, pace: Pace) -> RewriteReport:
@@ -298,7 +262,8 @@ class Compaction:
         Raises ``BusyError`` when another process compacts, ``StorageFailedError``.
         """
         try:
-            return await self._led(lambda: self._rewrite(segment, self._pace(throttled=throttled)))
+            pace = self.leading.pace
+            return await self.leading.run(lambda: self._rewrite(segment, pace(throttled=throttled)))
         except StoppedError as error:
             raise BusyError("another process has taken over compaction: look at its status") from error
         except (StorageError, OSError) as error:
@@ -307,7 +272,7 @@ class Compaction:
     async def finish(self) -> int:
         """Remove the emptied segments now, with their keys; how many."""
         try:
-            return await self._led(self._rewriter.remove_emptied)
+            return await self.leading.run(self._rewriter.remove_emptied)
         except (StorageError, OSError) as error:
             raise StorageFailedError(f"emptied segments were not removed ({error}); try again") from error
 
