@@ -471,6 +471,19 @@ def test_a_public_key_is_no_secret(signer: tuple[ECKey, Path]) -> None:
         _verifier(path).user_of(none)
 
 
+def test_json_of_any_depth_is_no_fault_of_ours(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s" * 40)
+    secret.chmod(0o600)
+    verifier = _verifier(secret=secret)
+    deep = _base64(b"[" * 20_000)
+    head = _base64(b'{"alg":"HS256"}')
+    signed = b".".join((head, deep, _base64(hmac.digest(b"s" * 40, head + b"." + deep, "sha256"))))
+    for token in (signed, b".".join((deep, head, b"AA"))):
+        with pytest.raises(TokenError, match="none of the known keys"):
+            verifier.user_of(token)
+
+
 def test_shared_secrets_only_when_configured(signer: tuple[ECKey, Path], tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(os.urandom(48).hex().encode())

@@ -101,8 +101,8 @@ class TokenVerifier:
         for signer in self._signers:
             try:
                 claims = jwt.decode(token, signer.key, algorithms=signer.algorithms).claims
-            except (JoseError, ValueError, TypeError):
-                continue  # another key's, or nobody's
+            except (JoseError, ValueError, TypeError, RecursionError):
+                continue  # another key's, or nobody's; or of JSON that nobody should read
             break
         else:
             raise TokenError("a token that none of the known keys signed")
