@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +18,18 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from hounsfield.archive.dicom.commitment import CommitmentRequest, Reference
-from hounsfield.archive.engine.commitments import Owed
-from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.commitments import Commitments, Owed
+from hounsfield.archive.engine.engine import Engine, EngineOptions
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.leadership import Leadership
 from hounsfield.archive.net.calling_back import CallingBackLimits
 from hounsfield.archive.net.commitment import CommitmentLimits, StorageCommitment
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.policy import RemoteAe
-from support.archives import ct_slice, store
+from hounsfield.storage_backends.errors import StoreFullError
+from hounsfield.storage_backends.lmdb_store import LmdbLimits
+from hounsfield.storage_backends.local_blobs import LocalBlobLimits
+from support.archives import ct_slice, store, stores_in
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 AT_ONCE = CallingBackLimits(poll_s=0.02, pause_s=0.05, pause_s_max=0.1)
@@ -178,6 +182,55 @@ async def test_who_left_is_called_back_and_told_what_is_missing(committing, limi
     assert len(reports.told) == 1
 
 
+async def test_who_asks_for_many_is_not_told_twice(committing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judging takes its time, longer than a small request's: nobody is called back meanwhile."""
+    reports, noted = Reports(), threading.Event()
+
+    class Staying(Reports):
+        def wait(self) -> Any:  # its answer is not overtaken by its release
+            assert noted.wait(10)
+
+    here_reports = Staying()
+    judge = Commitments.judge
+
+    async def slowly(self: Commitments, references: Any) -> Any:
+        await trio.sleep(0.3)
+        return await judge(self, references)
+
+    monkeypatch.setattr(Commitments, "judge", slowly)
+    limits = CommitmentLimits(same_association_s=0.01, instance_s=5.0, calling_back=AT_ONCE)
+    with listening(reports) as port:
+        async with committing(limits, {"CT1": RemoteAe("CT1", "127.0.0.1", port)}) as (archive, _):
+            here = await stored(archive.engine)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, ask, archive.port, request(*here), here_reports)
+                await archive.until(lambda: here_reports.told or reports.told)
+                while await archive.engine.commitments.owed():
+                    await trio.sleep(0.01)
+                noted.set()
+    assert (len(here_reports.told), len(reports.told)) == (1, 0)
+
+
+async def test_a_disk_that_refuses_ends_nothing(committing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is owed cannot be read or noted for a while: it is told when it can be."""
+    faults = [StoreFullError("full"), OSError(5, "no"), StoreFullError("full")]
+    owed, reports = Commitments.owed, Reports()
+
+    async def failing(self: Commitments) -> Any:
+        if faults:
+            raise faults.pop()
+        return await owed(self)
+
+    monkeypatch.setattr(Commitments, "owed", failing)
+    with listening(reports) as port:
+        async with committing(SOON, {"CT1": RemoteAe("CT1", "127.0.0.1", port)}) as (archive, _):
+            (one,) = await stored(archive.engine, 1)
+            asked = CommitmentRequest("2.25.5", (one,))
+            await archive.engine.commitments.promise(Owed("CT1", "HOUNSFIELD", asked, _long_ago()))
+            await trio.to_thread.run_sync(reports.wait)
+    assert not faults
+
+
 async def test_what_was_owed_before_a_restart_is_told_after_it(committing) -> None:
     """The request is in the ledger; whoever leads next finds it there."""
     reports = Reports()
@@ -244,3 +297,18 @@ async def test_what_is_no_request_is_refused_and_nothing_is_owed(
         assert status.Status == expected
         assert "1.2.3" not in str(status.get("ErrorComment", ""))
         assert await archive.engine.commitments.owed() == []
+
+
+def test_what_was_told_is_noted_on_a_full_disk(tmp_path: Path) -> None:
+    """Else it would be told again, every ten minutes, until there is room."""
+    full = EngineOptions(
+        index=LmdbLimits(reserve_bytes=1 << 39), blobs=LocalBlobLimits(reserve_bytes=1 << 50)
+    )
+    with stores_in(tmp_path / "data") as stores:
+        stores.journal.commit_fact("commitment", "CT1", {"ae": "CT1"}, 1)
+    with stores_in(tmp_path / "data", full) as stores:
+        with pytest.raises(StoreFullError):
+            stores.journal.commit_fact("commitment", "CT2", {"ae": "CT2"}, 2)
+        stores.journal.commit_fact("commitment", "CT1", None, 2)
+        with stores.store.snapshot() as snapshot:
+            assert list(stores.journal.state(snapshot, "commitment")) == []

@@ -116,9 +116,17 @@ class Commitments:
         return Verdict(tuple(committed), tuple(failed))
 
     def _reasons_against(self, references: Sequence[Reference]) -> list[FailureReason | None]:
+        found: list[list[InstanceRow] | None] = []
         with self._store.snapshot() as snapshot:
-            found = [list(self._rows(snapshot, one.sop_instance_uid)) for one in references]
-        return [self._reason_against(one, rows) for one, rows in zip(references, found, strict=True)]
+            for one in references:
+                try:
+                    found.append(list(self._rows(snapshot, one.sop_instance_uid)))
+                except StorageError:  # its row is damaged: the others have their answer
+                    found.append(None)
+        return [
+            FailureReason.PROCESSING_FAILURE if rows is None else self._reason_against(one, rows)
+            for one, rows in zip(references, found, strict=True)
+        ]
 
     def _rows(self, snapshot: Snapshot, sop_uid: str) -> Iterator[InstanceRow]:
         """The instances of that UID, wherever they are filed; what was rejected is nowhere."""

@@ -159,6 +159,7 @@ class Journal:
                 self.apply_fact(snapshot, batch, event)
             else:
                 change(snapshot, batch)
+            batch.uses_reserve |= body is None  # what is done with: on a full disk it would be done again
             return event
 
         return self.commit_planned_fact(plan, seals=seals)[0]

@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from hounsfield.archive.engine.leadership import Leadership
+from hounsfield.archive.errors import where
 from hounsfield.archive.net.errors import NetError
 from hounsfield.archive.net.scu import Offer, RemoteEntity, RequestorAssociation, ScuLimits, associate
 from hounsfield.archive.wire import PresentationContext
@@ -82,12 +83,14 @@ class CallingBack(Generic[Owed]):
         find: Callable[[str], RemoteEntity | None],
         leadership: Leadership,
         limits: CallingBackLimits,
+        takes_s: Callable[[Owed], float] = lambda _: 0.0,
         offer: Offer | None = None,
         scu_limits: ScuLimits | None = None,
     ) -> None:
         """``what`` is owed, for the log. ``owed`` lists it; ``tell`` brings an AE one of it and settles it,
         or raises NetError, DeclinedError when the AE took it and answered that it failed. ``settle`` is
-        called for what is given up. ``find`` says whom to call for an AE title.
+        called for what is given up. ``find`` says whom to call for an AE title. ``takes_s``: how long one of
+        it may take to be delivered; it is left alone for twice that beyond ``age_s``.
         """
         self._what = what
         self._owed = owed
@@ -99,6 +102,7 @@ class CallingBack(Generic[Owed]):
         self._scu_limits = scu_limits
         self._leadership = leadership
         self._limits = limits
+        self._takes_s = takes_s
         self._troubles: dict[str, _Trouble] = {}
         self._busy: set[str] = set()
         self._hurried: list[Owed] = []
@@ -108,7 +112,7 @@ class CallingBack(Generic[Owed]):
     def hurry(self, debt: Owed) -> None:
         """Call its AE now, once, from this process: the other way to deliver it is gone.
 
-        Before it is ``age_s`` old, when whoever leads takes it up: half of that is left for it.
+        Before it is as old as what whoever leads takes up: half of that is left for it.
         """
         self._hurried.append(debt)
         self._rung.set()
@@ -118,8 +122,11 @@ class CallingBack(Generic[Owed]):
         async with self._leadership, trio.open_nursery() as nursery:
             while True:
                 self._take_hurried(nursery.start_soon)
-                if await self._leadership.lead():
-                    await self._look(nursery.start_soon)
+                try:
+                    if await self._leadership.lead():
+                        await self._look(nursery.start_soon)
+                except (StorageError, OSError) as error:  # a full disk ends no worker
+                    log.error("what is owed cannot be seen to", what=self._what, **where(error))
                 with trio.move_on_after(self._limits.poll_s):
                     await self._rung.wait()
 
@@ -135,8 +142,12 @@ class CallingBack(Generic[Owed]):
                 start(self._call_in_time, title, waiting)
 
     async def _call_in_time(self, title: str, waiting: Sequence[Owed]) -> None:
-        with trio.move_on_after(self._limits.age_s / 2):
+        with trio.move_on_after(max(map(self._age_s, waiting)) / 2):
             await self._call(title, waiting, self._troubles.setdefault(title, _Trouble()))
+
+    def _age_s(self, debt: Owed) -> float:
+        """What is younger is left alone."""
+        return self._limits.age_s + 2 * self._takes_s(debt)
 
     async def _look(self, start: Callable[..., None]) -> None:
         limits = self._limits
@@ -147,7 +158,7 @@ class CallingBack(Generic[Owed]):
                 self.given_up += 1
                 log.error("what was owed was never taken", what=self._what, called_ae=one.ae_title)
                 await self._settle(one)
-            elif age >= limits.age_s:
+            elif age >= self._age_s(one):
                 by_ae.setdefault(one.ae_title, []).append(one)
         for title in self._troubles.keys() - by_ae.keys() - self._busy:
             del self._troubles[title]
