@@ -15,13 +15,13 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_ui
 
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.part10 import split
-from hounsfield.archive.engine import compressing
 from hounsfield.archive.engine.compressing import Compressing
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.receiving import scanned
 from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.index import smaller_frames
 from hounsfield.archive.index.catalog import Stored
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, InstanceRow, Location
 from hounsfield.archive.index.rows import encode as row_bytes
@@ -318,7 +318,7 @@ async def test_a_coder_that_raises_costs_nothing(tmp_path: Path, monkeypatch: py
     def broken(*arguments: object, **more: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(compressing, "compressed", broken)
+    monkeypatch.setattr(smaller_frames, "compressed", broken)
     data = ct_slice(change=large_enough)
     with stores_in(tmp_path / "data") as stores:
         async with open_engine(stores, options("jpegxl"), owner="test") as engine:
@@ -361,13 +361,13 @@ async def test_expensive_decoding_is_not_done_on_the_event_loop(
 
 
 def test_the_shape_is_read_from_the_attributes() -> None:
-    assert compressing.pixel_format({0x00280010: "4", 0x00280011: "5"}) is None
-    found = compressing.pixel_format({
+    assert smaller_frames.pixel_format({0x00280010: "4", 0x00280011: "5"}) is None
+    found = smaller_frames.pixel_format({
         0x00280010: "4", 0x00280011: "5", 0x00280100: "16", 0x00280101: "12", 0x00280103: "1",
     })  # fmt: skip
     assert found is not None
     assert (found.shape, found.bits_stored, found.signed, found.planar) == ((4, 5, 1), 12, True, False)
-    assert not compressing.little_endian_cells("1.2.840.113619.5.2")
+    assert not smaller_frames.little_endian_cells("1.2.840.113619.5.2")
 
 
 async def test_over_http_nobody_can_tell(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Final
 from hounsfield.archive.dicom.cuts import FrameError, Layout, frame_bytes, undivided_frame
 from hounsfield.archive.dicom.deflated import plain_header
 from hounsfield.archive.dicom.scan import Scanned, scan
-from hounsfield.archive.engine.compressing import pixel_format
 from hounsfield.archive.engine.errors import NotFoundError, NotSeparableError
 from hounsfield.archive.engine.fair_turns import FairTurns
 from hounsfield.archive.engine.gate import Gate
@@ -20,6 +19,7 @@ from hounsfield.archive.engine.isolation import Isolation
 from hounsfield.archive.engine.records import Records, frame_count, frames_held
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Header, Instance
+from hounsfield.archive.index.smaller_frames import pixel_format
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.coders import Coder, coder_of
 from hounsfield.codecs.deferred import NUMPY, import_now, is_imported

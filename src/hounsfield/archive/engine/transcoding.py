@@ -23,7 +23,6 @@ from hounsfield.archive.dicom.encapsulation import PIXEL_DATA_HEAD, SEQUENCE_END
 from hounsfield.archive.dicom.recoding import NotRecodableError, recoded
 from hounsfield.archive.dicom.scan import PIXEL_DATA, PIXEL_TAGS, scan
 from hounsfield.archive.dicom.walk import looks_implicit
-from hounsfield.archive.engine.compressing import little_endian_cells
 from hounsfield.archive.engine.decoding import Decoding, image_format, inflated
 from hounsfield.archive.engine.derivation import (
     LOSSY_METHOD,
@@ -39,6 +38,7 @@ from hounsfield.archive.engine.isolation import Isolation
 from hounsfield.archive.engine.retrieve import Retrieve
 from hounsfield.archive.engine.shared_work import SharedWork
 from hounsfield.archive.engine.types import Instance
+from hounsfield.archive.index.smaller_frames import little_endian_cells
 from hounsfield.codecs.coders import coder_of
 from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CodecError, UnsupportedPixelsError
