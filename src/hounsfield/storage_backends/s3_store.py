@@ -12,6 +12,7 @@ leaves invisible parts that cost money: a lifecycle rule of the bucket (AbortInc
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import BlobNotFoundError, ShortReadError, StorageError
-from hounsfield.storage_backends.local_blobs import check_blob_name
+from hounsfield.storage_backends.local_blobs import check_blob_name, is_blob_name
 from hounsfield.storage_backends.object_store import StoreAwayError, StoreRefusedError
 from hounsfield.storage_backends.s3_credentials import ANONYMOUS, credential_source
 from hounsfield.storage_backends.s3_errors import translated
@@ -150,30 +151,57 @@ class S3Store:
         import obstore
 
         path = self._path(key)
-        parts = _Parts(pieces, length, self._part_bytes(length))
+        if length > self._limits.whole_bytes:
+            self._put_in_parts(key, path, pieces, length)
+            return
+        data = b"".join(_parts(pieces, length, max(length, 1)))
         try:
-            if length <= self._limits.whole_bytes:
-                obstore.put(self._store, path, b"".join(parts), use_multipart=False)
-            else:
+            obstore.put(self._store, path, data, use_multipart=False)
+        except Exception as error:
+            raise self._translated(error, "putting", key) from error
+
+    def _put_in_parts(self, key: str, path: str, pieces: Iterable[Buffer], length: int) -> None:
+        """Pieces are asked for in the caller's thread: where obstore asks, it takes no other call."""
+        import obstore
+
+        part_bytes = self._part_bytes(length)
+        handover = _Handover()
+
+        def upload() -> None:
+            try:
                 obstore.put(
                     self._store,
                     path,
-                    iter(parts),
+                    iter(handover),
                     use_multipart=True,
-                    chunk_size=parts.part_bytes,
+                    chunk_size=part_bytes,
                     max_concurrency=self._limits.parts_in_flight,
                 )
-        except Exception as error:
-            if parts.failed is not None:
-                raise parts.failed from None  # of whoever gave the pieces
-            raise self._translated(error, "putting", key) from error
+            finally:
+                handover.taker_left()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="s3-put") as thread:
+            uploading = thread.submit(upload)
+            try:
+                for part in _parts(pieces, length, part_bytes):
+                    if not handover.give(part):
+                        break
+            except BaseException:
+                handover.give_up()
+                raise
+            handover.end()
+            try:
+                uploading.result()
+            except Exception as error:
+                raise self._translated(error, "putting", key) from error
 
     def create(self, key: str, data: bytes) -> bool:
         import obstore
         from obstore.exceptions import AlreadyExistsError
 
+        path = self._path(key)
         try:
-            obstore.put(self._store, self._path(key), data, mode="create", use_multipart=False)
+            obstore.put(self._store, path, data, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return False
         except Exception as error:
@@ -183,8 +211,9 @@ class S3Store:
     def delete(self, key: str) -> None:
         import obstore
 
+        path = self._path(key)
         try:
-            obstore.delete(self._store, self._path(key))
+            obstore.delete(self._store, path)
         except Exception as error:
             ours = self._translated(error, "deleting", key)
             if not isinstance(ours, BlobNotFoundError):
@@ -285,8 +314,9 @@ class S3Store:
     def size(self, key: str) -> int:
         import obstore
 
+        path = self._path(key)
         try:
-            return obstore.head(self._store, self._path(key))["size"]
+            return obstore.head(self._store, path)["size"]
         except Exception as error:
             raise self._translated(error, "asking for", key) from error
 
@@ -295,11 +325,13 @@ class S3Store:
 
         # obstore's prefixes end where a folder does.
         folder = (self._prefix + prefix).rpartition("/")[0]
+        if folder and not is_blob_name(folder):
+            return
         try:
             for page in obstore.list(self._store, folder or None, chunk_size=1000):
                 for found in page:
                     name = found["path"].removeprefix(self._prefix)
-                    if name.startswith(prefix) and _is_key(name):
+                    if name.startswith(prefix) and is_blob_name(name):
                         yield name
         except (StorageError, GeneratorExit):
             raise
@@ -335,51 +367,73 @@ class _Whole:
     e_tag: str | None
 
 
-class _Parts:
+def _parts(pieces: Iterable[Buffer], length: int, part_bytes: int) -> Iterator[bytearray]:
     """The bytes of pieces in parts of one size, each in memory of its own: it is sent while others come."""
+    part, left = bytearray(), length
+    for piece in pieces:
+        view = memoryview(piece).cast("B")
+        left -= len(view)
+        if left < 0:
+            raise ValueError(f"more than the {length} bytes that were said to come")
+        while len(view):
+            taken = view[: part_bytes - len(part)]
+            part += taken
+            view = view[len(taken) :]
+            if len(part) == part_bytes and (left or len(view)):  # the last only when it is certain to be
+                yield part
+                part = bytearray()
+    if left:
+        raise ValueError(f"{left} bytes fewer than the {length} that were said to come")
+    if part:
+        yield part
 
-    def __init__(self, pieces: Iterable[Buffer], length: int, part_bytes: int) -> None:
-        self._pieces = pieces
-        self._length = length
-        self.part_bytes = part_bytes
-        self.failed: BaseException | None = None
-        """What the pieces raised, or that they were not as many bytes as said."""
+
+class _GivenUpError(Exception):
+    """Tells obstore to abort an upload."""
+
+
+class _Handover:
+    """Hands parts from the thread that makes them to the one that uploads, one at a time."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._part: bytearray | None = None
+        self._ended = self._given_up = self._taker_left = False
+
+    def give(self, part: bytearray) -> bool:
+        """False when nobody takes parts any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._part is None or self._taker_left)
+            self._part = part
+            self._changed.notify_all()
+            return not self._taker_left
+
+    def end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def give_up(self) -> None:
+        with self._changed:
+            self._given_up = True
+            self._changed.notify_all()
+
+    def taker_left(self) -> None:
+        with self._changed:
+            self._taker_left = True
+            self._changed.notify_all()
 
     def __iter__(self) -> Iterator[bytearray]:
-        try:
-            yield from self._parts()
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            self.failed = error
-            raise
-
-    def _parts(self) -> Iterator[bytearray]:
-        part, left = bytearray(), self._length
-        for piece in self._pieces:
-            view = memoryview(piece).cast("B")
-            left -= len(view)
-            if left < 0:
-                raise ValueError(f"more than the {self._length} bytes that were said to come")
-            while len(view):
-                taken = view[: self.part_bytes - len(part)]
-                part += taken
-                view = view[len(taken) :]
-                if len(part) == self.part_bytes:
-                    yield part
-                    part = bytearray()
-        if left:
-            raise ValueError(f"{left} bytes fewer than the {self._length} that were said to come")
-        if part:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._part is not None or self._ended or self._given_up)
+                if self._given_up:
+                    raise _GivenUpError
+                part, self._part = self._part, None
+                self._changed.notify_all()
+            if part is None:
+                return
             yield part
-
-
-def _is_key(name: str) -> bool:
-    try:
-        check_blob_name(name)
-    except ValueError:
-        return False
-    return True
 
 
 # ---------------------------------------------------------------- opening
