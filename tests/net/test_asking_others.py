@@ -148,6 +148,21 @@ async def test_other_ends_are_told_from_success(status: int, category: Category)
         assert end.category is category
 
 
+async def test_an_answer_that_is_cut_off_is_not_something_shorter() -> None:
+    async def script(scp: ScriptedScp) -> None:
+        await scp.accept()
+        number = (await scp.message()).command.message_id
+        pending = CFindResponse(number, 0xFF00, FIND, has_dataset=True)
+        for raw in (_answer(117), _answer(117)[:-2], b"\0" * 41, _answer(118)):
+            await scp.say(1, pending, raw)
+        await scp.say(1, CFindResponse(number, 0, FIND))
+
+    async with scripted(script) as scp:
+        found = await _found(scp.port)
+    uids = [one["0020000D"]["Value"][0] if isinstance(one, dict) else type(one).__name__ for one in found]
+    assert uids == ["1.2.117", "UnreadableAnswer", "UnreadableAnswer", "1.2.118", "Ended"]
+
+
 async def test_who_has_enough_cancels_and_releases_when_that_is_over() -> None:
     said: list[Any] = []
 

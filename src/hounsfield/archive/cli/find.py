@@ -21,7 +21,15 @@ from hounsfield.archive.cli.identifiers import (
     query_model,
 )
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
-from hounsfield.archive.cli.output import EXIT_INTERRUPTED, Failed, err, print_table, printable, remark
+from hounsfield.archive.cli.output import (
+    EXIT_INTERRUPTED,
+    EXIT_PARTIAL,
+    Failed,
+    err,
+    print_table,
+    printable,
+    remark,
+)
 from hounsfield.archive.cli.remote import remote_options, resolve
 
 if TYPE_CHECKING:
@@ -116,6 +124,8 @@ def command(
 
     TARGET is [AE@]HOST:PORT, or the title of an AE in config.toml or from `hounsfield ae add`. With --json
     every answer is a DICOM JSON object on a line of its own, as it comes. Ctrl-C cancels the query.
+
+    Exit codes: 0 all answers are here, 4 some of them could not be read, 1 it failed, 3 nobody answers.
     """
     from hounsfield.archive.net.query_retrieve import Extensions, RefusedError
 
@@ -173,6 +183,7 @@ class _Query:
         self._limits = limits
         self._interrupted = False
         self._limited = False
+        self._unreadable = 0
         self._count = 0
         self.answers: list[Model] = []
         self.status = err().status("no answer yet") if err().is_terminal and not as_json else None
@@ -201,6 +212,9 @@ class _Query:
                     if isinstance(answer, query_retrieve.Ended):
                         self._interrupted = interrupts.asked
                         return answer
+                    if isinstance(answer, query_retrieve.UnreadableAnswer):
+                        self._unreadable += 1
+                        continue
                     self._count += 1
                     self._keep(answer)
                     if self._count == self._limit:
@@ -220,15 +234,17 @@ class _Query:
         """What is said at the end, and the exit code."""
         from hounsfield.archive.wire import Category
 
+        if self._unreadable:
+            remark(f"{self._unreadable} more answers are no whole data sets, and were left out")
         if self._limited:
             remark(f"there may be more than {self._limit}: --limit sets how many are taken")
-            return 0
+            return EXIT_PARTIAL if self._unreadable else 0
         if self._interrupted:
             remark(f"cancelled after {self._count} answers")
             return EXIT_INTERRUPTED
         if ended is not None and ended.category is not Category.SUCCESS:
             raise Failed(f"{self._remote}: {ended.meaning}, after {self._count} answers")
-        return 0
+        return EXIT_PARTIAL if self._unreadable else 0
 
 
 def _title(path: tuple[int, ...]) -> str:

@@ -106,6 +106,17 @@ def read_identifier(
     return Identifier({tag: keys[tag] for tag in sorted(keys)}, reader.declared)
 
 
+def is_whole(data: bytes, syntax: TransferSyntax) -> bool:
+    """Whether an answer's bytes are a data set, to their end: one that is cut off names something else."""
+    reader = _Reader(data, syntax.little_endian, DEFAULT_LIMITS)
+    try:
+        for _ in reader.elements(0, len(data), looks_implicit(data, 0, len(data), syntax.implicit_vr)):
+            pass
+    except IdentifierError:
+        return False
+    return True
+
+
 def name_of(tag: int) -> str:
     """An attribute's keyword for messages, or its tag."""
     return KEYWORD_OF.get(tag) or f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
@@ -138,7 +149,7 @@ class _Reader:
         """The keys of the data set or item at [start, end)."""
         found: dict[int, Key] = {}
         creators: dict[int, str] = {}
-        for tag, written, at, length, undefined in self._elements(start, end, implicit):
+        for tag, written, at, length, undefined in self.elements(start, end, implicit):
             group, number = tag >> 16, tag & 0xFFFF
             if number == 0 or group < 8:  # group lengths, and what belongs into files
                 continue
@@ -164,7 +175,7 @@ class _Reader:
                 found[tag] = Key(tag, vr, self._text(vr, at, length, charset), (), creator)
         return found
 
-    def _elements(self, start: int, end: int, implicit: bool) -> Iterator[tuple[int, str, int, int, bool]]:
+    def elements(self, start: int, end: int, implicit: bool) -> Iterator[tuple[int, str, int, int, bool]]:
         """As :func:`walk.elements`, which reads what it can; this one raises when there is more, or less."""
         budget = Budget(self._limits.elements_max, self._limits.depth_max)
         pos = start

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.archive.dicom.dictionary import LONG_VRS
+from hounsfield.archive.dicom.find_identifier import is_whole
 from hounsfield.archive.dicom.from_json import ModelError, from_json
 from hounsfield.archive.dicom.json import to_json
 from hounsfield.archive.dicom.json_model import NAME_GROUPS, Model
@@ -46,6 +47,7 @@ __all__ = [
     "QueryModel",
     "RefusedError",
     "SubOperations",
+    "UnreadableAnswer",
     "ended",
     "find",
     "identifier_bytes",
@@ -124,6 +126,11 @@ class RefusedError(NetError):
         super().__init__(message)
         self.status = status
         self.retry = status & 0xFF00 == Status.OUT_OF_RESOURCES
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableAnswer:
+    """An answer whose identifier is no data set, or is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +222,7 @@ def _named(encoder: TextEncoder) -> str:
 
 
 def model_of(identifier: bytes, context: AcceptedContext) -> Model:
-    """An identifier that came, as a DICOM JSON object. Never raises on bytes."""
+    """An identifier that came, what can be read of it, as a DICOM JSON object. Never raises on bytes."""
     model: Model = msgspec.json.decode(to_json(identifier, b"", lookup(context.transfer_syntax)))
     return model
 
@@ -227,7 +234,7 @@ async def find(
     *,
     message_id: int = 0,
     priority: int = Priority.MEDIUM,
-) -> AsyncGenerator[Model | Ended, None]:
+) -> AsyncGenerator[Model | UnreadableAnswer | Ended, None]:
     """The matches as they come, and at last how the query ended. Raises NetError, and RefusedError.
 
     Closing it early cancels the query. A C-CANCEL needs the ``message_id``, 0 for any.
@@ -236,7 +243,8 @@ async def find(
     async with aclosing(association.request(context, command, identifier)) as responses:
         async for response, data in responses:
             if is_pending(response):
-                yield model_of(data, context)
+                whole = is_whole(data, lookup(context.transfer_syntax))
+                yield model_of(data, context) if whole else UnreadableAnswer()
             else:
                 yield ended(response, data, context, Service.FIND)
 
