@@ -107,19 +107,26 @@ async def open_sink(config: Config) -> AsyncIterator[Sink]:
     Raises HounsfieldError, EngineError, StorageError.
     """
     try:
-        status = ask(control_socket(config), "status")
+        await _serving(control_socket(config))
     except NoServerError:
         async with _open_here(config) as here:
             yield here
         return
-    if status["state"] != "serving":
-        raise ControlError(f"the server is {status['state']}: try again when it serves")
     doors = Doors(import_folder(config))
     try:
         await doors.available()
         yield doors
     finally:
         doors.close()
+
+
+async def _serving(socket_path: Path) -> None:
+    """Return when the server there serves, and wait for one that starts. ControlError, NoServerError."""
+    deadline = trio.current_time() + AWAY_S
+    while (state := ask(socket_path, "status")["state"]) != "serving":
+        if state != "starting" or trio.current_time() > deadline:
+            raise ControlError(f"the server is {state}: try again when it serves")
+        await trio.sleep(LOOK_S)
 
 
 @asynccontextmanager
