@@ -19,6 +19,7 @@ _PROGRAMS = {
     "getscu": "dcmtk",
     "movescu": "dcmtk",
     "echoscu": "dcmtk",
+    "termscu": "dcmtk",
     "dcmsend": "dcmtk",
     "dcmqrscp": "dcmtk",
     "findscu": "dcmtk",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 
+from hounsfield.archive.engine.errors import NotFoundError, OutOfResourcesError
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy
@@ -16,10 +17,12 @@ from hounsfield.archive.wire import (
     AsynchronousOperations,
     CEchoRequest,
     CStoreRequest,
+    DataFragment,
     PresentationContext,
     ReleaseReply,
     ReleaseRequest,
     UserInformation,
+    encode_command,
 )
 from support.archives import ct_slice
 
@@ -46,6 +49,7 @@ class Gated:
         self.committing: list[str] = []
         self.durable: list[str] = []
         self.abandoned = 0
+        self.failing: set[str] = set()
 
     def begin(self, *, sop_instance_uid: str, **_: Any) -> GatedSession:
         self.gates[sop_instance_uid] = trio.Event()
@@ -66,6 +70,8 @@ class GatedSession:
     async def commit(self) -> StoreResult:
         self.sink.committing.append(self.uid)
         await self.sink.gates[self.uid].wait()
+        if self.uid in self.sink.failing:
+            raise OutOfResourcesError("no room")
         self.sink.durable.append(self.uid)
         self.over = True
         return StoreResult(Outcome.STORED, CT, self.uid, "", "")
@@ -94,6 +100,48 @@ async def test_each_is_answered_when_it_is_durable_whatever_the_order(serve: Any
         await peer.send(ReleaseRequest())
         assert await peer.event() == ReleaseReply()
         assert archive.listener.statistics().objects_received == 3
+
+
+async def test_one_that_cannot_be_kept_fails_alone_among_many(serve: Any, peer_to: Any) -> None:
+    sink = Gated()
+    sink.failing = {"1.2.2"}
+    async with serve(sink, OPEN) as archive:
+        peer = await peer_to(archive)
+        await peer.associate(CT_CONTEXT, user=window(4))
+        for number in (1, 2, 3):
+            await peer.say(3, store(number), b"12345678")
+        await archive.until(lambda: len(sink.committing) == 3)
+        for number, status in ((3, 0), (2, 0xA700), (1, 0)):
+            sink.open(number)
+            answer = await peer.response()
+            assert (answer.message_id_responded_to, answer.status) == (number, status)
+            assert answer.affected_sop_instance_uid == f"1.2.{number}"
+        assert sink.durable == ["1.2.3", "1.2.1"]
+        await peer.send(ReleaseRequest())
+        assert await peer.event() == ReleaseReply()
+        statistics = archive.listener.statistics()
+        assert (statistics.objects_received, statistics.objects_failed) == (2, 1)
+
+
+async def test_an_abort_among_many_takes_nothing_back(open_archive: Callable[..., Any], peer_to: Any) -> None:
+    """What was answered is there, and whole; so is what was received whole; half an object is not."""
+    async with open_archive() as archive:
+        peer = await peer_to(archive)
+        await peer.associate(CT_CONTEXT, user=window(4))
+        names = [f"1.2.{number}" for number in range(1, 6)]
+        slices = [ct_slice(sop_uid=name, study_uid="1.2", series_uid="1.3") for name in names]
+        for number in range(4):
+            await peer.say(3, store(number + 1), slices[number])
+        answered = {(await peer.response()).message_id_responded_to for _ in range(2)}
+        await peer.send(DataFragment(3, True, True, encode_command(store(5))))
+        await peer.send(DataFragment(3, False, False, slices[4][:400]))
+        await peer.send(Abort())
+        await archive.until(lambda: archive.listener.statistics().connections_open == 0)
+        assert len(answered) == 2
+        for name, each in zip(names[:4], slices, strict=False):
+            assert await archive.stored("1.2", "1.3", name) == each
+        with pytest.raises(NotFoundError):
+            await archive.stored("1.2", "1.3", names[4])
 
 
 async def test_past_the_window_nothing_is_read(serve: Any, peer_to: Any) -> None:

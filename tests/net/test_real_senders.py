@@ -119,6 +119,48 @@ async def test_dcmsend_with_many_files_and_syntaxes(open_archive: Callable[..., 
         assert statistics.objects_failed == 0
 
 
+@pytest.mark.peer("storescu")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("-R",),  # only the contexts that are needed
+        ("+C",),  # transfer syntaxes together in one context
+        ("-R", "+C"),
+        ("--repeat", "3", "+IR", "2"),  # other UIDs each time
+        ("--max-pdu", "4096", "--max-send-pdu", "4096"),
+        ("--max-pdu", "131072", "--max-send-pdu", "131072"),
+        ("-x=",),
+    ],
+    ids=" ".join,
+)
+async def test_storescu_in_its_other_ways(open_archive: Callable[..., Any], options: tuple[str, ...]) -> None:
+    async with open_archive() as archive:
+        words = ("storescu", *options, "-aec", "HOUNSFIELD", "127.0.0.1", "PORT", _file(CT))
+        done = await archive.run(*words)
+        assert done.returncode == 0, done.stdout
+        await archive.until(lambda: archive.listener.statistics().connections_open == 0)
+        statistics = archive.listener.statistics()
+        assert (statistics.objects_received > 0, statistics.objects_failed) == (True, 0)
+        assert statistics.associations_aborted == 0
+
+
+@pytest.mark.peer("storescu")
+async def test_storescu_that_aborts_when_all_is_answered(open_archive: Callable[..., Any]) -> None:
+    async with open_archive() as archive:
+        await archive.run("storescu", "--abort", "-aec", "HOUNSFIELD", "127.0.0.1", "PORT", _file(CT))
+        await archive.until(lambda: archive.listener.statistics().associations_aborted == 1)
+        await _assert_kept(archive, _file(CT), rewritten=True)
+
+
+@pytest.mark.peer("termscu")
+async def test_termscu_asks_in_vain(open_archive: Callable[..., Any]) -> None:
+    """It proposes a private way to stop DCMTK's own servers: nobody stops this one from outside."""
+    async with open_archive() as archive:
+        await archive.run("termscu", "-aec", "HOUNSFIELD", "127.0.0.1", "PORT")
+        done = await archive.run("echoscu", "-aec", "HOUNSFIELD", "127.0.0.1", "PORT")
+        assert done.returncode == 0, done.stdout
+
+
 # ---------------------------------------------------------------- pynetdicom
 
 

@@ -428,6 +428,37 @@ def test_certificates_are_read_anew(authority: Authority, ours: Shown) -> None:
     assert destinations.entity(ae).tls is not first
 
 
+# ---------------------------------------------------------------- the security profiles of PS3.15 B
+
+
+@pytest.mark.peer("echoscu")
+@pytest.mark.parametrize(
+    ("profile", "agreed"),
+    [
+        ("--profile-bcp195-nd", True),
+        ("--profile-bcp195", True),
+        ("--profile-bcp195-ex", True),
+        ("--profile-aes", False),  # retired: no forward secrecy, CBC
+        ("--profile-null", False),  # retired: not even encrypted
+    ],
+)
+@pytest.mark.parametrize("kind", ["EC", "RSA"])
+async def test_profiles_of_others(
+    serve: Callable[..., Any], sink: Any, authority: Authority, profile: str, agreed: bool, kind: str
+) -> None:
+    ours = authority.sign("ARCHIVE", rsa_key=kind == "RSA")
+    theirs = authority.sign("CT1", rsa_key=kind == "RSA")
+    tls = server_context(ours.pem, ours.key, client_ca=authority.pem)
+    async with serve(sink, ListenerPolicy(), tls=tls) as archive:
+        done = await archive.run(
+            "echoscu", "+tls", theirs.key, theirs.pem, "+cf", authority.pem, profile, "-aec", "HOUNSFIELD",
+            "127.0.0.1", "PORT",
+        )  # fmt: skip
+        assert (done.returncode == 0) is agreed, done.stdout
+        await archive.until(lambda: archive.listener.statistics().connections_open == 0)
+        assert archive.listener.statistics().echoes == agreed
+
+
 # ---------------------------------------------------------------- handshakes that do not end
 
 

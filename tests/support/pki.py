@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 DAY = timedelta(days=1)
@@ -38,7 +38,10 @@ def _subject(name: str) -> x509.Name:
 
 
 def _write(
-    directory: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+    directory: Path,
+    name: str,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey,
 ) -> Shown:
     directory.mkdir(exist_ok=True)
     pem, secret = directory / f"{name}.pem", directory / f"{name}.key"
@@ -80,9 +83,18 @@ class Authority:
     def pem(self) -> Path:
         return self.shown.pem
 
-    def sign(self, name: str, *, host: str = "127.0.0.1", days: float = 90, file: str = "") -> Shown:
+    def sign(
+        self,
+        name: str,
+        *,
+        host: str = "127.0.0.1",
+        days: float = 90,
+        file: str = "",
+        rsa_key: bool = False,
+    ) -> Shown:
         """A certificate for ``name`` at ``host`` that ends in ``days``."""
-        now, key = datetime.now(UTC), _key()
+        now = datetime.now(UTC)
+        key = rsa.generate_private_key(65537, 2048) if rsa_key else _key()
         end = now + days * DAY
         alternative: list[x509.GeneralName] = [x509.DNSName(f"{name.lower()}.example.org")]
         if host:
