@@ -52,17 +52,18 @@ class Taker:
         self.pieces: list[int] = []
         self.originators: list[tuple[str, int] | None] = []
 
-    async def store(
+    async def begin_store(
         self,
         context: AcceptedContext,
         sop_instance_uid: str,
-        pieces: AsyncIterator[tuple[Buffer, bool]],
+        dataset: Buffer | AsyncIterator[tuple[Buffer, bool]],
         *,
         sop_class_uid: str = "",
         move_originator: tuple[str, int] | None = None,
-    ) -> CStoreResponse:
+    ) -> Answer:
         data = bytearray()
         ended = False
+        pieces = dataset if isinstance(dataset, AsyncIterator) else one_piece(dataset)
         async for piece, last in pieces:
             assert not ended
             data += piece
@@ -71,7 +72,24 @@ class Taker:
         assert ended
         self.taken.append((context.transfer_syntax, sop_instance_uid, bytes(data)))
         self.originators.append(move_originator)
-        return CStoreResponse(1, self.status)
+        return Answer(CStoreResponse(1, self.status))
+
+
+class Answer:
+    """It came at once."""
+
+    def __init__(self, came: CStoreResponse) -> None:
+        self._came = came
+
+    async def response(self) -> CStoreResponse:
+        return self._came
+
+    def give_up(self) -> None:
+        pass
+
+
+async def one_piece(data: Buffer) -> AsyncIterator[tuple[Buffer, bool]]:
+    yield data, True
 
 
 def opened(data: bytes, syntax: str) -> pydicom.Dataset:

@@ -55,6 +55,7 @@ from hounsfield.archive.wire import (
     Role,
     State,
     TransportClosed,
+    lone_command,
 )
 
 if TYPE_CHECKING:
@@ -310,6 +311,25 @@ class Connection:
         fragment = self._reader.receive(event)
         assert isinstance(fragment, DatasetFragment)
         return fragment
+
+    def response_nowait(self, message_id: int, expected: type[Command]) -> Command | None:
+        """The response to a request of ours, if it is here and nothing else is; None leaves it to the reader.
+
+        Who sends many objects is spared the event loop's round for each. Only while the reader waits for
+        the first byte of a message, and for what is one PDU: whatever is odd about it, the reader finds out.
+        """
+        association = self._association
+        if not self._receiving or self.phase is Phase.BUSY or not association.between_pdus:
+            return None
+        came = self._transport.peek_nowait()
+        found = lone_command(came)
+        if found is None or found[0] not in self.contexts:
+            return None
+        command = found[1]
+        if type(command) is not expected or getattr(command, "message_id_responded_to", None) != message_id:
+            return None
+        self._transport.take_peeked(len(came))
+        return command
 
     async def respond(self, context_id: int, response: Command) -> None:
         """Send a response, in one write."""

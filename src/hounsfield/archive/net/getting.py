@@ -20,7 +20,7 @@ from hounsfield.archive.net.suboperations import (
     RetrieveFigures,
     RetrieveLimits,
     Suboperations,
-    run_lanes,
+    run_line,
 )
 from hounsfield.archive.wire import AcceptedContext, CGetRequest
 
@@ -62,7 +62,7 @@ class Getting:
         scp_of = operation.peer.scp_of
         contexts = (one for one in operation.contexts.values() if one.abstract_syntax in scp_of)
         try:
-            await run_lanes(
+            await run_line(
                 self._engine,
                 operations,
                 operation,

@@ -33,7 +33,7 @@ from hounsfield.archive.net.suboperations import (
     RetrieveFigures,
     RetrieveLimits,
     Suboperations,
-    run_lanes,
+    run_line,
 )
 from hounsfield.archive.wire import AcceptedContext, CMoveRequest, PresentationContext, Status
 
@@ -156,7 +156,7 @@ class Moving:
                     associate(remote, contexts, self._scu_limits, Offer(window=limits.window)) as association,
                 ):
                     associated = True
-                    await run_lanes(
+                    await run_line(
                         self._engine,
                         operations,
                         association,

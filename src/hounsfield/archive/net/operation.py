@@ -14,10 +14,10 @@ that were received whole still become durable.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import structlog
 import trio
@@ -95,7 +95,7 @@ class Operations:
         self._tasks = 0
         self._held = 0  # bytes of data sets of requests that are not answered
         self._long: dict[int, _Running] = {}
-        self._awaited: dict[int, _Awaited] = {}
+        self._awaited: dict[int, _Awaited[Any]] = {}
         self._ours = Turns(peer.asynchronous[1])
         self._message_id = 0
         self._changed = trio.lowlevel.ParkingLot()
@@ -155,7 +155,7 @@ class Operations:
         if awaited is None or type(response) is not awaited.expected:
             raise RemoteProtocolError(f"{type(response).__name__} without a request of ours")
         await discard_dataset(self.connection, response)
-        awaited.response = response
+        awaited.value = response
         awaited.came.set()
 
     async def _begin(self, provider: LongProvider, context: AcceptedContext, request: Any) -> None:
@@ -271,23 +271,42 @@ class Operations:
 
         Raises PeerGoneError and TimedOutError, and what ``send`` raises.
         """
-        async with self._ours:
-            message_id = self._next_message_id()
-            awaited = self._awaited[message_id] = _Awaited(expected)
-            try:
-                await send(message_id)
-            except BaseException:
-                self._awaited.pop(message_id, None)
-                raise
-            # cancelled from here on, the place stays taken: the response may still come
-            with trio.move_on_after(self._limits.dimse_s):
-                await awaited.came.wait()
-            if awaited.response is None:
-                self.connection.end("the peer does not answer a request of ours", too_slow=True)
-                await trio.lowlevel.checkpoint_if_cancelled()
-                raise TimedOutError("the peer does not answer a request on its own association")
-            response: Response = awaited.response
-            return response
+        return await (await self.begin(expected, send)).response()
+
+    async def begin(
+        self, expected: type[Response], send: Callable[[int], Awaitable[None]]
+    ) -> _Awaited[Response]:
+        """As :meth:`ask`, to the moment when the request is sent."""
+        await self._ours.take()
+        message_id = self._next_message_id()
+        awaited: _Awaited[Response] = _Awaited(self, message_id, expected)
+        self._awaited[message_id] = awaited
+        try:
+            await send(message_id)
+        except BaseException:
+            self._awaited.pop(message_id, None)
+            awaited.give_up()
+            raise
+        # cancelled from here on, the message id stays taken: the response may still come
+        return awaited
+
+    async def hear(self, awaited: _Awaited[Any]) -> None:
+        """Wait for a response. Raises PeerGoneError and TimedOutError."""
+        here = self.connection.response_nowait(awaited.message_id, awaited.expected)
+        if here is not None:
+            awaited.value = here
+            del self._awaited[awaited.message_id]
+            return
+        with trio.move_on_after(self._limits.dimse_s):
+            await awaited.came.wait()
+        if awaited.value is None:
+            self.connection.end("the peer does not answer a request of ours", too_slow=True)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            raise TimedOutError("the peer does not answer a request on its own association")
+
+    def turn_over(self) -> None:
+        """A request of ours is not outstanding any more, as far as we care."""
+        self._ours.give_back()
 
     def _next_message_id(self) -> int:
         while True:
@@ -296,15 +315,32 @@ class Operations:
                 return self._message_id
 
 
-class _Awaited:
-    """A response that is to come."""
+class _Awaited(Generic[Response]):
+    """A response that is to come. It is waited for once, or given up."""
 
-    __slots__ = ("came", "expected", "response")
+    __slots__ = ("_operations", "_outstanding", "came", "expected", "message_id", "value")
 
-    def __init__(self, expected: type[Command]) -> None:
-        self.expected = expected
+    def __init__(self, operations: Operations, message_id: int, expected: type[Response]) -> None:
+        self.message_id = message_id
+        self.expected: type[Command] = expected
         self.came = trio.Event()
-        self.response: Any = None
+        self.value: Response | None = None
+        self._operations = operations
+        self._outstanding = True
+
+    async def response(self) -> Response:
+        try:
+            if self.value is None:
+                await self._operations.hear(self)
+        finally:
+            self.give_up()
+        assert self.value is not None
+        return self.value
+
+    def give_up(self) -> None:
+        if self._outstanding:
+            self._outstanding = False
+            self._operations.turn_over()
 
 
 class _Running:
@@ -386,6 +422,20 @@ class _Running:
         sop_class_uid: str = "",
         move_originator: tuple[str, int] | None = None,
     ) -> CStoreResponse:
+        begun = await self.begin_store(
+            context, sop_instance_uid, pieces, sop_class_uid=sop_class_uid, move_originator=move_originator
+        )
+        return await begun.response()
+
+    async def begin_store(
+        self,
+        context: AcceptedContext,
+        sop_instance_uid: str,
+        dataset: Buffer | Pieces,
+        *,
+        sop_class_uid: str = "",
+        move_originator: tuple[str, int] | None = None,
+    ) -> _Awaited[CStoreResponse]:
         if context.abstract_syntax not in self.peer.scp_of:
             raise NoAcceptedContextError(
                 f"the peer did not take the SCP role for SOP class {context.abstract_syntax}"
@@ -402,9 +452,12 @@ class _Running:
                 title,
                 number,
             )
-            await sender.stream(context.context_id, request, pieces)
+            if isinstance(dataset, AsyncIterator):
+                await sender.stream(context.context_id, request, dataset)
+            else:
+                await sender.message(context.context_id, request, dataset)
 
-        return await self._operations.ask(CStoreResponse, send)
+        return await self._operations.begin(CStoreResponse, send)
 
     async def report(
         self, context: AcceptedContext, request: NEventReportRequest, dataset: Buffer

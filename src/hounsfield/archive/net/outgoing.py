@@ -13,7 +13,7 @@ lost something before: it makes another object, with a UID of its own (PS3.3 C.7
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +32,7 @@ from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.errors import where
 from hounsfield.archive.net.errors import NetError
 from hounsfield.archive.net.requests import NAMES_ANOTHER, names_another
+from hounsfield.archive.net.services import StoreAnswer
 from hounsfield.archive.wire import (
     AcceptedContext,
     Buffer,
@@ -186,16 +187,19 @@ class Target(Protocol):
     def contexts(self) -> Mapping[int, AcceptedContext]:
         """The accepted presentation contexts by id."""
 
-    async def store(
+    async def begin_store(
         self,
         context: AcceptedContext,
         sop_instance_uid: str,
-        pieces: AsyncIterator[tuple[Buffer, bool]],
+        dataset: Buffer | AsyncIterator[tuple[Buffer, bool]],
         *,
         sop_class_uid: str = "",
         move_originator: tuple[str, int] | None = None,
-    ) -> CStoreResponse:
-        """C-STORE one data set, given in pieces. Raises NetError; what ``pieces`` raises comes through."""
+    ) -> StoreAnswer:
+        """C-STORE one data set, whole or in pieces, to the moment when nothing of it is here any more.
+
+        Raises NetError; what pieces raise comes through.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,10 +216,6 @@ class Sent:
     retry: bool = False
     size: int = 0
     transfer_syntax_uid: str = ""
-
-
-class _UnwantedError(Exception):
-    """Nothing of the object was sent, and nothing is to be."""
 
 
 class _EndlessError(Exception):
@@ -251,9 +251,7 @@ async def send(
     try:
         name = (instance.study_uid, instance.series_uid, instance.row.sop_uid)
         packed = await pack(engine, name, accepted or Accepted(target.contexts.values()), opening or own)
-        sent = packed if isinstance(packed, Sent) else await packed.store(target, move_originator)
-        assert sent is not None  # always wanted
-        return sent
+        return packed if isinstance(packed, Sent) else await packed.store(target, move_originator)
     finally:
         if own is not None:
             own.close()
@@ -324,44 +322,35 @@ class Parcel:
         self._rest = rest
         self._size = 0
         self._unreadable: Exception | None = None
-        self._wanted: Callable[[], bool] = lambda: True
         self.begun = False
         """Whether the target has asked for its first bytes."""
 
-    async def store(
-        self,
-        target: Target,
-        move_originator: tuple[str, int] | None,
-        wanted: Callable[[], bool] = lambda: True,
-    ) -> Sent | None:
-        """C-STORE it; None when it is not ``wanted`` any more when its turn on the association comes.
+    async def store(self, target: Target, move_originator: tuple[str, int] | None) -> Sent:
+        """C-STORE it. Raises NetError when the association is over, or has to be: UnfinishedError."""
+        answer = await self.begin(target, move_originator)
+        return self.judged(await answer.response())
 
-        Raises NetError when the association is over, UnfinishedError among them.
-        """
-        self._wanted = wanted
-        try:
-            return await self._sent(target, move_originator)
-        except _UnwantedError:
-            await self.aclose()
-            return None
-
-    async def _sent(self, target: Target, move_originator: tuple[str, int] | None) -> Sent:
+    async def begin(self, target: Target, move_originator: tuple[str, int] | None) -> StoreAnswer:
+        """As :meth:`store`, to the moment when it is sent: for :meth:`judged`, the answer that is to come."""
         if self._rest is None:
-            return await self._store(target, self._whole(), move_originator)
-        failed: NetError | _UnwantedError | None = None
-        sent: Sent | None = None
+            self.begun = True
+            whole = self._first[0]
+            self._size = len(whole)
+            return await target.begin_store(self._context, self._uid, whole, move_originator=move_originator)
+        failed: NetError | None = None
+        answer: StoreAnswer | None = None
         give, take = trio.open_memory_channel[Buffer](0)
         async with trio.open_nursery() as nursery:  # the next piece is read while one is sent
             nursery.start_soon(self._read, give)
             try:
-                sent = await self._store(target, self._streamed(take), move_originator)
-            except (NetError, _UnwantedError) as error:
+                answer = await self._streaming(target, self._streamed(take), move_originator)
+            except NetError as error:
                 failed = error
             nursery.cancel_scope.cancel()
         if failed is not None:
             raise failed
-        assert sent is not None
-        return sent
+        assert answer is not None
+        return answer
 
     async def doubted(self) -> Sent | None:
         """Read it to its end and send nothing: why it cannot be sent, None when it can. It is closed then."""
@@ -381,37 +370,25 @@ class Parcel:
         if rest is not None:
             await _closed(rest)
 
-    async def _store(
+    async def _streaming(
         self,
         target: Target,
         pieces: AsyncGenerator[tuple[Buffer, bool], None],
         move_originator: tuple[str, int] | None,
-    ) -> Sent:
+    ) -> StoreAnswer:
         async with aclosing(pieces):
             try:
-                response = await target.store(
+                return await target.begin_store(
                     self._context, self._uid, pieces, move_originator=move_originator
                 )
             except _EndlessError as error:
                 assert self._unreadable is not None
                 raise UnfinishedError(_unreadable(self._unreadable)) from error
-        return self._judged(response)
-
-    def _begin(self) -> None:
-        """Its turn has come. Raises _UnwantedError."""
-        if not self._wanted():
-            raise _UnwantedError
-        self.begun = True
-
-    async def _whole(self) -> AsyncGenerator[tuple[Buffer, bool], None]:
-        self._begin()
-        self._size = len(self._first[0])
-        yield self._first[0], True
 
     async def _read(self, give: trio.MemorySendChannel[Buffer]) -> None:
         rest = self._rest
         assert rest is not None
-        async with give:
+        with give:  # no checkpoint: what it found out is told, whatever is cancelled meanwhile
             try:
                 async for piece in rest:
                     await give.send(piece)
@@ -424,7 +401,7 @@ class Parcel:
     async def _streamed(
         self, take: trio.MemoryReceiveChannel[Buffer]
     ) -> AsyncGenerator[tuple[Buffer, bool], None]:
-        self._begin()
+        self.begun = True
         *before, held = self._first
         self._first = []
         for piece in before:
@@ -439,7 +416,8 @@ class Parcel:
         self._size += len(held)
         yield held, True
 
-    def _judged(self, response: CStoreResponse) -> Sent:
+    def judged(self, response: CStoreResponse) -> Sent:
+        """What its answer says."""
         meaning = describe_status(response.status, Service.STORAGE)
         category = meaning.category
         if category not in (Category.SUCCESS, Category.WARNING):

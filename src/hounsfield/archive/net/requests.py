@@ -167,7 +167,8 @@ class Requests:
         """The next response to that message. Raises NetError."""
         answers = self._operations[message_id].answers
         while not answers:
-            await self._hear(self._limits.response_s)
+            if not await self._hear_nowait():
+                await self._hear(self._limits.response_s)
         return answers.popleft()
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -285,6 +286,38 @@ class Requests:
         finally:
             self._reading = False
             self._waiting.unpark_all()
+
+    async def _hear_nowait(self) -> bool:
+        """As :meth:`_hear`, what is here already, if anything is: no timer, no round of the event loop."""
+        if self._reading or self._failure is not None:
+            return False
+        association = self.association
+        self._reading = self._within = True
+        try:
+            event = association.next_event()
+            if event is NEED_DATA:
+                count = self._transport.receive_nowait(association.receive_buffer())
+                if count < 0:
+                    self._within = False
+                    return False
+                association.received(count)
+                event = association.next_event()
+            if event is not NEED_DATA:
+                await self._take(event)
+            self._within = False
+        except RemoteProtocolError as error:
+            try:
+                await self._broke_protocol(error)
+            except BaseException as broken:
+                self.fail(broken)
+                raise
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            self._reading = False
+            self._waiting.unpark_all()
+        return True
 
     async def event(self, seconds: float, what: str) -> Event:
         """The next event. Raises TimedOutError naming ``what``, and other NetErrors."""

@@ -190,27 +190,46 @@ class RequestorAssociation:
         ``pieces`` raises comes through; if a part of the object was sent by then, the association is not
         ``usable``.
         """
+        begun = await self.begin_store(
+            context, sop_instance_uid, pieces, sop_class_uid=sop_class_uid, move_originator=move_originator
+        )
+        return await begun.response()
+
+    async def begin_store(
+        self,
+        context: AcceptedContext,
+        sop_instance_uid: str,
+        dataset: Buffer | AsyncIterator[tuple[Buffer, bool]],
+        *,
+        sop_class_uid: str = "",
+        move_originator: tuple[str, int] | None = None,
+    ) -> _StoreAnswer:
+        """As :meth:`store`, to the moment when all of it is sent. ``dataset``: whole, or pieces.
+
+        The answer is to be waited for, or given up: until then it has a place in the window.
+        """
         originator, originator_id = move_originator or (None, None)
-        async with self._window:
-            first = await anext(pieces)  # before the line is ours: it may take its time
+        await self._window.take()
+        requests = self._requests
+        message_id = 0
+        try:
+            # the first piece before the line is ours: it may take its time
+            first = await anext(dataset) if isinstance(dataset, AsyncIterator) else (dataset, True)
+            message_id = self.next_message_id()
             request = CStoreRequest(
-                self.next_message_id(),
+                message_id,
                 sop_class_uid or context.abstract_syntax,
                 sop_instance_uid,
                 move_originator_ae=originator,
                 move_originator_message_id=originator_id,
             )
-            requests = self._requests
-            requests.begin(request.message_id, CStoreResponse)
-            try:
-                await requests.send_object(context.context_id, request, first, pieces)
-                response, _ = await requests.answer(request.message_id)
-            except BaseException:
-                requests.abandon(request.message_id)
-                raise
-            requests.end(request.message_id)
-        assert isinstance(response, CStoreResponse)
-        return response
+            requests.begin(message_id, CStoreResponse)
+            await requests.send_object(context.context_id, request, first, dataset)
+        except BaseException:
+            requests.abandon(message_id)
+            self._window.give_back()
+            raise
+        return _StoreAnswer(requests, self._window, message_id)
 
     async def ask(
         self, context: AcceptedContext, command: Command, dataset: Buffer = b""
@@ -345,6 +364,38 @@ class RequestorAssociation:
     def close(self) -> None:
         """Forget what was not here whole."""
         self._requests.close()
+
+
+class _StoreAnswer:
+    """The answer to a C-STORE, which is still to come."""
+
+    __slots__ = ("_message_id", "_outstanding", "_requests", "_window")
+
+    def __init__(self, requests: Requests, window: Turns, message_id: int) -> None:
+        self._requests = requests
+        self._window = window
+        self._message_id = message_id
+        self._outstanding = True
+
+    async def response(self) -> CStoreResponse:
+        """Wait for it, once. Raises NetError."""
+        try:
+            response, _ = await self._requests.answer(self._message_id)
+        except BaseException:
+            self.give_up()
+            raise
+        self._requests.end(self._message_id)
+        self._outstanding = False
+        self._window.give_back()
+        assert isinstance(response, CStoreResponse)
+        return response
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more. Idempotent."""
+        if self._outstanding:
+            self._outstanding = False
+            self._requests.abandon(self._message_id)
+            self._window.give_back()
 
 
 @asynccontextmanager

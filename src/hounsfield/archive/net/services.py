@@ -34,6 +34,7 @@ __all__ = [
     "Operation",
     "Peer",
     "Service",
+    "StoreAnswer",
 ]
 
 
@@ -54,6 +55,16 @@ class Peer:
     """SOP classes for which the peer took the SCP role: it takes our C-STORE for them (PS3.7 D.3.3.4)."""
     asynchronous: tuple[int, int] = (1, 1)
     """Operations the peer may have outstanding with us, and we with it; 0 is any number (PS3.7 D.3.3.3)."""
+
+
+class StoreAnswer(Protocol):
+    """The answer to a C-STORE that was sent, which is still to come. Wait for it once, or give it up."""
+
+    async def response(self) -> CStoreResponse:
+        """Wait for it. Raises NetError."""
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more. Idempotent."""
 
 
 class Operation(Protocol):
@@ -98,6 +109,17 @@ class Operation(Protocol):
         ``pieces``: bytes, and whether they are the last. Raises NetError; whatever ``pieces`` raises comes
         through, and the association is over when a part of the object was sent already.
         """
+
+    async def begin_store(
+        self,
+        context: AcceptedContext,
+        sop_instance_uid: str,
+        dataset: Buffer | AsyncIterator[tuple[Buffer, bool]],
+        *,
+        sop_class_uid: str = "",
+        move_originator: tuple[str, int] | None = None,
+    ) -> StoreAnswer:
+        """As :meth:`store`, to the moment when all of it is sent. ``dataset``: whole, or pieces."""
 
     async def report(
         self, context: AcceptedContext, request: NEventReportRequest, dataset: Buffer

@@ -1,10 +1,10 @@
-"""The C-STORE sub-operations of one C-MOVE or C-GET: what is to be sent, what became of it, and the lanes
-on which it goes (PS3.4 C.4.2.3, C.4.3.3).
+"""The C-STORE sub-operations of one C-MOVE or C-GET: what is to be sent, what became of it, and the line
+in which it goes (PS3.4 C.4.2.3, C.4.3.3).
 
-A *lane* takes one object after the other: it opens an object into memory of its own, waits for its turn on
-the association, sends it and waits for the answer. There is one lane more than operations may be
-outstanding, so that the next object is ready when an answer comes. Objects leave in the order in which they
-were queued, however long each took to be opened.
+A *line* opens one object after the other into the same memory and sends it. The next one is opened while
+the peer deals with those before; its answers are waited for when no more may be outstanding. Often they are
+here by then: no other task, no timer and no round of the event loop is needed to take them. Objects leave in
+the order in which they were queued.
 
 What may go away by itself is tried again: an object that the peer has no room for, and those that were on
 an association when it broke. Pauses double as long as nothing gets through.
@@ -12,6 +12,7 @@ an association when it broke. Pauses double as long as nothing gets through.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from hounsfield.archive.engine.opening import Opening
 from hounsfield.archive.errors import where
 from hounsfield.archive.net.errors import GivenUpError, NetError
 from hounsfield.archive.net.outgoing import Accepted, Pair, Parcel, Sent, Target, UnfinishedError, pack
+from hounsfield.archive.net.services import StoreAnswer
 from hounsfield.archive.wire import Category, Status
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.errors import StorageError
@@ -41,7 +43,7 @@ __all__ = [
     "Tally",
     "Work",
     "failed_list",
-    "run_lanes",
+    "run_line",
 ]
 
 log = structlog.get_logger(__name__)
@@ -52,6 +54,8 @@ _FAILED_LIST: Final = 0x00080058
 _FAILED_BYTES_MAX: Final = 0xFFFE  # of a UI with explicit VR (PS3.5 7.1.2): some thousand UIDs
 DOUBTFUL_MAX: Final = 1000
 """Objects that are remembered as such that could not be sent to their end."""
+_UNYIELDED_S: Final = 0.001
+"""For so long a line keeps the event loop to itself when the peer's answers are always there."""
 _ANNOUNCED: Final = 16  # of how many objects the disk is told when one had to be waited for
 
 
@@ -275,7 +279,7 @@ class Patience:
         return min(self._limits.pause_s * 2.0 ** (self._in_vain - 1), self._limits.pause_s_max)
 
 
-async def run_lanes(
+async def run_line(
     engine: Engine,
     operations: Suboperations,
     target: Target,
@@ -295,13 +299,11 @@ async def run_lanes(
     """
     if doubtful is None:
         doubtful = {}
-    lanes = _Lanes(engine, operations, target, accepted, limits, move_originator, doubtful)
+    line = _Line(engine, operations, target, accepted, limits, move_originator, doubtful)
     while operations.queue and not operations.stopping:
         before = operations.got_through
-        # What was on an association that broke goes alone: it may be what breaks them.
-        at_once = 1 if operations.queue[0].attempts else min(window or limits.window, limits.window)
         try:
-            await lanes.run(at_once + 1)
+            await line.run(min(window or limits.window, limits.window))
         except NoRoomError:
             pause = patience.pause(progressed=operations.got_through > before)
             if pause is None:
@@ -309,8 +311,8 @@ async def run_lanes(
             await operations.pause(pause)
 
 
-class _Lanes:
-    """Several lanes on one association."""
+class _Line:
+    """Objects on their way to one peer, one behind the other."""
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,
@@ -330,59 +332,93 @@ class _Lanes:
         self._limits = limits
         self._originator = move_originator
         self._failures: list[NetError] = []
-        self._last_turn: trio.Event | None = None
+        self._outstanding: deque[tuple[Work, Parcel, StoreAnswer]] = deque()
+        self._again: list[Work] = []  # in their order
+        self._unsent: Work | None = None  # it was opened, and never sent
         self._announce_at = 0  # when so many are settled, the disk has brought what it was told of last
+        self._yielded = 0.0
 
-    async def run(self, count: int) -> None:
+    async def run(self, at_once: int) -> None:
+        """Send until nothing is queued, nothing more is to be begun, or something is wrong: then that."""
+        operations, outstanding = self._operations, self._outstanding
         self._failures.clear()
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(count, len(self._operations.queue))):
-                nursery.start_soon(self._lane)
+        opening = self._engine.opening()
+        broken: tuple[Work, NetError, bool] | None = None
+        try:
+            while broken is None and not self._failures and (work := operations.take()) is not None:
+                broken = await self._send(work, opening, at_once)
+            while outstanding:
+                await self._settle()
+        finally:
+            opening.close()
+            if broken is not None:
+                self._broken(broken[0], broken[1], begun=broken[2])
+            while outstanding:  # cancelled: whether they arrived is not known
+                work, _, answer = outstanding.popleft()
+                answer.give_up()
+                self._again.append(work)
+            for work in reversed(self._again):
+                operations.put_back(work)
+            self._again.clear()
+            if self._unsent is not None:  # first of all: that it gets through says that the peer lives
+                operations.put_back(self._unsent)
+                self._unsent = None
         if self._failures:  # one object's fault ends all that are outstanding: it is the one to tell
             raise min(self._failures, key=lambda error: isinstance(error, GivenUpError))
 
-    async def _lane(self) -> None:
-        operations = self._operations
-        opening = self._engine.opening()
+    async def _send(self, work: Work, opening: Opening, at_once: int) -> tuple[Work, NetError, bool] | None:
+        """Open one object while others are on their way, and send it when it may; what broke in doing so."""
+        packed: Parcel | Sent | None = None
+        self._unsent = work
         try:
-            while not self._failures and (work := operations.take()) is not None:
-                packed: Parcel | Sent | None = None
-                before, turn = self._last_turn, trio.Event()
-                self._last_turn = turn
-                try:
-                    packed = await self._packed(work, opening)
-                    if opening.waited and operations.settled >= self._announce_at:
-                        await self._announce()
-                    if before is not None and not before.is_set():
-                        await before.wait()
-                    sent = packed if isinstance(packed, Sent) else await self._sent(packed, turn)
-                except NetError as error:
-                    self._failures.append(error)
-                    self._broken(work, error, begun=isinstance(packed, Parcel) and packed.begun)
-                    return
-                except BaseException:  # cancelled: whether it arrived is not known
-                    operations.put_back(work)
-                    raise
-                finally:
-                    turn.set()
-                if sent is None:
-                    operations.put_back(work)
-                    return
-                work.attempts += 1
-                if sent.retry and sent.status is not None and work.attempts <= self._limits.retries:
-                    operations.put_back(work)
-                    self._failures.append(NoRoomError("the peer has no room at the moment"))
-                    return
-                operations.done(work, sent)
+            packed = await self._packed(work, opening)
+            if opening.waited and self._operations.settled >= self._announce_at:
+                await self._announce()
+            if work.attempts or (self._outstanding and self._outstanding[0][0].attempts):
+                at_once = 1  # what was on an association that broke goes alone: it may be what breaks them
+            while len(self._outstanding) >= at_once:
+                await self._settle()
+            if isinstance(packed, Sent):
+                self._unsent = None
+                self._operations.done(work, packed)
+            elif not self._failures and not self._operations.stopping:
+                answer = await packed.begin(self._target, self._originator)
+                self._unsent = None
+                self._outstanding.append((work, packed, answer))
+                await self._breathe()
+        except NetError as error:
+            self._unsent = None
+            self._failures.append(error)
+            return work, error, isinstance(packed, Parcel) and packed.begun
         finally:
-            opening.close()
+            if self._unsent is not None and isinstance(packed, Parcel):
+                await packed.aclose()
+        return None
 
-    async def _sent(self, parcel: Parcel, turn: trio.Event) -> Sent | None:
-        def wanted() -> bool:
-            turn.set()
-            return not self._failures and not self._operations.stopping
+    async def _settle(self) -> None:
+        """Wait for the answer to the first that is outstanding."""
+        work, parcel, answer = self._outstanding[0]
+        try:
+            sent = parcel.judged(await answer.response())
+        except NetError as error:
+            self._outstanding.popleft()
+            self._failures.append(error)
+            self._broken(work, error, begun=True)
+            return
+        self._outstanding.popleft()
+        work.attempts += 1
+        if sent.retry and sent.status is not None and work.attempts <= self._limits.retries:
+            self._again.append(work)
+            self._failures.append(NoRoomError("the peer has no room at the moment"))
+        else:
+            self._operations.done(work, sent)
 
-        return await parcel.store(self._target, self._originator, wanted)
+    async def _breathe(self) -> None:
+        """A peer whose answers are always here already leaves the others their time all the same."""
+        now = time.monotonic()
+        if now - self._yielded > _UNYIELDED_S:
+            await trio.lowlevel.checkpoint()
+            self._yielded = time.monotonic()
 
     async def _packed(self, work: Work, opening: Opening) -> Parcel | Sent:
         try:
@@ -409,7 +445,7 @@ class _Lanes:
         if begun and not isinstance(error, GivenUpError):  # which was for another's sake
             work.attempts += 1
         if work.attempts <= self._limits.retries:
-            self._operations.put_back(work)
+            self._again.append(work)
         else:
             self._operations.done(work, Sent(Category.FAILURE, reason=str(error), retry=error.retry))
 

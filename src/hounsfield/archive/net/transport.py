@@ -22,6 +22,7 @@ from hounsfield.archive.wire import Buffer
 __all__ = ["Deadline", "SocketTransport", "StreamTransport", "Transport"]
 
 _STREAM_READ_BYTES = 64 * 1024  # TLS records are 16 KiB: more than a few at once is not to be had
+_PEEKED_BYTES = 1024  # the response to a C-STORE, with two UIDs and a comment, is half of that at most
 _STREAM_WRITE_BYTES = 64 * 1024  # what is joined for one write, and what a slow peer must take in time
 
 
@@ -50,6 +51,12 @@ class Transport(Protocol):
 
     def receive_nowait(self, view: memoryview) -> int:
         """Receive what is there into ``view``; 0 at the end, -1 when nothing is there yet."""
+
+    def peek_nowait(self) -> bytes:
+        """The first bytes of what is there, without taking them: a short message whole."""
+
+    def take_peeked(self, count: int) -> None:
+        """Drop bytes that were peeked at."""
 
     async def receive(self, view: memoryview) -> int:
         """Wait until something is received into ``view``; its length, 0 when the peer closed or vanished."""
@@ -99,6 +106,15 @@ class SocketTransport:
         self.bytes_in += count
         self._unyielded += count
         return count
+
+    def peek_nowait(self) -> bytes:
+        try:
+            return self._sock.recv(_PEEKED_BYTES, socket.MSG_PEEK)
+        except OSError:  # nothing is there, or the peer is gone: whoever reads finds out
+            return b""
+
+    def take_peeked(self, count: int) -> None:
+        self.bytes_in += len(self._sock.recv(count))
 
     async def receive(self, view: memoryview) -> int:
         while True:
@@ -169,6 +185,12 @@ class StreamTransport:
 
     def receive_nowait(self, view: memoryview) -> int:  # noqa: ARG002 - the transports' common shape
         return -1
+
+    def peek_nowait(self) -> bytes:
+        return b""
+
+    def take_peeked(self, count: int) -> None:
+        """Never: there is nothing to peek at."""
 
     async def receive(self, view: memoryview) -> int:
         if self._sock is not None:

@@ -21,12 +21,20 @@ class Turns:
         self._size = size
 
     async def __aenter__(self) -> None:
+        await self.take()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.give_back()
+
+    async def take(self) -> None:
+        """Wait for a turn, and have it until it is given back."""
         try:
             self._semaphore.acquire_nowait()
         except trio.WouldBlock:
             await self._semaphore.acquire()
 
-    async def __aexit__(self, *_: object) -> None:
+    def give_back(self) -> None:
+        """One turn is over."""
         self._semaphore.release()
 
     def taken(self) -> bool:

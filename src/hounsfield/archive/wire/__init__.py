@@ -43,6 +43,7 @@ from hounsfield.archive.wire.messages import (
     MessageEvent,
     MessageReader,
     MessageWriter,
+    lone_command,
 )
 from hounsfield.archive.wire.negotiation import AcceptedContext
 from hounsfield.archive.wire.pdus import (
@@ -159,4 +160,5 @@ __all__ = [
     "decode_command",
     "describe_status",
     "encode_command",
+    "lone_command",
 ]

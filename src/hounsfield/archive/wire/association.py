@@ -203,6 +203,13 @@ class Association:
         elif not self._machine.deaf:
             self._incoming.append(data)
 
+    @property
+    def between_pdus(self) -> bool:
+        """Whether P-DATA-TF PDUs may come, and nothing of one was received that was not taken."""
+        incoming = self._incoming
+        established = self._machine.state is State.ESTABLISHED
+        return established and not self._pdu_left and incoming.start == incoming.end
+
     # ------------------------------------------------------------ events out
 
     def next_event(self) -> NextEvent:

@@ -16,9 +16,16 @@ from hounsfield.archive.wire.commands import Command
 from hounsfield.archive.wire.errors import LocalProtocolError, RemoteProtocolError
 from hounsfield.archive.wire.limits import WireLimits
 from hounsfield.archive.wire.pdu_writer import PDV_OVERHEAD, data_header
-from hounsfield.archive.wire.pdus import Buffer, DataFragment
+from hounsfield.archive.wire.pdus import Buffer, DataFragment, PduType
 
-__all__ = ["CommandReceived", "DatasetFragment", "MessageEvent", "MessageReader", "MessageWriter"]
+__all__ = [
+    "CommandReceived",
+    "DatasetFragment",
+    "MessageEvent",
+    "MessageReader",
+    "MessageWriter",
+    "lone_command",
+]
 
 _BATCH_BYTES = 1024 * 1024
 """What one ``sendmsg`` gets: past it the call's cost is noise."""
@@ -26,6 +33,9 @@ _BATCH_BUFFERS = 512
 """Linux takes 1024 buffers in one ``sendmsg`` (IOV_MAX); half, so that a caller can add some."""
 _SHORT_BYTES = 64 * 1024
 """Messages that are copied into one buffer, together: less work than a buffer and a write for each."""
+
+_LONE_BYTES_MIN = 12  # a P-DATA-TF's header and its only PDV's
+_WHOLE_COMMAND = 3  # a PDV's control: a command, and the last of it (PS3.8 E.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,23 @@ class MessageReader:
         else:
             self._context_id = 0
         return CommandReceived(fragment.context_id, command)
+
+
+def lone_command(data: bytes) -> tuple[int, Command] | None:
+    """Context id and command, if ``data`` is one P-DATA-TF with one message that has no data set.
+
+    None for anything else, right or wrong: that is for an association and its :class:`MessageReader`.
+    """
+    end = len(data)
+    if end < _LONE_BYTES_MIN or data[0] != PduType.P_DATA_TF or data[11] & 3 != _WHOLE_COMMAND:
+        return None
+    if data[2:6] != (end - 6).to_bytes(4, "big") or data[6:10] != (end - 10).to_bytes(4, "big"):
+        return None
+    try:
+        command = decode_command(data[12:])
+    except RemoteProtocolError:
+        return None
+    return None if command.has_dataset else (data[10], command)
 
 
 class MessageWriter:
