@@ -14,7 +14,7 @@ from pynetdicom import AE, build_role, evt
 from hounsfield.archive.net import suboperations
 from hounsfield.archive.net.connection import Connection
 from hounsfield.archive.net.getting import get_service
-from hounsfield.archive.net.outgoing import pack
+from hounsfield.archive.net.outgoing import Accepted, pack
 from hounsfield.archive.net.requests import Requests
 from hounsfield.archive.net.scu import RemoteEntity, associate
 from hounsfield.archive.net.suboperations import Patience, RetrieveLimits, Suboperations, run_line
@@ -101,6 +101,7 @@ async def test_of_a_destination(open_archive: Callable[..., Any], monkeypatch: p
     ae = AE()
     ae.add_supported_context(CT, EXPLICIT)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, received(taken))])
+    assert server is not None
     try:
         async with open_archive() as archive:
             instances = [await stored(archive.engine, raw) for raw in slices(8)]
@@ -116,7 +117,7 @@ async def test_of_a_destination(open_archive: Callable[..., Any], monkeypatch: p
                     archive.engine,
                     operations,
                     association,
-                    suboperations.Accepted(association.contexts.values()),
+                    Accepted(association.contexts.values()),
                     window=1,
                     limits=limits,
                     patience=Patience(limits),
