@@ -280,11 +280,16 @@ def test_keys_that_take_too_long() -> None:
         {0x00290010: "ACME 1.1", 0x00291001: "?" * 300},
         {tag_of("PatientComments"): "x" * 70_000},
         {tag_of("SOPInstanceUID"): "\\".join(["1.2"] * 10_001)},
+        {tag_of("PatientName"): "\\".join(["DOE^JOHN"] * 1001)},
+        {tag_of("ViewCodeSequence"): [{tag_of("CodeMeaning"): "\\".join(["A"] * 1001)}]},
         {tag_of("ViewCodeSequence"): [{tag_of("CodeMeaning"): "?" * 300}]},
     ):
         raw = data_set({**keys(QueryRetrieveLevel="IMAGE"), **values}, SYNTAXES[1])
         with pytest.raises(IdentifierError):
             find_request(STUDY_ROOT_FIND, read_identifier(raw, SYNTAXES[1]), Negotiated(relational=True))
+    for keyword, text in (("PatientName", "\\".join(["A"] * 1000)), ("PatientComments", "\\" * 2000 + "x")):
+        raw = data_set(keys(QueryRetrieveLevel="STUDY", **{keyword: text}), SYNTAXES[1])
+        assert find_request(STUDY_ROOT_FIND, read_identifier(raw, SYNTAXES[1]), Negotiated())
     many = "\\".join(f"1.2.{number}" for number in range(10_000))
     raw = data_set(keys(QueryRetrieveLevel="STUDY", StudyInstanceUID=many), SYNTAXES[1])
     asked = read_identifier(raw, SYNTAXES[1])

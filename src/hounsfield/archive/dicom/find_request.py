@@ -59,6 +59,7 @@ from hounsfield.archive.dicom.query import (
     QueryError,
     check_key,
 )
+from hounsfield.archive.dicom.text import PROSE_VRS
 
 PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
 STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -79,6 +80,8 @@ UNIQUE_KEY: Final[Mapping[Level, int]] = {
 
 #: In one key of a query: each is looked up by itself.
 UIDS_MAX: Final = 10_000
+#: In one other key: each is compared with each candidate, a microsecond for a name.
+VALUES_MAX: Final = 1000
 
 RETRIEVE_AE_TITLE: Final = 0x00080054
 INSTANCE_AVAILABILITY: Final = 0x00080056
@@ -296,12 +299,12 @@ def _check(key: Key) -> None:
 
 
 def _check_text(tag: int, vr: str, key: Key) -> None:
-    if vr == "UI":
-        if key.text.count("\\") >= UIDS_MAX:
-            raise IdentifierError(f"more than {UIDS_MAX} values in {name_of(tag)}: ask in several", tag)
-    elif len(key.text) > DEFAULT_LIMITS.value_chars_max:
+    values_max = UIDS_MAX if vr == "UI" else VALUES_MAX
+    if key.text.count("\\") >= values_max and vr not in PROSE_VRS:
+        raise IdentifierError(f"more than {values_max} values in {name_of(tag)}: ask in several", tag)
+    if vr != "UI" and len(key.text) > DEFAULT_LIMITS.value_chars_max:
         raise IdentifierError(f"{name_of(tag)} is too long", tag)
-    elif vr not in KEY_FORMS:
+    if vr not in KEY_FORMS:
         vr = "LO"  # compared as text, so wildcards may be in it
     try:
         check_key(tag, vr, key.text)
