@@ -101,11 +101,9 @@ def half_a_body_called_whole(exchange: Exchange) -> None:
     exchange.answer(answer)
 
 
-def whole_object_for_a_range(exchange: Exchange) -> None:
+def whole_object_for_a_range(data: bytes) -> Fault:
     """A server, or a cache before it, that does not know ranges."""
-    request = exchange.request
-    answer = exchange.proxy.ask(Request(request.method, request.path, None, b""), exchange.handler)
-    exchange.answer(answer)
+    return lambda exchange: exchange.answer(Answer(200, [("ETag", '"whole"')], data))
 
 
 def another_range(exchange: Exchange) -> None:
@@ -154,6 +152,14 @@ def drip(exchange: Exchange) -> None:
             if exchange.proxy.closing.wait(0.2):
                 break
     exchange.hang_up()
+
+
+def after(count: int, fault: Fault) -> Fault:
+    """``fault``, once so many such requests went well."""
+    left = iter(range(count))
+    return lambda exchange: (
+        fault(exchange) if next(left, None) is None else exchange.answer(exchange.forward())
+    )
 
 
 def lost_answer(exchange: Exchange) -> None:

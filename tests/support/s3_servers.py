@@ -86,10 +86,19 @@ class S3Server:
             body: bytes = answer.read()
             return body
 
-    def unfinished_uploads(self, prefix: str) -> list[str]:
-        """Keys of multipart uploads that were neither completed nor aborted."""
+    def unfinished_uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """Key and id of the multipart uploads that were neither completed nor aborted."""
         listed = self.ask("GET", f"/{self.bucket}", {"uploads": "", "prefix": prefix}).decode()
-        return re.findall(r"<Upload>.*?<Key>(.*?)</Key>", listed, re.DOTALL)
+        uploads = re.findall(r"<Upload>(.*?)</Upload>", listed, re.DOTALL)
+        named = [
+            (re.search(r"<Key>(.*?)</Key>", u), re.search(r"<UploadId>(.*?)</UploadId>", u)) for u in uploads
+        ]
+        return [(key[1], upload[1]) for key, upload in named if key and upload]
+
+    def abort_uploads(self, uploads: list[tuple[str, str]]) -> None:
+        """What a lifecycle rule does after some days."""
+        for key, upload in uploads:
+            self.ask("DELETE", f"/{self.bucket}/{key}", {"uploadId": upload})
 
     def make_bucket(self) -> None:
         deadline = time.monotonic() + STARTING_S

@@ -43,13 +43,13 @@ def translated(error: Exception, what: str) -> StorageError:
         return ShortReadError(f"{what}: the object ends before the range does")
     if code in _FULL or status == 507:
         return StoreFullError(f"{what}: the store is full, or a quota is used up ({said})")
-    if code in _PASSING_CODES or status in _PASSING_4XX or status >= 500:
+    if status != 501 and (code in _PASSING_CODES or status in _PASSING_4XX or status >= 500):
         return StoreAwayError(f"{what}: the store answers {said}; try again later")
     if code == "RequestTimeTooSkewed":
         return StoreRefusedError(f"{what}: this machine's clock and the store's differ too much ({said})")
     if status in (401, 403) or type(error).__name__ in ("UnauthenticatedError", "PermissionDeniedError"):
         return StoreRefusedError(f"{what}: refused ({said}); check the tier's credentials and their rights")
-    if 300 <= status < 400:
+    if 300 <= status < 400 or "BareRedirect" in text:
         return StoreRefusedError(f"{what}: the bucket is elsewhere ({said}); check region and endpoint")
     if status >= 400:
         return StoreRefusedError(f"{what}: the store does not take the request ({said})")

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["S3Limits", "S3Options", "S3Store"]
 
-_PARTS_MAX = 10_000  # of one multipart upload: S3's own limit
 _MIB = 1 << 20
+_PARTS_MAX = 10_000  # of one multipart upload: S3's own limit,
+_PART_BYTES_MIN = 5 * _MIB  # and of all parts but the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,10 @@ class S3Limits:
 
     threads: int = 16
     """That fetch ranges, of all streams and large reads together; more wait."""
+
+    def __post_init__(self) -> None:
+        if self.part_bytes < _PART_BYTES_MIN:
+            raise ValueError(f"parts have at least {_PART_BYTES_MIN >> 20} MiB; servers refuse smaller ones")
 
 
 class S3Store:

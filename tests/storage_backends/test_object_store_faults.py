@@ -1,0 +1,282 @@
+"""A bucket on a bad day: every call ends, in the right error or the right bytes; no half object is seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from hounsfield.storage_backends.errors import BlobNotFoundError, StorageError, StoreFullError
+from hounsfield.storage_backends.object_store import StoreAwayError, StoreRefusedError
+from hounsfield.storage_backends.s3_store import S3Limits, S3Store
+from support import faulty_store as faults
+from support.faulty_store import Fault, FaultyStore, Request, faulty_store
+from support.s3_servers import S3Server, s3_server  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.peer("weed")
+
+MIB = 1 << 20
+PATIENCE = S3Limits(
+    connect_s=1, silence_s=1, request_s=1, retries=0, range_bytes=MIB, part_bytes=5 * MIB, whole_bytes=MIB
+)
+SMALL, LARGE = os.urandom(5000), os.urandom(10 * MIB + 11)
+OTHER_SMALL, OTHER_LARGE = SMALL[::-1], LARGE[::-1]
+
+Act = Callable[[S3Store], object]
+
+
+class Bucket:
+    """A place in a bucket with a small and a large object, seen through the proxy and past it."""
+
+    def __init__(self, server: S3Server, proxy: FaultyStore, limits: S3Limits) -> None:
+        options = server.options()
+        self.server, self.proxy, self.prefix = server, proxy, options.prefix
+        self.direct = S3Store(options)
+        self.store = S3Store(replace(options, endpoint=proxy.endpoint), limits)
+        for key, data in (("small", SMALL), ("large", LARGE)):
+            self.direct.put(key, [data], len(data))
+
+    def require_whole(self) -> None:
+        """Each object is the one before or the other; nothing else is there, seen or unseen."""
+        for key, contents in (("small", (SMALL, OTHER_SMALL)), ("large", (LARGE, OTHER_LARGE))):
+            assert b"".join(self.direct.stream(key)) in contents
+        assert set(self.direct.names()) <= {"small", "large"}
+        assert self.server.unfinished_uploads(self.prefix) == []
+
+
+@pytest.fixture(scope="module")
+def proxy(s3_server: S3Server) -> Iterator[FaultyStore]:  # noqa: F811
+    with faulty_store(s3_server.port) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def module_bucket(s3_server: S3Server, proxy: FaultyStore) -> Bucket:  # noqa: F811
+    return Bucket(s3_server, proxy, PATIENCE)
+
+
+@pytest.fixture
+def bucket(module_bucket: Bucket) -> Iterator[Bucket]:
+    module_bucket.proxy.behave()
+    yield module_bucket
+    wrote = any(request.method in {"PUT", "POST"} for request in module_bucket.proxy.requests)
+    module_bucket.proxy.behave()
+    if wrote:
+        module_bucket.require_whole()
+
+
+def put_small(store: S3Store) -> None:
+    store.put("small", [OTHER_SMALL], len(OTHER_SMALL))
+
+
+def put_large(store: S3Store) -> None:
+    store.put("large", [OTHER_LARGE], len(OTHER_LARGE))
+
+
+READS: dict[str, Act] = {
+    "size": lambda store: store.size("large"),
+    "read": lambda store: store.read("large", 100, 1000),
+    "read much": lambda store: store.read("large", 100, 5 * MIB),
+    "stream": lambda store: list(store.stream("large")),
+    "names": lambda store: list(store.names()),
+}
+ALL: dict[str, Act] = {
+    **READS,
+    "put small": put_small,
+    "put large": put_large,
+    "delete": lambda store: store.delete("none"),
+}
+ANSWERS: dict[str, tuple[Fault, type[StorageError]]] = {
+    "500": (faults.status(500, "InternalError"), StoreAwayError),
+    "503": (faults.status(503, "SlowDown"), StoreAwayError),
+    "429": (faults.status(429, "TooManyRequests"), StoreAwayError),
+    "502 of a gateway": (faults.status(502, "no XML"), StoreAwayError),
+    "403": (faults.status(403, "AccessDenied"), StoreRefusedError),
+    "403 wrong clock": (faults.status(403, "RequestTimeTooSkewed"), StoreRefusedError),
+    "401": (faults.status(401, "Unauthorized"), StoreRefusedError),
+    "400": (faults.status(400, "InvalidRequest"), StoreRefusedError),
+    "301": (faults.status(301, "PermanentRedirect"), StoreRefusedError),
+    "501": (faults.status(501, "NotImplemented"), StoreRefusedError),
+    "hangs up": (faults.hang_up, StoreAwayError),
+    "no HTTP": (faults.not_http, StoreAwayError),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("act", ALL)
+def test_an_answer_that_is_none_is_the_right_error(bucket: Bucket, act: str, answer: str) -> None:
+    fault, error = ANSWERS[answer]
+    bucket.proxy.on(fault, lambda request: True)
+    with pytest.raises(error) as raised:
+        ALL[act](bucket.store)
+    assert raised.value.retry is (error is StoreAwayError)
+
+
+@pytest.mark.parametrize("act", ["put small", "put large"])
+@pytest.mark.parametrize("status,name", [(507, "InsufficientStorage"), (403, "QuotaExceeded")])
+def test_a_full_store_says_so(bucket: Bucket, act: str, status: int, name: str) -> None:
+    bucket.proxy.on(faults.status(status, name), lambda request: True)
+    with pytest.raises(StoreFullError):
+        ALL[act](bucket.store)
+
+
+@pytest.mark.parametrize("act", ["put small", "put large"])
+def test_what_is_damaged_on_the_way_is_sent_again(bucket: Bucket, act: str) -> None:
+    """The server compares what came with what was signed."""
+    bucket.proxy.on(faults.status(400, "XAmzContentSHA256Mismatch"), lambda request: request.method == "PUT")
+    with pytest.raises(StoreAwayError):
+        ALL[act](bucket.store)
+
+
+@pytest.mark.parametrize("act", ["size", "read", "names", "put small", "delete"])
+def test_silence_ends(bucket: Bucket, act: str) -> None:
+    bucket.proxy.on(faults.silence, lambda request: True)
+    with pytest.raises(StoreAwayError):
+        ALL[act](bucket.store)
+
+
+@pytest.mark.parametrize("act", ["read", "stream", "names"])
+def test_a_byte_now_and_then_ends(bucket: Bucket, act: str) -> None:
+    bucket.proxy.on_method(faults.drip, "GET")
+    with pytest.raises(StoreAwayError):
+        ALL[act](bucket.store)
+
+
+@pytest.mark.parametrize("act", ["read", "read much", "stream"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.half_a_body,
+        faults.half_a_body_called_whole,
+        faults.whole_object_for_a_range(LARGE),
+        faults.another_range,
+    ],
+    ids=["half", "half called whole", "whole for a range", "another range"],
+)
+@pytest.mark.parametrize("good", [0, 1, 4])
+def test_other_bytes_than_asked_for_are_not_given(bucket: Bucket, act: str, fault: Fault, good: int) -> None:
+    """Even when the first ranges of a stream came well."""
+    bucket.proxy.on_method(faults.after(0 if act == "read" else good, fault), "GET")
+    with pytest.raises(StoreAwayError):
+        ALL[act](bucket.store)
+
+
+def test_as_many_other_bytes_are_for_digests_to_find(bucket: Bucket) -> None:
+    """What this layer cannot see it does not promise: the length is right; above, seals and digests look."""
+    bucket.proxy.on_method(faults.wrong_bytes, "GET")
+    assert len(bucket.store.read("large", 0, 1000)) == 1000
+
+
+@pytest.mark.parametrize("fault", [faults.half_a_body, faults.half_a_body_called_whole, faults.wrong_bytes])
+def test_a_list_is_whole_or_an_error(bucket: Bucket, fault: Fault) -> None:
+    bucket.proxy.on_method(fault, "GET")
+    with pytest.raises(StoreAwayError):
+        list(bucket.store.names())
+
+
+def test_an_object_that_is_replaced_under_a_stream(bucket: Bucket) -> None:
+    stream = bucket.store.stream("large")
+    next(stream)
+    before, after = (
+        (OTHER_LARGE, LARGE) if bucket.direct.read("large", 0, 9) == LARGE[:9] else (LARGE, OTHER_LARGE)
+    )
+    bucket.direct.put("large", [before], len(before))
+    with pytest.raises(StoreAwayError, match="replaced"):
+        list(stream)
+    bucket.direct.put("large", [after], len(after))
+
+
+# ---------------------------------------------------------------- puts
+
+
+def is_start(request: Request) -> bool:
+    return request.method == "POST" and "uploads" in request.path
+
+
+def is_end(request: Request) -> bool:
+    return request.method == "POST" and "uploadId=" in request.path
+
+
+def is_third_part(request: Request) -> bool:
+    return request.is_part and "partNumber=3" in request.path
+
+
+@pytest.mark.parametrize("step", [is_start, is_third_part, is_end])
+@pytest.mark.parametrize(
+    "fault",
+    [faults.status(500, "InternalError"), faults.hang_up, faults.lost_answer, faults.silence],
+    ids=["500", "hangs up", "lost answer", "silence"],
+)
+def test_a_large_put_fails_at_any_step(
+    bucket: Bucket, step: Callable[[Request], bool], fault: Fault, request: pytest.FixtureRequest
+) -> None:
+    """And leaves no upload behind, but where the answer with its name was lost: a lifecycle rule ends it."""
+    bucket.proxy.on(fault, step)
+    with pytest.raises(StoreAwayError):
+        put_large(bucket.store)
+    if step is is_start and "lost answer" in request.node.name:
+        left = bucket.server.unfinished_uploads(bucket.prefix)
+        assert len(left) == 1
+        bucket.server.abort_uploads(left)
+
+
+def test_the_end_of_a_large_put_may_be_an_error_that_begins_well(bucket: Bucket) -> None:
+    """S3 answers 200 while it is still putting the parts together."""
+    bucket.proxy.on(faults.status(200, "InternalError"), is_end)
+    with pytest.raises(StoreAwayError):
+        put_large(bucket.store)
+
+
+@pytest.mark.parametrize("act", ["put small", "put large"])
+def test_the_connection_breaks_in_the_middle_of_a_put(bucket: Bucket, act: str) -> None:
+    bucket.proxy.breaks_puts_after = 1000
+    with pytest.raises(StoreAwayError):
+        ALL[act](bucket.store)
+
+
+def test_a_small_put_whose_answer_is_lost_is_there_whole(bucket: Bucket) -> None:
+    bucket.proxy.on_method(faults.lost_answer, "PUT")
+    with pytest.raises(StoreAwayError):
+        put_small(bucket.store)
+    assert bucket.direct.read("small", 0, len(OTHER_SMALL)) == OTHER_SMALL
+
+
+def test_an_upload_that_cannot_be_aborted_either(bucket: Bucket) -> None:
+    """The error is still that of the put; what is left is invisible, and for a lifecycle rule."""
+    bucket.proxy.on(faults.status(500, "InternalError"), lambda request: request.is_part)
+    bucket.proxy.on_method(faults.status(500, "InternalError"), "DELETE")
+    with pytest.raises(StoreAwayError):
+        put_large(bucket.store)
+    bucket.server.abort_uploads(bucket.server.unfinished_uploads(bucket.prefix))
+
+
+def test_pieces_that_fail_abort_the_upload(bucket: Bucket) -> None:
+    def failing() -> Iterator[bytes]:
+        yield OTHER_LARGE[: 10 * MIB]
+        raise BlobNotFoundError("the source is gone")
+
+    with pytest.raises(BlobNotFoundError, match="the source is gone"):
+        bucket.store.put("large", failing(), len(OTHER_LARGE))
+    assert [request.method for request in bucket.proxy.requests].count("DELETE") == 1
+
+
+def test_pieces_may_come_from_a_bucket(bucket: Bucket) -> None:
+    """Copying from one bucket to another, both through obstore."""
+    large = b"".join(bucket.direct.stream("large"))
+    bucket.direct.put("large", bucket.store.stream("large"), len(large))
+    bucket.store.put("large", bucket.direct.stream("large"), len(large))
+    assert b"".join(bucket.direct.stream("large")) == large
+
+
+# ---------------------------------------------------------------- what passes by itself
+
+
+@pytest.mark.parametrize("act", ALL)
+@pytest.mark.parametrize("answer", ["500", "503", "hangs up"])
+def test_what_fails_once_is_not_noticed(s3_server: S3Server, bucket: Bucket, act: str, answer: str) -> None:  # noqa: F811
+    options = replace(s3_server.options(bucket.prefix), endpoint=bucket.proxy.endpoint)
+    patient = S3Store(options, replace(PATIENCE, retries=2, retry_s=5, request_s=10))
+    bucket.proxy.on(ANSWERS[answer][0], lambda request: not is_end(request), times=1)
+    ALL[act](patient)
