@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
@@ -24,7 +25,7 @@ from hounsfield.storage_backends.api import BlobReads, Buffer
 from hounsfield.storage_backends.errors import FormatError, PoisonedError, SealError
 from hounsfield.storage_backends.sealing import RecordSeal, open_short_part
 from hounsfield.storage_backends.segment_format import RecordRef
-from hounsfield.storage_backends.segments import RecordIn, SegmentLog
+from hounsfield.storage_backends.segments import RecordIn, ScannedRecord, SegmentLog
 
 __all__ = [
     "END_WINDOW_BYTES",
@@ -36,6 +37,8 @@ __all__ = [
     "PackEnd",
     "PackWriter",
     "checked",
+    "contents_row",
+    "end_of",
     "read_contents",
     "read_end",
 ]
@@ -174,6 +177,22 @@ def read_end(source: BlobReads, name: str, segment: bytes, key: bytes) -> PackEn
     if found is None:
         raise FormatError(f"segment {segment.hex()} is no pack, or its end is damaged")
     return found
+
+
+def end_of(log: SegmentLog, segment: bytes) -> PackEnd | None:
+    """The end of a log's segment; None when that is no pack, or its end is damaged. Raises as a scan does."""
+    start = max(layout.HEADER_BYTES, log.size(segment) - END_WINDOW_BYTES)
+    found = next(iter(deque(log.scan(segment, start=start), maxlen=1)), None)
+    if not isinstance(found, ScannedRecord) or found.kind != KIND_END or len(found.row) != _END.size:
+        return None
+    end = PackEnd(*_END.unpack(found.row))
+    return end if layout.HEADER_BYTES <= end.contents_at < end.end_at == found.ref.offset else None
+
+
+def contents_row(log: SegmentLog, segment: bytes, end: PackEnd) -> bytes | None:
+    """What the contents of a log's pack say of all of it; None when that does not open."""
+    found = next(log.scan(segment, start=end.contents_at), None)
+    return found.row if isinstance(found, ScannedRecord) and found.kind == KIND_CONTENTS else None
 
 
 def read_contents(source: BlobReads, name: str, segment: bytes, key: bytes, end: PackEnd) -> Contents:

@@ -298,13 +298,14 @@ def _missing(stores: Stores) -> dict[bytes, list[locations.Located]]:
 
 
 def _find_moved(stores: Stores, missing: dict[bytes, list[locations.Located]]) -> int:
-    """Point rows at the copies that compaction made of their records after the snapshot; how many."""
+    """Point rows at the copies that compaction or gathering made of their records after the snapshot; how
+    many."""
     if not missing:
         return 0
     with stores.store.snapshot() as snapshot:
         known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
     moved = 0
-    switches: list[tuple[locations.Located, Location]] = []
+    switches: list[tuple[locations.Located, Location, str]] = []
     for segment in stores.log.segment_ids():
         row = known.get(segment)
         if row is not None and row.closed:
@@ -315,16 +316,17 @@ def _find_moved(stores: Stores, missing: dict[bytes, list[locations.Located]]) -
                     continue
                 if record.ref.record_id not in missing or not _opens(stores, record):
                     continue
-                location = Location.of(record.ref, decode(ObjectRow, record.row).stream)
-                switches += [(held, location) for held in missing.pop(record.ref.record_id)]
+                carried = decode(ObjectRow, record.row)
+                place = Location.of(record.ref, carried.stream), carried.stored_as
+                switches += [(held, *place) for held in missing.pop(record.ref.record_id)]
         except (KeyringError, msgspec.MsgspecError):
             continue  # catching up reports it
         for start in range(0, len(switches), SWITCH_ROWS):
             group = switches[start : start + SWITCH_ROWS]
             stores.sealer.prepare(len(group))
             batch = Batch(uses_reserve=True)
-            for held, location in group:
-                locations.point_elsewhere(batch, stores.sealer, held, location)
+            for held, location, stored_as in group:
+                locations.point_elsewhere(batch, stores.sealer, held, location, stored_as=stored_as)
             stores.store.commit(batch)
         moved += len(switches)
         switches = []

@@ -90,13 +90,21 @@ def again(store: KeyValueStore, catalog: Catalog, held: Located) -> Located | No
     return Located(held.table, held.key, sealed, opened(catalog, held.table, held.key, sealed, kind))
 
 
-def point_elsewhere(
-    batch: Batch, sealer: RowSealer, held: Located, location: Location, flags: tuple[str, ...] | None = None
+def point_elsewhere(  # noqa: PLR0917
+    batch: Batch,
+    sealer: RowSealer,
+    held: Located,
+    location: Location,
+    flags: tuple[str, ...] | None = None,
+    stored_as: str | None = None,
 ) -> None:
-    """Have ``batch`` give a row another location (and flags), if it is still as it was read."""
+    """Have ``batch`` give a row another location (and flags, and how frames are stored there), if it is still
+    as it was read."""
     if held.row is None:
         raise ValueError("a row that does not open is not rewritten")
     new = structs.replace(held.row, location=location)
+    if stored_as is not None and isinstance(new, InstanceRow):
+        new = structs.replace(new, stored_as=stored_as)
     if flags is not None and isinstance(new, InstanceRow):
         new = structs.replace(new, flags=flags)
     batch.require(held.table, held.key, held.sealed)

@@ -8,16 +8,20 @@ only after the row has ceased to name it, and never the last one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
 from msgspec import structs
 
+from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.rows import decode, encode
 from hounsfield.archive.index.tables import PACK, PACKED, SERIES_HASH_BYTES, STUDY_ID_BYTES
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
-from hounsfield.storage_backends.errors import PreconditionError
+from hounsfield.storage_backends.errors import PreconditionError, StorageError
+from hounsfield.storage_backends.packs import contents_row, end_of
+from hounsfield.storage_backends.segments import SegmentLog
 
 HOT = "hot"
 """The tier that is the data directory itself."""
@@ -42,6 +46,14 @@ class PackRow(msgspec.Struct, array_like=True, frozen=True):
     made_ns: int
     digest: bytes
     copies: dict[str, CopyRow] = {}
+
+
+class ContentsRow(msgspec.Struct, array_like=True, frozen=True):
+    """What a pack's contents say of all of it: of which series it was made, as filed then, and when."""
+
+    study_uid: str
+    series_uid: str
+    made_ns: int
 
 
 class Total(NamedTuple):
@@ -177,6 +189,27 @@ def plan_pack(batch: Batch, segment: bytes, row: PackRow) -> None:
     batch.require(PACK, segment, None)
     batch.put(PACK, segment, encode(row))
     batch.put(PACKED, row.series_key + segment, b"")
+
+
+def packs_among(log: SegmentLog, catalog: Catalog, segments: Iterable[bytes]) -> dict[bytes, PackRow]:
+    """Those of a log's segments that are packs, as their own bytes say: those made last come first.
+
+    Looks at the end of each. One whose end, contents or key are damaged is taken for no pack.
+    """
+    found: dict[bytes, PackRow] = {}
+    for segment in segments:
+        with suppress(StorageError, msgspec.MsgspecError):
+            end = end_of(log, segment)
+            said = None if end is None else contents_row(log, segment, end)
+            if end is None or said is None:
+                continue
+            made = decode(ContentsRow, said)
+            series_key = catalog.series_key(made.study_uid, made.series_uid)
+            copies = {HOT: CopyRow(made.made_ns)}
+            found[segment] = PackRow(
+                series_key, log.size(segment), end.objects, made.made_ns, end.digest, copies
+            )
+    return dict(sorted(found.items(), key=lambda one: (-one[1].made_ns, one[0])))
 
 
 def plan_forget(snapshot: Snapshot, batch: Batch, segment: bytes) -> None:

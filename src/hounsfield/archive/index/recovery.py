@@ -9,7 +9,7 @@ so doing either twice changes nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -20,6 +20,7 @@ from hounsfield.archive.index.deletion import announce_tombstones
 from hounsfield.archive.index.indexing import Indexer, Outcome, progress_batch
 from hounsfield.archive.index.journal import Journal, Pending
 from hounsfield.archive.index.object_rows import ObjectRows
+from hounsfield.archive.index.packs import PackRow, packs_among, plan_pack
 from hounsfield.archive.index.rejections_in_force import FACT_REJECTION, announce_rejections, expired_at
 from hounsfield.archive.index.remaining import settle_order
 from hounsfield.archive.index.rescan import rescanned
@@ -82,6 +83,7 @@ def catch_up(
     segments = indexer.log.segment_ids()
     if at_start and not known and len(segments) > 1:
         note_unsettled(indexer)  # the index was lost: it is filled anew
+    packs = _packs_first(indexer, segments) if at_start and _is_unsettled(indexer) else {}
     for segment in segments:
         row = known.get(segment)
         if (row is not None and row.closed) or is_being_written(segment):
@@ -102,7 +104,7 @@ def catch_up(
         except (KeyringError, PoisonedError):
             report.unreadable_segments += 1  # stays open: it is looked at again when key or disk are back
             continue
-        indexer.store.commit(progress_batch({segment: end}, closed=True))
+        indexer.store.commit(_done(segment, end, packs))
     report.facts = journal.replay(pending)
     indexer.expired = {}
     if at_start:
@@ -139,6 +141,7 @@ def reindex(
     segments = indexer.log.segment_ids()
     if not rescan:  # what records carry is not what they were told to say
         note_unsettled(indexer)
+    packs = _packs_first(indexer, segments)
     for done, segment in enumerate(segments):
         progress(done, len(segments))
         report.segments += 1
@@ -153,7 +156,7 @@ def reindex(
         except (KeyringError, PoisonedError):
             report.unreadable_segments += 1
             continue
-        indexer.store.commit(progress_batch({segment: end}, closed=True))
+        indexer.store.commit(_done(segment, end, packs))
     report.facts = journal.replay(pending)
     indexer.expired = {}
     _settle(indexer)
@@ -180,11 +183,33 @@ def note_unsettled(indexer: Indexer) -> None:
     indexer.store.commit(batch)
 
 
+def _is_unsettled(indexer: Indexer) -> bool:
+    with indexer.store.snapshot() as snapshot:
+        return snapshot.get(META, _UNSETTLED) is not None
+
+
+def _packs_first(indexer: Indexer, segments: list[bytes]) -> dict[bytes, PackRow]:
+    """The packs among the segments of an index that is filled anew, which are moved to the front.
+
+    A record that is in a pack and at the place that it was gathered from is the pack's, as it was.
+    """
+    packs = packs_among(indexer.log, indexer.catalog, segments)
+    segments[:] = [*packs, *(segment for segment in segments if segment not in packs)]
+    return packs
+
+
+def _done(segment: bytes, end: int, packs: Mapping[bytes, PackRow]) -> Batch:
+    """The batch that says that a segment is in the index, and that it is a pack when it is one."""
+    batch = progress_batch({segment: end}, closed=True)
+    if segment in packs:
+        plan_pack(batch, segment, packs[segment])
+    return batch
+
+
 def _settle(indexer: Indexer) -> None:
     """Have studies say what the first received of their objects say, where that was noted to be open."""
-    with indexer.store.snapshot() as snapshot:
-        if snapshot.get(META, _UNSETTLED) is None:
-            return
+    if not _is_unsettled(indexer):
+        return
     settle_order(indexer)
     batch = Batch(uses_reserve=True)
     batch.delete(META, _UNSETTLED)
