@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hounsfield.archive.net.errors import (
     ConnectionLostError,
     GivenUpError,
     NetError,
+    RejectedError,
     TimedOutError,
 )
 from hounsfield.archive.net.get_contexts import CONTEXTS_MAX, DEFAULT_CLASSES, further_contexts, get_contexts
@@ -40,6 +42,7 @@ from hounsfield.archive.net.scu import Offer, RemoteEntity, ScuLimits, associate
 from hounsfield.archive.wire import (
     Abort,
     AcceptedContext,
+    AssociateReject,
     AsynchronousOperations,
     Buffer,
     Category,
@@ -52,10 +55,14 @@ from hounsfield.archive.wire import (
     CStoreRequest,
     CStoreResponse,
     ExtendedNegotiation,
+    IdentityType,
     NEventReportRequest,
     NEventReportResponse,
     PresentationContext,
+    RejectResult,
+    RejectSource,
     ReleaseRequest,
+    UserIdentity,
     UserInformation,
 )
 from hounsfield.codecs.registry import lookup
@@ -161,6 +168,21 @@ async def test_an_answer_that_is_cut_off_is_not_something_shorter() -> None:
         found = await _found(scp.port)
     uids = [one["0020000D"]["Value"][0] if isinstance(one, dict) else type(one).__name__ for one in found]
     assert uids == ["1.2.117", "UnreadableAnswer", "UnreadableAnswer", "1.2.118", "Ended"]
+
+
+@pytest.mark.parametrize("source", [1, 2])
+async def test_who_names_a_user_and_is_refused_is_told_what_that_may_mean(source: int) -> None:
+    async def script(scp: ScriptedScp) -> None:
+        await scp.refuse(AssociateReject(RejectResult.PERMANENT, RejectSource(source), 1))
+
+    async with scripted(script) as scp:
+        user = UserIdentity(IdentityType.USERNAME_PASSCODE, b"jane", b"wrong passcode")
+        for identity, hint in ((user, "it may not take our user"), (None, "it gives no reason (permanent)")):
+            with pytest.raises(RejectedError, match="it gives no reason") as raised:
+                async with associate(replace(_to(scp.port), identity=identity), [proposal(1, FIND)]):
+                    pass
+            assert hint in str(raised.value)
+            assert "jane" not in str(raised.value)
 
 
 async def test_who_has_enough_cancels_and_releases_when_that_is_over() -> None:
@@ -445,6 +467,42 @@ async def test_all_that_were_outstanding_hear_of_an_abort() -> None:
                     await association.store(association.context_for(CT), "1.2", _object(5))
     assert len(heard) == 4
     assert all(isinstance(error, AbortedError) and error.retry for error in heard)
+
+
+async def test_who_is_within_an_object_hears_of_an_abort_that_another_heard_first() -> None:
+    arrived, within, over = trio.Event(), trio.Event(), trio.Event()
+
+    async def script(scp: ScriptedScp) -> None:
+        await scp.accept(UserInformation(asynchronous_operations=AsynchronousOperations(8, 1)))
+        await scp.message()
+        arrived.set()
+        await within.wait()
+        await scp.abort()
+
+    async def pieces() -> AsyncIterator[tuple[Buffer, bool]]:
+        await arrived.wait()
+        yield b"%08d" % 1, False
+        within.set()
+        await over.wait()
+        yield b"%08d" % 1, True
+
+    heard: list[NetError] = []
+    async with scripted(script) as scp:
+        with trio.fail_after(PATIENCE_S):
+            async with associate(_to(scp.port), [CT_CONTEXT], offer=Offer(window=4)) as association:
+                context = association.context_for(CT)
+
+                async def store(object_: AsyncIterator[tuple[Buffer, bool]]) -> None:
+                    try:
+                        await association.store(context, "1.2", object_)
+                    except NetError as error:
+                        heard.append(error)
+                    over.set()
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(store, _object(0))
+                    nursery.start_soon(store, pieces())
+    assert [type(error) for error in heard] == [AbortedError, AbortedError]
 
 
 async def test_an_object_that_breaks_off_fails_the_others_as_given_up() -> None:

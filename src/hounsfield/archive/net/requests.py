@@ -46,6 +46,7 @@ from hounsfield.archive.wire import (
     DataFragment,
     DatasetFragment,
     Event,
+    LocalProtocolError,
     MessageReader,
     MessageWriter,
     NEventReportRequest,
@@ -54,6 +55,7 @@ from hounsfield.archive.wire import (
     ReleaseRequest,
     RemoteProtocolError,
     Role,
+    State,
     Status,
     WireLimits,
 )
@@ -469,8 +471,14 @@ class _WholeOrOver:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is not None:
-            self._requests.fail(error)
+        if error is None:
+            return
+        requests = self._requests
+        if isinstance(error, LocalProtocolError) and requests.association.state is not State.ESTABLISHED:
+            # Another task heard the end of it while this one was within its message.
+            requests.fail(ConnectionLostError(f"{requests._remote} closed the connection"))
+            requests._raise_if_failed()
+        requests.fail(error)
 
 
 def names_another(response: CStoreResponse, sop_instance_uid: str) -> bool:
