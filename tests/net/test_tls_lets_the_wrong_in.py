@@ -26,6 +26,7 @@ from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.scu import VERIFICATION_CONTEXT, associate
 from hounsfield.archive.net.tls import client_context, server_context
+from hounsfield.archive.wire import PresentationContext
 from support.pki import Authority, Shown
 
 CT = get_testdata_file("CT_small.dcm")
@@ -426,6 +427,21 @@ def test_certificates_are_read_anew(authority: Authority, ours: Shown) -> None:
     assert destinations.entity(ae).tls is first
     destinations.load(ae_title="OURS", tls=tls)
     assert destinations.entity(ae).tls is not first
+
+
+async def test_who_speaks_no_tls_is_told_apart(
+    serve: Callable[..., Any], sink: Any, ours: Shown, authority: Authority, peer_to: Any
+) -> None:
+    """The commonest mistake of all: TLS is on at one end only."""
+    async with serve(sink, ListenerPolicy(), tls=server_context(ours.pem, ours.key)) as archive:
+        plain = await peer_to(archive)
+        await plain.request(PresentationContext(1, "1.2.840.10008.1.1", ("1.2.840.10008.1.2",)))
+        await archive.until(lambda: len(archive.observer.calls) == 1)
+        assert "speaks no TLS" in archive.observer.calls[0].reason
+    async with serve(sink, ListenerPolicy()) as archive:
+        ae = RemoteAe("PLAIN", "127.0.0.1", archive.port, tls=True)
+        with pytest.raises(TlsError, match="speaks no TLS"):
+            await _echoes(ae, ClientTls("", "", str(authority.pem)))
 
 
 # ---------------------------------------------------------------- the security profiles of PS3.15 B

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from hounsfield.archive.net.errors import ConnectError, TlsError
+from hounsfield.archive.net.tls import why_no_tls
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import ExtendedNegotiation, RoleSelection, UserIdentity
 
@@ -89,7 +90,9 @@ async def connect(remote: RemoteEntity, limits: ScuLimits) -> SocketTransport | 
             await secure.do_handshake()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             await trio.aclose_forcefully(secure)
-            raise TlsError(f"no TLS with {remote}: {error.__cause__ or error}") from error
+            raise TlsError(
+                f"no TLS with {remote}: {why_no_tls(error) or error.__cause__ or error}"
+            ) from error
         return StreamTransport(secure, str(remote))
     raise ConnectError(f"cannot reach {remote}: no answer within {limits.connect_s:g} s")
 

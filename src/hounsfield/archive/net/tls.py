@@ -78,8 +78,10 @@ def why_no_tls(error: BaseException) -> str:
     """Why a handshake failed, in words for the log; "" when the peer only closed the connection."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the certificate: {cause.verify_message or cause}"
+        return f"the certificate: {getattr(cause, 'verify_message', '') or cause}"
     if isinstance(cause, ssl.SSLError) and cause.reason and not isinstance(cause, ssl.SSLEOFError):
+        if cause.reason == "WRONG_VERSION_NUMBER":  # OpenSSL's word for bytes that are no record of TLS
+            return "the other side speaks no TLS, or none that is known here"
         return cause.reason.lower().replace("_", " ")
     return ""
 
