@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pydicom
 import pytest
@@ -11,6 +12,7 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from hounsfield.archive.engine.corrections import Request
 from hounsfield.archive.index import tables
 from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.rows import StudyRow
@@ -145,3 +147,48 @@ def as_file(data: Dataset) -> bytes:
     out = io.BytesIO()
     pydicom.dcmwrite(out, with_meta(data), enforce_file_format=True)
     return out.getvalue()
+
+
+async def test_who_stores_is_told_of_places_where_nothing_is(archive) -> None:
+    """Links of what is stored lead to where it is shown, and there are none of what is out of sight."""
+
+    async def stored(*sent: Dataset) -> list[str]:
+        web = DICOMwebClient(f"{archive.base}")
+        answer = await trio.to_thread.run_sync(lambda: web.store_instances(list(sent)))
+        links = [answer, *answer.ReferencedSOPSequence]
+        return [str(one.RetrieveURL or "").partition("/dicom-web")[2] for one in links]
+
+    there = f"/studies/{STUDY}"
+    elsewhere = "1.2.840.99.77"
+    assert await stored(slice_of(SERIES, KEPT)) == [there, f"{there}/series/{SERIES}/instances/{KEPT}"]
+    moving = Request(
+        kind="move-series", actor="t", reason="wrong", study=STUDY, series=(SERIES,), to_study=elsewhere
+    )
+    await archive.engine.correcting.make(moving)
+    await archive.put(as_file(note_data_set({STUDY: {SERIES: [GONE]}}, QUALITY)))
+    hidden, shown = slice_of(SERIES, GONE), slice_of(OTHER, ALONE)
+    assert await stored(slice_of(SERIES, KEPT)) == [
+        f"/studies/{elsewhere}", f"/studies/{elsewhere}/series/{SERIES}/instances/{KEPT}",
+    ]  # fmt: skip
+    assert await stored(hidden) == ["", ""]
+    assert await stored(hidden, shown) == [there, "", f"{there}/series/{OTHER}/instances/{ALONE}"]
+    async with archive.client() as client:
+        for path in (f"/studies/{elsewhere}/series/{SERIES}/instances/{KEPT}", there):
+            assert (await client.get(f"/dicom-web{path}")).status_code == 200
+
+
+async def test_who_looks_at_a_correction_is_told_of_hidden_studies(archive) -> None:
+    elsewhere, correcting = "1.2.840.99.77", archive.engine.correcting
+    for sop in (KEPT, GONE):
+        await archive.put(as_file(slice_of(SERIES, sop)))
+    await archive.put(as_file(note_data_set({elsewhere: {SERIES: [GONE]}}, QUALITY)))
+    moving = Request(
+        kind="move-series", actor="t", reason="wrong", study=STUDY, series=(SERIES,), to_study=elsewhere
+    )
+    told = [await correcting.look(moving)]
+    made = await correcting.make(moving)
+    told.append(await correcting.look_reverted(made["id"], "t", "right"))
+    for looked in told:
+        assert {one["study"] for one in looked["changes"]} == {STUDY, elsewhere}
+        assert looked["studies"] == len(looked["changes"])
+        assert "!" not in json.dumps(looked)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
 from hounsfield.archive.engine.gate import Gate
-from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.catalog import Catalog, Place
 from hounsfield.archive.index.correcting import CorrectionError, Corrections, Outcome
-from hounsfield.archive.index.corrections import MERGE, PatientRef, View
+from hounsfield.archive.index.corrections import MERGE, PatientRef, View, is_hidden
 from hounsfield.archive.index.refiling import StudyChange
 from hounsfield.archive.index.rows import CorrectionRow, StudyRow
 from hounsfield.storage_backends.api import KeyValueStore
@@ -69,6 +69,10 @@ class Correcting:
         """One correction. CorrectionError when there is none of that number."""
         return await self._gate.read(self._get, number)
 
+    async def shown_at(self, received: Sequence[Place]) -> list[Place | None]:
+        """Where objects that came just now with these UIDs are shown; None for one that is out of sight."""
+        return await self._gate.read(self._shown_at, received)
+
     async def merge_of(self, patient: PatientRef) -> int:
         """The number of the merge that is in force for a patient. CorrectionError when there is none."""
         return await self._gate.read(self._merge_of, patient)
@@ -121,6 +125,18 @@ class Correcting:
         with self._stores.store.snapshot() as snapshot:
             return told(self._corrections.get(snapshot, number))
 
+    def _shown_at(self, received: Sequence[Place]) -> list[Place | None]:
+        now_ns = time.time_ns()
+        with self._stores.store.snapshot() as snapshot:
+            view = self._stores.catalog.view(snapshot)
+            if view is None:
+                return list(received)
+            routes = (view.route(*place, now_ns) for place in received)
+            return [
+                None if is_hidden(route.study_uid) else Place(*route[:2], place.sop_uid)
+                for route, place in zip(routes, received, strict=True)
+            ]
+
     def _merge_of(self, patient: PatientRef) -> int:
         with self._stores.store.snapshot() as snapshot:
             for row in reversed(View(self._stores.catalog, snapshot).of_patient(patient)):
@@ -153,8 +169,9 @@ def told(row: CorrectionRow) -> dict[str, Any]:
 
 def _told(outcome: Outcome) -> dict[str, Any]:
     """What would change, as plain values: each study before and after, and how many of what."""
-    changes = [_change(one) for one in outcome.changes]
-    touched = [one.before or one.after for one in outcome.changes]
+    seen = [one for one in outcome.changes if not is_hidden(one.uid)]  # nobody is told of rejected objects
+    changes = [_change(one) for one in seen]
+    touched = [one.before or one.after for one in seen]
     return {
         "correction": told(outcome.row),
         "changes": changes,

@@ -19,6 +19,7 @@ from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.ingest import IngestSession
 from hounsfield.archive.engine.types import Source
+from hounsfield.archive.index.catalog import Place
 from hounsfield.archive.web.accept import DICOM, MULTIPART
 from hounsfield.archive.web.described import form_of
 from hounsfield.archive.web.http import Receive, Scope
@@ -100,7 +101,10 @@ class Stow:
             raise error from None
         if not results:
             raise WebError(400, "the request holds no instance")
-        return store_response(results, base_url(scope, self._settings.base_url), study_uid, form)
+        kept = [one.result for one in results if one.result is not None and one.result.study_uid]
+        places = [Place(one.study_uid, one.series_uid, one.sop_instance_uid) for one in kept]
+        shown = dict(zip(places, await self._engine.correcting.shown_at(places), strict=True))
+        return store_response(results, shown, base_url(scope, self._settings.base_url), study_uid, form)
 
     def _parts(  # noqa: PLR0917
         self,

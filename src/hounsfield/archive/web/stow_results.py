@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +11,7 @@ import msgspec
 from hounsfield.archive.dicom.problems import CUT_SHORT
 from hounsfield.archive.dicom.xml import model_to_xml
 from hounsfield.archive.engine.types import COERCED, Outcome, StoreResult
+from hounsfield.archive.index.catalog import Place
 from hounsfield.archive.web.described import Form
 from hounsfield.archive.web.problems import RETRY_AFTER_SECONDS, Header, row_of
 from hounsfield.archive.web.responses import BuffersResponse
@@ -59,11 +60,16 @@ class PartResult:
 
 
 def store_response(
-    results: Sequence[PartResult], base: str, study_uid: str | None, form: Form
+    results: Sequence[PartResult],
+    shown: Mapping[Place, Place | None],
+    base: str,
+    study_uid: str | None,
+    form: Form,
 ) -> BuffersResponse:
     """PS3.18 10.5.3: 200 if all is well, 202 if some is, 409 if nothing was, 503 when it may be soon.
 
-    The answer is one object: also in XML it is no multipart message.
+    The answer is one object: also in XML it is no multipart message. ``shown`` says where what was received
+    with such UIDs is found: a URL of what is out of sight would lead nowhere (it may be empty, Table I.1-2).
     """
     referenced: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
@@ -89,14 +95,16 @@ def store_response(
             warned = True
             item["00081196"] = _value("US", warning)
         if result.outcome is not Outcome.QUARANTINED:
-            studies[result.study_uid] = None
-            item["00081190"] = _value(
-                "UR", instance_url(base, result.study_uid, result.series_uid, result.sop_instance_uid)
-            )
+            received = Place(result.study_uid, result.series_uid, result.sop_instance_uid)
+            place = shown.get(received, received)
+            item["00081190"] = {"vr": "UR"}
+            if place is not None:
+                studies[place.study_uid] = None
+                item["00081190"] = _value("UR", instance_url(base, *place))
         referenced.append(item)
     body: dict[str, Any] = {}
-    retrieve = study_uid or (next(iter(studies)) if len(studies) == 1 else None)
-    if retrieve is not None and studies:
+    retrieve = study_uid if study_uid in studies else next(iter(studies)) if len(studies) == 1 else None
+    if retrieve is not None:
         body["00081190"] = _value("UR", study_url(base, retrieve))
     else:
         body["00081190"] = {"vr": "UR"}
