@@ -6,6 +6,9 @@ it, or a server that runs.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,17 @@ def test_a_key_that_is_returned_too_is_matched() -> None:
     name = (0x00100010,)
     for words in (["PatientName=A", "PatientName"], ["PatientName", "PatientName=A"], ["00100010=A"] * 2):
         assert parse_keys(words) == {name: "A"}
+
+
+@pytest.mark.parametrize("words", [("version", "--json"), ("--help",), ("find", "--help")])
+def test_who_stops_reading_is_no_failure(words: tuple[str, ...]) -> None:
+    """``hounsfield find --json | head -1``"""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "hounsfield.archive.cli", *words]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("host", ["pacs..example.org", "a" * 70, "reading room"])

@@ -13,6 +13,7 @@ from hounsfield.archive.wire import (
     NEED_DATA,
     Abort,
     AssociateAccept,
+    AssociateReject,
     AssociateRequest,
     Association,
     CommandReceived,
@@ -81,6 +82,11 @@ class ScriptedScp:
             user=user or UserInformation(),
         )
         await self._write(self.association.send(accept))
+
+    async def refuse(self, reject: AssociateReject) -> None:
+        """Take no association."""
+        await self.event()
+        await self._write(self.association.send(reject))
 
     async def message(self) -> Message:
         """The next message. Raises GoneError."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
 from hounsfield import __version__
+from hounsfield.archive.cli.output import telling_pipes
 
 # name → (module, the line in the list of commands); the module has a function of the name's last word.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -58,6 +60,16 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"hounsfield.archive.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         return command
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """As click does: here it writes help."""
+        with telling_pipes():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does."""
+        with telling_pipes():
+            return super().invoke(ctx)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +53,33 @@ class Failed(Exception):  # noqa: N818 - the outcome of a command, not a fault o
         self.code = code
 
 
+class NobodyReadsError(Exception):
+    """Who reads what a command writes has enough: ``hounsfield ls | head``."""
+
+
+@contextmanager
+def telling_pipes() -> Iterator[None]:
+    """Of a pipe that broke, whose it was: nobody reads standard output any more, or a connection broke off.
+
+    Left to click both are a failure without a word.
+    """
+    try:
+        yield
+    except BrokenPipeError as error:
+        watched = select.poll()
+        watched.register(sys.stdout.fileno(), 0)
+        if not watched.poll(0):
+            raise Failed("a connection broke off; try again") from error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail once more
+        raise NobodyReadsError from None
+
+
 def run(group: click.Command, arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. Errors become one line, faults of ours keep their traceback."""
     try:
         result = group.main(arguments, prog_name="hounsfield", standalone_mode=False)
+    except NobodyReadsError:
+        return 0
     except click.exceptions.Abort:
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
@@ -62,9 +87,6 @@ def run(group: click.Command, arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return EXIT_USAGE
-    except BrokenPipeError:  # `hounsfield ls | head`
-        sys.stderr.close()
-        return 0
     except Failed as error:
         complain(str(error))
         return error.code

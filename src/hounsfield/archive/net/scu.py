@@ -320,7 +320,7 @@ class RequestorAssociation:
         event = await self._requests.event(self._limits.associate_s, "answer to the association request")
         if isinstance(event, AssociateReject):
             raise RejectedError(
-                f"{remote} refuses the association: {_rejection(event)}",
+                f"{remote} refuses the association: {_rejection(event, remote.identity is not None)}",
                 result=event.result,
                 source=event.source,
                 reason=event.reason,
@@ -428,7 +428,10 @@ async def associate(
             await transport.aclose()
 
 
+_NO_REASON = "it gives no reason"
 _REJECTIONS: dict[tuple[int, int], str] = {
+    (RejectSource.SERVICE_USER, RejectReason.NO_REASON): _NO_REASON,
+    (RejectSource.PROVIDER_ACSE, RejectReason.ACSE_NO_REASON): _NO_REASON,
     (RejectSource.SERVICE_USER, RejectReason.APPLICATION_CONTEXT_NOT_SUPPORTED): (
         "application context not supported"
     ),
@@ -445,6 +448,8 @@ _REJECTIONS: dict[tuple[int, int], str] = {
 }
 
 
-def _rejection(reject: AssociateReject) -> str:
+def _rejection(reject: AssociateReject, identity: bool) -> str:
     words = _REJECTIONS.get((reject.source, reject.reason), f"source {reject.source}, reason {reject.reason}")
+    if identity and words == _NO_REASON:  # as PS3.7 D.3.3.7 has it
+        words += "; it may not take our user, or the passcode or token"
     return f"{words} ({'transient' if reject.result == 2 else 'permanent'})"
