@@ -293,6 +293,16 @@ async def test_some_succeed_and_some_fail(moving: Any, sink: Any) -> None:
         assert failed_uids(data) == [instance.row.sop_uid]
 
 
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every object be sent as large ones are."""
+
+    async def no_opening(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr("hounsfield.archive.net.outgoing.GATHERED_BYTES_MAX", 1000)
+    monkeypatch.setattr("hounsfield.archive.engine.opening.Opening.open", no_opening)
+
+
 async def test_what_is_deleted_or_damaged_meanwhile_fails_alone(
     moving: Any, sink: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,12 +330,7 @@ async def test_a_defect_that_one_object_meets_in_its_middle_fails_it_alone(
     async with moving(limits=RetrieveLimits(pause_s=0.001, poll_s=0.005)) as (archive, _):
         for raw in slices(4):
             await stored(archive.engine, raw)
-        monkeypatch.setattr("hounsfield.archive.net.outgoing.GATHERED_BYTES_MAX", 1000)
-
-        async def no_opening(*_: Any) -> None:
-            return None
-
-        monkeypatch.setattr("hounsfield.archive.engine.opening.Opening.open", no_opening)
+        in_pieces(monkeypatch)
         dataset = archive.engine.dataset
 
         async def faulty(instance: Any, *more: Any) -> Any:
@@ -351,6 +356,8 @@ class Scripted:
     def __init__(self, script: Callable[[int], Any]) -> None:
         self.script = script
         self.named: Callable[[str], str | None] = lambda uid: uid
+        self.poison = ""  # within which it dies
+        self.died = trio.Event()
         self.associations = 0
         self.stores: list[str] = []
         self.largest_gap = 0
@@ -378,6 +385,11 @@ class Scripted:
                         message = reader.receive(event)
                         if isinstance(message, CommandReceived):
                             command = message.command
+                            if command.affected_sop_instance_uid == self.poison:
+                                self.stores.append(self.poison)
+                                await stream.aclose()
+                                self.died.set()
+                                return
                         elif message is not None and message.last:
                             number = len(self.stores)
                             self.stores.append(command.affected_sop_instance_uid)
@@ -437,14 +449,41 @@ async def test_what_was_not_acknowledged_is_sent_again_on_a_new_association(movi
         assert len(set(peer.stores)) == 6
 
 
-async def test_an_object_that_ends_every_association_fails_alone(moving: Any) -> None:
-    poison = "1.2.3.4.1.2"
+@pytest.mark.parametrize("poison", ["1.2.3.4.1.1", "1.2.3.4.1.2", "1.2.3.4.1.5"])
+async def test_an_object_that_ends_every_association_fails_alone(moving: Any, poison: str) -> None:
     async with (
         scripted(lambda _: "die" if peer.stores[-1] == poison else 0) as (peer, port),
         moving(DYING=at(port)) as (archive, _),
     ):
         for raw in slices(5):
             await stored(archive.engine, raw)
+        final, data, _ = await ask(archive, STUDY, to="DYING")
+        assert (final.status, counts(final)) == (0xB000, (None, 4, 1, 0))
+        assert failed_uids(data) == [poison]
+        assert peer.stores.count(poison) == 3
+
+
+@pytest.mark.parametrize("poison", ["1.2.3.4.1.1", "1.2.3.4.1.2", "1.2.3.4.1.5"])
+async def test_an_object_within_which_every_association_ends_fails_alone(
+    moving: Any, monkeypatch: pytest.MonkeyPatch, poison: str
+) -> None:
+    """The next one is not open yet then, since this one goes in pieces: it is tried all the same."""
+    in_pieces(monkeypatch)
+    async with scripted(lambda _: 0) as (peer, port), moving(DYING=at(port)) as (archive, _):
+        peer.poison = poison
+        for raw in slices(5):
+            await stored(archive.engine, raw)
+        dataset = archive.engine.dataset
+
+        async def slowly(instance: Any, *more: Any) -> Any:
+            data = b"".join([bytes(piece) async for piece in dataset(instance, *more)])
+            for start in range(0, len(data), 1500):
+                if instance.row.sop_uid == poison and start > 3000:
+                    await peer.died.wait()
+                yield data[start : start + 1500]
+            peer.died = trio.Event()
+
+        monkeypatch.setattr(archive.engine, "dataset", slowly)
         final, data, _ = await ask(archive, STUDY, to="DYING")
         assert (final.status, counts(final)) == (0xB000, (None, 4, 1, 0))
         assert failed_uids(data) == [poison]

@@ -204,6 +204,14 @@ class Suboperations:
         self._in_flight -= 1
         self.queue.appendleft(work)
 
+    def untried_first(self) -> None:
+        """One with which no association broke is next: that it gets through says that the peer lives."""
+        for number, work in enumerate(self.queue):
+            if not work.attempts:
+                del self.queue[number]
+                self.queue.appendleft(work)
+                return
+
     def done(self, work: Work, sent: Sent) -> None:
         """It has its result."""
         self._in_flight -= 1
@@ -360,9 +368,11 @@ class _Line:
             for work in reversed(self._again):
                 operations.put_back(work)
             self._again.clear()
-            if self._unsent is not None:  # first of all: that it gets through says that the peer lives
+            if self._unsent is not None:
                 operations.put_back(self._unsent)
                 self._unsent = None
+            if any(not isinstance(error, NoRoomError) for error in self._failures):
+                operations.untried_first()
         if self._failures:  # one object's fault ends all that are outstanding: it is the one to tell
             raise min(self._failures, key=lambda error: isinstance(error, GivenUpError))
 
