@@ -158,27 +158,32 @@ def test_a_tables_cells_add_up_by_name() -> None:
     os.close(fd)
 
 
-def test_entities_that_share_a_cell_do_not_share_a_limit() -> None:
-    """Titles whose first cells are the same one: an open association of the one is none of the other."""
+@pytest.mark.parametrize("of", ["titles", "addresses"])
+def test_who_shares_a_cell_does_not_share_a_limit(of: str) -> None:
+    """Names whose first cells are the same one: an open association of the one is none of the other."""
     fd, board = Scoreboard.create(1)
     worker = Scoreboard(fd, worker=0)
     observer = BoardObserver(worker, Mock(spec=AssociationAudit))
+    opened, closed, count = (
+        (observer.entity_opened, observer.entity_closed, observer.associations_of)
+        if of == "titles"
+        else (observer.association_opened, observer.association_closed, observer.associations_from)
+    )
     by_cell: dict[int, str] = {}
     for number in range(100_000):
-        title = f"AE{number}"
-        cell = zlib.crc32(title.encode()) % TABLE_CELLS
-        other = by_cell.setdefault(cell, title)
-        if other != title:
+        name = f"AE{number}" if of == "titles" else f"10.0.{number // 256}.{number % 256}"
+        cell = zlib.crc32(name.encode()) % TABLE_CELLS
+        other = by_cell.setdefault(cell, name)
+        if other != name:
             break
-    observer.entity_opened(other)
-    observer.entity_opened(other)
-    assert observer.associations_of(other) == 2
-    assert observer.associations_of(title) == 0
-    observer.entity_opened(title)
-    assert observer.associations_of(title) == 1
+    opened(other)
+    opened(other)
+    assert (count(other), count(name)) == (2, 0)
+    opened(name)
+    assert count(name) == 1
     for _ in range(2):
-        observer.entity_closed(other)
-    assert (observer.associations_of(other), observer.associations_of(title)) == (0, 1)
+        closed(other)
+    assert (count(other), count(name)) == (0, 1)
     worker.close()
     board.close()
     os.close(fd)

@@ -60,33 +60,34 @@ class BoardObserver(ListenerObserver):
 
     def association_opened(self, address: str) -> None:
         self._open_cell.add()
-        self._board.table_cell("associations_from", address).add()
+        for cell in self._cells_of("associations_from", address):
+            cell.add()
 
     def association_closed(self, address: str) -> None:
         self._open_cell.add(-1)
-        self._board.table_cell("associations_from", address).add(-1)
+        for cell in self._cells_of("associations_from", address):
+            cell.add(-1)
 
     def associations_open(self) -> int:
         return self._open_cell.total()
 
     def associations_from(self, address: str) -> int:
-        return self._board.table_cell("associations_from", address).total()
+        return min(cell.total() for cell in self._cells_of("associations_from", address))
 
     def entity_opened(self, title: str) -> None:
-        for cell in self._cells_of(title):
+        for cell in self._cells_of("associations_of", title):
             cell.add()
 
     def entity_closed(self, title: str) -> None:
-        for cell in self._cells_of(title):
+        for cell in self._cells_of("associations_of", title):
             cell.add(-1)
 
     def associations_of(self, title: str) -> int:
-        return min(cell.total() for cell in self._cells_of(title))
+        return min(cell.total() for cell in self._cells_of("associations_of", title))
 
-    def _cells_of(self, title: str) -> tuple[Cell, Cell]:
-        """Two, since another title may share one of them: not both."""
-        board = self._board
-        return board.table_cell("associations_of", title), board.table_cell("associations_of", f"{title}\0")
+    def _cells_of(self, table: str, name: str) -> tuple[Cell, Cell]:
+        """Two, since another name may share one of them: not both."""
+        return self._board.table_cell(table, name), self._board.table_cell(table, f"{name}\0")
 
     def association_aborted(self) -> None:
         self._aborted.add()
