@@ -12,7 +12,6 @@ leaves invisible parts that cost money: a lifecycle rule of the bucket (AbortInc
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import BlobNotFoundError, ShortReadError, StorageError
+from hounsfield.storage_backends.handover import Handover
 from hounsfield.storage_backends.local_blobs import check_blob_name, is_blob_name
 from hounsfield.storage_backends.object_store import StoreAwayError, StoreRefusedError
 from hounsfield.storage_backends.s3_credentials import ANONYMOUS, credential_source
@@ -170,7 +170,7 @@ class S3Store:
         import obstore
 
         part_bytes = self._part_bytes(length)
-        handover = _Handover()
+        handover = Handover()
 
         def upload() -> None:
             try:
@@ -391,54 +391,6 @@ def _parts(pieces: Iterable[Buffer], length: int, part_bytes: int) -> Iterator[b
         raise ValueError(f"{left} bytes fewer than the {length} that were said to come")
     if part:
         yield part
-
-
-class _GivenUpError(Exception):
-    """Tells obstore to abort an upload."""
-
-
-class _Handover:
-    """Hands parts from the thread that makes them to the one that uploads, one at a time."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._part: bytearray | None = None
-        self._ended = self._given_up = self._taker_left = False
-
-    def give(self, part: bytearray) -> bool:
-        """False when nobody takes parts any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._part is None or self._taker_left)
-            self._part = part
-            self._changed.notify_all()
-            return not self._taker_left
-
-    def end(self) -> None:
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def give_up(self) -> None:
-        with self._changed:
-            self._given_up = True
-            self._changed.notify_all()
-
-    def taker_left(self) -> None:
-        with self._changed:
-            self._taker_left = True
-            self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[bytearray]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._part is not None or self._ended or self._given_up)
-                if self._given_up:
-                    raise _GivenUpError
-                part, self._part = self._part, None
-                self._changed.notify_all()
-            if part is None:
-                return
-            yield part
 
 
 # ---------------------------------------------------------------- opening
