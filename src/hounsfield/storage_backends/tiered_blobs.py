@@ -44,13 +44,19 @@ class TieredBlobs:
         self._elsewhere = elsewhere
         self._far = RangeCache(self._fetch, self._far_size, limits)
         # These are the local store's own: nothing of them is to be done elsewhere.
-        self.create: Callable[[str], BlobWriter] = local.create
         self.names = local.names
-        self.delete = local.delete
         self.is_being_written = local.is_being_written
         self.make_durable = local.make_durable
         self.require_space = local.require_space
         self.for_background = local.for_background
+
+    # ------------------------------------------------------------ writing
+
+    def create(self, name: str) -> BlobWriter:
+        return self.local.create(name)
+
+    def delete(self, name: str) -> None:
+        self.local.delete(name)
 
     # ------------------------------------------------------------ reading
 
