@@ -53,7 +53,7 @@ def last_first(monkeypatch: pytest.MonkeyPatch) -> None:
     names = SegmentLog.segment_ids
 
     def by_age(self: SegmentLog) -> list[bytes]:
-        folder = Path(self._blobs._root) / self._prefix  # type: ignore[attr-defined]
+        folder = Path(getattr(self._blobs, "local", self._blobs)._root) / self._prefix
         return sorted(names(self), key=lambda one: -(folder / one.hex()).stat().st_mtime_ns)
 
     monkeypatch.setattr(SegmentLog, "segment_ids", by_age)
