@@ -42,6 +42,8 @@ from hounsfield.archive.engine.same_content import Comparing
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
 from hounsfield.archive.engine.search import Search
 from hounsfield.archive.engine.stable import EVENT_STABLE, announcing_stable_studies
+from hounsfield.archive.engine.tiering import Tiering
+from hounsfield.archive.engine.tiers import SEGMENTS, TieringOptions, Tiers, far_reads
 from hounsfield.archive.engine.transcoding import Transcoding, TranscodingLimits
 from hounsfield.archive.engine.types import EngineStatistics, Outcome, Source
 from hounsfield.archive.engine.undisturbed import UndisturbedRecords
@@ -62,13 +64,13 @@ from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import ALL_TABLES
 from hounsfield.archive.rendering.lettering import Lettering
 from hounsfield.codecs.at_rest import Encoding
-from hounsfield.storage_backends.api import BlobStore, KeyValueStore
+from hounsfield.storage_backends.api import KeyValueStore
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.lmdb_store import LmdbLimits, LmdbStore
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.segments import SegmentLimits, SegmentLog
+from hounsfield.storage_backends.tiered_blobs import TieredBlobs
 
-SEGMENTS = "segments/"
 LEDGER = "ledger/"
 INDEX = "index"
 DERIVED = "derived"
@@ -98,24 +100,29 @@ class EngineOptions:
     study_stable_s: float = 60.0
     metadata: PreparedLimits = field(default_factory=PreparedLimits)
     scrub: ScrubLimits = field(default_factory=ScrubLimits)
+    tiering: TieringOptions = field(default_factory=TieringOptions)
 
 
 class Stores:
     """The blocking half: blobs, keys, index. Also what offline commands use; close it when done."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  what it consists of
         self,
-        blobs: BlobStore,
+        directory: Path,
+        blobs: LocalBlobs,
         store: KeyValueStore,
         derived: KeyValueStore,
         keyring: Keyring,
         options: EngineOptions,
     ) -> None:
+        self.directory = directory
         self.blobs = blobs
+        self.tiers = Tiers(directory, store, keyring, options.tiering, options.blobs)
+        self.reading = TieredBlobs(blobs, self.tiers.elsewhere, options.tiering.ranges)
         self.store = store
         self.derived = derived
         self.keyring = keyring
-        self.log = SegmentLog(blobs, keyring, prefix=SEGMENTS, limits=options.segments)
+        self.log = SegmentLog(self.reading, keyring, prefix=SEGMENTS, limits=options.segments)
         self.ledger = SegmentLog(blobs, keyring, prefix=LEDGER, limits=options.segments)
         self.sealer = RowSealer(store, keyring)
         self.hashes = KeyedHash(keyring)
@@ -167,7 +174,7 @@ class Stores:
             blobs.close()
             raise
         derived = open_cache(directory / DERIVED, options.metadata, options.index)
-        return cls(blobs, store, derived, keyring, options)
+        return cls(directory, blobs, store, derived, keyring, options)
 
     def catch_up(self, *, at_start: bool) -> RecoveryReport:
         """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
@@ -195,7 +202,8 @@ class Stores:
         self.ledger.close()
         self.derived.close()
         self.store.close()
-        self.blobs.close()
+        self.reading.close()
+        self.tiers.close()
 
 
 class Engine:
@@ -205,7 +213,7 @@ class Engine:
         self, stores: Stores, options: EngineOptions, *, owner: str, on_commit: Callable[[], None]
     ) -> None:
         self.stores = stores
-        self._gate = self.gate = Gate()
+        self._gate = self.gate = Gate(is_far=far_reads(stores.reading))
         self.changes = Changes(stores.store, stores.journal, self._gate, on_commit)
         on_commit = self.changes.committed
         self._search = Search(stores.planner, self._gate)
@@ -288,6 +296,10 @@ class Engine:
         self.rejecting = Rejecting(stores, self.deleting, self._gate, on_commit)
         self._ingest.note_stored = self.rejecting.follow_stored
         self.compaction = Compaction(stores, options.compaction, owner=owner)
+        self.tiering = Tiering(
+            stores, options.tiering, source=self.records.source, owner=owner, on_commit=on_commit
+        )
+        self._retrieve.opened = self.tiering.note_opened
         self.correcting = Correcting(stores, self._gate, on_commit)
         self.commitments = Commitments(
             stores.store, stores.journal, stores.catalog, self.records, self._gate, on_commit
@@ -354,6 +366,7 @@ class Engine:
             nursery.start_soon(self.reading_ahead.run)
             nursery.start_soon(self.isolation.run)
             nursery.start_soon(self.compaction.run)
+            nursery.start_soon(self.tiering.run)
             nursery.start_soon(self.gram_merging.run)
             nursery.start_soon(self.scrub.run)
             nursery.start_soon(self.rejecting.run)

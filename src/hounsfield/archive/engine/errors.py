@@ -51,6 +51,12 @@ class DamagedError(EngineError):
     """Stored bytes do not open any more: the record is damaged; nothing else is affected."""
 
 
+class UnavailableError(EngineError):
+    """It lies in another tier, which cannot be reached or does not give it at the moment."""
+
+    retry = True
+
+
 class NotSeparableError(EngineError):
     """The frames of this object cannot be told apart without decoding; fetch the whole instance."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 import trio
 
 READERS_MAX = 8  # threads that wait for disks; more would only queue in the kernel
+FAR_READERS_MAX = 32  # threads that wait for other tiers, which answer in milliseconds or not for a minute
 STREAMS_MAX = 2  # large objects whose pieces are sealed and written at once: they share one disk
 
 Result = TypeVar("Result")
@@ -15,10 +16,22 @@ Arguments = TypeVarTuple("Arguments")
 
 
 class Gate:
-    """Runs blocking calls on threads: a lane for heavy work, a few for reads and large objects."""
+    """Runs blocking calls on threads: a lane for heavy work, a few for reads and large objects.
 
-    def __init__(self, readers_max: int = READERS_MAX) -> None:
+    Reads of what lies in another tier have threads of their own: whoever waits for a bucket holds up nobody
+    who reads from a disk.
+    """
+
+    def __init__(
+        self,
+        readers_max: int = READERS_MAX,
+        *,
+        is_far: Callable[[tuple[Any, ...]], bool] = lambda arguments: False,  # noqa: ARG005
+    ) -> None:
+        """``is_far``: whether a read with these arguments is of what lies in another tier."""
+        self._is_far = is_far
         self._reads = trio.CapacityLimiter(readers_max)
+        self._far_reads = trio.CapacityLimiter(FAR_READERS_MAX)
         self._heavy = trio.CapacityLimiter(1)
         self._streams = trio.CapacityLimiter(STREAMS_MAX)
 
@@ -32,4 +45,5 @@ class Gate:
 
     async def read(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run ``function`` beside other reads; its caller may be cancelled only when it has returned."""
-        return await trio.to_thread.run_sync(function, *arguments, limiter=self._reads)
+        limiter = self._far_reads if self._is_far(arguments) else self._reads
+        return await trio.to_thread.run_sync(function, *arguments, limiter=limiter)

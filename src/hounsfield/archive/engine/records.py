@@ -21,7 +21,12 @@ from hounsfield.archive.dicom.cuts import (
     undivided_frame,
 )
 from hounsfield.archive.engine.buffers import BufferPool
-from hounsfield.archive.engine.errors import DamagedError, NotFoundError, NotSeparableError
+from hounsfield.archive.engine.errors import (
+    DamagedError,
+    NotFoundError,
+    NotSeparableError,
+    UnavailableError,
+)
 from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.types import Frame, Header
 from hounsfield.archive.index.indexing import Indexer, as_received, lengths_as_received
@@ -39,12 +44,16 @@ from hounsfield.storage_backends.errors import (
     SealError,
     ShortReadError,
 )
+from hounsfield.storage_backends.object_store import ForeignTierError, StoreAwayError, StoreRefusedError
 from hounsfield.storage_backends.segments import PartRef
 
 #: What reading a damaged or missing record raises.
 UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, KeyringError, FormatError, CodecError)
+#: What reading raises of a record that lies in a tier which does not give it now.
+OUT_OF_REACH = (StoreAwayError, StoreRefusedError, ForeignTierError)
 _DAMAGED = "the stored record does not open: it is damaged; restore it from a backup"
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
+FRAMES_NOWAIT_MAX = 64  # of one object, while others wait: each is opened alone, however few bytes it has
 HEADER_NOWAIT_BYTES_MAX = 16 << 10  # those of slices and projections: read in less time than a thread takes
 
 
@@ -240,8 +249,11 @@ class Records:
     def data_set_into(self, row: InstanceRow, into: memoryview, *, wait: bool) -> bool:
         """Fill ``into``, of :meth:`plain_bytes`, with the data set as received; errors as :meth:`frame`.
 
-        False when it cannot be had so: a disk would have to be waited for and the caller does not want to.
+        False when it cannot be had so: a disk would have to be waited for, or very many frames opened, and the
+        caller does not want to.
         """
+        if not wait and row.location.frames > FRAMES_NOWAIT_MAX:
+            return False
         parts = [part for part in islice(row.location.ref().parts(), 1, None) if part.length]
         with _damage_named():
             return not parts or self._log.open_parts(parts, into, wait=wait)
@@ -342,6 +354,8 @@ def _damage_named() -> Iterator[None]:
         yield
     except UNREADABLE as error:
         raise DamagedError(_DAMAGED) from error
+    except OUT_OF_REACH as error:
+        raise UnavailableError(f"it lies in another tier: {error}") from error
 
 
 def _frame_part(row: InstanceRow, layout: Layout, number: int) -> PartRef | None:

@@ -21,6 +21,7 @@ from hounsfield.archive.engine.records import Records, number_of
 from hounsfield.archive.engine.types import Frame, Header, Instance, Overlay, Unlooked
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.indexing import Indexer
+from hounsfield.archive.index.packs import SERIES_KEY_BYTES
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.archive.index.tables import INSTANCE
 from hounsfield.storage_backends.api import Buffer, KeyValueStore, Snapshot
@@ -48,6 +49,8 @@ class Retrieve:
         self._pool = pool
         self._corrected = Corrected(records)
         self._rows: dict[bytes, tuple[bytes, InstanceRow]] = {}
+        self.opened: Callable[[bytes], None] = lambda series_key: None  # noqa: ARG005
+        """Told the key of each series of which something is looked up to be read."""
 
     # ------------------------------------------------------------ frames
 
@@ -112,6 +115,7 @@ class Retrieve:
             for key, series in self._catalog.series_of(snapshot, self._catalog.study_id(study_uid)):
                 if series_uid is not None and series.uid != series_uid:
                     continue
+                self.opened(key)
                 series_number = number_of(series.attributes.get(0x00200011, ""))
                 for row in self._catalog.instances_of(snapshot, key):
                     number = number_of(row.attributes.get(0x00200013, ""))
@@ -128,6 +132,7 @@ class Retrieve:
         sealed = snapshot.get(INSTANCE, key)
         if sealed is None:
             raise NotFoundError("no such instance in this archive")
+        self.opened(key[:SERIES_KEY_BYTES])
         held = self._rows.get(key)
         if held is not None and held[0] == sealed:
             return held[1]
@@ -181,7 +186,7 @@ class Retrieve:
         if pieces is None:
             pieces = self._records.pieces(instance.row, start, stop)
         while True:
-            piece = await self._gate.read(_next, pieces)
+            piece = await self._gate.read(_next, pieces, instance)
             if piece is None:
                 return
             for buffer in piece:
@@ -226,7 +231,7 @@ class Retrieve:
                     yield piece
                     continue
                 pieces = self._behind(before, instances[n])
-                while (read := await self._gate.read(_next, pieces)) is not None:
+                while (read := await self._gate.read(_next, pieces, instances[n])) is not None:
                     yield read
                 n += 1
         finally:
@@ -325,7 +330,7 @@ class Retrieve:
         return await self._gate.read(self._records.bulk, instance.row)
 
 
-def _next(pieces: Iterator[list[Buffer]]) -> list[Buffer] | None:
+def _next(pieces: Iterator[list[Buffer]], of: Instance) -> list[Buffer] | None:  # noqa: ARG001  for the gate
     return next(pieces, None)
 
 

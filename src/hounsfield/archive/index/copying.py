@@ -87,9 +87,14 @@ class Copying:
         self._store = store
         self._keyring = keyring
         self._tiers = tiers
-        self._clock = clock
+        self.now = clock
         self._rooted: dict[str, bytes] = {}  # what was put as each tier's root file
         self.packs = Packs(store)
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Every tier, by name; the hot one first."""
+        return tuple(self._tiers)
 
     def copy(self, segment: bytes, to: str, *, pace: Pace = lambda _: None) -> PackRow:
         """Have tier ``to`` hold a right copy of the pack, from whichever other tier has one; its row then.
@@ -116,7 +121,7 @@ class Copying:
         """Read the copy in ``tier``, all of it, and note that it is right now; ``WRONG_BYTES`` when not."""
         row = self._row(segment)
         self._check(segment, row, self._tiers[tier], pace)
-        now = self._clock()
+        now = self.now()
         since = row.copies[tier].since_ns if tier in row.copies else now
         return self.packs.name_copy(segment, tier, CopyRow(since, now))
 
@@ -176,7 +181,7 @@ class Copying:
                 said.append(f"{name}: {error}")
                 continue
             self._check(segment, row, target, pace)
-            now = self._clock()
+            now = self.now()
             return self.packs.name_copy(segment, to, CopyRow(now, now))
         raise NoCopyError(
             f"pack {segment.hex()} was not copied to {to}: " + ("; ".join(said) or "no other tier has it")

@@ -24,6 +24,7 @@ from hounsfield.archive.engine.errors import (
     OutOfResourcesError,
     RefusedError,
     StorageFailedError,
+    UnavailableError,
 )
 from hounsfield.archive.engine.receiving import PROBLEM_SOP_MISMATCH
 from hounsfield.archive.engine.types import COERCED, Outcome, StoreResult
@@ -77,6 +78,7 @@ BY_ERROR: dict[type[EngineError], StoreAnswer] = {
     RefusedError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     NotFoundError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     DamagedError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
+    UnavailableError: StoreAnswer(Status.OUT_OF_RESOURCES, "not to be had at the moment, try again later"),
     NotSeparableError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     NotTranscodableError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),
     EngineError: StoreAnswer(Status.PROCESSING_FAILURE, "processing failure"),

@@ -28,6 +28,7 @@ from hounsfield.archive.engine.errors import (
     OutOfResourcesError,
     RefusedError,
     StorageFailedError,
+    UnavailableError,
 )
 from hounsfield.archive.rendering.errors import BadParameterError, NoImageError, RenderingError
 from hounsfield.archive.web.multipart import MultipartError
@@ -74,6 +75,7 @@ TABLE: Final[dict[type[Exception], Row]] = {
     RefusedError: Row(400, _PROCESSING_FAILURE),
     NotFoundError: Row(404, _PROCESSING_FAILURE),
     DamagedError: Row(500, _PROCESSING_FAILURE),
+    UnavailableError: Row(503, _PROCESSING_FAILURE),
     NotSeparableError: Row(404, _PROCESSING_FAILURE),
     NotTranscodableError: Row(406, _PROCESSING_FAILURE),
     ClosedError: Row(503, _OUT_OF_RESOURCES),

@@ -1,0 +1,476 @@
+"""Tiering: leader work that has every series lie where the rules want it, and brings back what is wanted.
+
+Run in every worker; a lease lets one of them work at a time. In its order: series that somebody waits for are
+brought back; what nothing needs is removed; then, every ``plan_s`` or when asked, a plan is made
+(:mod:`~hounsfield.archive.engine.tier_planning`) and carried out, series by series, each of its steps safe by
+itself (:mod:`~hounsfield.archive.index.gathering`, :mod:`~hounsfield.archive.index.copying`). A tier that is
+away costs its own tasks only; they are found again by the next plan.
+
+Every worker notes which series were opened.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from hounsfield.archive.engine.errors import BusyError, NotFoundError
+from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.engine.tier_planning import SeriesTask, TierPlanning
+from hounsfield.archive.engine.tier_rules import Surroundings, draining
+from hounsfield.archive.engine.tiers import SEGMENTS, TieringOptions
+from hounsfield.archive.index.carrying import Pace, StoppedError
+from hounsfield.archive.index.copying import Copying, NoCopyError
+from hounsfield.archive.index.deletion import NothingToDeleteError, Target
+from hounsfield.archive.index.demand import (
+    RecallRow,
+    ask_for,
+    last_opened,
+    note_opened,
+    recalls,
+    satisfied,
+)
+from hounsfield.archive.index.gathering import Gatherer
+from hounsfield.archive.index.holds import OnHoldError
+from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
+from hounsfield.archive.index.remains import Remains
+from hounsfield.archive.index.rows import Event, InstanceRow, SourceRow
+from hounsfield.archive.index.tables import META, PACK
+from hounsfield.codecs.at_rest import Encoding
+from hounsfield.storage_backends.api import Batch
+from hounsfield.storage_backends.errors import StorageError
+
+if TYPE_CHECKING:
+    from hounsfield.archive.engine.engine import Stores
+
+LEASE = "tiering"
+EVENT_TIERED = "series-tiered"
+TOGETHER_S = 0.5  # between two notes of what was opened: a viewer opens a study's series together
+NOTED_S = 600.0  # after so long a series that is opened again is news again
+RECALLS_AT_ONCE = 16  # looked up together; whoever is urgent waits for no more than these
+_ASKED = b"tiering/asked"
+_PLANNED = b"tiering/planned"
+_NS = 1_000_000_000
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TieringFigures:
+    """What this worker's tiering did since its start. Bytes are of packs, as they lie."""
+
+    series: int = 0
+    gathered_objects: int = 0
+    gathered_bytes: int = 0
+    packed_bytes: int = 0
+    copied_bytes: int = 0
+    freed_bytes: int = 0
+    recalled_series: int = 0
+    recalled_bytes: int = 0
+    expired_series: int = 0
+    held_series: int = 0
+    removed_packs: int = 0
+    repaired_packs: int = 0
+    failures: int = 0
+    away: set[str] = field(default_factory=set)
+    """Tiers that did not answer in the last plan."""
+
+
+class Tiering:
+    """Tiers within one engine. ``run`` it; the other methods may be called by any task."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        options: TieringOptions,
+        *,
+        source: Callable[[InstanceRow], SourceRow],
+        owner: str,
+        on_commit: Callable[[], None] = lambda: None,
+        clock: Callable[[], int] = time.time_ns,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._stores = stores
+        self._store = stores.store
+        self._options = options
+        self._limits = options.limits
+        self._on_commit = on_commit
+        self._clock = clock
+        self.copying = Copying(stores.store, stores.keyring, stores.tiers.by_name, clock=self.now)
+        self.planning = TierPlanning(stores.catalog, stores.journal, options.rules, source, options.plan)
+        self._gatherer = Gatherer(stores.indexer, clock=self.now)
+        self._remains = Remains(stores.indexer, stores.keyring, self.copying, stores.reading, prefix=SEGMENTS)
+        self.leading = LedWork(
+            stores.store,
+            LEASE,
+            owner=owner,
+            bytes_per_second=options.limits.bytes_per_second,
+            busy="another process moves packs at the moment: try again in a minute",
+            clock=self.now,
+            wait=wait,
+        )
+        self._asked = trio.Event()
+        self._opened: deque[bytes] = deque()
+        self._noted: set[bytes] = set()  # not told again for a while
+        self._draining: frozenset[str] = frozenset()
+        self._swept_ns = 0
+        self._tidied_ns = 0
+        self.figures = TieringFigures()
+
+    def now(self) -> int:
+        """Nanoseconds since 1970."""
+        return self._clock()
+
+    # ------------------------------------------------------------ what every worker does
+
+    def note_opened(self, series_key: bytes) -> None:
+        """Something of a series is being read for somebody. Of any thread; to say it again costs nothing."""
+        if series_key not in self._noted:
+            self._noted.add(series_key)
+            self._opened.append(series_key)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._note)
+            while True:
+                with trio.move_on_after(self._limits.check_s):
+                    await self._asked.wait()
+                self._asked = trio.Event()
+                try:
+                    if self._is_anything_due():
+                        await self.leading.run(self.step)
+                except (BusyError, StoppedError):
+                    continue
+                except (StorageError, OSError) as error:
+                    self.figures.failures += 1
+                    _logger.warning("moving packs is put off: %s", error)
+
+    async def _note(self) -> None:
+        forget = trio.current_time() + NOTED_S
+        while True:
+            await trio.sleep(TOGETHER_S)
+            if trio.current_time() >= forget:
+                self._noted.clear()
+                forget = trio.current_time() + NOTED_S
+            opened = {self._opened.popleft() for _ in range(len(self._opened))}
+            if not opened:
+                continue
+            try:
+                await trio.to_thread.run_sync(self._note_opened, opened)
+            except (StorageError, OSError) as error:
+                _logger.warning("which series were opened is not noted: %s", error)
+
+    def _note_opened(self, opened: set[bytes]) -> None:
+        note_opened(self._store, opened, self._today())
+        if not self._limits.recall_when_opened:
+            return
+        away = [key for key in opened if self._is_away(key)]
+        if away:
+            ask_for(self._store, away, RecallRow(self.now(), "opened"))
+
+    def _is_away(self, series_key: bytes) -> bool:
+        return any(HOT not in row.copies for _, row in self.copying.packs.of_series(series_key))
+
+    def _today(self) -> datetime.date:
+        return _day(self.now())
+
+    # ------------------------------------------------------------ what the leader does
+
+    def step(self) -> None:
+        """All that is due now. On a thread, with the lease."""
+        self._bring_back()
+        if self._is_tidying_due():
+            self._tidied_ns = self.now()
+            self._remove_what_is_dead()
+        if self._is_plan_due():
+            self._carry_out_plan()
+            self._make_room()
+        if self.now() - self._swept_ns >= self._limits.sweep_s * _NS:
+            self._swept_ns = self.now()
+            self._sweep()
+
+    def _is_anything_due(self) -> bool:
+        return bool(recalls(self._store, 1)) or self._is_tidying_due() or self._is_plan_due()
+
+    def _is_tidying_due(self) -> bool:
+        if self.now() - self._tidied_ns < self._limits.tidy_s * _NS:
+            return False
+        with self._store.snapshot() as snapshot:
+            return next(snapshot.scan(PACK, limit=1), None) is not None
+
+    def _is_plan_due(self) -> bool:
+        with self._store.snapshot() as snapshot:
+            asked = int.from_bytes(snapshot.get(META, _ASKED) or b"", "big")
+            planned = int.from_bytes(snapshot.get(META, _PLANNED) or b"", "big")
+        return asked > planned or (
+            bool(self._options.rules) and self.now() - planned >= self._limits.plan_s * _NS
+        )
+
+    def _carry_out_plan(self) -> None:
+        began = self.now()
+        self.figures.away.clear()
+        pace = self.leading.pace()
+        for task in self.planned(began):
+            self._carry_out(task, pace)
+            self._bring_back()  # who waits for a series waits for one task at most
+        batch = Batch(uses_reserve=True)
+        batch.put(META, _PLANNED, began.to_bytes(8, "big"))
+        self._store.commit(batch)
+
+    def planned(self, now_ns: int, progress: Callable[[int], None] = lambda _: None) -> Iterator[SeriesTask]:
+        """What the rules want done, as it is at each moment. Changes nothing."""
+        fill = self.hot_fill()
+        self._draining = draining(self._options.rules, fill, self._draining)
+        around = Surroundings(self._today(), fill, self._draining)
+        return self.planning.tasks(self._store, around, now_ns, progress)
+
+    def hot_fill(self) -> float:
+        """How much of the disk of the data directory is used, 0 to 1."""
+        found = os.statvfs(self._stores.directory)
+        return 1 - found.f_bavail / max(1, found.f_blocks)
+
+    def _carry_out(self, task: SeriesTask, pace: Pace) -> None:
+        """One task, or as much of it as can be done; the rest is in the next plan."""
+        needed = task.tiers | {name for pack in task.packs for name in pack.drop_from}
+        if needed & self.figures.away:
+            return
+        try:
+            done = self._expire(task) if task.action == "expire" else self._place(task, pace)
+        except (NoCopyError, LastCopyError, PackGoneError, StorageError) as error:
+            self.figures.failures += 1
+            self._note_away(task, error)
+            _logger.warning("a series stays where it is for now, as rule %r has it: %s", task.rule, error)
+            return
+        if done:
+            self.figures.series += 1
+
+    def _note_away(self, task: SeriesTask, error: Exception) -> None:
+        """When a store did not answer, others of its tasks need not wait for it."""
+        if getattr(error, "retry", False):
+            self.figures.away |= task.tiers - {HOT}
+
+    def _expire(self, task: SeriesTask) -> bool:
+        target = Target(task.study_uid, task.series_uid)
+        try:
+            self._stores.deletions.delete(
+                target,
+                reason=f"its retention is over: tier rule {task.rule}",
+                actor="tiering",
+                now_ns=self.now(),
+            )
+        except NothingToDeleteError:
+            return False
+        except OnHoldError:
+            self.figures.held_series += 1
+            return False
+        self.figures.expired_series += 1
+        self._on_commit()
+        return True
+
+    def _place(self, task: SeriesTask, pace: Pace) -> bool:
+        packs = [(pack.segment, pack.copy_to, pack.drop_from) for pack in task.packs]
+        if task.gather:
+            packs += self._gather(task, pace)
+        moved = freed = 0
+        for segment, copy_to, drop_from in packs:
+            for tier in copy_to:
+                moved += self.copying.copy(segment, tier, pace=pace).size
+            for tier in drop_from:
+                size = self.copying.drop(segment, tier, others_min=max(1, len(task.tiers))).size
+                freed += size if tier == HOT else 0
+        self.figures.copied_bytes += moved
+        self.figures.freed_bytes += freed
+        if packs:
+            self._announce(task, moved, freed)
+        return bool(packs)
+
+    def _gather(self, task: SeriesTask, pace: Pace) -> list[tuple[bytes, tuple[str, ...], tuple[str, ...]]]:
+        quiet = self.now() - int(self._options.plan.quiet_s * _NS)
+        report = self._gatherer.gather(
+            task.series_key,
+            quiet_before_ns=quiet,
+            recompress=Encoding(task.compress) if task.compress else None,
+            pace=pace,
+            uses_reserve=True,
+        )
+        self.figures.gathered_objects += report.objects
+        self.figures.gathered_bytes += report.bytes_before
+        self.figures.packed_bytes += report.bytes_after
+        tiers = task.tiers or {HOT}
+        copy_to = tuple(sorted(tiers - {HOT}))
+        drop_from = () if HOT in tiers else (HOT,)
+        return [(segment, copy_to, drop_from) for segment in report.packs]
+
+    def _announce(self, task: SeriesTask, moved: int, freed: int) -> None:
+        body = {
+            "study": task.study_uid,
+            "series": task.series_uid,
+            "rule": task.rule,
+            "action": task.action,
+            "tiers": sorted(task.tiers),
+            "moved_bytes": moved,
+            "freed_bytes": freed,
+        }
+        self._stores.journal.commit_events([Event(EVENT_TIERED, self.now(), body)])
+        self._on_commit()
+
+    # ------------------------------------------------------------ what is wanted, and what is not
+
+    def _bring_back(self) -> None:
+        while found := recalls(self._store, RECALLS_AT_ONCE):
+            failed = 0
+            for series_key, row in found:
+                if self._recalled(series_key):
+                    satisfied(self._store, series_key, row)
+                else:
+                    failed += 1
+            if failed:
+                return  # they stay asked for; the next look tries again
+
+    def _recalled(self, series_key: bytes) -> bool:
+        """Bring a series back; whether there is nothing left to do, or nothing that could be."""
+        pace = self.leading.pace(throttled=False)
+        brought = 0
+        for segment, row in self.copying.packs.of_series(series_key):
+            if HOT in row.copies:
+                continue
+            try:
+                brought += self.copying.copy(segment, HOT, pace=pace).size
+            except PackGoneError:
+                continue
+            except (NoCopyError, StorageError) as error:
+                self.figures.failures += 1
+                _logger.warning("a series could not be brought back yet: %s", error)
+                return False
+        if brought:
+            self.figures.recalled_series += 1
+            self.figures.recalled_bytes += brought
+        return True
+
+    def _remove_what_is_dead(self) -> None:
+        before_ns = self.now() - int(self._limits.remove_after_s * _NS)
+        for segment in self._remains.dead(before_ns):
+            try:
+                self.figures.removed_packs += self._remains.remove(segment)
+            except StorageError as error:  # a tier is away, or its disk full: the next look tries again
+                self.figures.failures += 1
+                _logger.warning("a pack of which nothing is needed stays for now: %s", error)
+        erase_ns = self.now() - int(self._limits.erase_s * _NS)
+        for segment, row in self._remains.partly_dead(erase_ns):
+            self._gatherer.gather(
+                row.series_key,
+                quiet_before_ns=self.now(),
+                renew=[segment],
+                pace=self.leading.pace(),
+                uses_reserve=True,
+            )
+
+    def _make_room(self) -> None:
+        """Drop what was brought back and not opened for longest, past the budget for it."""
+        if not self._limits.recalled_bytes_max:
+            return
+        found: list[tuple[datetime.date, bytes, int]] = []
+        for page in self.copying.packs.pages():
+            with self._store.snapshot() as snapshot:
+                for segment, row in page:
+                    copy = row.copies.get(HOT)
+                    if copy is not None and len(row.copies) > 1 and copy.since_ns > row.made_ns:
+                        opened = last_opened(snapshot, row.series_key)
+                        brought = _day(copy.since_ns)
+                        found.append((max(opened or brought, brought), segment, row.size))
+        left = sum(size for _, _, size in found)
+        for _, segment, size in sorted(found):
+            if left <= self._limits.recalled_bytes_max:
+                return
+            self.copying.drop(segment, HOT)
+            self.figures.freed_bytes += size
+            left -= size
+
+    def _sweep(self) -> None:
+        for name in self.copying.tiers:
+            if name == HOT:
+                continue  # what no row names there is for catching up and compaction
+            try:
+                removed, strangers = self.copying.sweep(name, pace=self.leading.pace(throttled=False))
+            except StorageError as error:
+                _logger.warning("tier %s is not swept: %s", name, error)
+                continue
+            if removed or strangers:
+                _logger.info("tier %s: %d leftovers removed, %d packs are unknown", name, removed, strangers)
+
+    # ------------------------------------------------------------ asked for
+
+    async def apply(self) -> None:
+        """Have the rules carried out soon, by whichever worker leads."""
+
+        def ask() -> None:
+            batch = Batch(uses_reserve=True)
+            batch.put(META, _ASKED, self.now().to_bytes(8, "big"))
+            self._store.commit(batch)
+
+        await trio.to_thread.run_sync(ask)
+        self._asked.set()
+
+    async def recall(self, study_uid: str, series_uid: str = "", *, why: str = "asked") -> int:
+        """Have a study, or one of its series, be hot soon; how many series are not. ``NotFoundError``."""
+        asked = await trio.to_thread.run_sync(self._ask_for, study_uid, series_uid, why)
+        self._asked.set()
+        return asked
+
+    def _ask_for(self, study_uid: str, series_uid: str, why: str) -> int:
+        catalog = self._stores.catalog
+        with self._store.snapshot() as snapshot:
+            series = [
+                key
+                for key, row in catalog.series_of(snapshot, catalog.study_id(study_uid))
+                if series_uid in {"", row.uid}
+            ]
+        if not series:
+            raise NotFoundError("no such study or series in this archive")
+        away = [key for key in series if self._is_away(key)]
+        if away:
+            ask_for(self._store, away, RecallRow(self.now(), why))
+        return len(away)
+
+    async def status(self) -> dict[str, Any]:
+        """What lies where, and what is wanted, as plain values; nothing of a patient."""
+        return await trio.to_thread.run_sync(self._status)
+
+    def _status(self) -> dict[str, Any]:
+        totals = self.copying.packs.totals()
+        with self._store.snapshot() as snapshot:
+            planned = int.from_bytes(snapshot.get(META, _PLANNED) or b"", "big")
+            asked = int.from_bytes(snapshot.get(META, _ASKED) or b"", "big")
+        tiers = []
+        for name in self.copying.tiers:
+            total = totals.pop(name, None)
+            tiers.append({
+                "tier": name,
+                "packs": total.packs if total else 0,
+                "bytes": total.bytes if total else 0,
+                "objects": total.objects if total else 0,
+                "configured": True,
+            })  # fmt: skip
+        for name, total in totals.items():  # copies in a tier that config.toml does not have any more
+            tiers.append({"tier": name, **total._asdict(), "configured": False})
+        return {
+            "tiers": tiers,
+            "hot_fill": self.hot_fill(),
+            "rules": [rule.name for rule in self._options.rules],
+            "planned": planned / _NS if planned else None,
+            "plan_asked": asked > planned,
+            "recalls": len(recalls(self._store, 1_000_000)),
+        }
+
+
+def _day(at_ns: int) -> datetime.date:
+    return datetime.datetime.fromtimestamp(at_ns / _NS).astimezone().date()

@@ -1,0 +1,207 @@
+"""The tiers of an archive, opened: places for copies of packs, and who reads what lies there.
+
+Opening asks nothing of any place: an archive starts while a bucket is away. A place is claimed before the
+first thing is put there or listed (:func:`~hounsfield.storage_backends.object_store.claim_tier`), so that two
+archives never share one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hounsfield.archive.engine.tier_planning import PlanLimits
+from hounsfield.archive.engine.tier_rules import TierRule
+from hounsfield.archive.engine.types import Instance
+from hounsfield.archive.index.copying import Tier, pack_key
+from hounsfield.archive.index.packs import HOT, Packs
+from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.storage_backends.api import Buffer, KeyValueStore
+from hounsfield.storage_backends.directory_store import DirectoryLimits, DirectoryStore
+from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.local_blobs import LocalBlobLimits
+from hounsfield.storage_backends.object_store import ObjectStore, TierMarkerMissingError, claim_tier
+from hounsfield.storage_backends.range_cache import RangeCacheLimits
+from hounsfield.storage_backends.s3_store import S3Limits, S3Options, S3Store
+from hounsfield.storage_backends.store_wrappers import Limited, Metered, Retrying, RetryLimits
+from hounsfield.storage_backends.tiered_blobs import Elsewhere, TieredBlobs
+
+__all__ = ["TierOptions", "TieringLimits", "TieringOptions", "Tiers"]
+
+SEGMENTS = "segments/"
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TierOptions:
+    """One tier beside the hot one: a directory or a bucket."""
+
+    name: str
+    place: Path | S3Options
+    requests_max: int = 16
+    """At once, of one worker: more only wait for each other, in the store or on the way."""
+
+    retry_s: float = 60.0
+    """For so long what fails for a moment is tried again; then it is left for the next look."""
+
+    verify_s: float = 90 * 86_400.0
+    """Every copy there is read again, all of it, after so long; 0: only when asked. Reads may cost money."""
+
+
+@dataclass(frozen=True, slots=True)
+class TieringLimits:
+    """When packs are made and moved, and how fast."""
+
+    plan_s: float = 3600.0
+    """Between two plans: what rules say changes with the day, and with what came in."""
+
+    check_s: float = 1.0
+    """Between two looks at what somebody waits for: one read of an index that says nothing, mostly."""
+
+    tidy_s: float = 60.0
+    """Between two looks at what nothing needs any more."""
+
+    bytes_per_second: int = 64 << 20
+    """Read and written together by moves; 0: as fast as they go. What is brought back is not held up."""
+
+    sweep_s: float = 86_400.0
+    """Between two looks for what killed moves left in a tier; each lists it."""
+
+    remove_after_s: float = 30.0
+    """What nothing needs any more stays so long: readers who looked before finish there."""
+
+    recalled_bytes_max: int = 0
+    """Packs that were brought back and lie elsewhere too; past it those go that were not opened for longest.
+    0: no limit."""
+
+    recall_when_opened: bool = True
+    """A series of which something is read from elsewhere is brought back in the background."""
+
+    erase_s: float = 30 * 86_400.0
+    """What was deleted from a pack that is otherwise needed is erased after so long, as in compaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class TieringOptions:
+    """What an administrator says of tiers."""
+
+    tiers: tuple[TierOptions, ...] = ()
+    rules: tuple[TierRule, ...] = ()
+    limits: TieringLimits = field(default_factory=TieringLimits)
+    plan: PlanLimits = field(default_factory=PlanLimits)
+    ranges: RangeCacheLimits = field(default_factory=RangeCacheLimits)
+
+
+class Tiers:
+    """Every tier of one archive, the hot one too, in this process."""
+
+    def __init__(
+        self,
+        directory: Path,
+        store: KeyValueStore,
+        keyring: Keyring,
+        options: TieringOptions,
+        blobs: LocalBlobLimits,
+    ) -> None:
+        self.options = options
+        self._packs = Packs(store)
+        self._names = tuple(one.name for one in options.tiers)
+        self.metered: dict[str, Metered] = {}
+        hot = DirectoryStore(directory, DirectoryLimits(reserve_bytes=blobs.reserve_bytes))
+        place = _Claimed(hot, keyring.root_id, lambda: True)
+        self.by_name = {HOT: Tier(HOT, place, lambda segment: SEGMENTS + segment.hex(), keeps_keys=False)}
+        for one in options.tiers:
+            metered = self.metered[one.name] = Metered(_opened(one))
+            calls = Retrying(Limited(metered, one.requests_max), RetryLimits(deadline_s=one.retry_s))
+            place = _Claimed(calls, keyring.root_id, partial(self._is_unused, one.name))
+            self.by_name[one.name] = Tier(one.name, place, pack_key)
+
+    def elsewhere(self, name: str) -> Elsewhere | None:
+        """Where a blob of the data directory also lies; None: in no tier."""
+        if not name.startswith(SEGMENTS):
+            return None
+        try:
+            segment = bytes.fromhex(name[len(SEGMENTS) :])
+        except ValueError:
+            return None
+        row = self._packs.get(segment) if len(segment) == _ID_BYTES else None
+        if row is None:
+            return None
+        stores = tuple(self.by_name[tier].store for tier in self._names if tier in row.copies)
+        return Elsewhere(row.size, pack_key(segment), stores) if stores else None
+
+    def _is_unused(self, name: str) -> bool:
+        return not any(name in row.copies for page in self._packs.pages() for _, row in page)
+
+    def close(self) -> None:
+        """Let go of every place."""
+        for tier in self.by_name.values():
+            tier.store.close()
+
+
+def far_reads(reading: TieredBlobs) -> Callable[[tuple[Any, ...]], bool]:
+    """Whether a read with these arguments, an instance or its row among them, is of what is not here."""
+
+    def is_far(arguments: tuple[Any, ...]) -> bool:
+        for one in arguments:
+            first = one[0] if type(one) is list and one else one
+            row = first.row if type(first) is Instance else first
+            if type(row) is InstanceRow:
+                return not reading.is_near(SEGMENTS + row.location.segment.hex())
+        return False
+
+    return is_far
+
+
+def _opened(options: TierOptions) -> ObjectStore:
+    if isinstance(options.place, Path):
+        return DirectoryStore(options.place)
+    return S3Store(options.place, S3Limits(threads=options.requests_max))
+
+
+class _Claimed:
+    """A place in which nothing is put, listed or deleted before it is known to be this archive's."""
+
+    def __init__(self, store: ObjectStore, archive: bytes, is_new: Callable[[], bool]) -> None:
+        """``is_new``: whether no copy there is known, so that it may be marked."""
+        self._store = store
+        self._archive = archive
+        self._is_new = is_new
+        self._lock = threading.Lock()
+        self._claimed = False
+        self.read = store.read
+        self.read_into = store.read_into
+        self.stream = store.stream
+        self.size = store.size
+        self.close = store.close
+
+    def __repr__(self) -> str:
+        return repr(self._store)
+
+    def put(self, key: str, pieces: Iterable[Buffer], length: int) -> None:
+        self._claim()
+        self._store.put(key, pieces, length)
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        self._claim()
+        return self._store.names(prefix)
+
+    def delete(self, key: str) -> None:
+        self._claim()
+        self._store.delete(key)
+
+    def _claim(self) -> None:
+        with self._lock:
+            if self._claimed:
+                return
+            try:
+                claim_tier(self._store, self._archive, first_time=False)
+            except TierMarkerMissingError:
+                if not self._is_new():
+                    raise
+                claim_tier(self._store, self._archive, first_time=True)
+            self._claimed = True

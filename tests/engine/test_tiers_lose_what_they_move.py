@@ -1,0 +1,302 @@
+"""What goes to another tier and comes back is not what was sent, or is in the way of those who read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from hounsfield.archive.dicom.rules import parse_rule
+from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.errors import NotFoundError, UnavailableError
+from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.tier_planning import PlanLimits
+from hounsfield.archive.engine.tier_rules import TierRule
+from hounsfield.archive.engine.tiers import TieringLimits, TieringOptions, TierOptions
+from hounsfield.archive.engine.types import StoreResult
+from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.index.packs import Packs
+from hounsfield.storage_backends.range_cache import RangeCacheLimits
+from support.archives import ct_slice, store, stored_bytes, stores_in
+
+NEVER = 1e12
+LIMITS = TieringLimits(bytes_per_second=0, check_s=0.05, tidy_s=NEVER, sweep_s=NEVER, plan_s=NEVER)
+NOW = PlanLimits(quiet_s=-3600.0, recalled_s=0.0)  # also what came this moment
+
+
+def rule(action: str = "move", *to: str, **conditions: object) -> TierRule:
+    match = conditions.pop("match", {})
+    tiers = to or (("cold",) if action in {"move", "copy"} else ())
+    name = str(conditions.pop("name", "r"))
+    return TierRule(name, parse_rule(match, "match"), action, tiers, **conditions)  # type: ignore[arg-type]
+
+
+@dataclass
+class Place:
+    """A data directory and two more disks, with an archive that can be opened again and again."""
+
+    root: Path
+    rules: tuple[TierRule, ...] = (rule(),)
+    limits: TieringLimits = LIMITS
+    plan: PlanLimits = NOW
+    sent: dict[str, tuple[bytes, StoreResult]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("cold", "second"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    @property
+    def options(self) -> EngineOptions:
+        tiers = tuple(TierOptions(name, self.root / name) for name in ("cold", "second"))
+        return EngineOptions(
+            ingest=IngestLimits(stream_bytes_min=1 << 20),
+            tiering=TieringOptions(tiers, self.rules, self.limits, self.plan, RangeCacheLimits()),
+        )
+
+    @contextmanager
+    def stores(self) -> Iterator[Stores]:
+        with stores_in(self.root / "data", self.options) as stores:
+            stores.catch_up(at_start=True)
+            yield stores
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Engine]:
+        with self.stores() as stores:
+            async with open_engine(stores, self.options, owner="test") as engine:
+                yield engine
+
+    async def send(self, engine: Engine, count: int = 4, *, pixels: bytes = b"", **more: str) -> str:
+        """Send a series; its UID."""
+        study, series = (
+            more.pop("study_uid", "") or generate_uid(),
+            more.pop("series_uid", "") or generate_uid(),
+        )
+        for number in range(count):
+            data = ct_slice(
+                study_uid=study, series_uid=series, number=number,
+                pixels=pixels or picture(len(self.sent)), **more,
+            )  # fmt: skip
+            result = await store(engine, data, ExplicitVRLittleEndian)
+            self.sent[result.sop_instance_uid] = data, result
+        return str(series)
+
+    async def require_all(self, engine: Engine) -> None:
+        """Every object is what was sent, byte for byte."""
+        for data, result in self.sent.values():
+            assert await stored_bytes(engine, result) == data
+
+    def packs(self, tier: str) -> set[str]:
+        """The packs that lie in a tier, by name."""
+        if tier == "hot":
+            return {path.name for path in (self.root / "data" / "segments").iterdir()}
+        return {path.name for path in (self.root / tier / "packs").glob("*/*")}
+
+    def named(self, stores: Stores) -> dict[str, set[str]]:
+        """Which tiers each pack is said to lie in."""
+        pages = Packs(stores.store).pages()
+        return {segment.hex(): set(row.copies) for page in pages for segment, row in page}
+
+
+def picture(seed: int) -> bytes:
+    """A smooth picture of 16-bit cells, 16×16, which compresses."""
+    noise = np.random.default_rng(seed).integers(0, 3, (16, 16))
+    return (np.add.outer(np.arange(16) * 40, np.arange(16) * 25) + noise).astype("<u2").tobytes()
+
+
+async def applied(engine: Engine) -> None:
+    """Carry out the rules now."""
+    await engine.tiering.apply()
+    await engine.tiering.leading.run(engine.tiering.step)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+async def test_a_series_goes_and_comes_back_bit_for_bit(place: Place) -> None:
+    async with place.open() as engine:
+        await place.send(engine)
+        await place.send(engine, 1, pixels=random.Random(1).randbytes(1 << 21))  # in pieces
+        await applied(engine)
+        named = place.named(engine.stores)
+        assert named
+        assert all(tiers == {"cold"} for tiers in named.values())
+        assert place.packs("cold") == set(named)
+        assert not place.packs("hot") & set(named)
+        await place.require_all(engine)
+        assert engine.tiering.figures.failures == 0
+    place.rules = (rule("pin"),)
+    async with place.open() as engine:
+        await place.require_all(engine)
+        await applied(engine)
+        assert all(tiers == {"cold", "hot"} for tiers in place.named(engine.stores).values())
+        await place.require_all(engine)
+    place.rules = (rule(),)
+    async with place.open() as engine:
+        await applied(engine)
+        assert engine.tiering.figures.copied_bytes == 0  # the cold copy was still there
+        assert all(tiers == {"cold"} for tiers in place.named(engine.stores).values())
+        await place.require_all(engine)
+
+
+@pytest.mark.parametrize("encoding", ["zstd", "htj2k", "jpegxl"])
+async def test_what_goes_smaller_comes_back_as_it_was(place: Place, encoding: str) -> None:
+    place.rules = (rule(compress=encoding),)
+    async with place.open() as engine:
+        cells = np.add.outer(np.arange(128), np.arange(128)).astype("<u2")
+        await place.send(engine, pixels=cells.tobytes()[:512])
+        await applied(engine)
+        figures = engine.tiering.figures
+        assert figures.gathered_objects == 4
+        assert figures.packed_bytes <= figures.gathered_bytes
+        await place.require_all(engine)
+
+
+async def test_two_copies_elsewhere_are_two(place: Place) -> None:
+    place.rules = (rule("move", "cold", "second"),)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        assert place.packs("cold") == place.packs("second") == set(place.named(engine.stores))
+        for path in (place.root / "cold" / "packs").glob("*/*"):
+            path.unlink()
+        await place.require_all(engine)
+
+
+async def test_a_tier_that_is_not_there_costs_only_what_lies_there(place: Place) -> None:
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+    async with place.open() as engine:  # nothing of it is in memory
+        away = dict(place.sent)
+        place.sent = {}
+        (place.root / "cold").rename(place.root / "gone")
+        await place.send(engine)
+        await applied(engine)
+        assert engine.tiering.figures.failures
+        await place.require_all(engine)
+        for _, result in away.values():
+            with pytest.raises(UnavailableError):
+                await stored_bytes(engine, result)
+        (place.root / "gone").rename(place.root / "cold")
+        place.sent |= away
+        await place.require_all(engine)
+        await applied(engine)
+        assert all(tiers == {"cold"} for tiers in place.named(engine.stores).values())
+        await place.require_all(engine)
+
+
+async def test_an_empty_mount_point_is_no_empty_tier(place: Place) -> None:
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+    (place.root / "cold").rename(place.root / "disk")
+    (place.root / "cold").mkdir()
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        assert engine.tiering.figures.failures
+    assert not list((place.root / "cold").iterdir())
+
+
+async def test_who_opens_a_series_brings_it_back(place: Place) -> None:
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        _, result = next(iter(place.sent.values()))
+        frame = await engine.frame(result.study_uid, result.series_uid, result.sop_instance_uid, 1)
+        assert len(frame.data) == 512
+        with trio.fail_after(60):
+            while engine.tiering.figures.recalled_series < 1:
+                await trio.sleep(0.02)
+        assert all("hot" in tiers for tiers in place.named(engine.stores).values())
+        await place.require_all(engine)
+        assert await engine.tiering.recall(result.study_uid) == 0
+        with pytest.raises(NotFoundError):
+            await engine.tiering.recall("1.2.3")
+
+
+async def test_what_was_brought_back_is_kept_within_its_budget(place: Place) -> None:
+    place.plan = replace(NOW, recalled_s=1e6)
+    place.limits = replace(LIMITS, recalled_bytes_max=1, recall_when_opened=False)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        (_, result), *_ = place.sent.values()
+        assert await engine.tiering.recall(result.study_uid) == 1
+        await engine.tiering.leading.run(engine.tiering.step)
+        assert engine.tiering.figures.recalled_series == 1
+        await applied(engine)
+        assert all(tiers == {"cold"} for tiers in place.named(engine.stores).values())
+        await place.require_all(engine)
+
+
+async def test_what_is_deleted_is_gone_from_every_tier(place: Place) -> None:
+    place.rules = (rule("move", "cold", "second"),)
+    place.limits = replace(LIMITS, tidy_s=0.0, remove_after_s=0.0)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+        (_, result), *_ = place.sent.values()
+        await engine.delete(Target(result.study_uid), reason="test", actor="tester")
+        await engine.tiering.leading.run(engine.tiering.step)
+        assert not place.packs("cold") | place.packs("second")
+        assert not place.named(engine.stores)
+        assert segment not in engine.stores.keyring.key_ids("segment")
+        assert not list((place.root / "cold" / "keys" / "segment").iterdir())
+
+
+async def test_what_is_deleted_of_a_pack_is_erased_and_the_rest_stays(place: Place) -> None:
+    place.limits = replace(LIMITS, tidy_s=0.0, remove_after_s=0.0, erase_s=0.0)
+    async with place.open() as engine:
+        series = await place.send(engine)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+        sop, (_, result) = next(iter(place.sent.items()))
+        target = Target(result.study_uid, series, (sop,))
+        await engine.delete(target, reason="test", actor="tester")
+        del place.sent[sop]
+        for _ in range(3):
+            await applied(engine)
+        assert segment not in place.packs("cold")
+        assert segment not in engine.stores.keyring.key_ids("segment")
+        assert all(tiers == {"cold"} for tiers in place.named(engine.stores).values())
+        await place.require_all(engine)
+
+
+async def test_what_is_on_hold_never_expires(place: Place) -> None:
+    place.rules = (rule("expire", keep_years=0.0),)
+    async with place.open() as engine:
+        await place.send(engine)
+        await place.send(engine)
+        (_, held), *_ = place.sent.values()
+        await engine.deleting.hold(study_uid=held.study_uid, by="tester", why="court")
+        await applied(engine)
+        assert engine.tiering.figures.held_series == 1
+        assert engine.tiering.figures.expired_series == 1
+        place.sent = {sop: one for sop, one in place.sent.items() if one[1].study_uid == held.study_uid}
+        await place.require_all(engine)
+
+
+async def test_two_workers_do_not_move_the_same(place: Place) -> None:
+    with place.stores() as stores:
+        async with (
+            open_engine(stores, place.options, owner="one") as one,
+            open_engine(stores, place.options, owner="two") as two,
+        ):
+            await place.send(one)
+            await one.tiering.apply()
+            with trio.fail_after(60):
+                while not any(engine.tiering.figures.series for engine in (one, two)):
+                    await trio.sleep(0.02)
+            assert one.tiering.figures.series + two.tiering.figures.series == 1
+            await place.require_all(two)
