@@ -249,8 +249,8 @@ class Records:
     def data_set_into(self, row: InstanceRow, into: memoryview, *, wait: bool) -> bool:
         """Fill ``into``, of :meth:`plain_bytes`, with the data set as received; errors as :meth:`frame`.
 
-        False when it cannot be had so: a disk would have to be waited for, or very many frames opened, and the
-        caller does not want to.
+        False when it cannot be had so: a disk would have to be waited for, or very many frames opened, and
+        the caller does not want to.
         """
         if not wait and row.location.frames > FRAMES_NOWAIT_MAX:
             return False
