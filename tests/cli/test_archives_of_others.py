@@ -106,6 +106,24 @@ def test_find_as_a_table_with_what_else_was_asked_for(cli: Any, other: Server) -
     assert "nothing to show" in nothing.err
 
 
+@pytest.mark.peer("dcmqrscp")
+def test_find_says_which_keys_were_not_matched(cli: Any, tmp_path: Path) -> None:
+    """It returns what does not match a key that it does not support, as it may (PS3.4 C.2.2.1.3)."""
+    step = "RequestAttributesSequence.ScheduledProcedureStepID"
+    keys = (
+        f"StudyInstanceUID={CT.StudyInstanceUID}",
+        f"{step}=NO_SUCH_STEP",
+        "Modality=CT",
+    )
+    with dcmqrscp(tmp_path) as server:
+        assert cli("send", server.target, _file("CT_small.dcm")).code == 0
+        result = cli("find", server.target, "--level", "series", *keys)
+    assert result.code == 0, result.err
+    assert str(CT.SeriesInstanceUID) in result.out
+    (note,) = [line for line in result.err.splitlines() if line.startswith("note:")]
+    assert note == f"note: 1 answers say nothing of {step}: {server.target} may not match it"
+
+
 @pytest.mark.peer("dcmqrscp", "Orthanc", "storescp")
 def test_find_stops_at_the_limit(cli: Any, other: Server) -> None:
     result = cli("find", other.target, "--limit", "1", "--json")

@@ -46,7 +46,7 @@ async def test_echo(serve: Any, sink: Any, refused_port: int, tmp_path: Path) ->
         nobody = await archive.run(*HOUNSFIELD, "echo", f"127.0.0.1:{refused_port}", "--timeout", "5")
         assert nobody.returncode == 3
         unknown = await archive.run(*HOUNSFIELD, "echo", "NOBODY", "--data", tmp_path / "none")
-        assert unknown.returncode == 1
+        assert unknown.returncode == 2
         assert b"NOBODY@" in unknown.stdout or b"AE@HOST:PORT" in unknown.stdout
 
 

@@ -12,6 +12,7 @@ import click
 from hounsfield.archive.cli.conversation import converse, heeding_interrupts, limits_for
 from hounsfield.archive.cli.identifiers import (
     QUERY_RETRIEVE_LEVEL,
+    SPECIFIC_CHARACTER_SET,
     RetrieveLevel,
     encoded,
     level_of,
@@ -74,6 +75,7 @@ _COLUMNS: dict[RetrieveLevel, list[tuple[str, str]]] = {
         ("instance UID", "SOPInstanceUID"),
     ],
 }
+_OF_THE_REQUEST = {QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET}
 _RIGHT = ["studies", "series", "instances", "number", "rows", "columns", "frames"]
 
 
@@ -142,6 +144,9 @@ def command(
     shown = {paths: title for title, paths in ((t, next(iter(p))) for t, p in columns)}
     shown |= {path: _title(path) for path in asked if path not in shown}
     query = _Query(remote, chosen, identifier, character_set, extensions, limit, as_json, limits_for(timeout))
+    query.matched = [
+        path for path, text in asked.items() if text.strip("*") and path[-1] not in _OF_THE_REQUEST
+    ]
     try:
         with query.status or nullcontext():
             ended = converse(query.ask)
@@ -186,6 +191,9 @@ class _Query:
         self._unreadable = 0
         self._count = 0
         self.answers: list[Model] = []
+        self.matched: list[tuple[int, ...]] = []
+        """Keys with a value: an answer that has none there cannot have been matched."""
+        self._unmatched: dict[tuple[int, ...], int] = {}
         self.status = err().status("no answer yet") if err().is_terminal and not as_json else None
 
     async def ask(self) -> Ended | None:
@@ -223,6 +231,9 @@ class _Query:
         return None
 
     def _keep(self, answer: Model) -> None:
+        for path in self.matched:
+            if not _text(answer, path):
+                self._unmatched[path] = self._unmatched.get(path, 0) + 1
         if self._as_json:
             click.echo(json.dumps(answer, ensure_ascii=False))
             return
@@ -234,6 +245,8 @@ class _Query:
         """What is said at the end, and the exit code."""
         from hounsfield.archive.wire import Category
 
+        for path, count in self._unmatched.items():  # PS3.4 C.2.2.1.3: it need not support every key
+            remark(f"note: {count} answers say nothing of {_title(path)}: {self._remote} may not match it")
         if self._unreadable:
             remark(f"{self._unreadable} more answers are no whole data sets, and were left out")
         if self._limited:
