@@ -231,3 +231,38 @@ class Lane:
         if head is not None:
             found.append(head.received_ns)
         return min(found, default=None)
+
+
+@dataclass(slots=True)
+class Again:
+    """An object that was set aside and is to be sent again."""
+
+    key: LaneKey
+    entry_id: str
+    aside: Aside
+    attempts: int = 0
+    busy: bool = False
+
+
+@dataclass(slots=True)
+class Work:
+    """An object on its way: with the lanes in which it waited, or as what was set aside."""
+
+    waiting: Waiting
+    lanes: list[Lane]
+    again: Again | None = None
+
+    @property
+    def losses(self) -> int:
+        """How often it was lost on its way."""
+        if self.again is not None:
+            return self.again.attempts
+        return max((lane.attempts.get(self.waiting.position, 0) for lane in self.lanes), default=0)
+
+    def count_loss(self) -> None:
+        """It was lost once more."""
+        losses = self.losses + 1
+        if self.again is not None:
+            self.again.attempts = losses
+        for lane in self.lanes:
+            lane.attempts[self.waiting.position] = losses

@@ -17,11 +17,11 @@ import trio
 from msgspec import structs
 
 from hounsfield.archive.engine.gate import Gate
-from hounsfield.archive.engine.route_queue import Lane, Route, RoutingLimits, pause_s
+from hounsfield.archive.engine.route_queue import Again, Lane, Route, RoutingLimits, Work, pause_s
 from hounsfield.archive.engine.route_reading import RouteReading, Waiting
 from hounsfield.archive.engine.route_ways import Answer, OpenWay, Pair, Verdict, Way, WayError
 from hounsfield.archive.engine.types import Instance
-from hounsfield.archive.index.route_lanes import Aside, AsideEntry, LaneKey, RouteLanes
+from hounsfield.archive.index.route_lanes import AsideEntry, RouteLanes
 from hounsfield.storage_backends.errors import StorageError
 
 log = structlog.get_logger(__name__)
@@ -31,41 +31,6 @@ AHEAD_PAIRS_MAX: Final = 64
 AHEAD_MAX: Final = 1000  # objects that are looked at for that
 _NS: Final = 1_000_000_000
 _NOT_NOTED: Final = "what was sent cannot be noted"
-
-
-@dataclass(slots=True)
-class Again:
-    """An object that was set aside and is to be sent again."""
-
-    key: LaneKey
-    entry_id: str
-    aside: Aside
-    attempts: int = 0
-    busy: bool = False
-
-
-@dataclass(slots=True)
-class _Work:
-    """An object on its way: with the lanes in which it waited, or as what was set aside."""
-
-    waiting: Waiting
-    lanes: list[Lane]
-    again: Again | None = None
-
-    @property
-    def losses(self) -> int:
-        """How often it was lost on its way."""
-        if self.again is not None:
-            return self.again.attempts
-        return max((lane.attempts.get(self.waiting.position, 0) for lane in self.lanes), default=0)
-
-    def count_loss(self) -> None:
-        """It was lost once more."""
-        losses = self.losses + 1
-        if self.again is not None:
-            self.again.attempts = losses
-        for lane in self.lanes:
-            lane.attempts[self.waiting.position] = losses
 
 
 @dataclass(slots=True)
@@ -112,7 +77,7 @@ class Destination:
         self._commits = trio.Lock()
         self._known: dict[Pair, None] = {}
         self._answered = False  # by the association that is, or was, used last
-        self._suspect: _Work | None = None
+        self._suspect: Work | None = None
         """An object with which associations were lost again and again: it waits until another one tells
         whether it is the object, or the destination."""
         self.closing = False
@@ -164,7 +129,7 @@ class Destination:
             one.key in keys and not one.busy for one in self.again
         )
 
-    def _next(self) -> _Work | None:
+    def _next(self) -> Work | None:
         """The next object, on its way from now on: of the highest priority, the first in the journal."""
         lanes = self._lanes_open()
         keys = {lane.key for lane in lanes}
@@ -173,7 +138,7 @@ class Destination:
             again.busy = True
             aside = again.aside
             names = (aside.study, aside.series, aside.instance, aside.record, aside.received_ns)
-            return _Work(Waiting(0, 0, *names, "", ""), [], again)
+            return Work(Waiting(0, 0, *names, "", ""), [], again)
         chosen: Lane | None = None
         for lane in lanes:
             head = lane.head()
@@ -186,9 +151,9 @@ class Destination:
         if chosen is None or one is None:
             return None
         chosen.waiting.popleft()
-        return _Work(one, [lane for lane in self.lanes if lane.start(one.position, one)])
+        return Work(one, [lane for lane in self.lanes if lane.start(one.position, one)])
 
-    def _give_back(self, work: _Work) -> None:
+    def _give_back(self, work: Work) -> None:
         if work.again is not None:
             work.again.busy = False
         for lane in work.lanes:
@@ -252,7 +217,7 @@ class Destination:
                     self.state.doing = "idle"
                 await bell.wait()
 
-    async def _with_a_way(self, work: _Work) -> None:
+    async def _with_a_way(self, work: Work) -> None:
         """Open a way, send ``work`` and what follows over it. WayError when it was not to be had."""
         opened = False
         try:
@@ -278,7 +243,7 @@ class Destination:
                 self._give_back(work)
             raise
 
-    async def _look_up(self, work: _Work) -> None:
+    async def _look_up(self, work: Work) -> None:
         found = await self._gate.read(self._reading.where, work.waiting)
         if found is not None:
             row = found.row
@@ -286,12 +251,12 @@ class Destination:
                 sop_class_uid=row.sop_class_uid, transfer_syntax_uid=row.transfer_syntax_uid
             )
 
-    async def _use(self, way: Way, first: _Work) -> None:
+    async def _use(self, way: Way, first: Work) -> None:
         """Send ``first``, and what follows while the way carries it."""
-        work: _Work | None = first
+        work: Work | None = first
         self._answered = False
         while work is not None:
-            given: _Work | None = work
+            given: Work | None = work
             try:
                 self.state.doing = "sending"
                 answer = await self._answer(way, work, fresh=work is first)
@@ -306,7 +271,7 @@ class Destination:
             await self._slow_down(answer.size)
             work = await self._next_or_linger()
 
-    async def _answer(self, way: Way, work: _Work, *, fresh: bool) -> Answer | None:
+    async def _answer(self, way: Way, work: Work, *, fresh: bool) -> Answer | None:
         """What becomes of an object; None when it takes another way. WayError when this one was lost."""
         try:
             back = work.again is not None or any(lane.route.back_to_sender for lane in work.lanes)
@@ -321,7 +286,7 @@ class Destination:
             return await self._send(way, work, instance)
         return Answer(Verdict.REFUSED, "its SOP class or transfer syntax is no UID") if fresh else None
 
-    async def _send(self, way: Way, work: _Work, instance: Instance) -> Answer:
+    async def _send(self, way: Way, work: Work, instance: Instance) -> Answer:
         """Send one object. One with which the way is lost again and again does not block it for ever."""
         try:
             return await way.send(instance)
@@ -346,7 +311,7 @@ class Destination:
             reason = f"the association was lost {suspect.losses} times while it was sent"
             await self._refuse(suspect, Answer(Verdict.REFUSED, reason))
 
-    async def _judge(self, work: _Work, answer: Answer) -> bool:
+    async def _judge(self, work: Work, answer: Answer) -> bool:
         """Do what an answer means; whether the way may be used on."""
         with trio.CancelScope(shield=True):  # what was answered is noted, whatever ends
             match answer.verdict:
@@ -372,7 +337,7 @@ class Destination:
         state.bytes_sent += size
         self._answered = True
 
-    async def _next_or_linger(self) -> _Work | None:
+    async def _next_or_linger(self) -> Work | None:
         with trio.move_on_after(self._limits.linger_s):
             while not self.closing and self.state.retry_at <= trio.current_time():
                 bell = self._bell
@@ -417,7 +382,7 @@ class Destination:
 
     # ------------------------------------------------------------ what became of it
 
-    async def _settle(self, work: _Work, *, sent: bool) -> None:
+    async def _settle(self, work: Work, *, sent: bool) -> None:
         """Note durably that an object is done with."""
         if work.again is not None:
             await self._settle_again(work.again, None)
@@ -426,7 +391,7 @@ class Destination:
         for lane in work.lanes:
             await self.commit(lane)
 
-    async def _refuse(self, work: _Work, answer: Answer) -> None:
+    async def _refuse(self, work: Work, answer: Answer) -> None:
         if work.again is not None:
             await self._settle_again(work.again, answer)
         for lane in work.lanes:

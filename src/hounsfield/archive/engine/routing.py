@@ -18,9 +18,9 @@ from hounsfield.archive.engine.changes import Changes, Cursor
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.leadership import RENEW_S, Leadership
 from hounsfield.archive.engine.records import Records
-from hounsfield.archive.engine.route_queue import Lane, Route, RoutingLimits
+from hounsfield.archive.engine.route_queue import Again, Lane, Route, RoutingLimits
 from hounsfield.archive.engine.route_reading import RouteReading, Want
-from hounsfield.archive.engine.route_sending import Again, Destination
+from hounsfield.archive.engine.route_sending import Destination
 from hounsfield.archive.engine.route_ways import OpenWay
 from hounsfield.archive.engine.stable import EVENT_STABLE
 from hounsfield.archive.errors import alone, where
