@@ -186,6 +186,44 @@ async def test_certificates_that_prove_nothing(
         assert words in archive.observer.calls[0].reason
 
 
+@pytest.mark.parametrize(
+    ("fault", "alert"),
+    [
+        ("none", "CERTIFICATE_REQUIRED|HANDSHAKE_FAILURE"),
+        ("of another authority", "UNKNOWN_CA"),
+        ("expired", "CERTIFICATE_EXPIRED"),
+        ("revoked", "CERTIFICATE_REVOKED"),
+    ],
+)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_who_is_not_let_in_is_told_why(
+    serve: Callable[..., Any], sink: Any, authority: Authority, ours: Shown, tmp_path: Path,
+    fault: str, alert: str, version: ssl.TLSVersion,
+) -> None:  # fmt: skip
+    """In its own log: the alert comes before the connection is closed."""
+    good = authority.sign("CT1")
+    shown = {
+        "none": None,
+        "of another authority": Authority(tmp_path / "other", "elsewhere").sign("CT1"),
+        "expired": authority.sign("CT1", days=-0.5, file="expired"),
+        "revoked": good,
+    }[fault]
+    context = _client(least=version, most=version)
+    if shown is not None:
+        context.load_cert_chain(shown.pem, shown.key)
+    crl = authority.revoke(*([good] if fault == "revoked" else []))
+    tls = server_context(ours.pem, ours.key, client_ca=authority.pem, client_crl=crl)
+    async with serve(sink, ListenerPolicy(), tls=tls) as archive:
+        stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", archive.port, ssl_context=context)
+        with trio.fail_after(PATIENCE_S), pytest.raises(trio.BrokenResourceError) as caught:
+            await stream.send_all(b"our request")
+            await stream.receive_some(100)
+        assert re.search(alert, str(caught.value.__cause__)), caught.value.__cause__
+        await trio.aclose_forcefully(stream)
+        await archive.until(lambda: archive.listener.statistics().connections_open == 0)
+        assert archive.listener.statistics().connections_failed == 1
+
+
 @needs_storescu
 @pytest.mark.parametrize(
     ("binding", "lets_in"),

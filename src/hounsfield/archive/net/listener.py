@@ -263,27 +263,47 @@ class Listener:
         self._pending.add(under_way)
         if self.draining:
             under_way.end("the archive is shutting down")
-        reason = ""
+        failed = False
         try:
             with under_way.scope:
                 try:
                     await stream.do_handshake()
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    reason = why_no_tls(error)
+                    failed = True
+                    self._note_no_tls(address, why_no_tls(error))
+                    await self._send_alert(stream)
                 else:
                     return stream
+            if not failed:
+                self._note_no_tls(address, under_way.because or "too slow")
         finally:
             self._handshakes.discard(under_way)
             self._pending.discard(under_way)
-        if under_way.scope.cancelled_caught:
-            reason = under_way.because or "too slow"
+        await trio.aclose_forcefully(stream)
+        return None
+
+    def _note_no_tls(self, address: str, reason: str) -> None:
         self.counters.connections_failed += 1
         log.info("a TLS handshake failed", address=address, reason=reason or "the peer closed the connection")
         if reason:
             record = CallRecord(time.time(), address, "", "", "refused", f"no TLS: {reason}")
             self.observer.handshake_failed(record)
-        await trio.aclose_forcefully(stream)
-        return None
+
+    async def _send_alert(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
+        """Send the alert that says why (RFC 8446 6.2), which trio leaves where it is, and wait a little for
+        the peer to close: closing first would reset the connection, and its log would not have the reason.
+        """
+        alert = stream._outgoing.read()  # trio has no other way to it
+        below, left = stream.transport_stream, self.limits.linger_bytes_max
+        with (
+            trio.move_on_after(self.limits.linger_s),
+            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+        ):
+            if alert:
+                await below.send_all(alert)
+                await below.send_eof()
+                while left > 0 and (data := await below.receive_some(16 * 1024)):
+                    left -= len(data)
 
 
 class _Handshake:
