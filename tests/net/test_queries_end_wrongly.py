@@ -7,6 +7,7 @@ from typing import Any
 
 import pydicom
 import pytest
+import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.dicom.find_request import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
@@ -394,3 +395,29 @@ async def test_answers_come_as_they_are_found(
     assert operation.together[0] == 2
     assert max(operation.together) <= 8
     assert [response.status for response, _ in operation.said] == [0xFF00] * 30 + [0]
+
+
+async def test_queries_that_come_all_at_once_are_answered_in_turn(
+    open_archive: Callable[..., Any], peer_to: Callable[..., Any]
+) -> None:
+    """Those that need no task of their own, too, and beside one that cannot be answered."""
+    async with open_archive(provide=lambda engine: [find_service(engine)]) as archive:
+        await fill(archive.engine, 3)
+        peer = await caller(peer_to, archive)
+        good = data_set(keys(QueryRetrieveLevel="STUDY", PatientID="P1"), SYNTAXES[0])
+        bad = data_set(keys(QueryRetrieveLevel="STUDY", StudyDate="heute"), SYNTAXES[0])
+        asked = bytearray()
+        for number in range(1, 301):
+            request = CFindRequest(number, STUDY_ROOT_FIND)
+            for batch in peer.writer.message(STUDY, request, [bad if number % 7 == 0 else good]):
+                asked += b"".join(batch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.raw, bytes(asked))
+            for number in range(1, 301):
+                _, response, _ = await peer.message()
+                if number % 7:
+                    assert (response.message_id_responded_to, response.status) == (number, 0xFF00)
+                    _, response, _ = await peer.message()
+                assert response.message_id_responded_to == number
+                assert response.status == (0 if number % 7 else 0xC000)
+        await peer.stream.aclose()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import structlog
@@ -28,7 +29,7 @@ from hounsfield.archive.dicom.find_request import LEVELS, FindRequest, Negotiate
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.finding import Answers, End, Finding, FindLimits
-from hounsfield.archive.net.services import Operation, Peer, Service
+from hounsfield.archive.net.services import LongProvider, Operation, Peer, Service, Whole
 from hounsfield.archive.wire import AcceptedContext, CFindRequest, CFindResponse, Status
 from hounsfield.codecs.registry import (
     EXPLICIT_VR_BIG_ENDIAN,
@@ -95,18 +96,51 @@ class FindProvider:
         self, operation: Operation, context: AcceptedContext, request: CFindRequest, data: bytes
     ) -> None:
         """Answer one request."""
+        await self._perform(operation, context, request, data)
+
+    def begin(
+        self, peer: Peer, context: AcceptedContext, request: CFindRequest, data: bytes
+    ) -> Whole | LongProvider:
+        """The whole answer where keys lead straight to few rows; else what performs the request."""
+        if len(data) > SHORT_BYTES:
+            return self
+        try:
+            begun = asked, finding = self._begin(peer, context, data)
+            if not finding.is_quick:
+                return partial(self._perform, begun=begun)
+            answers = finding.more()
+        except Exception:  # noqa: BLE001 - it comes again where it is answered
+            return self
+        if answers.end is None or len(answers.encoded) > ANSWERS_AT_ONCE:
+            return partial(self._perform, begun=begun, answers=answers)
+        self._requests += 1
+        pending = _pending(request, context, asked)
+        return Whole(
+            pending, answers.encoded, self._final(pending, answers.end, len(answers.encoded), finding)
+        )
+
+    async def _perform(  # noqa: PLR0917
+        self,
+        operation: Operation,
+        context: AcceptedContext,
+        request: CFindRequest,
+        data: bytes,
+        begun: tuple[FindRequest, Finding] | None = None,
+        answers: Answers | None = None,
+    ) -> None:
+        """``begun``, ``answers``: as far as it is."""
         self._requests += 1
         sop_class_uid = context.abstract_syntax
         try:
-            if len(data) > SHORT_BYTES:
+            if begun is not None:
+                asked, finding = begun
+            elif len(data) > SHORT_BYTES:
                 asked, finding = await self._engine.read(self._begin, operation.peer, context, data)
             else:
                 asked, finding = self._begin(operation.peer, context, data)
-            quick = finding.is_quick
-            answers = finding.more() if quick else await self._engine.read(finding.more)
-            status = Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED if asked.unsupported else Status.PENDING
-            pending = CFindResponse(request.message_id, status, sop_class_uid, has_dataset=True)
-            await self._answer(operation, pending, finding, answers)
+            if answers is None:
+                answers = await self._engine.read(finding.more)
+            await self._answer(operation, _pending(request, context, asked), finding, answers)
         except IdentifierError as error:
             self._failed += 1
             await operation.respond(_failure(request, sop_class_uid, error))
@@ -130,22 +164,28 @@ class FindProvider:
                 some = encoded[at : at + ANSWERS_AT_ONCE]
                 final = None
                 if operation.cancelled:
-                    final = replace(pending, status=Status.CANCEL, has_dataset=False)
+                    final = self._final(pending, None, sent, finding)
                     some = []
                 elif answers.end is not None and at + ANSWERS_AT_ONCE >= len(encoded):
-                    status, comment = _ENDS[answers.end]
-                    final = replace(pending, status=status, error_comment=comment, has_dataset=False)
+                    final = self._final(pending, answers.end, sent + len(some), finding)
                 sent += len(some)
                 if some or final is not None:
                     await operation.answer(pending, some, final)
                 if final is not None:
-                    self._answers += sent
-                    self._failed += answers.end not in {None, End.COMPLETE}
-                    log.debug("query answered", answers=sent, status=f"{final.status:04X}")
-                    if finding.headers_unread:
-                        log.warning("stored headers could not be read", headers=finding.headers_unread)
                     return
             answers = await self._engine.read(finding.more)
+
+    def _final(self, pending: CFindResponse, end: End | None, sent: int, finding: Finding) -> CFindResponse:
+        """The last response, noted; ``end`` is None when the requestor has cancelled."""
+        status, comment = (Status.CANCEL, None) if end is None else _ENDS[end]
+        self._answers += sent
+        self._failed += end not in {None, End.COMPLETE}
+        log.debug("query answered", answers=sent, status=f"{status:04X}")
+        if finding.headers_unread:
+            log.warning("stored headers could not be read", headers=finding.headers_unread)
+        return CFindResponse(
+            pending.message_id_responded_to, status, pending.affected_sop_class_uid, error_comment=comment
+        )
 
     def _begin(self, peer: Peer, context: AcceptedContext, data: bytes) -> tuple[FindRequest, Finding]:
         """Read the request; nothing is looked for yet."""
@@ -164,6 +204,11 @@ class FindProvider:
             limits=self._limits,
         )
         return asked, finding
+
+
+def _pending(request: CFindRequest, context: AcceptedContext, asked: FindRequest) -> CFindResponse:
+    status = Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED if asked.unsupported else Status.PENDING
+    return CFindResponse(request.message_id, status, context.abstract_syntax, has_dataset=True)
 
 
 def _failure(request: CFindRequest, sop_class_uid: str, error: IdentifierError) -> CFindResponse:

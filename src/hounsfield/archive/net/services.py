@@ -27,6 +27,7 @@ from hounsfield.archive.wire import (
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 __all__ = [
+    "Begin",
     "ExtendedAnswer",
     "Identified",
     "Identify",
@@ -35,6 +36,7 @@ __all__ = [
     "Peer",
     "Service",
     "StoreAnswer",
+    "Whole",
 ]
 
 
@@ -135,6 +137,20 @@ LongProvider: TypeAlias = Callable[[Operation, AcceptedContext, Any, bytes], Awa
 
 ExtendedAnswer: TypeAlias = Callable[[str, bytes], bytes | None]
 """SOP class UID and what the caller asks → what we agree to, None for no answer (PS3.7 D.3.3.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """All of the answer to a request: a pending response for each of ``identifiers``, and the last one."""
+
+    pending: Command
+    identifiers: Sequence[Buffer]
+    final: Command
+
+
+Begin: TypeAlias = Callable[[Peer, AcceptedContext, Any, bytes], Whole | LongProvider]
+"""The ``begin`` of a provider that may have the whole answer sooner than a task is begun for it: that, or
+what performs the request. Waits for nothing, and does not raise."""
 
 
 @dataclass(frozen=True, slots=True)
