@@ -7,6 +7,7 @@
 #   make check    the same without the tests
 #   make bench    measure ours and its peers in one run       make fuzz   feed parser and decoders nonsense
 #   make large    send one object of 4 GB: memory, speed, and what one of its frames costs
+#   make test-ceph  the tests of tiers in a bucket, at Ceph's RADOS gateway
 #   make crash    cut the power everywhere  make kills  kill -9, 500 times under a load
 #   make setup    the virtual environment alone               make clean  remove what these made
 
@@ -15,7 +16,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run demo test check peers programs bench large fuzz strange-requests crash kills setup clean help
+.PHONY: run demo test test-ceph check peers programs bench large fuzz strange-requests crash kills setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -74,6 +75,12 @@ check: setup
 test: setup peers
 	$(MAKE) --no-print-directory check
 	$(BIN)/pytest -n 2 $(PYTEST)
+
+CEPH := ceph-mon ceph-osd ceph-common radosgw
+
+test-ceph: setup
+	@$(MAKE) --no-print-directory programs PEERS="$(CEPH)"
+	TEST_CEPH=1 $(BIN)/pytest -n 0 tests/storage_backends/test_object_store_ceph.py $(PYTEST)
 
 bench: setup peers
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -252,6 +252,15 @@ def test_an_upload_that_cannot_be_aborted_either(bucket: Bucket) -> None:
     bucket.server.abort_uploads(bucket.server.unfinished_uploads(bucket.prefix))
 
 
+def test_an_upload_that_ended_unheard_has_nothing_to_abort(bucket: Bucket) -> None:
+    """Ceph's and Amazon's answer to the abort is 404; that is not the object's."""
+    bucket.proxy.on(faults.lost_answer, is_end)
+    bucket.proxy.on_method(faults.status(404, "NoSuchUpload"), "DELETE")
+    with pytest.raises(StoreAwayError):
+        put_large(bucket.store)
+    assert b"".join(bucket.direct.stream("large")) == OTHER_LARGE
+
+
 def test_pieces_that_fail_abort_the_upload(bucket: Bucket) -> None:
     def failing() -> Iterator[bytes]:
         yield OTHER_LARGE[: 10 * MIB]

@@ -19,7 +19,7 @@ _PASSING_CODES = {
     "XAmzContentSHA256Mismatch",  # what arrived is not what was sent
     "BadDigest",
     "IncompleteBody",
-    "NoSuchUpload",  # a part or an end that came too late
+    "NoSuchUpload",  # an end whose answer was lost: there is nothing to abort
 }
 _CERTIFICATE = ("certificate", "UnknownIssuer", "CertificateError")
 
@@ -37,7 +37,7 @@ def translated(error: Exception, what: str) -> StorageError:
         return StoreAwayError(
             f"{what}: the tier has no keys, and no instance metadata service gives any; see credentials"
         )
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and code != "NoSuchUpload":
         return BlobNotFoundError(f"{what}: no such object")
     if status == 416:
         return ShortReadError(f"{what}: the object ends before the range does")
