@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from hounsfield.archive.app.tier_options import tiering_options
 from hounsfield.archive.config import Config
 from hounsfield.archive.dicom.rejection import REASONS
 from hounsfield.archive.engine.compaction import CompactionLimits
@@ -84,4 +85,5 @@ def engine_options(config: Config, workers: int) -> EngineOptions:
             bytes_per_second=config.scrub.bytes_per_second,
             copies=config.scrub.copies,
         ),
+        tiering=tiering_options(config, workers),
     )

@@ -39,7 +39,7 @@ def check_rules(config: Config) -> None:
 
 def coercions_of(config: Config) -> Coercions | None:
     """The coercions of a configuration, in its order; None when there are none. ConfigError."""
-    _refuse_namesakes(config.coercions, "coercions")
+    refuse_namesakes(config.coercions, "coercions")
     if not config.coercions:
         return None
     entries = []
@@ -77,11 +77,12 @@ def routes_of(config: Config) -> list[Route]:
 
 
 def _checked_routes(config: Config) -> list[_Checked]:
-    _refuse_namesakes(config.routes, "routes")
+    refuse_namesakes(config.routes, "routes")
     return [_checked(entry) for entry in config.routes]
 
 
-def _refuse_namesakes(entries: Sequence[Any], table: str) -> None:
+def refuse_namesakes(entries: Sequence[Any], table: str) -> None:
+    """Raise ConfigError for the first entry whose name cannot be one, or is another's, too."""
     names = [entry.name for entry in entries]
     for name in names:
         if not _NAME.fullmatch(name):

@@ -410,6 +410,10 @@ class Supervisor:
             from hounsfield.archive.app.route_options import check_rules  # most archives have none
 
             check_rules(config)
+        if config.tiers or config.tier_rules:
+            from hounsfield.archive.app.tier_options import check_tiers
+
+            check_tiers(config)
 
     def _check_files(self, config: Config) -> None:
         from hounsfield.archive.app.ae_registry import remote_ae

@@ -45,6 +45,10 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
         from hounsfield.archive.app.route_options import check_rules
 
         check_rules(config)
+    if config.tiers or config.tier_rules:
+        from hounsfield.archive.app.tier_options import check_tiers
+
+        check_tiers(config)
     if as_json:
         print_json({"ok": True, "announcements": announcements})
         return 0

@@ -251,6 +251,56 @@ class RouteEntry(Section, frozen=True):
     back_to_sender: bool = False
 
 
+class Tiering(Section, frozen=True):
+    plan_minutes: Annotated[float, msgspec.Meta(gt=0, le=10_080)] = 60.0
+    quiet_minutes: Annotated[float, msgspec.Meta(ge=0, le=10_080)] = 60.0
+    bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 64 * MIB  # 0: as fast as it goes
+    recall_when_opened: bool = True
+    recalled_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 7.0
+    recalled_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0  # 0: no limit
+    range_bytes_max: Bytes = 128 * MIB
+
+
+class TierEntry(Section, frozen=True):
+    """A place for copies of packs beside the data directory: ``directory``, or ``bucket`` of an S3 server."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+    directory: str = ""
+    bucket: str = ""
+    endpoint: str = ""
+    region: str = "us-east-1"
+    prefix: str = ""
+    path_style: Literal["auto", "path", "host"] = "auto"
+    tls_ca: str = ""
+    plain: bool = False
+    credentials: str = "default"
+    requests_max: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 16
+    retry_seconds: Seconds = 60.0
+    verify_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 90.0
+
+
+class TierRuleEntry(Section, frozen=True):
+    """What lies where: see :mod:`hounsfield.archive.engine.tier_rules`. Numbers of 0 are not asked for."""
+
+    name: str
+    action: Literal["move", "copy", "recompress", "pin", "expire"]
+    match: dict[str, Any] = {}
+    to: tuple[str, ...] = ()
+    compress: Literal["none", "zstd", "jpegxl", "htj2k"] = "none"
+    older_than_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0
+    not_opened_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 0.0
+    bytes_min: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
+    bytes_max: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0
+    patient_age_min: Annotated[int, msgspec.Meta(ge=0, le=150)] = 0
+    patient_age_max: Annotated[int, msgspec.Meta(ge=0, le=150)] = 0
+    fill_above: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    fill_until: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    report_states: tuple[str, ...] = ()
+    keep_years: Annotated[float, msgspec.Meta(ge=0, le=200)] = 0.0
+    keep_until_age: Annotated[int, msgspec.Meta(ge=0, le=150)] = 0
+    keep_from_study: bool = False
+
+
 class Config(Section, frozen=True):
     """The whole of config.toml."""
 
@@ -265,11 +315,14 @@ class Config(Section, frozen=True):
     frames: Frames = Frames()
     rendered: Rendered = Rendered()
     compaction: Compaction = Compaction()
+    tiering: Tiering = Tiering()
     logs: Logs = Logs()
     metrics: Metrics = Metrics()
     aes: tuple[RemoteAE, ...] = ()
     routes: tuple[RouteEntry, ...] = ()
     coercions: tuple[CoercionEntry, ...] = ()
+    tiers: tuple[TierEntry, ...] = ()
+    tier_rules: tuple[TierRuleEntry, ...] = ()
 
 
 # The keys whose value says where a secret is. They are shown; what they point at never is.

@@ -1,0 +1,160 @@
+"""[[tiers]], [[tier_rules]] and [tiering] as the engine has them; or one clear error.
+
+Imports nothing heavy at first: the supervisor, which has no engine, checks what is configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hounsfield.archive.app.route_options import refuse_namesakes
+from hounsfield.archive.config import Config
+from hounsfield.archive.config.sections import TierEntry, TierRuleEntry
+from hounsfield.archive.dicom.attributes import INSTANCE_LEVEL
+from hounsfield.archive.dicom.rules import Rule, parse_rule
+from hounsfield.archive.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hounsfield.archive.engine.tier_rules import TierRule
+    from hounsfield.archive.engine.tiers import TieringOptions, TierOptions
+    from hounsfield.storage_backends.s3_store import S3Options
+
+HOT: Final = "hot"
+_WHAT_EXPIRE_KEEPS: Final = ("keep_years", "keep_until_age", "keep_from_study")
+
+
+def check_tiers(config: Config) -> None:
+    """Raise ConfigError for the first tier or tier rule that cannot be."""
+    refuse_namesakes(config.tiers, "tiers")
+    refuse_namesakes(config.tier_rules, "tier_rules")
+    for tier in config.tiers:
+        _check_tier(tier)
+    names = [HOT, *(tier.name for tier in config.tiers)]
+    for entry in config.tier_rules:
+        _checked_rule(entry, names)
+
+
+def tiering_options(config: Config, workers: int) -> TieringOptions:
+    """What a configuration says of tiers, for one worker out of ``workers``. ConfigError."""
+    from hounsfield.archive.engine.tier_planning import PlanLimits
+    from hounsfield.archive.engine.tiers import TieringLimits, TieringOptions
+    from hounsfield.storage_backends.range_cache import RangeCacheLimits
+
+    check_tiers(config)
+    tiering = config.tiering
+    names = [HOT, *(tier.name for tier in config.tiers)]
+    return TieringOptions(
+        tiers=tuple(map(_tier, config.tiers)),
+        rules=tuple(_rule(entry, _checked_rule(entry, names)) for entry in config.tier_rules),
+        limits=TieringLimits(
+            plan_s=tiering.plan_minutes * 60,
+            bytes_per_second=tiering.bytes_per_second,
+            recall_when_opened=tiering.recall_when_opened,
+            recalled_bytes_max=tiering.recalled_bytes_max,
+            erase_s=config.compaction.erase_days * 86_400,
+        ),
+        plan=PlanLimits(quiet_s=tiering.quiet_minutes * 60, recalled_s=tiering.recalled_days * 86_400),
+        ranges=RangeCacheLimits(bytes_max=max(1 << 20, tiering.range_bytes_max // workers)),
+    )
+
+
+def _check_tier(tier: TierEntry) -> None:
+    where = f"tiers {tier.name!r}"
+    if tier.name == HOT:
+        raise ConfigError(f"{where}: hot is the data directory itself; call this one otherwise")
+    if bool(tier.directory) == bool(tier.bucket):
+        raise ConfigError(f"{where}: name either a directory or a bucket")
+    if tier.directory and not Path(tier.directory).is_absolute():
+        raise ConfigError(f"{where}: directory: write the whole path, from / on")
+    if tier.bucket:
+        _bucket(tier)
+
+
+def _bucket(tier: TierEntry) -> S3Options:
+    from hounsfield.storage_backends.s3_store import S3Options
+
+    try:
+        return S3Options(
+            bucket=tier.bucket,
+            endpoint=tier.endpoint or None,
+            region=tier.region,
+            prefix=tier.prefix,
+            path_style={"auto": None, "path": True, "host": False}[tier.path_style],
+            ca_file=Path(tier.tls_ca) if tier.tls_ca else None,
+            allow_http=tier.plain,
+            credentials=tier.credentials,
+        )
+    except ValueError as error:
+        raise ConfigError(f"tiers {tier.name!r}: {error}") from error
+
+
+def _tier(entry: TierEntry) -> TierOptions:
+    from hounsfield.archive.engine.tiers import TierOptions
+
+    return TierOptions(
+        name=entry.name,
+        place=_bucket(entry) if entry.bucket else Path(entry.directory),
+        requests_max=entry.requests_max,
+        retry_s=entry.retry_seconds,
+        verify_s=entry.verify_days * 86_400,
+    )
+
+
+def _checked_rule(entry: TierRuleEntry, tiers: Sequence[str]) -> Rule:
+    where = f"tier_rules {entry.name!r}"
+    for name in entry.to:
+        if name not in tiers:
+            raise ConfigError(f"{where}: to: there is no tier {name!r}; there are {', '.join(tiers)}")
+    if entry.action in {"move", "copy"} and not entry.to:
+        raise ConfigError(f"{where}: name at least one tier in `to`")
+    if entry.action not in {"move", "copy"} and entry.to:
+        raise ConfigError(f"{where}: `to` is for move and copy")
+    if entry.action in {"pin", "expire"} and entry.compress != "none":
+        raise ConfigError(f"{where}: `compress` is for move, copy and recompress")
+    if entry.action == "recompress" and entry.compress == "none":
+        raise ConfigError(f"{where}: say as what, in `compress`")
+    if entry.action == "expire":
+        if not entry.keep_years:
+            raise ConfigError(
+                f"{where}: say in `keep_years` how long everything is kept before it is deleted"
+            )
+    elif any(getattr(entry, name) for name in _WHAT_EXPIRE_KEEPS):
+        raise ConfigError(f"{where}: {', '.join(_WHAT_EXPIRE_KEEPS)} are for expire")
+    if entry.fill_until and entry.fill_until > entry.fill_above:
+        raise ConfigError(f"{where}: fill_until is above fill_above")
+    if entry.bytes_max and entry.bytes_max < entry.bytes_min:
+        raise ConfigError(f"{where}: bytes_max is below bytes_min")
+    if entry.patient_age_max and entry.patient_age_max < entry.patient_age_min:
+        raise ConfigError(f"{where}: patient_age_max is below patient_age_min")
+    rule = parse_rule(entry.match, f"{where} match")
+    if rule.tags & INSTANCE_LEVEL.keys():
+        raise ConfigError(
+            f"{where} match: tiers hold whole series: name attributes of studies and series only"
+        )
+    return rule
+
+
+def _rule(entry: TierRuleEntry, rule: Rule) -> TierRule:
+    from hounsfield.archive.engine.tier_rules import TierRule
+
+    return TierRule(
+        name=entry.name,
+        rule=rule,
+        action=entry.action,
+        to=entry.to,
+        compress="" if entry.compress == "none" else entry.compress,
+        older_than_days=entry.older_than_days or None,
+        not_opened_days=entry.not_opened_days or None,
+        bytes_min=entry.bytes_min or None,
+        bytes_max=entry.bytes_max or None,
+        patient_age_min=entry.patient_age_min or None,
+        patient_age_max=entry.patient_age_max or None,
+        fill_above=entry.fill_above or None,
+        fill_until=entry.fill_until or None,
+        report_states=frozenset(entry.report_states),
+        keep_years=entry.keep_years or None,
+        keep_until_age=entry.keep_until_age or None,
+        from_study=entry.keep_from_study,
+    )
