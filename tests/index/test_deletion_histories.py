@@ -17,16 +17,23 @@ from hounsfield.archive.dicom.query import parse_qido
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.index.gathering import Gatherer
+from hounsfield.archive.index.packs import Packs, packs_of
 from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
-from hounsfield.archive.index.rows import QuarantineRow
-from hounsfield.archive.index.tables import QUARANTINE
+from hounsfield.archive.index.rows import InstanceRow, QuarantineRow
+from hounsfield.archive.index.smaller_frames import SmallerLimits
+from hounsfield.archive.index.tables import QUARANTINE, SERIES
 from hounsfield.archive.index.use import uses
+from hounsfield.codecs.at_rest import Encoding
+from hounsfield.storage_backends.packs import checked
 from support.archives import ct_slice, store, stores_in
 from support.contents import contents
 
 Uids = tuple[str, str, str]
 NAMES = ["Alpha^A", "Beta^B"]
 SEXES = ["F", None]
+STEPS = ["new", "new", "new", "again", "back", "delete", "odd", "compact", "gather"]
+LIMITS = RewriteLimits(group_bytes=8192, group_records=3)
 
 
 @dataclass
@@ -104,7 +111,7 @@ class History:
 
             for _ in range(self.source.randrange(1, 9)):
                 held = list(self.model.objects)
-                match self.source.choice(["new", "new", "new", "again", "back", "delete", "odd", "compact"]):
+                match self.source.choice(STEPS):
                     case "new":
                         uids = self.uids()
                         await send(uids, self.new(uids)[0])
@@ -119,6 +126,8 @@ class History:
                         await self.quarantine(stores, engine)
                     case "compact":
                         await trio.to_thread.run_sync(self.compact, stores)
+                    case "gather":
+                        await trio.to_thread.run_sync(self.gather, stores)
             page = await engine.search(parse_qido(Level.STUDY, [("limit", "100")]))
             found = {
                 row.study[0x0020000D]: (row.study[0x00100010], row.study.get(0x00100040, ""))
@@ -140,9 +149,7 @@ class History:
                 served = stores.catalog.instance(snapshot, *uids)
                 assert served is not None
                 rows = [served, *stores.catalog.versions(snapshot, stores.catalog.instance_key(*uids))]
-            (row,) = [
-                row for row in rows if b"".join(map(bytes, stores.indexer.data_set(row.location))) == data
-            ]
+            (row,) = [row for row in rows if received(stores, row) == data]
             target = Target(*uids[:2], (uids[2],), version=row.location.record_id)
             self.model.objects[uids].pop(number)
             self.model.gone.append((uids, data))
@@ -167,13 +174,26 @@ class History:
             self.model.quarantined += 1
 
     def compact(self, stores: Stores) -> None:
-        rewriter = Rewriter(stores.indexer, RewriteLimits(group_bytes=8192, group_records=3))
+        rewriter = Rewriter(stores.indexer, LIMITS)
         with stores.store.snapshot() as snapshot:
             todo = [segment for segment, _ in uses(snapshot)]
         if self.source.random() < 0.3:
             stores.log.start_anew()
         for segment in todo:
             rewriter.rewrite_segment(segment)
+
+    def gather(self, stores: Stores) -> None:
+        """Some series come into packs, smaller or not; some packs are made anew."""
+        gatherer = Gatherer(stores.indexer, LIMITS, compression=SmallerLimits(1, 9.0))
+        with stores.store.snapshot() as snapshot:
+            series = [key for key, _ in snapshot.scan(SERIES)]
+            known = {key: {segment for segment, _ in packs_of(snapshot, key)} for key in series}
+        for key in series:
+            if self.source.random() < 0.7:
+                encoding = self.source.choice([None, Encoding.ZSTD, Encoding.HTJ2K])
+                renew = known[key] if self.source.random() < 0.3 else ()
+                report = gatherer.gather(key, quiet_before_ns=1 << 62, recompress=encoding, renew=renew)
+                assert not report.skipped
 
     def check(self, stores: Stores) -> dict[str, Any]:
         """The contents, which are what the model says."""
@@ -188,20 +208,31 @@ class History:
             for uids, held in self.model.objects.items():
                 served = stores.catalog.instance(snapshot, *uids)
                 assert served is not None
-                assert b"".join(map(bytes, stores.indexer.data_set(served.location))) == self.model.served(
-                    uids
-                )
+                assert received(stores, served) == self.model.served(uids)
                 versions = stores.catalog.versions(snapshot, stores.catalog.instance_key(*uids))
-                kept = {b"".join(map(bytes, stores.indexer.data_set(one.location))) for one in versions}
+                kept = {received(stores, one) for one in versions}
                 assert kept == {data for _, data, _, _ in held} - {self.model.served(uids)}
                 assert ("conflicting-version-kept" in served.flags) == (len(held) > 1)
             for key, held_row in snapshot.scan(QUARANTINE):
                 stores.catalog.open_row(QUARANTINE, key, held_row, QuarantineRow)
+        found["pack"] = {
+            segment: (row.series_key, row.size, row.objects, row.made_ns, row.digest)
+            for page in Packs(stores.store).pages()
+            for segment, row in page
+        }
+        for segment, (_, size, objects, _, digest) in found["pack"].items():
+            pieces = stores.log.stretches(segment, 0, size)
+            end = checked(pieces, segment, stores.keyring.key("segment", segment.hex()))
+            assert (end.objects, end.digest) == (objects, digest)
         assert len(found["study"]) == len(studies)
         assert len(found["instance"]) == len(self.model.objects)
         assert len(found["quarantine"]) == self.model.quarantined
         assert len(found["patient"]) == (1 if studies else 0)
         return found
+
+
+def received(stores: Stores, row: InstanceRow) -> bytes:
+    return b"".join(map(bytes, stores.indexer.data_set(row.location, row.stored_as)))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -15,14 +15,20 @@ from pydicom.uid import ExplicitVRLittleEndian
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.index.deletion import NothingToDeleteError, Target
+from hounsfield.archive.index.gathering import Gatherer
 from hounsfield.archive.index.holds import Hold, OnHoldError, add_hold
+from hounsfield.archive.index.packs import packs_of
 from hounsfield.archive.index.rewriting import Rewriter
+from hounsfield.archive.index.smaller_frames import SmallerLimits
+from hounsfield.archive.index.tables import SERIES
 from hounsfield.archive.index.use import uses
+from hounsfield.codecs.at_rest import Encoding
 from support.archives import ct_slice, store, stores_in
 from support.contents import contents
 
 WHY = {"reason": "test", "actor": "tester", "now_ns": 1}
 NAME = 0x00100010
+STEPS = ["store", "store", "delete", "correct", "correct", "revert", "compact", "gather"]
 
 
 def fill(stores: Stores, sent: list[bytes]) -> None:
@@ -100,7 +106,7 @@ def test_any_history_with_corrections(tmp_path: Path, seed: int) -> None:
                 row["uid"]: [one.uid for _, one in stores.catalog.series_of(snapshot, key)]
                 for key, row in contents(stores)["study"].items()
             }
-        match source.choice(["store", "store", "delete", "correct", "correct", "revert", "compact"]):
+        match source.choice(STEPS):
             case "store":
                 number = source.randrange(3)
                 study, series = f"2.25.{number}", f"2.25.{number}.{source.randrange(2)}"
@@ -140,6 +146,14 @@ def test_any_history_with_corrections(tmp_path: Path, seed: int) -> None:
                     todo = [segment for segment, _ in uses(snapshot)]
                 for segment in todo:
                     Rewriter(stores.indexer).rewrite_segment(segment)
+            case "gather":
+                gatherer = Gatherer(stores.indexer, compression=SmallerLimits(1, 9.0))
+                with stores.store.snapshot() as snapshot:
+                    found = [(key, dict(packs_of(snapshot, key))) for key, _ in snapshot.scan(SERIES)]
+                for key, packs in found:
+                    encoding = source.choice([None, Encoding.ZSTD])
+                    renew = source.choice([(), packs])
+                    gatherer.gather(key, quiet_before_ns=1 << 62, recompress=encoding, renew=renew)
 
     for _ in range(4):
         with stores_in(directory) as stores:
