@@ -38,6 +38,7 @@ _NUMBERS: Final = {
 _BINARY: Final = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _ITEM: Final = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}
 _LENGTH: Final = {True: Struct("<L"), False: Struct(">L")}
+_SHORT_TEXT: Final = 0xFFFE  # what has a length of 16 bits when it is padded
 _NOTHING: Final[dict[int, str]] = {}
 
 
@@ -54,6 +55,9 @@ class _Column(NamedTuple):
     tag: int
     vr: str
     known: dict[str, bytes]
+    head: bytes
+    """What stands before the length of its values; b"" where that is not all there is to writing them."""
+    pad: bytes
 
 
 _ALONE: Final = frozenset({b"ISO_IR 192", b"GB18030", b"GBK"})
@@ -119,6 +123,7 @@ class _Form:
         self._implicit, self._little = syntax.implicit_vr, syntax.little_endian
         self._encoder = encoder
         self._strict = encoder.declared != UTF_8
+        self._length = Struct(("<" if self._little else ">") + ("L" if self._implicit else "H"))
         self._columns: list[_Column] = []
         self._headers: list[tuple[int, int, str]] = []  # where in an answer, and what
         if encoder.declared:
@@ -135,15 +140,26 @@ class _Form:
                 self._add(origin, tag, vr, {})
 
     def _add(self, level: int, tag: int, vr: str, known: dict[str, bytes]) -> None:
-        self._columns.append(_Column(level, tag, vr, known))
+        # of an empty value the length is at the end; elements of long VRs have theirs elsewhere
+        empty = self._element(tag, vr, b"")
+        plain = vr not in _NUMBERS and len(empty) == 8
+        head = empty[: 4 if self._implicit else 6] if plain else b""
+        self._columns.append(_Column(level, tag, vr, known, head, b"\0" if vr == "UI" else b" "))
 
     def encode(self, levels: tuple[Attributes, ...], header: Model | None) -> bytes:
         out: list[bytes] = []
-        for level, tag, vr, known in self._columns:
+        pack = self._length.pack
+        for level, tag, vr, known, head, pad in self._columns:
             text = levels[level].get(tag, "")
             raw = known.get(text)
             if raw is None:
-                raw = self._text_element(tag, vr, text)
+                if head and len(text) < _SHORT_TEXT and text.isascii() and "\x1b" not in text:
+                    value = text.encode("ascii")
+                    if len(value) & 1:
+                        value += pad
+                    raw = head + pack(len(value)) + value
+                else:
+                    raw = self._text_element(tag, vr, text)
                 if vr != "UI":  # which seldom come twice
                     if len(known) >= COLUMN_VALUES_MAX:
                         known.clear()

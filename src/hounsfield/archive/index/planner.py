@@ -106,6 +106,8 @@ class Planner:
                     token = tokens.token(self._hashes, tokens.EXACT_FIELDS[tag], key)
                     return snapshot.count(TOKEN, token) <= QUICK_ROWS
         days = wanted.days_of(query.matches)
+        if days is not None and days.after is None and days.before is None:
+            return self._few_merged(query)
         if days is None or days.after is None or days.before is None:
             return False
         every, odd = (tokens.token(self._hashes, field, "") for field in (tokens.ANY, tokens.ODD_DATE))
@@ -114,6 +116,21 @@ class Planner:
                 TOKEN, (every,), after=days.after, before=days.before, limit=QUICK_ROWS + 1
             )
             return len(within) <= QUICK_ROWS and snapshot.count(TOKEN, odd) <= QUICK_ROWS
+
+    def _few_merged(self, query: Query) -> bool:
+        """Whether a wildcard's or a word's lists say that only few studies can match."""
+        keys = list(wanted.of_keys(self._hashes, query.matches, fuzzy=query.fuzzy))
+        with self._store.snapshot() as snapshot:
+            if any(True for _ in _exact_terms(snapshot, keys)) or not merging.is_complete(snapshot):
+                return False
+            lengths = (
+                sum(postings.count(snapshot, token) for token in term)
+                for term in _merged_terms(snapshot, keys)
+            )
+            few = min(lengths, default=QUICK_ROWS + 1)
+            if few > QUICK_ROWS:
+                return False
+            return few + sum(1 for _ in snapshot.scan(FRESH, limit=QUICK_ROWS + 1)) <= QUICK_ROWS
 
     def turns(self, query: Query, portion: int) -> Iterator[Turn]:
         """Every answer likewise, some at a time as they are found; a turn without any is a moment's pause.
