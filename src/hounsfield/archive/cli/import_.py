@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hounsfield.archive.cli.options import config_options, effective_config, json_option
+from hounsfield.archive.cli.conversation import limits_for
+from hounsfield.archive.cli.identifiers import model_of_keys, parse_keys
+from hounsfield.archive.cli.options import config_options, effective_config, json_option, split_address
 from hounsfield.archive.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -24,9 +27,12 @@ from hounsfield.archive.cli.output import (
     remark,
     size,
 )
+from hounsfield.archive.cli.remote import remote_options, resolve, secret
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import socket
+    import ssl
+    from collections.abc import Iterator, Sequence
 
     from rich.progress import Progress as Bar
 
@@ -46,9 +52,19 @@ Examples:
   hounsfield import /media/cdrom/DICOMDIR /var/lib/orthanc/db --jobs 4
   hounsfield import /mnt/old-archive --report import.jsonl --json
   hounsfield import /mnt/old-archive --dry-run
+  hounsfield import https://pacs.example.org/dicom-web --match StudyDate=20200101-20201231 \\
+    --user import --passcode file:/etc/hounsfield/pacs-password
+  hounsfield import ae:OLDPACS --match ModalitiesInStudy=CT --jobs 2
+  hounsfield import ae:OLDPACS@192.0.2.10:104 --listen 0.0.0.0:11113 --calling HOUNSFIELD_IMP
 
-Where from: a folder (every file below it that is DICOM, whatever its name; ZIP archives, and an Orthanc
-storage folder, compressed or not); a DICOMDIR, which stands for the files that it lists; a file.""",
+\b
+Where from (several at once, one after the other):
+  a folder        every file below it that is DICOM, whatever its name; ZIP archives; an Orthanc
+                  storage folder, compressed or not
+  a DICOMDIR      stands for the files that it lists
+  a file          DICOM, or a ZIP archive
+  http(s)://…     the base URL of a DICOMweb server (QIDO-RS, WADO-RS)
+  ae:TARGET       an AE, as for `hounsfield get`: C-FIND, then C-GET; with --listen C-MOVE to us""",
 )
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
@@ -70,6 +86,20 @@ storage folder, compressed or not); a DICOMDIR, which stands for the files that 
     help="Write what was not simply taken to this file, with the reason: a JSON object a line.",
 )
 @click.option("--dry-run", is_flag=True, help="List what would be read, and read nothing.")
+@click.option(
+    "--match",
+    "keys",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Of servers and AEs only the studies that match: keys as for `hounsfield find`. Repeatable.",
+)
+@click.option("--bearer", metavar="SOURCE", help="A token for DICOMweb servers: file:PATH or env:NAME.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Have AEs send to us here (C-MOVE): they know our title (--calling) at this address.",
+)
+@remote_options
 @config_options
 @json_option
 def command(
@@ -80,10 +110,15 @@ def command(
     again: bool,
     report: Path | None,
     dry_run: bool,
+    keys: tuple[str, ...],
+    bearer: str | None,
+    listen: str | None,
+    timeout: float,
     config_file: Path | None,
     overrides: tuple[str, ...],
     data: str | None,
     as_json: bool,
+    **remote_words: Any,
 ) -> int:
     """Bring existing studies into the archive, beside its running server or without one.
 
@@ -95,11 +130,14 @@ def command(
     """
     from hounsfield.archive.app.importing.fates import Tally, open_report
     from hounsfield.archive.app.importing.run import ImportOptions
+    from hounsfield.archive.app.logs import set_up_logs
 
     config = effective_config(config_file, overrides, data)
-    found = _sources(sources)
-    options = ImportOptions(jobs=jobs, state=state, afresh=again and not dry_run)
+    options = ImportOptions(jobs=jobs, state=state, afresh=again)
     with ExitStack() as stack:
+        found = list(_Sources(config, keys, bearer, listen, timeout, remote_words, stack).of(sources))
+        # What the engine, or our listener, has to say stays off standard output.
+        set_up_logs(level="warning", form=config.logs.format, salt=os.urandom(16))
         tally = Tally(None if report is None else stack.enter_context(open_report(report)))
         if dry_run:
             return _listed(config, found, tally, options, as_json)
@@ -108,17 +146,110 @@ def command(
     return EXIT_INTERRUPTED if interrupted else _exit_code(tally)
 
 
-def _sources(words: Sequence[str]) -> list[Source]:
-    from hounsfield.archive.app.importing.tree import Met, Tree
+class _Sources:
+    """What the words of the command line name, and how it is asked."""
 
-    met = Met()
-    found: list[Source] = []
-    for word in words:
-        path = Path(word)
-        if not path.exists():
-            raise Failed(f"{word}: no such file or folder", EXIT_USAGE)
-        found.append(Tree(path, met))
-    return found
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        config: Config,
+        keys: Sequence[str],
+        bearer: str | None,
+        listen: str | None,
+        timeout: float,
+        remote_words: dict[str, Any],
+        stack: ExitStack,
+    ) -> None:
+        self._config = config
+        self._keys = keys
+        self._bearer = bearer
+        self._listen = listen
+        self._timeout = timeout
+        self._words = remote_words
+        self._stack = stack
+
+    def of(self, words: Sequence[str]) -> Iterator[Source]:
+        """Raises Failed for what is none."""
+        from hounsfield.archive.app.importing.tree import Met, Tree
+
+        met = Met()
+        for word in words:
+            if word.startswith(("http://", "https://")):
+                yield self._web(word)
+            elif word.startswith("ae:"):
+                yield self._entity(word.removeprefix("ae:"))
+            elif Path(word).exists():
+                yield Tree(Path(word), met)
+            else:
+                raise Failed(
+                    f"{word}: no such file or folder; an AE is ae:{word}, a DICOMweb server https://…",
+                    EXIT_USAGE,
+                )
+
+    def _web(self, url: str) -> Source:
+        from urllib.parse import urlsplit
+
+        from hounsfield.archive.app.importing.dicomweb import DicomWeb
+        from hounsfield.archive.app.importing.web_client import WebOptions
+
+        parts = urlsplit(url)
+        if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
+            raise Failed(
+                "the URL of a DICOMweb server is its base alone, such as https://pacs.example.org/dicom-web: "
+                "filters are given with --match, a user with --user and --passcode",
+                EXIT_USAGE,
+            )
+        user, passcode = self._words["user"], self._words["passcode"]
+        if bool(user) != bool(passcode):
+            raise Failed("for a DICOMweb server --user and --passcode go together", EXIT_USAGE)
+        parse_keys(self._keys)  # refuses what is no attribute
+        match = [(name, value) for name, _, value in (one.partition("=") for one in self._keys)]
+        return DicomWeb(
+            url,
+            match,
+            WebOptions(
+                user=user or "",
+                password=secret(passcode, "--passcode") if passcode else "",
+                bearer=secret(self._bearer, "--bearer") if self._bearer else "",
+                tls=self._tls(),
+                timeout_s=self._timeout,
+            ),
+        )
+
+    def _tls(self) -> ssl.SSLContext | None:
+        import ssl
+
+        words = self._words
+        if not (words["tls_ca"] or words["tls_certificate"]):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=words["tls_ca"])
+            if words["tls_certificate"]:
+                context.load_cert_chain(words["tls_certificate"], words["tls_key"])
+        except (OSError, ssl.SSLError) as error:
+            raise Failed(f"the certificates cannot be used: {error}", EXIT_USAGE) from error
+        return context
+
+    def _entity(self, target: str) -> Source:
+        from hounsfield.archive.app.importing.entity import Entity
+        from hounsfield.archive.app.importing.entity_ways import EntityOptions
+
+        remote = resolve(target, self._config, **self._words)
+        options = EntityOptions(
+            limits=limits_for(self._timeout),
+            listen=None if self._listen is None else self._bound(self._listen),
+            title=remote.calling_ae,
+        )
+        return Entity(remote, model_of_keys(parse_keys(self._keys)), options)
+
+    def _bound(self, listen: str) -> socket.socket:
+        import socket
+
+        host, port = split_address(listen, "--listen")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            return self._stack.enter_context(socket.create_server((host, port), family=family, backlog=64))
+        except OSError as error:
+            raise Failed(f"cannot listen at {listen}: {error.strerror}") from error
 
 
 def _bring(

@@ -131,7 +131,7 @@ def _identity(user: str | None, passcode: str | None, jwt: str | None) -> UserId
     if jwt is not None:
         if user is not None or passcode is not None:
             raise Failed("--jwt says by itself who the user is: leave out --user and --passcode", EXIT_USAGE)
-        token = _field(_secret(jwt, "--jwt"), "--jwt")
+        token = _field(secret(jwt, "--jwt"), "--jwt")
         return UserIdentity(IdentityType.JWT, token, response_requested=True)
     if user is None:
         if passcode is not None:
@@ -143,7 +143,7 @@ def _identity(user: str | None, passcode: str | None, jwt: str | None) -> UserId
     word = (
         click.prompt("Passcode", hide_input=True, err=True)
         if passcode == "ask"
-        else _secret(passcode, "--passcode", " or ask")
+        else secret(passcode, "--passcode", " or ask")
     )
     return UserIdentity(
         IdentityType.USERNAME_PASSCODE, name, _field(str(word), "--passcode"), response_requested=True
@@ -160,7 +160,7 @@ def _field(text: str, option: str) -> bytes:
     return field
 
 
-def _secret(source: str, option: str, more: str = "") -> str:
+def secret(source: str, option: str, more: str = "") -> str:
     """What ``file:PATH`` or ``env:NAME`` holds: an argument is seen by everybody on the machine."""
     kind, _, name = source.partition(":")
     if kind == "file" and name:

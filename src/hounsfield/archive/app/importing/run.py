@@ -52,6 +52,9 @@ async def run_import(
     with as_one_error():
         async with open_sink(config) as sink:
             state = await trio.to_thread.run_sync(_opened, config, options, sink.state_key)
+            state.blind = options.afresh
+            if options.afresh and listing is None:
+                state.forget()
             with contextlib.closing(state):
                 work = Work(sink, state, tally, options.jobs, progress or NoProgress())
                 for source in sources:
@@ -65,7 +68,7 @@ def _opened(config: Config, options: ImportOptions, key: bytes) -> ImportState:
     own = import_folder(config)
     if options.state is None:
         make_private_directory(own)
-    return ImportState(options.state or own / STATE, key, afresh=options.afresh)
+    return ImportState(options.state or own / STATE, key)
 
 
 async def _bring(source: Source, work: Work) -> bool:

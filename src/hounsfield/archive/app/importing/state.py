@@ -38,8 +38,11 @@ class ImportState:
     Threads use it one after the other.
     """
 
-    def __init__(self, path: Path, key: bytes, *, afresh: bool = False) -> None:
-        """Open or make it. ``afresh``: forget what it knows. StateError."""
+    blind = False
+    """Whether it says of nothing that it is done with."""
+
+    def __init__(self, path: Path, key: bytes) -> None:
+        """Open or make it. StateError."""
         self._path = path
         self._key = key
         try:
@@ -48,7 +51,7 @@ class ImportState:
         except (OSError, sqlite3.Error) as error:
             raise StateError(f"cannot use the state file {path}: {_why(error)}") from error
         try:
-            self._prepare(afresh)
+            self._prepare()
         except sqlite3.Error as error:
             self._db.close()
             raise StateError(
@@ -59,7 +62,7 @@ class ImportState:
             self._db.close()
             raise
 
-    def _prepare(self, afresh: bool) -> None:
+    def _prepare(self) -> None:
         # Without a sync for each object: a power cut takes the last moments, which are then read again.
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
@@ -72,8 +75,11 @@ class ImportState:
             raise StateError(
                 f"the state file {self._path} is of an import into another archive: name another with --state"
             )
-        if afresh:
-            self._db.execute("DELETE FROM done")
+
+    def forget(self) -> None:
+        """Know nothing any more."""
+        self._db.execute("DELETE FROM done")
+        self.blind = False
 
     def id(self, kind: str, *words: str | int) -> bytes:
         """What stands for something of that kind, named by ``words``."""
@@ -85,7 +91,10 @@ class ImportState:
 
     def has(self, id_: bytes) -> bool:
         """Whether that is done with."""
-        return self._db.execute("SELECT 1 FROM done WHERE id = ?", (id_,)).fetchone() is not None
+        return (
+            not self.blind
+            and self._db.execute("SELECT 1 FROM done WHERE id = ?", (id_,)).fetchone() is not None
+        )
 
     def note(self, id_: bytes, fates: Iterable[Fate] = ()) -> None:
         """That is done with: call it when whatever came of it is durable. A killed process has noted it."""
