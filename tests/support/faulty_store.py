@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -189,6 +190,7 @@ class FaultyStore:
 
     upstream: tuple[str, int]
     port: int = 0
+    scheme: str = "http"
     requests: list[Request] = field(default_factory=list)
     """All that came in; bodies left out."""
     closing: threading.Event = field(default_factory=threading.Event)
@@ -199,7 +201,7 @@ class FaultyStore:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def on(self, fault: Fault, matches: Callable[[Request], bool], times: int = 1 << 30) -> None:
         """Do ``fault`` to the next ``times`` requests that match."""
@@ -279,12 +281,14 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def faulty_store(upstream_port: int) -> Iterator[FaultyStore]:
+def faulty_store(upstream_port: int, tls: ssl.SSLContext | None = None) -> Iterator[FaultyStore]:
     """A proxy on 127.0.0.1 before the server on ``upstream_port``."""
-    proxy = FaultyStore(("127.0.0.1", upstream_port))
+    proxy = FaultyStore(("127.0.0.1", upstream_port), scheme="https" if tls else "http")
     handler = type("Handler", (_Handler,), {"proxy": proxy})
     server = _Server(("127.0.0.1", 0), handler)
     proxy.port = server.server_address[1]
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

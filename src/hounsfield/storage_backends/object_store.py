@@ -151,11 +151,15 @@ _MARKER_BYTES = 4096  # far more than a marker is; what is larger is no marker
 
 
 def _read_marker(store: ObjectStore) -> bytes | None:
+    marker = b""
     try:
-        length = store.size(TIER_MARKER)
-        return store.read(TIER_MARKER, 0, min(length, _MARKER_BYTES))
+        for piece in store.stream(TIER_MARKER):  # unlike a question for its size it shows a missing bucket
+            marker += piece
+            if len(marker) > _MARKER_BYTES:
+                break
     except BlobNotFoundError:
         return None
+    return marker[:_MARKER_BYTES]
 
 
 def _require_ours(store: ObjectStore, marker: bytes, archive: bytes) -> None:
