@@ -234,7 +234,7 @@ def compared(stores: Stores) -> dict[str, Any]:
     return {name: rows for name, rows in found.items() if name not in {"use", "spare", "tombstone"}}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", [*range(6), 16, 32])  # the last two found something
 def test_what_is_shown_is_what_the_corrections_in_force_make_of_what_was_received(
     tmp_path: Path, seed: int
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
@@ -92,3 +94,39 @@ async def test_a_note_beyond_a_limit_that_is_deleted_is_told_no_more(tmp_path: P
             assert len(await engine.rejecting.all()) == 1
             await engine.deleting.delete(Target("1.2.9.1"), reason="over", actor="tester")
             assert await engine.rejecting.all() == []
+
+
+async def test_many_notes_of_one_study_are_replayed_as_so_many_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as so many times all that the study has: each would take what it names out of it, one by one."""
+    opened: dict[int, int] = {}
+    for count in (15, 60):
+        directory = tmp_path / str(count)
+        with stores_in(directory) as stores:
+            async with open_engine(stores, EngineOptions(), owner="test") as engine:
+                sops = [f"1.2.9.1.1.{n}" for n in range(count)]
+                for sop in sops:
+                    sent = ct_slice(study_uid="1.2.9.1", series_uid="1.2.9.1.1", sop_uid=sop)
+                    await store(engine, sent, ExplicitVRLittleEndian)
+                for sop in sops:
+                    await store(
+                        engine, note({"1.2.9.1": {"1.2.9.1.1": [sop]}}, SAFETY), ExplicitVRLittleEndian
+                    )
+        shutil.rmtree(directory / "index")
+        with stores_in(directory) as stores:
+            times = 0
+            open_row = stores.catalog.open_row
+
+            def counted(*given: Any, open_row: Any = open_row) -> Any:
+                nonlocal times
+                times += 1
+                return open_row(*given)
+
+            monkeypatch.setattr(stores.catalog, "open_row", counted)
+            stores.reindex(lambda _done, _all: None)
+            opened[count] = times
+            with stores.store.snapshot() as snapshot:
+                assert stores.catalog.study(snapshot, "1.2.9.1") is None
+                assert len(stores.rejections.all(snapshot)) == count
+    assert opened[60] < 5 * opened[15]
