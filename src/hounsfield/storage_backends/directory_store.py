@@ -293,7 +293,7 @@ class DirectoryStore:
             return StoreFullError(f"{what}; free some space")
         if error.errno in _REFUSED:
             return StoreRefusedError(f"{what}; check how it is mounted, and whose it is")
-        if error.errno in _UNREADABLE:
+        if error.errno in _UNREADABLE and doing == "reading":
             return UnreadableError(f"{what}; look after the disk; another copy may help")
         return StoreAwayError(f"{what}; try again later")
 
