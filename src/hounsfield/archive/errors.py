@@ -12,7 +12,7 @@ class HounsfieldError(Exception):
 
     retry = False
     mistaken = False
-    """Whether the words that asked for it have to be written differently: nothing was tried, nothing failed."""
+    """Whether the words that asked for it have to be written differently; nothing was tried, or failed."""
 
 
 class ConfigError(HounsfieldError):
