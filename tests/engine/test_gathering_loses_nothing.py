@@ -19,7 +19,7 @@ from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
 from hounsfield.archive.engine.types import Outcome, StoreResult
-from hounsfield.archive.index import gathering
+from hounsfield.archive.index import gathering, locations
 from hounsfield.archive.index.carrying import StoppedError
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.gathering import Gatherer, GatherReport
@@ -414,6 +414,36 @@ async def test_a_pack_of_which_nothing_is_needed_is_compacted(tmp_path: Path) ->
             assert segment not in stores.log.segment_ids()
             assert stores.log.segment_ids() == []
             assert Packs(stores.store).get(segment) is None
+
+
+async def test_what_remains_of_a_pack_is_gathered_anew_by_compaction(tmp_path: Path) -> None:
+    """Deleted from it, moved away in it, and late for it: only what it still has of its series is a pack."""
+    with stores_in(tmp_path / "data") as stores:
+        sent = await fill(stores)
+        async with open_engine(stores, EngineOptions(), owner="test") as engine:
+            await send(engine, ct_slice(study_uid="2.25.2", series_uid="2.25.2.1"))
+            (old,) = gather(stores).packs
+            sent["2.25.1.1.9"] = slice_of(9)
+            await send(engine, sent["2.25.1.1.9"])
+            await engine.delete(Target(STUDY, SERIES, ("2.25.1.1.3",)), reason="test", actor="tester")
+            del sent["2.25.1.1.3"]
+            make(stores, "split", study=STUDY, instances=("2.25.1.1.0", "2.25.1.1.1"), to_study="2.25.2")
+            assert old in await engine.compaction.due(everything=True)
+            report = await engine.compaction.rewrite(old, throttled=False)
+            assert not report.kept_because
+            await engine.compaction.finish()
+            assert old not in stores.log.segment_ids()
+            ((new, row),) = packs_of(stores, STUDY, SERIES)
+            assert row.objects == 2
+            check_pack(stores, new)
+            places = {sop: one.location.segment for sop, one in series_rows(stores).items()}
+            assert {sop for sop, segment in places.items() if segment == new} == {"2.25.1.1.2", "2.25.1.1.4"}
+            for _, rows in locations.walk(stores.store, stores.catalog):
+                for one in rows:
+                    assert isinstance(one.row, InstanceRow)
+                    if one.row.sop_uid in sent:
+                        assert received(stores, one.row) == sent.pop(one.row.sop_uid)
+            assert not sent
 
 
 async def test_what_does_not_open_stays_where_it_is_and_the_rest_is_gathered(tmp_path: Path) -> None:

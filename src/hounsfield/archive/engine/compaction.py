@@ -22,12 +22,13 @@ import trio
 from hounsfield.archive.engine.errors import BusyError, StorageFailedError
 from hounsfield.archive.engine.led_work import LedWork
 from hounsfield.archive.index.carrying import Pace, StoppedError
+from hounsfield.archive.index.gathering import Gatherer
 from hounsfield.archive.index.packs import pack_of
 from hounsfield.archive.index.rewriting import Rewriter, RewriteReport
 from hounsfield.archive.index.rows import SegmentRow, UseRow, decode
 from hounsfield.archive.index.tables import META, SEGMENT, USE
 from hounsfield.archive.index.use import uses
-from hounsfield.storage_backends.api import Batch, Snapshot
+from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import BlobNotFoundError, StorageError, StoreFullError
 from hounsfield.storage_backends.local_blobs import LocalBlobs
 from hounsfield.storage_backends.segment_format import HEADER_BYTES
@@ -98,6 +99,7 @@ class Compaction:
         self._limits = limits
         self._clock = clock
         self._rewriter = Rewriter(stores.indexer, clock=self._now)
+        self._gatherer = Gatherer(stores.indexer, clock=self._now)
         self.leading = LedWork(
             stores.store,
             LEASE,
@@ -176,7 +178,9 @@ class Compaction:
 
     def _rewrite(self, segment: bytes, pace: Pace) -> RewriteReport:
         try:
-            report = self._rewriter.rewrite_segment(segment, pace=pace, remove=False)
+            gathered = self._gather_anew(segment, pace)
+            report = self._rewriter.rewrite_segment(segment, pace=pace, remove=False, packs=True)
+            report.moved_bytes += gathered
         except StoreFullError as error:
             _logger.warning("a segment cannot be compacted now, the disk is full: %s", error)
             return RewriteReport(segment, kept_because="the disk is full")
@@ -188,6 +192,15 @@ class Compaction:
             self.figures.reclaimed_bytes += report.size - report.moved_bytes
         return report
 
+    def _gather_anew(self, segment: bytes, pace: Pace) -> int:
+        """Of a pack: what is needed of it goes to a new one, and not among other series; bytes of that."""
+        with self._store.snapshot() as snapshot:
+            pack = pack_of(snapshot, segment)
+        if pack is None:
+            return 0
+        report = self._gatherer.renew(segment, pack, pace=pace)
+        return sum(map(self._log.size, report.packs))
+
     def _dead(self) -> dict[bytes, int]:
         with self._store.snapshot() as snapshot:
             return {segment: use.dead_bytes for segment, use in uses(snapshot)}
@@ -197,9 +210,7 @@ class Compaction:
         now_ns = self._clock()
         found: list[tuple[int, bytes]] = []
         with self._store.snapshot() as snapshot:
-            known = [
-                (segment, use) for segment, use in uses(snapshot) if not _is_needed(snapshot, segment, use)
-            ]
+            known = list(uses(snapshot))
         for segment, use in known:
             try:
                 size = self._log.size(segment)
@@ -285,7 +296,6 @@ class Compaction:
         segments = []
         with self._store.snapshot() as snapshot:
             known = list(uses(snapshot))
-            packs = {segment for segment, use in known if _is_needed(snapshot, segment, use)}
         for segment, use in known:
             try:
                 size, is_open = self._log.size(segment), self._log.is_being_written(segment)
@@ -296,8 +306,6 @@ class Compaction:
                 state = "emptied"
             elif use.damaged:
                 state = "damaged"
-            elif segment in packs:
-                state = "pack"
             elif is_open:
                 state = "being written"
             segments.append({
@@ -313,9 +321,3 @@ class Compaction:
             "dead_records": sum(one["dead_records"] for one in segments),
             "segments": sorted(segments, key=lambda one: -one["dead_bytes"]),
         }
-
-
-def _is_needed(snapshot: Snapshot, segment: bytes, use: UseRow) -> bool:
-    """Whether a segment is a pack of which something is needed: that is gathered anew, not compacted."""
-    pack = pack_of(snapshot, segment)
-    return pack is not None and use.dead_records < pack.objects

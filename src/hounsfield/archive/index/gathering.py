@@ -52,6 +52,7 @@ from hounsfield.storage_backends.segments import RecordIn, RecordRef
 PAGE_ROWS: Final = 1000  # some 10 ms of opening rows: a snapshot is held no longer
 LOOKS_MAX: Final = 3  # at one record that compaction moves meanwhile
 INSTANCE_NUMBER: Final = 0x00200013
+_ALWAYS: Final = 1 << 63  # later than anything
 
 DAMAGED: Final = "it does not open: it is damaged"
 CHANGED: Final = "it was deleted or replaced meanwhile"
@@ -139,8 +140,33 @@ class Gatherer:
         """
         report = GatherReport(series_key)
         wanted, contents = self._wanted(series_key, quiet_before_ns, renew, report)
-        if contents is None:
-            return report
+        if contents is not None:
+            self._make(wanted, contents, report, recompress=recompress, pace=pace, uses_reserve=uses_reserve)
+        return report
+
+    def renew(self, segment: bytes, pack: PackRow, *, pace: Pace = lambda _: None) -> GatherReport:
+        """Bring what rows of its series still need of a pack into a new one, so that the old one can go.
+
+        For what was deleted to be erased, and for another key. What is in no pack yet is left alone; frames
+        stay as they are stored. Else as :meth:`gather`.
+        """
+        report = GatherReport(pack.series_key)
+        wanted, contents = self._wanted(pack.series_key, _ALWAYS, {segment}, report)
+        wanted = [one for one in wanted if one.location.segment == segment]
+        if contents is not None and wanted:
+            self._make(wanted, contents, report, recompress=None, pace=pace, uses_reserve=True)
+        return report
+
+    def _make(
+        self,
+        wanted: list[_Wanted],
+        contents: ContentsRow,
+        report: GatherReport,
+        *,
+        recompress: Encoding | None,
+        pace: Pace,
+        uses_reserve: bool,
+    ) -> None:
         carrier = Carrier(
             self._log,
             self._limits,
@@ -153,7 +179,9 @@ class Gatherer:
             for one in wanted:
                 carried += self._take(one, recompress, carrier, report, pace)
             carried += carrier.flush(pace)
-            packs = self._finish(carrier, carried, series_key, contents, pace, uses_reserve=uses_reserve)
+            packs = self._finish(
+                carrier, carried, report.series_key, contents, pace, uses_reserve=uses_reserve
+            )
             is_switching = True
             self._switch(carried, packs)
         except BaseException:
@@ -166,7 +194,6 @@ class Gatherer:
         report.objects = len(carried)
         report.bytes_before = sum(one.left for one in carried)
         report.bytes_after = sum(one.length for one in carried)
-        return report
 
     # ------------------------------------------------------------ what there is
 

@@ -117,13 +117,14 @@ class Rewriter:
         self._switching = False
 
     def rewrite_segment(
-        self, segment: bytes, *, pace: Pace = lambda _: None, remove: bool = True
+        self, segment: bytes, *, pace: Pace = lambda _: None, remove: bool = True, packs: bool = False
     ) -> RewriteReport:
         """Move what is needed of ``segment`` to a new one with a new key; then delete it and destroy its key.
 
         Every record that a row points at is at its new place, durable and read back, when this returns; what
         was deleted is nowhere. Nothing is copied when nothing is needed. ``remove`` False: only emptied, and
-        somebody calls :meth:`remove_emptied` a little later, which readers notice less. The report's
+        somebody calls :meth:`remove_emptied` a little later, which readers notice less. ``packs``: also of a
+        pack, what is needed goes to a segment that is none; see ``Gatherer.renew`` first. The report's
         ``kept_because`` says why a segment could not go: it is being written, it lacks its key, it is a pack
         of which something is needed (see :mod:`~hounsfield.archive.index.gathering`) or which other tiers
         have, too, or something of it is damaged (then what opens was moved all the same). May be stopped and
@@ -137,7 +138,7 @@ class Rewriter:
                 report.kept_because = "it is being written"
                 return report
             report.size = self._log.size(segment)
-            if self._is_needed_pack(segment):
+            if not packs and self._is_needed_pack(segment):
                 report.kept_because = "it is a pack, and something of it is needed"
                 return report
             catch_up_segment(self._indexer, segment)
