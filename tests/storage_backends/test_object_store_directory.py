@@ -1,4 +1,4 @@
-"""A directory as a tier: a disk that is not mounted, full, read-only or failing, and writers that are killed."""
+"""A directory as a tier: a disk that is not mounted, full, read-only or failing; writers that are killed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -101,9 +100,7 @@ def test_a_disk_that_goes_while_an_object_is_put(store: DirectoryStore, root: Pa
     assert (root.with_name("unmounted") / "packs/ab/new").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize(
-    "number", [errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.EINTR]
-)
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN])
 def test_a_server_that_is_away(store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     failing(monkeypatch, "preadv", number)
     with pytest.raises(StoreAwayError):
@@ -131,7 +128,7 @@ def test_a_disk_that_does_not_give_bytes_back(store: DirectoryStore, monkeypatch
         (errno.EDQUOT, StoreFullError),
         (errno.EROFS, StoreRefusedError),
         (errno.EACCES, StoreRefusedError),
-        (errno.EIO, UnreadableError),
+        (errno.EIO, StoreAwayError),  # of a disk that fails, or of a server that a soft mount gave up
     ],
 )
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "rename", "mkdir"])
@@ -172,13 +169,6 @@ def test_space_is_kept(root: Path) -> None:
         store.put("large", [], free // 2 + free // 4)  # refused before a piece is asked for
     assert store.read("small", 0, 1) == b"1"
     store.delete("small")
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may do anything")
-def test_a_directory_of_somebody_else(store: DirectoryStore, root: Path) -> None:
-    root.chmod(0o500)
-    with pytest.raises(StoreRefusedError):
-        store.put("new", [b"1"], 1)
 
 
 def test_a_key_that_is_a_folder(store: DirectoryStore) -> None:
@@ -222,7 +212,7 @@ def test_an_object_is_synced_before_its_name_is_and_both_before_a_put_returns(
     fsync, rename = os.fsync, os.rename
 
     def synced(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         steps.append("file" if path.parent.name == ".incoming" else path.name)
         fsync(descriptor)
 
@@ -301,7 +291,7 @@ def test_a_writer_under_way_is_not_stale(store: DirectoryStore, root: Path) -> N
 
 
 def test_no_descriptor_is_lost(store: DirectoryStore) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for act in ACTS.values():
         act(store)
     for _ in range(3):
@@ -315,8 +305,11 @@ def test_no_descriptor_is_lost(store: DirectoryStore) -> None:
         del names
         with pytest.raises(ValueError):
             store.put("new", [b"1"], 2)
-    assert len(os.listdir("/proc/self/fd")) == before
-    assert threading.active_count() == 1
+    assert descriptors() == before
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
