@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from hounsfield.archive.security.bearer import BearerTokens
 
 # Connections that the kernel holds while every worker is busy; the kernel caps it at net.core.somaxconn.
 BACKLOG = 1024
+DESCRIPTORS_MAX = 65_536
+DESCRIPTORS_BESIDE = 256
+"""Segments, the index, pipes to decoders, connections without an association: of one worker."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,24 @@ def open_listeners(config: Config) -> list[Listener]:
             listener.sock.close()
         raise
     return opened
+
+
+def allow_descriptors(config: Config) -> str:
+    """Take as many file descriptors as this process and its children may have: a shell gives 1024.
+
+    What must be announced, "" for nothing: without a descriptor no connection is accepted and no object kept.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS_MAX if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    needed = config.dicom.associations_max + config.http.connections_max + DESCRIPTORS_BESIDE
+    if most >= needed:
+        return ""
+    return (
+        f"{most} open files are permitted (ulimit -Hn), {needed} may be needed: raise it, or lower "
+        "dicom.associations_max and http.connections_max"
+    )
 
 
 def _listen(kind: str, index: int, host: str, port: int) -> list[socket.socket]:

@@ -29,7 +29,7 @@ from hounsfield.archive.app.control import ControlServer
 from hounsfield.archive.app.data_directory import CONTROL_SOCKET, DataDirectory, open_data_directory
 from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
 from hounsfield.archive.app.lean_structlog import structlog
-from hounsfield.archive.app.listeners import Listener, check_token_file, open_listeners
+from hounsfield.archive.app.listeners import Listener, allow_descriptors, check_token_file, open_listeners
 from hounsfield.archive.app.place import WORKER_COMMAND, Place, ending
 from hounsfield.archive.app.recent import RecentPeers
 from hounsfield.archive.app.scoreboard import Kind, Scoreboard
@@ -141,6 +141,8 @@ class Supervisor:
             self.announcements.append(
                 f"the key is the {key_source(config)}; the archive stays on loopback with it"
             )
+        if too_few := allow_descriptors(config):
+            self.announcements.append(too_few)
         for announcement in self.announcements:
             self._log.warning("announcement", announcement=announcement)
             if self._announce:
