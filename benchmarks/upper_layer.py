@@ -148,6 +148,18 @@ def store_response(sop_class_uid: bytes, sop_instance_uid: bytes, message_id: in
     )
 
 
+def get_response(sop_class_uid: str, message_id: int, completed: int) -> bytes:
+    """The last C-GET-RSP command set: success, so many sub-operations completed."""
+    return _command(
+        (0x0002, _even(sop_class_uid)),
+        (0x0100, struct.pack("<H", 0x8010)),
+        (0x0120, struct.pack("<H", message_id)),
+        (0x0800, struct.pack("<H", 0x0101)),
+        (0x0900, struct.pack("<H", 0)),
+        (0x1021, struct.pack("<H", completed)),
+    )
+
+
 def command_pdu(context_id: int, command: bytes) -> bytes:
     """One P-DATA-TF PDU with a whole command set as its only PDV."""
     body = PDV_HEADER.pack(len(command) + 2, context_id, 3) + command
