@@ -211,6 +211,41 @@ async def test_who_asks_for_many_is_not_told_twice(committing, monkeypatch: pyte
     assert (len(here_reports.told), len(reports.told)) == (1, 0)
 
 
+async def test_what_is_delivered_while_it_is_looked_up_is_not_told_twice(
+    committing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is owed is read, then delivered by a call that was under way: the reading is of yesterday."""
+    owed, settle, reports = Commitments.owed, Commitments.settle, Reports()
+    settled, serving = trio.Event(), []
+
+    async def late(self: Commitments) -> Any:
+        found = await owed(self)
+        if reports.told:
+            await settled.wait()
+            while serving[0]._calling_back._busy:  # the call that is under way ends
+                await trio.sleep(0.01)
+        return found
+
+    async def settling(self: Commitments, one: Owed) -> None:
+        await trio.sleep(0.1)  # it is looked up meanwhile
+        await settle(self, one)
+        settled.set()
+
+    monkeypatch.setattr(Commitments, "owed", late)
+    monkeypatch.setattr(Commitments, "settle", settling)
+    with listening(reports) as port:
+        async with committing(SOON, {"CT1": RemoteAe("CT1", "127.0.0.1", port)}) as (archive, service):
+            serving.append(service)
+            (one,) = await stored(archive.engine, 1)
+            asked = CommitmentRequest("2.25.5", (one,))
+            await archive.engine.commitments.promise(Owed("CT1", "HOUNSFIELD", asked, _long_ago()))
+            await trio.to_thread.run_sync(reports.wait)
+            await archive.until(settled.is_set)
+            await trio.sleep(0.2)
+            assert service.reports == 1
+    assert len(reports.told) == 1
+
+
 async def test_a_disk_that_refuses_ends_nothing(committing, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is owed cannot be read or noted for a while: it is told when it can be."""
     faults = [StoreFullError("full"), OSError(5, "no"), StoreFullError("full")]

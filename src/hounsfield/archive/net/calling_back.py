@@ -152,6 +152,7 @@ class CallingBack(Generic[Owed]):
     async def _look(self, start: Callable[..., None]) -> None:
         limits = self._limits
         by_ae: dict[str, list[Owed]] = {}
+        busy = set(self._busy)  # what these have delivered by the time it is read may still be listed
         for one in await self._owed():
             age = (time.time_ns() - one.at_ns) / _NS
             if age >= limits.give_up_s:
@@ -164,7 +165,7 @@ class CallingBack(Generic[Owed]):
             del self._troubles[title]
         for title, waiting in by_ae.items():
             trouble = self._troubles.setdefault(title, _Trouble())
-            if title not in self._busy and trio.current_time() >= trouble.again_at:
+            if title not in self._busy | busy and trio.current_time() >= trouble.again_at:
                 self._busy.add(title)
                 start(self._call, title, waiting, trouble)
 
