@@ -212,7 +212,9 @@ class _Coming:
         self.got: set[str] = set()
         """SOP Instance UIDs of what is durable here."""
         self._quarantined = 0  # perhaps without one
-        self._refused = 0
+        self._refused: list[tuple[str, str]] = []
+        """Of what the archive did not take, or what was no object: where it was, and why."""
+        self._missing = 0  # asked for one by one, and told
         self.whole = False
 
     async def run(self) -> None:
@@ -224,16 +226,19 @@ class _Coming:
             raise
         except WebError as error:
             failure = error
-        if failure is not None or self._came < self._series.count:
+        if failure is not None or self._refused or self._came < self._series.count:
             failure = await self._one_by_one(failure)
+        for place, reason in self._refused:
+            self._work.tally.object(place, Fate.REJECTED, reason)
         if failure is not None:
             raise failure
-        if not self._came and not self._refused:
+        untaken = len(self._refused) + self._missing
+        if not self._came and not untaken:
             raise WebError("listed, and nothing of it came")
-        if self._came + self._refused < self._series.count:
-            missing = self._series.count - self._came - self._refused
+        if self._came + untaken < self._series.count:
+            missing = self._series.count - self._came - untaken
             raise WebError(f"{missing} of its {self._series.count} instances did not come")
-        self.whole = not self._refused
+        self.whole = not untaken
 
     @property
     def _came(self) -> int:
@@ -258,6 +263,8 @@ class _Coming:
             rows = [row async for row in self._client.search(f"{self._series.path}/instances", [], _INSTANCE)]
         except WebError as error:
             return failure or error
+        if rows:
+            self._refused.clear()  # each of them is asked for once more, alone
         for row in rows:
             uid = value(row, _INSTANCE)
             if uid in self.got or not is_uid(uid):
@@ -269,7 +276,7 @@ class _Coming:
             except (RefusedError, AwayError):
                 raise
             except WebError as error:
-                self._refused += 1
+                self._missing += 1
                 self._work.tally.object(f"{self._client.url}{path}", Fate.UNREADABLE, str(error))
         return None if rows else failure
 
@@ -282,11 +289,11 @@ class _Coming:
             try:
                 await self._client.retrieve(path, work, given)
             finally:
-                self._note(given)
+                self._note(given, f"{self._client.url}{path}")
 
         await work.patiently(attempt)
 
-    def _note(self, given: Given) -> None:
+    def _note(self, given: Given, place: str) -> None:
         tally = self._work.tally
         for result, size in given.results:
             uid = result.sop_instance_uid
@@ -301,9 +308,7 @@ class _Coming:
             self._work.progress.object()
             self._work.progress.found(0, size)
             self._work.progress.done(0, size)
-        for reason in given.refused:
-            self._refused += 1
-            tally.object(self.place, Fate.REJECTED, reason)
+        self._refused += [(place, reason) for reason in given.refused]
 
 
 def _number(text: str) -> int:
