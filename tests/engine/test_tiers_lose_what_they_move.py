@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.rules import parse_rule
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
-from hounsfield.archive.engine.errors import NotFoundError, UnavailableError
+from hounsfield.archive.engine.errors import DamagedError, NotFoundError, UnavailableError
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.tier_planning import PlanLimits
 from hounsfield.archive.engine.tier_rules import TierRule
@@ -285,6 +286,88 @@ async def test_what_is_on_hold_never_expires(place: Place) -> None:
         assert engine.tiering.figures.expired_series == 1
         place.sent = {sop: one for sop, one in place.sent.items() if one[1].study_uid == held.study_uid}
         await place.require_all(engine)
+
+
+def spoil(path: Path, at: int = 20_000) -> None:
+    """One byte of a file is another one."""
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 1
+    path.write_bytes(data)
+
+
+async def tidied(engine: Engine) -> None:
+    """Do now what is done once a minute."""
+    engine.tiering._tidied_ns = -(10**22)
+    await engine.tiering.leading.run(engine.tiering.step)
+
+
+@pytest.mark.parametrize("rotten", ["cold", "second", "hot"])
+async def test_rot_that_a_reader_meets_is_mended_from_the_other_copy(place: Place, rotten: str) -> None:
+    place.rules = (rule("copy", "cold", "second") if rotten == "hot" else rule("move", "cold", "second"),)
+    place.limits = replace(LIMITS, recall_when_opened=False)
+    async with place.open() as engine:
+        await place.send(engine, pixels=random.Random(2).randbytes(512))
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    folder = (
+        place.root / "data" / "segments" if rotten == "hot" else place.root / rotten / "packs" / segment[:2]
+    )
+    whole = (folder / segment).read_bytes()
+    for at in range(9000, len(whole) - 8192, 600):  # something of every object
+        spoil(folder / segment, at)
+    async with place.open() as engine:
+        await place.require_all(engine)
+        if rotten == "second":  # nobody read there
+            engine.tiering.verifying.ask(engine.tiering.now())
+        with trio.fail_after(60):
+            while not engine.tiering.figures.repaired_packs:
+                await trio.sleep(0.6)
+                await tidied(engine)
+        assert (folder / segment).read_bytes() == whole
+        assert not engine.tiering.verifying.damaged()
+        await place.require_all(engine)
+
+
+async def test_a_pack_without_a_right_copy_is_said_and_what_opens_is_read(place: Place) -> None:
+    place.limits = replace(LIMITS, recall_when_opened=False)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    path = place.root / "cold" / "packs" / segment[:2] / segment
+    whole = path.read_bytes()
+    spoil(path, 9000)
+    async with place.open() as engine:
+        engine.tiering.verifying.ask(engine.tiering.now())
+        await tidied(engine)
+        assert engine.tiering.verifying.damaged() == [(bytes.fromhex(segment), "cold")]
+        await tidied(engine)  # it is not read again and again
+        read = 0
+        for data, result in place.sent.values():
+            try:
+                read += await stored_bytes(engine, result) == data
+            except DamagedError:
+                continue
+        assert read >= len(place.sent) - 1
+        path.write_bytes(whole)  # somebody brought it back
+        engine.tiering.verifying.ask(engine.tiering.now())
+        await tidied(engine)
+        assert not engine.tiering.verifying.damaged()
+        assert engine.tiering.figures.verified_copies
+        await place.require_all(engine)
+
+
+async def test_every_copy_is_read_again_in_its_time(place: Place) -> None:
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        await tidied(engine)
+        assert not engine.tiering.figures.verified_copies
+        engine.tiering._clock = lambda: time.time_ns() + 91 * 86_400 * 1_000_000_000
+        await tidied(engine)
+        assert engine.tiering.figures.verified_copies == 1
+        await tidied(engine)
+        assert engine.tiering.figures.verified_copies == 1
 
 
 async def test_two_workers_do_not_move_the_same(place: Place) -> None:

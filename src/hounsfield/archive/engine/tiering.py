@@ -44,6 +44,7 @@ from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
 from hounsfield.archive.index.remains import Remains
 from hounsfield.archive.index.rows import Event, InstanceRow, SourceRow
 from hounsfield.archive.index.tables import META, PACK
+from hounsfield.archive.index.verifying import Found, Verifying
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import StorageError
@@ -55,6 +56,7 @@ LEASE = "tiering"
 EVENT_TIERED = "series-tiered"
 TOGETHER_S = 0.5  # between two notes of what was opened: a viewer opens a study's series together
 NOTED_S = 600.0  # after so long a series that is opened again is news again
+VERIFIED_AT_ONCE = 16  # copies: then it is looked again which are due
 RECALLS_AT_ONCE = 16  # looked up together; whoever is urgent waits for no more than these
 _ASKED = b"tiering/asked"
 _PLANNED = b"tiering/planned"
@@ -78,6 +80,7 @@ class TieringFigures:
     expired_series: int = 0
     held_series: int = 0
     removed_packs: int = 0
+    verified_copies: int = 0
     repaired_packs: int = 0
     failures: int = 0
     away: set[str] = field(default_factory=set)
@@ -104,9 +107,13 @@ class Tiering:
         self._limits = options.limits
         self._on_commit = on_commit
         self._clock = clock
+        self._doubted: deque[bytes] = deque()  # from whatever thread reads
         self.copying = Copying(stores.store, stores.keyring, stores.tiers.by_name, clock=self.now)
         self.planning = TierPlanning(stores.catalog, stores.journal, options.rules, source, options.plan)
         self._gatherer = Gatherer(stores.indexer, clock=self.now)
+        self.verifying = Verifying(stores.store, stores.journal, self.copying)
+        stores.log.damaged = self._doubted.append
+        self._intervals = {one.name: int(one.verify_s * _NS) for one in options.tiers}
         self._remains = Remains(stores.indexer, stores.keyring, self.copying, stores.reading, prefix=SEGMENTS)
         self.leading = LedWork(
             stores.store,
@@ -162,12 +169,14 @@ class Tiering:
                 self._noted.clear()
                 forget = trio.current_time() + NOTED_S
             opened = {self._opened.popleft() for _ in range(len(self._opened))}
-            if not opened:
-                continue
+            doubted = {self._doubted.popleft() for _ in range(len(self._doubted))}
             try:
-                await trio.to_thread.run_sync(self._note_opened, opened)
+                if opened:
+                    await trio.to_thread.run_sync(self._note_opened, opened)
+                if doubted:
+                    await trio.to_thread.run_sync(self.verifying.doubt, doubted)
             except (StorageError, OSError) as error:
-                _logger.warning("which series were opened is not noted: %s", error)
+                _logger.warning("which series were opened, or did not open, is not noted: %s", error)
 
     def _note_opened(self, opened: set[bytes]) -> None:
         note_opened(self._store, opened, self._today())
@@ -191,6 +200,7 @@ class Tiering:
         if self._is_tidying_due():
             self._tidied_ns = self.now()
             self._remove_what_is_dead()
+            self._verify()
         if self._is_plan_due():
             self._carry_out_plan()
             self._make_room()
@@ -373,6 +383,25 @@ class Tiering:
                 pace=self.leading.pace(),
                 uses_reserve=True,
             )
+
+    def _verify(self) -> None:
+        """Read again what is due, a few copies at a time, so that nobody waits for it."""
+        pace = self.leading.pace()
+        while due := self.verifying.due(self.now(), self._intervals, VERIFIED_AT_ONCE):
+            away = False
+            for one in due:
+                found = self.verifying.verify(one, pace=pace)
+                away |= found is Found.AWAY
+                self.figures.verified_copies += found is Found.RIGHT
+                self.figures.repaired_packs += found is Found.REPAIRED
+                if found in {Found.REPAIRED, Found.DAMAGED}:
+                    name = one.segment.hex()
+                    _logger.warning("the copy of pack %s in %s was wrong: %s", name, one.tier, found.value)
+                self._bring_back()
+            if away:
+                return  # the next look goes on
+            for segment in {one.segment for one in due}:
+                self.verifying.settle(segment)
 
     def _make_room(self) -> None:
         """Drop what was brought back and not opened for longest, past the budget for it."""
