@@ -18,9 +18,8 @@ from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
 from hounsfield.archive.index.deletion import Target
-from hounsfield.archive.index.gathering import Gatherer
+from hounsfield.archive.index.gathering import Gatherer, GatherLimits
 from hounsfield.archive.index.packs import Packs
-from hounsfield.archive.index.rewriting import RewriteLimits
 from hounsfield.archive.index.tables import SERIES
 from hounsfield.archive.index.use import uses
 from hounsfield.codecs.at_rest import Encoding
@@ -31,7 +30,7 @@ from support.contents import contents
 from support.killed_steps import STEPS, Killed, compact_everything, killed_at
 
 CHILD = Path(__file__).resolve().parent.parent / "support" / "gathering_child.py"
-LIMITS = RewriteLimits(group_bytes=4096, group_records=2)
+LIMITS = GatherLimits(group_bytes=4096, group_records=2, pack_bytes=14_000)
 OPTIONS = EngineOptions(ingest=IngestLimits(stream_bytes_min=20_000, large=LargeLimits(piece_bytes=10_000)))
 
 

@@ -16,15 +16,19 @@ from pydicom.uid import ExplicitVRLittleEndian
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
+from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index import gathering, locations
 from hounsfield.archive.index.carrying import StoppedError
+from hounsfield.archive.index.checking import Archive, Severity, check_all
+from hounsfield.archive.index.checking_logs import CHECKS
 from hounsfield.archive.index.deletion import Target
-from hounsfield.archive.index.gathering import Gatherer, GatherReport
+from hounsfield.archive.index.gathering import Gatherer, GatherLimits, GatherReport
 from hounsfield.archive.index.packs import HOT, CopyRow, PackRow, Packs
-from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
+from hounsfield.archive.index.rewriting import Rewriter
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.archive.index.tables import SEGMENT, USE
 from hounsfield.archive.index.use import use_of
@@ -35,7 +39,7 @@ from support.archives import ct_slice, sample_files, store, stored_bytes, stores
 from support.contents import contents
 
 WHY = {"reason": "test", "actor": "tester", "now_ns": 1}
-SMALL = RewriteLimits(group_bytes=1 << 14, group_records=3)
+SMALL = GatherLimits(group_bytes=1 << 14, group_records=3)
 NOW = 1 << 62
 STUDY, SERIES = "2.25.1", "2.25.1.1"
 
@@ -52,7 +56,7 @@ async def send(engine: Engine, data: bytes) -> StoreResult:
 def gather(stores: Stores, **named: Any) -> GatherReport:
     key = stores.catalog.series_key(named.pop("study", STUDY), named.pop("series", SERIES))
     named = {"quiet_before_ns": NOW, **named}
-    return Gatherer(stores.indexer, SMALL).gather(key, **named)
+    return Gatherer(stores.indexer, named.pop("limits", SMALL)).gather(key, **named)
 
 
 def series_rows(stores: Stores) -> dict[str, InstanceRow]:
@@ -539,6 +543,31 @@ async def test_large_objects_are_packs_by_themselves(tmp_path: Path) -> None:
             assert snapshot.get(USE, report.packs[0]) is None
 
 
+async def test_a_long_series_makes_several_packs(tmp_path: Path) -> None:
+    with stores_in(tmp_path / "data") as stores:
+        sent = await fill(stores, 10)
+        length = stores.indexer.stored_bytes(series_rows(stores)["2.25.1.1.0"].location)
+        limits = GatherLimits(group_bytes=1 << 14, group_records=3, pack_bytes=4 * length + 100)
+        calls = 0
+
+        def pace(_: int) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 9:
+                raise StoppedError
+
+        with pytest.raises(StoppedError):
+            gather(stores, limits=limits, pace=pace)
+        ((first, row),) = packs_of(stores, STUDY, SERIES)
+        assert row.objects == 4, "a pack that is whole stays"
+        report = gather(stores, limits=limits)
+        assert (len(report.packs), report.objects) == (2, 6)
+        assert [check_pack(stores, segment).objects for segment in (first, *report.packs)] == [4, 4, 2]
+        assert {sop: received(stores, row) for sop, row in series_rows(stores).items()} == sent
+        tiny = GatherLimits(pack_bytes=1)
+        assert len(gather(stores, limits=tiny, renew={first, *report.packs}).packs) == 10
+
+
 async def test_readers_beside_a_gather_get_the_same_bytes(tmp_path: Path) -> None:
     with stores_in(tmp_path / "data") as stores:
         sent = {}
@@ -581,3 +610,37 @@ async def test_readers_beside_a_gather_get_the_same_bytes(tmp_path: Path) -> Non
             assert series_rows(stores)["2.25.1.1.0"].stored_as == "zstd:8192"
             (native,) = {Layout(row.layout) for row in series_rows(stores).values()}
             assert native is Layout.NATIVE
+
+
+async def test_packs_are_neither_damage_nor_unknown_to_checks_and_scrub(tmp_path: Path) -> None:
+    options = EngineOptions(ingest=IngestLimits(stream_bytes_min=20_000, large=LargeLimits(piece_bytes=4096)))
+
+    def large(data) -> None:  # type: ignore[no-untyped-def]
+        data.Rows = data.Columns = 128
+        data.PixelData = bytes(range(256)) * 128
+
+    with stores_in(tmp_path / "data", options) as stores:
+        async with open_engine(stores, options, owner="test") as engine:
+            for number in range(6):
+                await send(engine, slice_of(number, change=large if number == 5 else None))
+            await send(engine, slice_of(1))
+            assert len(gather(stores, recompress=Encoding.ZSTD).packs) == 2
+            stores.deletions.delete(Target(STUDY, SERIES, ("2.25.1.1.2",)), **WHY)
+        stores.log.start_anew()
+        for _ in range(2):
+            stores.catch_up(at_start=False)
+            archive = Archive(
+                store=stores.store, keyring=stores.keyring, catalog=stores.catalog, sealer=stores.sealer,
+                hashes=stores.hashes, journal=stores.journal, log=stores.log, ledger=stores.ledger,
+                quick=False, progress=lambda _what, _done, _total: None,
+            )  # fmt: skip
+            wrong = [one for one in check_all(archive, CHECKS) if one.severity is not Severity.NOTE]
+            assert not wrong
+            scrub = Scrub.of(stores, Gate(), ScrubLimits(bytes_per_second=0, fresh_s=0.0), owner="test")
+            await scrub.start()
+            await scrub.now()
+            status = await scrub.status()
+            assert (status["damaged"], status["suspects"]) == ([], 0)
+            for segment in stores.log.segment_ids():
+                Rewriter(stores.indexer).rewrite_segment(segment)
+        assert len(series_rows(stores)) == 5

@@ -17,7 +17,7 @@ from hounsfield.archive.dicom.query import parse_qido
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index.deletion import Target
-from hounsfield.archive.index.gathering import Gatherer
+from hounsfield.archive.index.gathering import Gatherer, GatherLimits
 from hounsfield.archive.index.packs import Packs, packs_of
 from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
 from hounsfield.archive.index.rows import InstanceRow, QuarantineRow
@@ -184,7 +184,7 @@ class History:
 
     def gather(self, stores: Stores) -> None:
         """Some series come into packs, smaller or not; some packs are made anew."""
-        gatherer = Gatherer(stores.indexer, LIMITS, compression=SmallerLimits(1, 9.0))
+        gatherer = Gatherer(stores.indexer, GatherLimits(8192, 3, 4000), compression=SmallerLimits(1, 9.0))
         with stores.store.snapshot() as snapshot:
             series = [key for key, _ in snapshot.scan(SERIES)]
             known = {key: {segment for segment, _ in packs_of(snapshot, key)} for key in series}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hounsfield.archive.index.gathering import Gatherer
+from hounsfield.archive.index.gathering import Gatherer, GatherLimits
 from hounsfield.archive.index.packs import packs_of
 from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
 from hounsfield.archive.index.tables import SERIES
@@ -26,7 +26,10 @@ LIMITS = RewriteLimits(group_bytes=4096, group_records=2)
 def main(directory: str, key: str) -> None:
     stores = open_stores(Path(directory), key)
     stores.catch_up(at_start=True)
-    gatherer, rewriter = Gatherer(stores.indexer, LIMITS), Rewriter(stores.indexer, LIMITS)
+    gatherer, rewriter = (
+        Gatherer(stores.indexer, GatherLimits(4096, 2, 9000)),
+        Rewriter(stores.indexer, LIMITS),
+    )
     commit = stores.store.commit
 
     def say(what: str) -> None:

@@ -63,6 +63,15 @@ UNKNOWN: Final = "its frames are stored in a way that this release does not know
 NO_GAIN: Final = "its frames do not shrink, or not more than they did"
 
 
+@dataclass(frozen=True, slots=True)
+class GatherLimits(RewriteLimits):
+    """How much is done at a time, and how large a pack gets."""
+
+    pack_bytes: int = 1 << 30
+    """Of what is gathered, as it is stored before; more makes another pack. As large as a segment: a copy
+    that breaks off costs seconds, and a bucket does not charge for many small objects."""
+
+
 @dataclass(slots=True)
 class GatherReport:
     """What became of one series. Bytes are stored bytes of records, before and after."""
@@ -104,14 +113,14 @@ class Gatherer:
     def __init__(
         self,
         indexer: Indexer,
-        limits: RewriteLimits | None = None,
+        limits: GatherLimits | None = None,
         *,
         compression: SmallerLimits | None = None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._indexer = indexer
         self._log = indexer.log
-        self._limits = limits or RewriteLimits()
+        self._limits = limits or GatherLimits()
         self._compression = compression or SmallerLimits()
         self._clock = clock
         self._rows = Switching(indexer, clock)
@@ -167,33 +176,47 @@ class Gatherer:
         pace: Pace,
         uses_reserve: bool,
     ) -> None:
-        carrier = Carrier(
-            self._log,
-            self._limits,
-            open_segment=lambda arena_bytes: PackWriter(self._log, arena_bytes=arena_bytes),
-            uses_reserve=uses_reserve,
-        )
-        is_switching = False
-        try:
-            carried: list[Carried] = []
-            for one in wanted:
-                carried += self._take(one, recompress, carrier, report, pace)
-            carried += carrier.flush(pace)
-            packs = self._finish(
-                carrier, carried, report.series_key, contents, pace, uses_reserve=uses_reserve
+        for some in self._divided(wanted):
+            carrier = Carrier(
+                self._log,
+                self._limits,
+                open_segment=lambda arena_bytes: PackWriter(self._log, arena_bytes=arena_bytes),
+                uses_reserve=uses_reserve,
             )
-            is_switching = True
-            self._switch(carried, packs)
-        except BaseException:
-            carrier.give_up(remove=not is_switching)
-            raise
-        carrier.close()
-        if not carried:
+            is_switching = False
+            try:
+                carried: list[Carried] = []
+                for one in some:
+                    carried += self._take(one, recompress, carrier, report, pace)
+                carried += carrier.flush(pace)
+                packs = self._finish(
+                    carrier, carried, report.series_key, contents, pace, uses_reserve=uses_reserve
+                )
+                is_switching = True
+                self._switch(carried, packs)
+            except BaseException:
+                carrier.give_up(remove=not is_switching)
+                raise
+            carrier.close()
+            report.packs += tuple(packs)
+            report.objects += len(carried)
+            report.bytes_before += sum(one.left for one in carried)
+            report.bytes_after += sum(one.length for one in carried)
+        if not report.objects:
             report.kept_because = "nothing of it can be gathered"
-        report.packs = tuple(packs)
-        report.objects = len(carried)
-        report.bytes_before = sum(one.left for one in carried)
-        report.bytes_after = sum(one.length for one in carried)
+
+    def _divided(self, wanted: list[_Wanted]) -> Iterator[list[_Wanted]]:
+        """What comes into one pack each; objects in pieces beside, which become packs by themselves."""
+        some: list[_Wanted] = []
+        total = 0
+        for one in wanted:
+            length = 0 if one.location.stream is not None else self._indexer.stored_bytes(one.location)
+            if some and total + length > self._limits.pack_bytes:
+                yield some
+                some, total = [], 0
+            some.append(one)
+            total += length
+        yield some
 
     # ------------------------------------------------------------ what there is
 
