@@ -34,9 +34,14 @@ class Bucket:
         options = server.options()
         self.server, self.proxy, self.prefix = server, proxy, options.prefix
         self.direct = S3Store(options)
-        self.store = S3Store(replace(options, endpoint=proxy.endpoint), limits)
+        self.options, self.limits = replace(options, endpoint=proxy.endpoint), limits
+        self.store = self.opened()
         for key, data in (("small", SMALL), ("large", LARGE)):
             self.direct.put(key, [data], len(data))
+
+    def opened(self, **limits: float) -> S3Store:
+        """Through the proxy."""
+        return S3Store(self.options, replace(self.limits, **limits))  # type: ignore[arg-type]
 
     def require_whole(self) -> None:
         """Each object is the one before or the other; nothing else is there, seen or unseen."""
@@ -279,13 +284,73 @@ def test_pieces_may_come_from_a_bucket(bucket: Bucket) -> None:
     assert b"".join(bucket.direct.stream("large")) == large
 
 
+# ---------------------------------------------------------------- how much is under way
+
+
+@pytest.fixture
+def fresh(s3_server: S3Server) -> Iterator[Bucket]:  # noqa: F811
+    """With a proxy at which nothing hangs any more."""
+    with faulty_store(s3_server.port) as proxy:
+        yield Bucket(s3_server, proxy, replace(PATIENCE, request_s=30))
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_a_stream_reads_so_far_ahead_and_no_further(fresh: Bucket, in_flight: int) -> None:
+    """Whatever its reader does: memory is bounded by that."""
+    store = fresh.opened(ranges_in_flight=in_flight)
+    for take in (1, 3):
+        fresh.proxy.behave()
+        stream = store.stream("large")
+        for _ in range(take):
+            next(stream)
+        store.close()
+        assert len(fresh.proxy.requests) <= take + in_flight
+        assert fresh.proxy.at_once_max <= in_flight
+        store = fresh.opened(ranges_in_flight=in_flight)
+    assert len(store.read("large", 0, len(LARGE))) == len(LARGE)
+    assert fresh.proxy.at_once_max <= in_flight
+
+
+def test_all_streams_together_have_so_many_threads(fresh: Bucket) -> None:
+    store = fresh.opened(ranges_in_flight=8, threads=2)
+    streams = [store.stream("large", 0, len(LARGE)) for _ in range(4)]
+    for pieces in zip(*streams, strict=True):
+        assert len(set(map(bytes, pieces))) == 1
+    assert fresh.proxy.at_once_max <= 2
+
+
+def test_a_put_holds_so_many_parts_and_no_more(fresh: Bucket) -> None:
+    """A store that takes nothing for a while is not sent a whole pack's memory."""
+    fresh.proxy.on(faults.silence, lambda request: request.is_part)
+    made = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal made
+        for _ in range(200):
+            yield bytes(MIB)
+            made += MIB
+
+    with pytest.raises(StoreAwayError):
+        fresh.opened(parts_in_flight=2, request_s=1).put("new", pieces(), 200 * MIB)
+    assert made <= (2 + 4) * 5 * MIB
+    assert fresh.proxy.at_once_max <= 2 + 1  # and the abort
+
+
+def test_a_store_that_is_closed_under_a_stream(fresh: Bucket) -> None:
+    store = fresh.opened(ranges_in_flight=2)
+    stream = store.stream("large")
+    next(stream)
+    store.close()
+    with pytest.raises(StoreAwayError, match="closed"):
+        list(stream)
+
+
 # ---------------------------------------------------------------- what passes by itself
 
 
 @pytest.mark.parametrize("act", ALL)
 @pytest.mark.parametrize("answer", ["500", "503", "hangs up"])
-def test_what_fails_once_is_not_noticed(s3_server: S3Server, bucket: Bucket, act: str, answer: str) -> None:  # noqa: F811
-    options = replace(s3_server.options(bucket.prefix), endpoint=bucket.proxy.endpoint)
-    patient = S3Store(options, replace(PATIENCE, retries=2, retry_s=5, request_s=10))
+def test_what_fails_once_is_not_noticed(bucket: Bucket, act: str, answer: str) -> None:
+    patient = bucket.opened(retries=2, retry_s=5, request_s=10)
     bucket.proxy.on(ANSWERS[answer][0], lambda request: not is_end(request), times=1)
     ALL[act](patient)

@@ -63,7 +63,7 @@ def test_an_address_that_is_none_is_refused(wrong: dict[str, str]) -> None:
 
 
 def test_http_only_when_told() -> None:
-    with pytest.raises(ValueError, match="allow_http"):
+    with pytest.raises(ValueError, match="permit"):
         S3Options("bucket", endpoint="http://store.example")
     S3Options("bucket", endpoint="http://store.example", allow_http=True)
 
@@ -134,7 +134,7 @@ def test_an_authority_of_ones_own(s3_server: S3Server, with_tls: tuple[FaultySto
     proxy, authority = with_tls
     options = replace(s3_server.options(endpoint=proxy.endpoint), allow_http=False)
     assert works(replace(options, ca_file=authority))
-    with pytest.raises(StoreRefusedError, match="ca_file"):
+    with pytest.raises(StoreRefusedError, match="authority"):
         works(options)
 
 

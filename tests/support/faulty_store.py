@@ -194,10 +194,13 @@ class FaultyStore:
     requests: list[Request] = field(default_factory=list)
     """All that came in; bodies left out."""
     closing: threading.Event = field(default_factory=threading.Event)
+    at_once_max: int = 0
+    """How many requests were under way together."""
     breaks_puts_after: int | None = None
     """Close the connection once this many bytes of the next request's body were read."""
     _rules: list[_Rule] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _under_way: int = 0
 
     @property
     def endpoint(self) -> str:
@@ -216,7 +219,19 @@ class FaultyStore:
         with self._lock:
             self._rules.clear()
             self.requests.clear()
+            self.at_once_max = 0
             self.breaks_puts_after = None
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        with self._lock:
+            self._under_way += 1
+            self.at_once_max = max(self.at_once_max, self._under_way)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._under_way -= 1
 
     def fault_for(self, request: Request) -> Fault | None:
         with self._lock:
@@ -261,7 +276,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, self.path, self.headers.get("Range"), body)
         exchange = Exchange(self.proxy, self, request)
         fault = self.proxy.fault_for(request)
-        with suppress(ConnectionError, TimeoutError):  # the client gave up
+        with suppress(ConnectionError, TimeoutError), self.proxy.under_way():  # or: the client gave up
             if fault is None:
                 exchange.answer(exchange.forward())
             else:

@@ -55,10 +55,10 @@ def translated(error: Exception, what: str) -> StorageError:
         return StoreRefusedError(f"{what}: the store does not take the request ({said})")
     if any(word in text for word in _CERTIFICATE):
         return StoreRefusedError(
-            f"{what}: the server's certificate is not trusted; give the tier the ca_file that signed it"
+            f"{what}: the server's certificate is not trusted; give the tier the authority that signed it"
         )
     if "URL scheme is not allowed" in text or "builder error" in text:
-        return StoreRefusedError(f"{what}: the address cannot be used; http:// needs allow_http")
+        return StoreRefusedError(f"{what}: the address cannot be used; http:// must be permitted")
     if code:  # an error in the body of an answer that began well
         return StoreAwayError(f"{what}: the store answers {code}; try again later")
     return StoreAwayError(f"{what}: {_reason(text)}; try again later")

@@ -88,7 +88,7 @@ class S3Options:
         if parts.username or parts.password:
             raise ValueError("an endpoint holds no keys; see credentials")
         if parts.scheme == "http" and not self.allow_http:
-            raise ValueError(f"{self.endpoint} is without TLS: use https://, or set allow_http")
+            raise ValueError(f"{self.endpoint} is without TLS: use https://, or permit plain HTTP there")
 
 
 @dataclass(frozen=True, slots=True)
