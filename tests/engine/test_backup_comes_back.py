@@ -13,7 +13,7 @@ import trio
 from hounsfield.archive.engine.backup import Backup, BackupError, read_manifest, snapshots_in
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.restore import Restore, RestoreReport
-from hounsfield.archive.engine.types import StoreResult
+from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.rows import Location, StudyRow
@@ -196,6 +196,29 @@ async def test_an_index_older_than_a_compaction_finds_what_was_moved(
     assert report.lost == 0
     assert sorted(report.absent) == sorted(f"segments/{segment.hex()}" for segment in gone)
     await archive.check(tmp_path / "new")
+
+
+async def test_an_index_older_than_a_compaction_takes_in_what_came_under_the_uids_of_what_was_moved(
+    archive: Archive, tmp_path: Path
+) -> None:
+    """What it would be compared with is not where the index says, and nobody knows yet where it is."""
+    named = {"study_uid": "1.2.5", "series_uid": "1.2.5.1", "sop_uid": "1.2.5.1.1"}
+    async with open_engine(archive.stores, SMALL, owner="a test") as engine:
+        await archive.fill(engine, 1, **named)
+        await archive.fill(engine, 40, study_uid="1.2.5")
+        archive.backup()
+        assert _compact(archive.stores)
+        other = await store(engine, ct_slice(number=1, **named), EXPLICIT)
+        assert other.outcome is Outcome.CONFLICT
+    report = _restore(archive, tmp_path / "new", archive.data)
+    archive.stores.close()
+    assert report.lost == 0
+    await archive.check(tmp_path / "new")
+    stores = open_stores(tmp_path / "new", archive.key, SMALL)
+    with stores.store.snapshot() as snapshot:
+        key = stores.catalog.instance_key(*named.values())
+        assert len(list(stores.catalog.versions(snapshot, key))) == 1
+    stores.close()
 
 
 async def test_what_was_deleted_after_the_backup_stays_deleted(archive: Archive, tmp_path: Path) -> None:

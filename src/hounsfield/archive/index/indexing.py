@@ -234,11 +234,20 @@ class Indexer:
             raise SealError("the record that the index points at is damaged")
         return record.ref
 
-    def _same(self, held: InstanceRow, stored: Stored) -> bool:
-        """Whether a record that is here and one that is added hold the same bytes as received."""
+    def _same(self, held: InstanceRow, stored: Stored, *, in_recovery: bool) -> bool:
+        """Whether a record that is here and one that is added hold the same bytes as received.
+
+        An index that is older than a compaction names segments that are gone; until all others are read it is
+        not known where their records went. Then both are kept: a start must not fail for it.
+        """
         if held.location.record_id in stored.unlike:
             return False
-        return self.are_alike(held, _Received.of(stored))
+        try:
+            return self.are_alike(held, _Received.of(stored))
+        except VANISHED:
+            if in_recovery:
+                return False
+            raise
 
     def are_alike(self, one: _IsStored, other: _IsStored) -> bool:
         """Whether two records hold the same bytes as received, however each is stored.
@@ -333,7 +342,11 @@ class Indexer:
                 continue
             record_id = stored.location.record_id
             same = [one for one in held if one.location.record_id == record_id]
-            alike = [] if same else [one for one in held if self._same(one, stored)]
+            alike = (
+                []
+                if same
+                else [one for one in held if self._same(one, stored, in_recovery=deleted is not None)]
+            )
             same = same or [one for one in alike if self._stays(snapshot, one, place, row.received_ns)][:1]
             if same:
                 needless.is_another(snapshot, i, stored, place, same[0])
