@@ -24,6 +24,7 @@ from hounsfield.archive.engine.tiers import TieringLimits, TieringOptions, TierO
 from hounsfield.archive.engine.types import StoreResult
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.packs import Packs
+from hounsfield.archive.index.prefetching import Prefetch
 from hounsfield.storage_backends.range_cache import RangeCacheLimits
 from support.archives import ct_slice, store, stored_bytes, stores_in
 
@@ -223,6 +224,20 @@ async def test_who_opens_a_series_brings_it_back(place: Place) -> None:
         assert await engine.tiering.recall(result.study_uid) == 0
         with pytest.raises(NotFoundError):
             await engine.tiering.recall("1.2.3")
+
+
+async def test_who_comes_tomorrow_has_his_priors_tonight(place: Place) -> None:
+    place.limits = replace(LIMITS, recall_when_opened=False)
+    async with place.open() as engine:
+        await place.send(engine, patient_id="P-1")
+        await place.send(engine, patient_id="P-2")
+        await applied(engine)
+        tiering = engine.tiering
+        tiering.prefetching.announce(Prefetch("O-1", "P-2", tiering.now() + 10**13), tiering.now())
+        await tidied(engine)
+        assert tiering.figures.prefetched_series == tiering.figures.recalled_series == 1
+        assert sorted(map(sorted, place.named(engine.stores).values())) == [["cold"], ["cold", "hot"]]
+        assert not tiering.prefetching.waiting()
 
 
 async def test_what_was_brought_back_is_kept_within_its_budget(place: Place) -> None:

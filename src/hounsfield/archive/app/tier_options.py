@@ -40,6 +40,7 @@ def tiering_options(config: Config, workers: int) -> TieringOptions:
     """What a configuration says of tiers, for one worker out of ``workers``. ConfigError."""
     from hounsfield.archive.engine.tier_planning import PlanLimits
     from hounsfield.archive.engine.tiers import TieringLimits, TieringOptions
+    from hounsfield.archive.index.prefetching import PrefetchRule
     from hounsfield.storage_backends.range_cache import RangeCacheLimits
 
     check_tiers(config)
@@ -56,6 +57,12 @@ def tiering_options(config: Config, workers: int) -> TieringOptions:
             erase_s=config.compaction.erase_days * 86_400,
         ),
         plan=PlanLimits(quiet_s=tiering.quiet_minutes * 60, recalled_s=tiering.recalled_days * 86_400),
+        prefetch=PrefetchRule(
+            hours_before=config.prefetch.hours_before,
+            priors_max=config.prefetch.priors_max,
+            years_max=config.prefetch.years_max,
+            only=config.prefetch.only,
+        ),
         ranges=RangeCacheLimits(bytes_max=max(1 << 20, tiering.range_bytes_max // workers)),
     )
 

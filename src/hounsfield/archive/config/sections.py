@@ -261,6 +261,13 @@ class Tiering(Section, frozen=True):
     range_bytes_max: Bytes = 128 * MIB
 
 
+class Prefetch(Section, frozen=True):
+    hours_before: Annotated[float, msgspec.Meta(ge=0, le=8760)] = 24.0
+    priors_max: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 3
+    years_max: Annotated[float, msgspec.Meta(gt=0, le=200)] = 10.0
+    only: Literal["any", "modality", "body-part", "both"] = "any"
+
+
 class TierEntry(Section, frozen=True):
     """A place for copies of packs beside the data directory: ``directory``, or ``bucket`` of an S3 server."""
 
@@ -316,6 +323,7 @@ class Config(Section, frozen=True):
     rendered: Rendered = Rendered()
     compaction: Compaction = Compaction()
     tiering: Tiering = Tiering()
+    prefetch: Prefetch = Prefetch()
     logs: Logs = Logs()
     metrics: Metrics = Metrics()
     aes: tuple[RemoteAE, ...] = ()

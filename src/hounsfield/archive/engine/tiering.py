@@ -41,6 +41,7 @@ from hounsfield.archive.index.demand import (
 from hounsfield.archive.index.gathering import Gatherer
 from hounsfield.archive.index.holds import OnHoldError
 from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
+from hounsfield.archive.index.prefetching import Prefetching
 from hounsfield.archive.index.remains import Remains
 from hounsfield.archive.index.rows import Event, InstanceRow, SourceRow
 from hounsfield.archive.index.tables import META, PACK
@@ -77,6 +78,7 @@ class TieringFigures:
     freed_bytes: int = 0
     recalled_series: int = 0
     recalled_bytes: int = 0
+    prefetched_series: int = 0
     expired_series: int = 0
     held_series: int = 0
     removed_packs: int = 0
@@ -113,6 +115,9 @@ class Tiering:
         self._gatherer = Gatherer(stores.indexer, clock=self.now)
         self.verifying = Verifying(stores.store, stores.journal, self.copying)
         stores.log.damaged = self._doubted.append
+        self.prefetching = Prefetching(
+            stores.store, stores.journal, stores.catalog, stores.planner, options.prefetch
+        )
         self._intervals = {one.name: int(one.verify_s * _NS) for one in options.tiers}
         self._remains = Remains(stores.indexer, stores.keyring, self.copying, stores.reading, prefix=SEGMENTS)
         self.leading = LedWork(
@@ -199,6 +204,7 @@ class Tiering:
         self._bring_back()
         if self._is_tidying_due():
             self._tidied_ns = self.now()
+            self._prefetch()
             self._remove_what_is_dead()
             self._verify()
         if self._is_plan_due():
@@ -365,6 +371,16 @@ class Tiering:
             self.figures.recalled_series += 1
             self.figures.recalled_bytes += brought
         return True
+
+    def _prefetch(self) -> None:
+        """Ask for the priors of those who come soon."""
+        for wanted in self.prefetching.due(self.now()):
+            away = [key for key in self.prefetching.series_for(wanted) if self._is_away(key)]
+            if away:
+                ask_for(self._store, away, RecallRow(self.now(), "prefetch"))
+            self.figures.prefetched_series += len(away)
+            self.prefetching.forget(wanted.name, self.now())
+        self._bring_back()
 
     def _remove_what_is_dead(self) -> None:
         before_ns = self.now() - int(self._limits.remove_after_s * _NS)

@@ -19,6 +19,7 @@ from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.index.copying import Tier, pack_key
 from hounsfield.archive.index.packs import HOT, Packs
+from hounsfield.archive.index.prefetching import PrefetchRule
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.directory_store import DirectoryLimits, DirectoryStore
@@ -94,6 +95,7 @@ class TieringOptions:
     limits: TieringLimits = field(default_factory=TieringLimits)
     plan: PlanLimits = field(default_factory=PlanLimits)
     ranges: RangeCacheLimits = field(default_factory=RangeCacheLimits)
+    prefetch: PrefetchRule = field(default_factory=PrefetchRule)
 
 
 class Tiers:
