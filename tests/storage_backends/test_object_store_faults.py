@@ -139,14 +139,14 @@ def test_what_is_damaged_on_the_way_is_sent_again(bucket: Bucket, act: str) -> N
 def test_silence_ends(bucket: Bucket, act: str) -> None:
     bucket.proxy.on(faults.silence, lambda request: True)
     with pytest.raises(StoreAwayError):
-        ALL[act](bucket.store)
+        ALL[act](bucket.opened(request_s=0.2))
 
 
 @pytest.mark.parametrize("act", ["read", "stream", "names"])
 def test_a_byte_now_and_then_ends(bucket: Bucket, act: str) -> None:
     bucket.proxy.on_method(faults.drip, "GET")
     with pytest.raises(StoreAwayError):
-        ALL[act](bucket.store)
+        ALL[act](bucket.opened(request_s=0.4))
 
 
 @pytest.mark.parametrize("act", ["read", "read much", "stream"])
@@ -294,21 +294,22 @@ def fresh(s3_server: S3Server) -> Iterator[Bucket]:  # noqa: F811
         yield Bucket(s3_server, proxy, replace(PATIENCE, request_s=30))
 
 
+@pytest.mark.parametrize("taken", [1, 3])
 @pytest.mark.parametrize("in_flight", [1, 3])
-def test_a_stream_reads_so_far_ahead_and_no_further(fresh: Bucket, in_flight: int) -> None:
+def test_a_stream_reads_so_far_ahead_and_no_further(fresh: Bucket, in_flight: int, taken: int) -> None:
     """Whatever its reader does: memory is bounded by that."""
-    store = fresh.opened(ranges_in_flight=in_flight)
-    for take in (1, 3):
-        fresh.proxy.behave()
-        stream = store.stream("large")
-        for _ in range(take):
-            next(stream)
-        store.close()
-        assert len(fresh.proxy.requests) <= take + in_flight
-        assert fresh.proxy.at_once_max <= in_flight
-        store = fresh.opened(ranges_in_flight=in_flight)
-    assert len(store.read("large", 0, len(LARGE))) == len(LARGE)
+    stream = fresh.opened(ranges_in_flight=in_flight).stream("large")
+    for _ in range(taken):
+        next(stream)
+    assert len(fresh.proxy.requests) <= taken + in_flight
+    assert sum(map(len, stream)) == len(LARGE) - taken * MIB
     assert fresh.proxy.at_once_max <= in_flight
+
+
+def test_a_large_read_asks_for_so_many_ranges_at_once(fresh: Bucket) -> None:
+    assert fresh.opened(ranges_in_flight=2).read("large", 0, len(LARGE)) == LARGE
+    assert len(fresh.proxy.requests) == 11
+    assert fresh.proxy.at_once_max <= 2
 
 
 def test_all_streams_together_have_so_many_threads(fresh: Bucket) -> None:
@@ -333,7 +334,7 @@ def test_a_put_holds_so_many_parts_and_no_more(fresh: Bucket) -> None:
     with pytest.raises(StoreAwayError):
         fresh.opened(parts_in_flight=2, request_s=1).put("new", pieces(), 200 * MIB)
     assert made <= (2 + 4) * 5 * MIB
-    assert fresh.proxy.at_once_max <= 2 + 1  # and the abort
+    assert sum(request.is_part for request in fresh.proxy.requests) == 2
 
 
 def test_a_store_that_is_closed_under_a_stream(fresh: Bucket) -> None:

@@ -150,7 +150,7 @@ def drip(exchange: Exchange) -> None:
         for place in range(len(answer.body)):
             handler.wfile.write(answer.body[place : place + 1])
             handler.wfile.flush()
-            if exchange.proxy.closing.wait(0.2):
+            if exchange.proxy.closing.wait(0.1):
                 break
     exchange.hang_up()
 
@@ -195,7 +195,7 @@ class FaultyStore:
     """All that came in; bodies left out."""
     closing: threading.Event = field(default_factory=threading.Event)
     at_once_max: int = 0
-    """How many requests were under way together."""
+    """How many requests the real server had together."""
     breaks_puts_after: int | None = None
     """Close the connection once this many bytes of the next request's body were read."""
     _rules: list[_Rule] = field(default_factory=list)
@@ -223,7 +223,7 @@ class FaultyStore:
             self.breaks_puts_after = None
 
     @contextmanager
-    def under_way(self) -> Iterator[None]:
+    def _counted(self) -> Iterator[None]:
         with self._lock:
             self._under_way += 1
             self.at_once_max = max(self.at_once_max, self._under_way)
@@ -243,6 +243,10 @@ class FaultyStore:
         return None
 
     def ask(self, request: Request, handler: BaseHTTPRequestHandler) -> Answer:
+        with self._counted():
+            return self._ask(request, handler)
+
+    def _ask(self, request: Request, handler: BaseHTTPRequestHandler) -> Answer:
         connection = http.client.HTTPConnection(*self.upstream, timeout=30)
         try:
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)
@@ -276,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = Request(self.command, self.path, self.headers.get("Range"), body)
         exchange = Exchange(self.proxy, self, request)
         fault = self.proxy.fault_for(request)
-        with suppress(ConnectionError, TimeoutError), self.proxy.under_way():  # or: the client gave up
+        with suppress(ConnectionError, TimeoutError):  # the client gave up
             if fault is None:
                 exchange.answer(exchange.forward())
             else:

@@ -194,7 +194,8 @@ def seaweedfs() -> S3Server:
     process = start_program(command, log)
 
     def end() -> None:
-        stop_program(process)
+        process.kill()  # asked politely it takes ten seconds, for data that nobody needs
+        process.wait()
         shutil.rmtree(directory, ignore_errors=True)
 
     atexit.register(end)
