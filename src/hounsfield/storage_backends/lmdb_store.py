@@ -45,6 +45,7 @@ from hounsfield.storage_backends.lmdb_checkpoints import (
 )
 from hounsfield.storage_backends.lmdb_snapshot import LmdbSnapshot
 from hounsfield.storage_backends.lmdb_upkeep import Visitors
+from hounsfield.storage_backends.lmdb_whole import require_whole
 from hounsfield.storage_backends.tables import check_batch, check_tables, sequence_key
 
 __all__ = ["LmdbLimits", "LmdbStore"]
@@ -112,6 +113,8 @@ class LmdbStore:
             with _opening(self._path):
                 if nobody_has_it_open(self._path):
                     self.restored = recover(self._path)
+                    if (self._path / DATA_FILE).exists():
+                        require_whole(self._path / DATA_FILE)
                 if not (self._path / DATA_FILE).exists():
                     self._create()
                 self._environment = self._open(self._path)
