@@ -11,8 +11,9 @@ when a rule wants it and not all of it is packed.
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hounsfield.archive.engine.tier_rules import (
     Action,
@@ -31,7 +32,7 @@ from hounsfield.archive.index.tables import SERIES, STUDY_ID_BYTES, USE
 from hounsfield.archive.index.use import stored_bytes
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot
 
-__all__ = ["PackTask", "PlanLimits", "SeriesTask", "TierPlanning"]
+__all__ = ["PackTask", "PlanLimits", "PlanPage", "SeriesTask", "TierPlanning"]
 
 PAGE_SERIES = 200
 """Series looked at in one snapshot: at 10 ms it is held no longer than others notice."""
@@ -80,6 +81,8 @@ class SeriesTask:
     gather_bytes: int = 0
     packs: tuple[PackTask, ...] = ()
     modality: str = ""
+    size: int = 0
+    """Bytes of the series, as it lies."""
 
     @property
     def copied_bytes(self) -> int:
@@ -100,6 +103,22 @@ class SeriesTask:
     def idle(self) -> bool:
         """Whether nothing is to be done."""
         return not self.gather and not self.packs and self.action != "expire"
+
+
+@dataclass(slots=True)
+class PlanPage:
+    """A stretch of a plan: what is to be done, and how many series there are of which nothing is."""
+
+    tasks: list[SeriesTask] = field(default_factory=list)
+    looked: int = 0
+    quiet: int = 0
+    """Changed too lately."""
+    unmatched: int = 0
+    """No rule wants anything of them."""
+    settled: Counter[str] = field(default_factory=Counter)
+    """They are as a rule wants them, by its name."""
+    after: bytes | None = None
+    """Where the next page goes on; None: this was the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,20 +172,31 @@ class TierPlanning:
         after: bytes | None = None
         looked = 0
         while True:
-            with store.snapshot() as snapshot:
-                moment = _Moment(snapshot, around, pinned(snapshot, self._journal, now_ns), now_ns)
-                page = list(snapshot.scan(SERIES, after=after, limit=PAGE_SERIES))
-                found = list(self._of_page(moment, page))
-            yield from found
-            looked += len(page)
+            page = self.page(store, around, now_ns, after)
+            yield from page.tasks
+            looked += page.looked
             progress(looked)
-            if len(page) < PAGE_SERIES:
+            if page.after is None:
                 return
-            after = page[-1][0]
+            after = page.after
 
-    def _of_page(self, at: _Moment, page: Sequence[tuple[bytes, bytes]]) -> Iterator[SeriesTask]:
+    def page(
+        self, store: KeyValueStore, around: Surroundings, now_ns: int, after: bytes | None = None
+    ) -> PlanPage:
+        """The next :data:`PAGE_SERIES` series, from the one after ``after`` on."""
+        found = PlanPage()
+        with store.snapshot() as snapshot:
+            moment = _Moment(snapshot, around, pinned(snapshot, self._journal, now_ns), now_ns)
+            page = list(snapshot.scan(SERIES, after=after, limit=PAGE_SERIES))
+            self._look_at(moment, page, found)
+        if len(page) == PAGE_SERIES:
+            found.after = page[-1][0]
+        return found
+
+    def _look_at(self, at: _Moment, page: Sequence[tuple[bytes, bytes]], found: PlanPage) -> None:
         study_id, study = b"", None
         for key, sealed in page:
+            found.looked += 1
             if key[:STUDY_ID_BYTES] != study_id:
                 study_id = key[:STUDY_ID_BYTES]
                 study = self._catalog.study_by_id(at.snapshot, study_id)
@@ -174,10 +204,15 @@ class TierPlanning:
                 continue
             row = self._catalog.open_row(SERIES, key, sealed, SeriesRow)
             if at.now_ns - row.changed_ns < self._limits.quiet_s * 1e9:
+                found.quiet += 1
                 continue
             task = self._task(at, _Series(key, study, row, list(packs_of(at.snapshot, key))))
-            if task is not None and not task.idle:
-                yield task
+            if task is None:
+                found.unmatched += 1
+            elif task.idle:
+                found.settled[task.rule] += 1
+            else:
+                found.tasks.append(task)
 
     def _task(self, at: _Moment, one: _Series) -> SeriesTask | None:
         if self._asks_bytes:
@@ -247,6 +282,7 @@ class TierPlanning:
             gather=bool(one.loose) and wants_pack,
             gather_bytes=one.loose_bytes if wants_pack else 0,
             packs=tuple(packs),
+            size=sum(row.size for _, row in one.packs) + one.loose_bytes,
             modality=one.row.attributes.get(_MODALITY, ""),
         )
 

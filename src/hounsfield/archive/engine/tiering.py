@@ -18,14 +18,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from hounsfield.archive.engine.errors import BusyError, NotFoundError
 from hounsfield.archive.engine.led_work import LedWork
-from hounsfield.archive.engine.tier_planning import SeriesTask, TierPlanning
+from hounsfield.archive.engine.tier_planning import PlanPage, SeriesTask, TierPlanning
+from hounsfield.archive.engine.tier_progress import TierProgress
 from hounsfield.archive.engine.tier_rules import Surroundings, draining
+from hounsfield.archive.engine.tier_standing import TierStanding
 from hounsfield.archive.engine.tiers import SEGMENTS, TieringOptions
 from hounsfield.archive.index.carrying import Pace, StoppedError
 from hounsfield.archive.index.copying import Copying, NoCopyError
@@ -45,7 +47,7 @@ from hounsfield.archive.index.prefetching import Prefetching
 from hounsfield.archive.index.remains import Remains
 from hounsfield.archive.index.rows import Event, InstanceRow, SourceRow
 from hounsfield.archive.index.tables import META, PACK
-from hounsfield.archive.index.verifying import Found, Verifying
+from hounsfield.archive.index.verifying import Due, Found, Verifying
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import StorageError
@@ -136,6 +138,10 @@ class Tiering:
         self._swept_ns = 0
         self._tidied_ns = 0
         self.figures = TieringFigures()
+        self.progress = TierProgress(stores.store, self.figures, clock=self.now)
+        self.standing = TierStanding(
+            stores.store, stores.tiers, stores.keyring.root_id, self.verifying.damaged, clock=self.now
+        )
 
     def now(self) -> int:
         """Nanoseconds since 1970."""
@@ -202,31 +208,37 @@ class Tiering:
     def step(self) -> None:
         """All that is due now. On a thread, with the lease."""
         self._bring_back()
-        if self._is_tidying_due():
+        is_tidied = self._is_tidying_due()
+        if is_tidied:
             self._tidied_ns = self.now()
             self._prefetch()
             self._remove_what_is_dead()
             self._verify()
-        if self._is_plan_due():
+        is_planned = self._is_plan_due()
+        if is_planned:
             self._carry_out_plan()
             self._make_room()
         if self.now() - self._swept_ns >= self._limits.sweep_s * _NS:
             self._swept_ns = self.now()
             self._sweep()
+        self.progress.save()
+        self.standing.tell(again=is_tidied or is_planned)
 
     def _is_anything_due(self) -> bool:
         return bool(recalls(self._store, 1)) or self._is_tidying_due() or self._is_plan_due()
 
     def _is_tidying_due(self) -> bool:
+        if self.verifying.asked_ns() > self._tidied_ns:
+            return True
         if self.now() - self._tidied_ns < self._limits.tidy_s * _NS:
             return False
+        if self._options.tiers:
+            return True
         with self._store.snapshot() as snapshot:
             return next(snapshot.scan(PACK, limit=1), None) is not None
 
     def _is_plan_due(self) -> bool:
-        with self._store.snapshot() as snapshot:
-            asked = int.from_bytes(snapshot.get(META, _ASKED) or b"", "big")
-            planned = int.from_bytes(snapshot.get(META, _PLANNED) or b"", "big")
+        asked, planned = self.planned_ns()
         return asked > planned or (
             bool(self._options.rules) and self.now() - planned >= self._limits.plan_s * _NS
         )
@@ -234,20 +246,26 @@ class Tiering:
     def _carry_out_plan(self) -> None:
         began = self.now()
         self.figures.away.clear()
-        pace = self.leading.pace()
-        for task in self.planned(began):
-            self._carry_out(task, pace)
-            self._bring_back()  # who waits for a series waits for one task at most
+        with self.progress.of("plan", self.leading.pace()) as (pace, looked):
+            for task in self.planned(began, looked):
+                self._carry_out(task, pace)
+                self._bring_back()  # who waits for a series waits for one task at most
         batch = Batch(uses_reserve=True)
         batch.put(META, _PLANNED, began.to_bytes(8, "big"))
         self._store.commit(batch)
 
     def planned(self, now_ns: int, progress: Callable[[int], None] = lambda _: None) -> Iterator[SeriesTask]:
         """What the rules want done, as it is at each moment. Changes nothing."""
+        return self.planning.tasks(self._store, self._around(), now_ns, progress)
+
+    def plan_page(self, after: bytes | None) -> PlanPage:
+        """A page of a plan, from where another one ended. Changes nothing."""
+        return self.planning.page(self._store, self._around(), self.now(), after)
+
+    def _around(self) -> Surroundings:
         fill = self.hot_fill()
         self._draining = draining(self._options.rules, fill, self._draining)
-        around = Surroundings(self._today(), fill, self._draining)
-        return self.planning.tasks(self._store, around, now_ns, progress)
+        return Surroundings(self._today(), fill, self._draining)
 
     def hot_fill(self) -> float:
         """How much of the disk of the data directory is used, 0 to 1."""
@@ -344,17 +362,17 @@ class Tiering:
     def _bring_back(self) -> None:
         while found := recalls(self._store, RECALLS_AT_ONCE):
             failed = 0
-            for series_key, row in found:
-                if self._recalled(series_key):
-                    satisfied(self._store, series_key, row)
-                else:
-                    failed += 1
+            with self.progress.of("recall", self.leading.pace(throttled=False)) as (pace, _):
+                for series_key, row in found:
+                    if self._recalled(series_key, pace):
+                        satisfied(self._store, series_key, row)
+                    else:
+                        failed += 1
             if failed:
                 return  # they stay asked for; the next look tries again
 
-    def _recalled(self, series_key: bytes) -> bool:
+    def _recalled(self, series_key: bytes, pace: Pace) -> bool:
         """Bring a series back; whether there is nothing left to do, or nothing that could be."""
-        pace = self.leading.pace(throttled=False)
         brought = 0
         for segment, row in self.copying.packs.of_series(series_key):
             if HOT in row.copies:
@@ -402,22 +420,29 @@ class Tiering:
 
     def _verify(self) -> None:
         """Read again what is due, a few copies at a time, so that nobody waits for it."""
-        pace = self.leading.pace()
-        while due := self.verifying.due(self.now(), self._intervals, VERIFIED_AT_ONCE):
-            away = False
-            for one in due:
-                found = self.verifying.verify(one, pace=pace)
-                away |= found is Found.AWAY
-                self.figures.verified_copies += found is Found.RIGHT
-                self.figures.repaired_packs += found is Found.REPAIRED
-                if found in {Found.REPAIRED, Found.DAMAGED}:
-                    name = one.segment.hex()
-                    _logger.warning("the copy of pack %s in %s was wrong: %s", name, one.tier, found.value)
-                self._bring_back()
-            if away:
-                return  # the next look goes on
-            for segment in {one.segment for one in due}:
-                self.verifying.settle(segment)
+        due = self.verifying.due(self.now(), self._intervals, VERIFIED_AT_ONCE)
+        if not due:
+            return
+        with self.progress.of("verify", self.leading.pace()) as (pace, _):
+            while due and self._all_answered(due, pace):  # the next look goes on
+                due = self.verifying.due(self.now(), self._intervals, VERIFIED_AT_ONCE)
+
+    def _all_answered(self, due: list[Due], pace: Pace) -> bool:
+        away = False
+        for one in due:
+            found = self.verifying.verify(one, pace=pace)
+            away |= found is Found.AWAY
+            self.figures.verified_copies += found is Found.RIGHT
+            self.figures.repaired_packs += found is Found.REPAIRED
+            if found in {Found.REPAIRED, Found.DAMAGED}:
+                name = one.segment.hex()
+                _logger.warning("the copy of pack %s in %s was wrong: %s", name, one.tier, found.value)
+            self._bring_back()
+        if away:
+            return False
+        for segment in {one.segment for one in due}:
+            self.verifying.settle(segment)
+        return True
 
     def _make_room(self) -> None:
         """Drop what was brought back and not opened for longest, past the budget for it."""
@@ -465,6 +490,17 @@ class Tiering:
         await trio.to_thread.run_sync(ask)
         self._asked.set()
 
+    async def verify(self) -> None:
+        """Have every copy in a tier read again soon, by whichever worker leads."""
+        await trio.to_thread.run_sync(self.verifying.ask, self.now())
+        self._asked.set()
+
+    def planned_ns(self) -> tuple[int, int]:
+        """When somebody asked last for the rules to be carried out, and when the last plan that was began."""
+        with self._store.snapshot() as snapshot:
+            asked = int.from_bytes(snapshot.get(META, _ASKED) or b"", "big")
+            return asked, int.from_bytes(snapshot.get(META, _PLANNED) or b"", "big")
+
     async def recall(self, study_uid: str, series_uid: str = "", *, why: str = "asked") -> int:
         """Have a study, or one of its series, be hot soon; how many series are not. ``NotFoundError``."""
         asked = await trio.to_thread.run_sync(self._ask_for, study_uid, series_uid, why)
@@ -485,36 +521,6 @@ class Tiering:
         if away:
             ask_for(self._store, away, RecallRow(self.now(), why))
         return len(away)
-
-    async def status(self) -> dict[str, Any]:
-        """What lies where, and what is wanted, as plain values; nothing of a patient."""
-        return await trio.to_thread.run_sync(self._status)
-
-    def _status(self) -> dict[str, Any]:
-        totals = self.copying.packs.totals()
-        with self._store.snapshot() as snapshot:
-            planned = int.from_bytes(snapshot.get(META, _PLANNED) or b"", "big")
-            asked = int.from_bytes(snapshot.get(META, _ASKED) or b"", "big")
-        tiers = []
-        for name in self.copying.tiers:
-            total = totals.pop(name, None)
-            tiers.append({
-                "tier": name,
-                "packs": total.packs if total else 0,
-                "bytes": total.bytes if total else 0,
-                "objects": total.objects if total else 0,
-                "configured": True,
-            })  # fmt: skip
-        for name, total in totals.items():  # copies in a tier that config.toml does not have any more
-            tiers.append({"tier": name, **total._asdict(), "configured": False})
-        return {
-            "tiers": tiers,
-            "hot_fill": self.hot_fill(),
-            "rules": [rule.name for rule in self._options.rules],
-            "planned": planned / _NS if planned else None,
-            "plan_asked": asked > planned,
-            "recalls": len(recalls(self._store, 1_000_000)),
-        }
 
 
 def _day(at_ns: int) -> datetime.date:

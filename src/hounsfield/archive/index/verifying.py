@@ -73,10 +73,19 @@ class Verifying:
         batch.put(META, _BEFORE, now_ns.to_bytes(8, "big"))
         self._store.commit(batch)
 
+    def asked_ns(self) -> int:
+        """When somebody asked last for every copy to be verified; 0: nobody did."""
+        with self._store.snapshot() as snapshot:
+            return int.from_bytes(snapshot.get(META, _BEFORE) or b"", "big")
+
+    def left(self, tiers: Iterable[str]) -> tuple[int, int]:
+        """Copies in ``tiers`` that are still to be verified since :meth:`asked_ns`, and their bytes."""
+        due = list(self._overdue(0, dict.fromkeys(tiers, 0), self.asked_ns()))
+        return len(due), sum(one.size for one in due)
+
     def due(self, now_ns: int, intervals_ns: Mapping[str, int], limit: int) -> list[Due]:
         """Copies to verify now, at most so many. ``intervals_ns`` by tier; 0: only when asked or in doubt."""
-        with self._store.snapshot() as snapshot:
-            before = int.from_bytes(snapshot.get(META, _BEFORE) or b"", "big")
+        before = self.asked_ns()
         doubted = [due for segment in self._doubts() for due in self._copies(segment)]
         found = heapq.nsmallest(limit, self._overdue(now_ns, intervals_ns, before))
         return (doubted + [due for due in found if due not in doubted])[:limit]
