@@ -21,7 +21,7 @@ from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.tier_planning import PlanLimits
 from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.tiers import TieringLimits, TieringOptions, TierOptions
-from hounsfield.archive.engine.types import StoreResult
+from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.packs import Packs
 from hounsfield.archive.index.prefetching import Prefetch
@@ -193,6 +193,24 @@ async def test_a_tier_that_is_not_there_costs_only_what_lies_there(place: Place)
         await place.require_all(engine)
         await applied(engine)
         assert all(tiers == {"cold"} for tiers in place.named(engine.stores).values())
+        await place.require_all(engine)
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_what_is_sent_again_while_it_lies_elsewhere(place: Place, large: bool) -> None:
+    place.limits = replace(LIMITS, recall_when_opened=False)
+    async with place.open() as engine:
+        await place.send(engine, 2, pixels=random.Random(3).randbytes(1 << 21) if large else b"")
+        await applied(engine)
+    async with place.open() as engine:
+        for data, _ in place.sent.values():
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
+    (place.root / "cold").rename(place.root / "gone")
+    async with place.open() as engine:  # nobody can say whether it is the same: both are kept, nobody waits
+        for data, _ in place.sent.values():
+            assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.CONFLICT
+    (place.root / "gone").rename(place.root / "cold")
+    async with place.open() as engine:
         await place.require_all(engine)
 
 

@@ -291,3 +291,17 @@ def test_a_removed_pack_is_nowhere(place: Place) -> None:
     place.copying.remove(place.segment)
     assert not place.right()
     assert list(place.buckets["cold"].objects) == ["keys/root"]
+
+
+def test_what_a_killed_step_left_in_the_hot_tier_goes(place: Place) -> None:
+    assert not place.copying.sweep_one("hot", place.segment)
+    place.copying.copy(place.segment, "cold")
+    assert not place.copying.sweep_one("hot", place.segment)
+    place.buckets["hot"].failure = AwayError("away")
+    with pytest.raises(AwayError):
+        place.copying.drop(place.segment, "hot")
+    place.buckets["hot"].failure = None
+    assert place.right() == {"hot", "cold"}
+    assert place.copying.sweep_one("hot", place.segment)
+    assert not place.copying.sweep_one("hot", b"0" * 16)
+    assert place.right() == place.copies() == {"cold"}

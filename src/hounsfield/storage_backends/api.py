@@ -118,6 +118,9 @@ class ReadsAhead(Protocol):
 class HasCopies(Protocol):
     """Optional: a store some of whose blobs lie in several places."""
 
+    def is_near(self, name: str) -> bool:
+        """Whether a read of the blob waits for a local disk at most."""
+
     def copies(self, name: str) -> Iterator[BlobReads]:
         """Other places with the same blob, the best first: for one whose bytes turned out to be wrong."""
 

@@ -311,6 +311,10 @@ class SegmentLog:
         for segment, ranges in wanted.items():
             self._blobs.read_ahead(self._name(segment), sorted(ranges))
 
+    def is_near(self, segment: bytes) -> bool:
+        """Whether reading a segment waits for a local disk at most, not for another tier."""
+        return self._copies is None or self._copies.is_near(self._name(segment))
+
     def is_in_memory(self, part: PartRef) -> bool:
         """Whether a part's end, and so most likely all of it, can be read without waiting. A guess, made in a
         microsecond or two; False also where the store cannot tell, or the part is not there."""

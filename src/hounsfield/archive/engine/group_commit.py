@@ -132,7 +132,9 @@ class GroupCommit:
             received = objects[i]
             new = tuple(one for one in instances if one.location.record_id not in received.unlike)
             lengths = [len(piece) for piece in received.slices]
-            if any(indexer.holds(one, received.row, lengths, received.slices) for one in new):
+            # What lies in another tier is compared elsewhere: nobody in this group waits for a bucket.
+            near = [one for one in new if self._log.is_near(one.location.segment)]
+            if any(indexer.holds(one, received.row, lengths, received.slices) for one in near):
                 fates[i] = result_of(received.row, Outcome.DUPLICATE)
             elif new and not received.settled:
                 fates[i] = Undecided(new)

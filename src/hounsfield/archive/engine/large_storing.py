@@ -120,6 +120,8 @@ class LargeStoring:
         for one in held:
             if one.location.stream is None or one.transfer_syntax_uid != self._transfer_syntax_uid:
                 continue
+            if not indexer.log.is_near(one.location.segment):
+                continue  # compared at the end: what comes in does not wait for a bucket
             try:
                 reader = open_pieces(indexer.log, one.location)
                 same = reader.data_bytes >= at and (

@@ -29,7 +29,7 @@ from hounsfield.archive.engine.errors import (
 )
 from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.types import Frame, Header
-from hounsfield.archive.index.indexing import Indexer, as_received, lengths_as_received
+from hounsfield.archive.index.indexing import OUT_OF_REACH, Indexer, as_received, lengths_as_received
 from hounsfield.archive.index.remaining import row_part
 from hounsfield.archive.index.rows import Attributes, InstanceRow, ObjectRow, SourceRow, decode
 from hounsfield.codecs import at_rest
@@ -44,13 +44,10 @@ from hounsfield.storage_backends.errors import (
     SealError,
     ShortReadError,
 )
-from hounsfield.storage_backends.object_store import ForeignTierError, StoreAwayError, StoreRefusedError
 from hounsfield.storage_backends.segments import PartRef
 
 #: What reading a damaged or missing record raises.
 UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, KeyringError, FormatError, CodecError)
-#: What reading raises of a record that lies in a tier which does not give it now.
-OUT_OF_REACH = (StoreAwayError, StoreRefusedError, ForeignTierError)
 _DAMAGED = "the stored record does not open: it is damaged; restore it from a backup"
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
 FRAMES_NOWAIT_MAX = 64  # of one object, while others wait: each is opened alone, however few bytes it has
@@ -218,6 +215,10 @@ class Records:
             head, trailer = self._large.ends(row)
         at = stream.trailer_at if len(trailer) else stream.data_bytes
         return Header(head, trailer, row.transfer_syntax_uid), len(head), at
+
+    def is_near(self, row: InstanceRow) -> bool:
+        """Whether reading the object waits for a local disk at most, not for another tier."""
+        return self._log.is_near(row.location.segment)
 
     def source_ae(self, row: InstanceRow) -> str:
         """The AE that sent the object, "" when none did."""

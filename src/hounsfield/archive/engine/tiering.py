@@ -466,9 +466,11 @@ class Tiering:
             left -= size
 
     def _sweep(self) -> None:
+        for segment in self._stores.blobs.names(SEGMENTS):
+            self.copying.sweep_one(HOT, bytes.fromhex(segment.removeprefix(SEGMENTS)))
         for name in self.copying.tiers:
             if name == HOT:
-                continue  # what no row names there is for catching up and compaction
+                continue
             try:
                 removed, strangers = self.copying.sweep(name, pace=self.leading.pace(throttled=False))
             except StorageError as error:

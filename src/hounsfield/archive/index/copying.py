@@ -6,7 +6,8 @@ right copies as before:
 
 * *copy*: the wrapped key, then the blob, are put into the tier, the blob proved as it goes by, so that a
   wrong one is never put; it is read back from there, whole, and proved again; only then the pack's row names
-  the tier;
+  the tier. The local disk is believed when it has synced, as when objects come in, so that a recall is as
+  fast as the store it comes from; what it holds is read back before others are dropped for it;
 * *drop*: the row does not name the tier any more, which fails when too few others would be left; the index is
   synced; only then the blob goes, and then its key there.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from hounsfield.archive.index.packs import HOT, CopyRow, PackGoneError, PackRow, Packs
@@ -104,14 +106,20 @@ class Copying:
         back other bytes than it took, and what ``pace`` does.
         """
         row = self._row(segment)
-        return row if to in row.copies else self._put(segment, row, to, pace)
+        if to in row.copies:
+            return row
+        return self._put(segment, row, to, pace, read_back=to != HOT)
 
-    def drop(self, segment: bytes, tier: str, *, others_min: int = 1) -> PackRow:
+    def drop(self, segment: bytes, tier: str, *, others_min: int = 1, pace: Pace = lambda _: None) -> PackRow:
         """Have ``tier`` not hold the pack any more, if ``others_min`` other tiers (one at least) do.
 
-        Raises ``LastCopyError`` (nothing changed) or ``PackGoneError``. When the store fails, the row names
-        the tier no more and the bytes are left there, for :meth:`sweep`.
+        A copy that was not read since it was put is read first, and put anew when it is wrong. Raises
+        ``LastCopyError`` or ``PackGoneError``, and as :meth:`copy`: nothing is dropped then. When the store
+        fails, the row names the tier no more and the bytes are left there, for :meth:`sweep`.
         """
+        for name, copy in self._row(segment).copies.items():
+            if name in self._tiers and name != tier and not copy.verified_ns:
+                self._read_back(segment, name, pace)
         row = self.packs.unname_copy(segment, tier, others_min=others_min)
         self._store.sync()  # or a power cut could bring back a row that names what is gone
         self._remove(self._tiers[tier], segment)
@@ -127,7 +135,7 @@ class Copying:
 
     def repair(self, segment: bytes, tier: str, *, pace: Pace = lambda _: None) -> PackRow:
         """Put the pack into ``tier`` anew, from another tier whose copy is right. Raises as :meth:`copy`."""
-        return self._put(segment, self._row(segment), tier, pace)
+        return self._put(segment, self._row(segment), tier, pace, read_back=True)
 
     def remove(self, segment: bytes) -> None:
         """Delete every copy of a pack that no row points into, and its keys in the tiers.
@@ -150,15 +158,22 @@ class Copying:
             segment = _segment_of(key)
             if segment is None:
                 continue
-            row = self.packs.get(segment)
-            if row is not None and name in row.copies:
-                continue
-            if row is None and self._has_key(segment):
+            if self.packs.get(segment) is None and self._has_key(segment):
                 strangers += 1
-                continue
-            self._remove(tier, segment)
-            removed += 1
+            elif self.sweep_one(name, segment):
+                removed += 1
+            elif self.packs.get(segment) is None:
+                self._remove(tier, segment)
+                removed += 1
         return removed, strangers
+
+    def sweep_one(self, name: str, segment: bytes) -> bool:
+        """Delete a pack's blob in a tier that its row does not name; whether it is such a one."""
+        row = self.packs.get(segment)
+        if row is None or name in row.copies:
+            return False
+        self._remove(self._tiers[name], segment)
+        return True
 
     # ------------------------------------------------------------ one copy
 
@@ -168,7 +183,13 @@ class Copying:
             raise PackGoneError(f"there is no pack {segment.hex()}")
         return row
 
-    def _put(self, segment: bytes, row: PackRow, to: str, pace: Pace) -> PackRow:
+    def _read_back(self, segment: bytes, tier: str, pace: Pace) -> None:
+        try:
+            self.verify(segment, tier, pace=pace)
+        except WRONG_BYTES:
+            self.repair(segment, tier, pace=pace)
+
+    def _put(self, segment: bytes, row: PackRow, to: str, pace: Pace, *, read_back: bool) -> PackRow:
         target = self._tiers[to]
         said: list[str] = []
         self._put_keys(target, segment)
@@ -180,9 +201,10 @@ class Copying:
             except _SourceError as error:
                 said.append(f"{name}: {error}")
                 continue
-            self._check(segment, row, target, pace)
+            if read_back:
+                self._check(segment, row, target, pace)
             now = self.now()
-            return self.packs.name_copy(segment, to, CopyRow(now, now))
+            return self.packs.name_copy(segment, to, CopyRow(now, now if read_back else 0))
         raise NoCopyError(
             f"pack {segment.hex()} was not copied to {to}: " + ("; ".join(said) or "no other tier has it")
         )
@@ -194,18 +216,22 @@ class Copying:
     def _right(self, segment: bytes, row: PackRow, source: Tier, pace: Pace) -> Iterator[Buffer]:
         """The bytes of a copy; ``_SourceError`` before the last of them when they are wrong.
 
-        So what takes objects whole or not at all takes none that is wrong.
+        So what takes objects whole or not at all takes none that is wrong. A piece is proved while it is
+        being put: hashing takes as long as either.
         """
         check = PackCheck(segment, self._keyring.key("segment", segment.hex()))
         left = row.size
         try:
-            for piece in source.store.stream(source.key_of(segment), 0, row.size):
-                check.update(piece)
-                left -= len(piece)
-                if not left:
-                    self._require_made(segment, row, check.finish().digest)
-                pace(len(piece))
-                yield piece
+            with ThreadPoolExecutor(1, thread_name_prefix="pack-proof") as beside:
+                for piece in source.store.stream(source.key_of(segment), 0, row.size):
+                    proving = beside.submit(check.update, piece)
+                    left -= len(piece)
+                    if not left:
+                        proving.result()
+                        self._require_made(segment, row, check.finish().digest)
+                    pace(len(piece))
+                    yield piece
+                    proving.result()  # then the next piece may take this one's memory
         except StorageError as error:
             raise _SourceError(str(error)) from error
 

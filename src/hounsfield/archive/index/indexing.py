@@ -44,6 +44,7 @@ from hounsfield.storage_backends.errors import (
     SealError,
     StorageError,
 )
+from hounsfield.storage_backends.object_store import ForeignTierError, StoreAwayError, StoreRefusedError
 from hounsfield.storage_backends.segments import PartRef, RecordRef, ScannedRecord, SegmentLog
 
 SEALS_PER_OBJECT = (
@@ -52,6 +53,9 @@ SEALS_PER_OBJECT = (
 
 #: What reading raises when the segment that a row names was removed since the row was read.
 VANISHED = (BlobNotFoundError, KeyringError)
+
+#: What reading raises of a record that lies in a tier which does not give it now.
+OUT_OF_REACH = (StoreAwayError, StoreRefusedError, ForeignTierError)
 
 EVENT_STORED = "instances-stored"
 EVENT_CONFLICT = "conflict-kept"
@@ -242,9 +246,11 @@ class Indexer:
         """
         if held.location.record_id in stored.unlike:
             return False
+        if not in_recovery and not self.log.is_near(held.location.segment):
+            return False  # others wait for this commit; whoever could wait has compared them
         try:
             return self.are_alike(held, _Received.of(stored))
-        except VANISHED:
+        except (*VANISHED, *OUT_OF_REACH):
             if in_recovery:
                 return False
             raise
