@@ -16,9 +16,12 @@ from hounsfield.archive.engine.restore import Restore, RestoreReport
 from hounsfield.archive.engine.types import StoreResult
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.index.gathering import Gatherer
 from hounsfield.archive.index.rewriting import Rewriter
 from hounsfield.archive.index.rows import Location, StudyRow
+from hounsfield.archive.index.smaller_frames import SmallerLimits
 from hounsfield.archive.index.tables import STUDY
+from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey, load_master_key
@@ -196,6 +199,30 @@ async def test_an_index_older_than_a_compaction_finds_what_was_moved(
     assert report.moved > 0
     assert report.lost == 0
     assert sorted(report.absent) == sorted(f"segments/{segment.hex()}" for segment in gone)
+    await archive.check(tmp_path / "new")
+
+
+@pytest.mark.parametrize("encoding", [None, Encoding.ZSTD, Encoding.HTJ2K])
+async def test_an_index_older_than_a_gathering_finds_what_is_in_packs(
+    archive: Archive, tmp_path: Path, encoding: Encoding | None
+) -> None:
+    """Frames are compressed in the pack: the row must say so as soon as it points there."""
+    async with open_engine(archive.stores, SMALL, owner="a test") as engine:
+        for number in range(10):
+            data = ct_slice(study_uid="1.2.5", series_uid="1.2.5.1", pixels=bytes([number, 1]) * 256)
+            result = await store(engine, data, EXPLICIT)
+            archive.acknowledged[result.sop_instance_uid] = (result, data)
+    archive.stores.log.start_anew()
+    archive.backup()
+    gatherer = Gatherer(archive.stores.indexer, compression=SmallerLimits(1, 9.0))
+    key = archive.stores.catalog.series_key("1.2.5", "1.2.5.1")
+    gathered = gatherer.gather(key, quiet_before_ns=1 << 62, recompress=encoding)
+    assert gathered.recompressed == (10 if encoding else 0)
+    for segment in archive.stores.log.segment_ids():
+        assert segment in gathered.packs or Rewriter(archive.stores.indexer).rewrite_segment(segment).removed
+    report = _restore(archive, tmp_path / "new", archive.data)
+    archive.stores.close()
+    assert (report.moved, report.lost) == (10, 0)
     await archive.check(tmp_path / "new")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import threading
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
 from hounsfield.archive.engine.types import Outcome, StoreResult
-from hounsfield.archive.index import gathering, locations
+from hounsfield.archive.index import gathering, locations, recovery
 from hounsfield.archive.index.carrying import StoppedError
 from hounsfield.archive.index.checking import Archive, Severity, check_all
 from hounsfield.archive.index.checking_logs import CHECKS
@@ -30,6 +31,7 @@ from hounsfield.archive.index.gathering import Gatherer, GatherLimits, GatherRep
 from hounsfield.archive.index.packs import HOT, CopyRow, PackRow, Packs
 from hounsfield.archive.index.rewriting import Rewriter
 from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.archive.index.smaller_frames import SmallerLimits
 from hounsfield.archive.index.tables import SEGMENT, USE
 from hounsfield.archive.index.use import use_of
 from hounsfield.codecs.at_rest import Encoding
@@ -46,7 +48,7 @@ STUDY, SERIES = "2.25.1", "2.25.1.1"
 
 def slice_of(number: int, **named: Any) -> bytes:
     uids = {"study_uid": STUDY, "series_uid": SERIES, "sop_uid": f"2.25.1.1.{number}"}
-    return ct_slice(**{**uids, "number": number, **named})
+    return ct_slice(**{"pixels": secrets.token_bytes(4) * 128, **uids, "number": number, **named})
 
 
 async def send(engine: Engine, data: bytes) -> StoreResult:
@@ -56,7 +58,9 @@ async def send(engine: Engine, data: bytes) -> StoreResult:
 def gather(stores: Stores, **named: Any) -> GatherReport:
     key = stores.catalog.series_key(named.pop("study", STUDY), named.pop("series", SERIES))
     named = {"quiet_before_ns": NOW, **named}
-    return Gatherer(stores.indexer, named.pop("limits", SMALL)).gather(key, **named)
+    compression = SmallerLimits(frame_bytes_min=1)
+    gatherer = Gatherer(stores.indexer, named.pop("limits", SMALL), compression=compression)
+    return gatherer.gather(key, **named)
 
 
 def series_rows(stores: Stores) -> dict[str, InstanceRow]:
@@ -240,6 +244,7 @@ async def test_what_is_deleted_meanwhile_stays_deleted(
             stores, monkeypatch, lambda: stores.deletions.delete(target, **WHY), recompress=Encoding.ZSTD
         )
         (segment,) = report.packs
+        assert report.recompressed == 5
         assert dead_in(stores, segment) == 1
         (old,) = [one for one in stores.log.segment_ids() if one != segment]
         assert dead_in(stores, old) == 5
@@ -541,6 +546,35 @@ async def test_large_objects_are_packs_by_themselves(tmp_path: Path) -> None:
                 check_pack(stores, segment).digest for segment in report.packs
             }
             assert snapshot.get(USE, report.packs[0]) is None
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["lost", "killed in a reindex"])
+async def test_packs_are_found_again_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The index is gone, and nobody asks for a reindex; or a reindex was killed before its first segment."""
+    directory = tmp_path / "data"
+    with stores_in(directory) as stores:
+        sent = await fill(stores)
+        packs_made = gather(stores, recompress=Encoding.ZSTD).packs
+        gather(stores, renew=packs_made[:1])
+        before = contents(stores)
+        known = packs_of(stores, STUDY, SERIES)
+        assert len(known) == 2
+    shutil.rmtree(directory / "index")
+    if killed:
+        with stores_in(directory) as stores, monkeypatch.context() as patch:
+            patch.setattr(recovery, "given_up_bytes", lambda *_: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                stores.reindex(lambda _done, _total: None)
+    with stores_in(directory) as stores:
+        assert stores.catch_up(at_start=True).damaged == 0
+        assert contents(stores) == before
+        found = packs_of(stores, STUDY, SERIES)
+        assert [(segment, row.digest, row.size, row.made_ns) for segment, row in found] == [
+            (segment, row.digest, row.size, row.made_ns) for segment, row in known
+        ]
+        assert {sop: received(stores, row) for sop, row in series_rows(stores).items()} == sent
 
 
 async def test_a_long_series_makes_several_packs(tmp_path: Path) -> None:

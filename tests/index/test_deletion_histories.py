@@ -85,7 +85,7 @@ class History:
             if sex is None:
                 del data.PatientSex
 
-        pixels = self.source.randbytes(512)
+        pixels = self.source.randbytes(4) * 128
         data = ct_slice(
             study_uid=uids[0],
             series_uid=uids[1],

@@ -112,7 +112,15 @@ def test_any_history_with_corrections(tmp_path: Path, seed: int) -> None:
                 study, series = f"2.25.{number}", f"2.25.{number}.{source.randrange(2)}"
                 fill(
                     stores,
-                    [ct_slice(study_uid=study, series_uid=series, patient_id=f"P{number}") for _ in "ab"],
+                    [
+                        ct_slice(
+                            study_uid=study,
+                            series_uid=series,
+                            patient_id=f"P{number}",
+                            pixels=source.randbytes(4) * 128,
+                        )
+                        for _ in "ab"
+                    ],
                 )
             case "delete" if known:
                 study = source.choice(sorted(known))
