@@ -117,6 +117,47 @@ def test_each_file_is_opened_once_and_read_once_and_not_again_by_the_next_run(
     assert archive.bring(tree, afresh=True) == {"already there": 11, "not DICOM": 1}
 
 
+def test_of_a_zip_archive_nothing_is_read_twice(
+    archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "export.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as packed:
+        for number in range(4):
+            uid = str(generate_uid())
+            packed.writestr(f"{number}.dcm", part10(ct_slice(sop_uid=uid, pixels=bytes(900_000)), uid))
+    read = 0
+    plain_read, plain_pread = os.read, os.pread
+
+    def counting(data: bytes) -> bytes:
+        nonlocal read
+        read += len(data)
+        return data
+
+    monkeypatch.setattr(reading.os, "read", lambda fd, count: counting(plain_read(fd, count)))
+    monkeypatch.setattr(reading.os, "pread", lambda fd, count, at: counting(plain_pread(fd, count, at)))
+    assert archive.bring(file, jobs=1) == {"imported": 4}
+    assert (
+        file.stat().st_size <= read < file.stat().st_size + (100 << 10)
+    )  # its directory, and what is buffered
+
+
+def test_a_damaged_zip_archive_costs_what_is_damaged(archive: Archive, tmp_path: Path) -> None:
+    file = tmp_path / "export.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for number in range(3):
+            uid = str(generate_uid())
+            packed.writestr(f"{number}.dcm", part10(ct_slice(sop_uid=uid), uid))
+    whole = file.read_bytes()
+    second = whole.index(b"PK\x03\x04", 10)
+    file.write_bytes(whole[: second + 200] + bytes(50) + whole[second + 250 :])
+    assert archive.bring(file) == {"imported": 2, "unreadable": 1}
+    assert list(archive.reasons().values()) == ["damaged in its ZIP archive"]
+    file.write_bytes(whole)
+    assert archive.bring(file) == {"imported": 1, "already there": 2}
+    file.write_bytes(whole[:-30])
+    assert archive.bring(file) == {"unreadable": 1}
+
+
 def test_loops_and_links_end(archive: Archive, tmp_path: Path) -> None:
     tree, outside = tmp_path / "tree", tmp_path / "outside"
     write_study(tree, 2)

@@ -188,19 +188,20 @@ class ImportDoor:
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take objects until :meth:`drain`, or until cancelled."""
-        sock = self._listen()
         try:
             async with trio.open_nursery() as nursery:
                 limit = trio.CapacityLimiter(CONNECTIONS_MAX)
-                task_status.started()
-                with self._scope:
-                    while True:
-                        connection, _ = await sock.accept()
-                        nursery.start_soon(self._connection, connection, limit)
+                with self._listen() as sock:
+                    try:
+                        task_status.started()
+                        with self._scope:
+                            while True:
+                                connection, _ = await sock.accept()
+                                nursery.start_soon(self._connection, connection, limit)
+                    finally:  # who comes now finds no door, and goes to another
+                        with contextlib.suppress(OSError):
+                            self._path.unlink()
         finally:
-            sock.close()
-            with contextlib.suppress(OSError):
-                self._path.unlink()
             self._done.set()
 
     async def drain(self) -> None:

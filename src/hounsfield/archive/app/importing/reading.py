@@ -5,13 +5,15 @@ Each call is made on a thread; a small file is one call.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 from hounsfield.archive.app.importing.recognising import BLOCK_BYTES, is_deflated, is_of_orthanc
 from hounsfield.archive.errors import HounsfieldError
@@ -101,11 +103,45 @@ class FileBlocks:
     def reopened(self, already: bytes) -> BinaryIO:
         """The open file, for who reads here and there; the caller closes it. ``already``: its first block."""
         if self._fd < 0:  # all of it was in the first block
-            import io
-
             return io.BytesIO(already)
         fd, self._fd = self._fd, -1
-        return os.fdopen(fd, "rb")
+        return io.BufferedReader(_Remembering(fd, already, self.seen.size))
+
+
+class _Remembering(io.RawIOBase):
+    """An open file whose first block is not read again."""
+
+    def __init__(self, fd: int, first: bytes, size: int) -> None:
+        self._fd = fd
+        self._first = first
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, "before the beginning")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        view = memoryview(buffer).cast("B")
+        known = self._first[self._at : self._at + len(view)]
+        data = known or os.pread(self._fd, len(view), self._at)
+        view[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
 
 
 def _exactly(fd: int, count: int) -> bytes:

@@ -50,6 +50,8 @@ from hounsfield.storage_backends.api import Buffer
 
 AWAY_S: Final = 60.0
 """How long a server may be away, as when a service manager starts it again, until the import ends."""
+GREETING_S: Final = 10.0
+"""For a worker to say that it is there."""
 LOOK_S: Final = 0.25
 """Between two looks whether it is back."""
 
@@ -260,10 +262,10 @@ class Doors:
             sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             line = _Line(sock)
             try:
-                with short_name(path) as name:
+                with trio.fail_after(GREETING_S), short_name(path) as name:
                     await sock.connect(name)
-                hello = await line.hello()
-            except (OSError, DoorError):  # of a worker that was killed, or is just ending
+                    hello = await line.hello()
+            except (OSError, DoorError, trio.TooSlowError):  # of a worker that was killed, ends, or hangs
                 line.close()
                 continue
             except BaseException:
