@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hounsfield.storage_backends.api import Buffer
+from hounsfield.storage_backends.drafts import Draft
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
     ShortReadError,
@@ -173,19 +174,16 @@ class DirectoryStore:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(draft, flags, 0o600, dir_fd=incoming)
         try:
+            draft_file = Draft(descriptor, length)
             left = length
             for piece in _marked_as_theirs(pieces):
-                view = memoryview(piece).cast("B")
-                left -= len(view)
+                left -= memoryview(piece).nbytes
                 if left < 0:
                     raise ValueError(f"putting {key!r}: more than the {length} bytes that were said to come")
-                while len(view):
-                    view = view[os.write(descriptor, view) :]
+                draft_file.write(piece)
             if left:
                 raise ValueError(f"putting {key!r}: {left} bytes fewer than were said to come")
-            os.fsync(descriptor)
-            # What is read back shows what the disk has, and what goes cold does not fill the memory.
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            draft_file.sync()
         finally:
             os.close(descriptor)
 
