@@ -56,6 +56,7 @@ def fsck(config: Config, *, quick: bool, progress: Callable[[str, int, int], Non
             journal=stores.journal,
             log=stores.log,
             ledger=stores.ledger,
+            tiers=stores.tiers.by_name,
             quick=quick,
             progress=progress,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -20,6 +20,7 @@ import msgspec
 
 from hounsfield.archive.index import merging, postings, suspects, tokens
 from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.copying import Tier
 from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.rows import (
@@ -120,6 +121,7 @@ class Archive:
     journal: Journal
     log: SegmentLog
     ledger: SegmentLog
+    tiers: Mapping[str, Tier] = field(default_factory=dict)  # those that are configured
     quick: bool = False
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
 

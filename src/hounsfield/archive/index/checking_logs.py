@@ -26,6 +26,7 @@ from hounsfield.archive.index.checking import (
     check_rows,
     check_tokens,
 )
+from hounsfield.archive.index.checking_packs import check_packs, contents_elsewhere, pack_rows
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, SegmentRow
 from hounsfield.archive.index.sealed import EPOCH_KEY, last_epoch
 from hounsfield.archive.index.tables import META, SEGMENT, SPARE, TOMBSTONE
@@ -47,6 +48,7 @@ def check_keys(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
             except KeyringError as error:
                 yield Wrong(Severity.LOSS, f"a {purpose} key does not open", f"{key_id}: {error}", RESTORE)
     segments = {segment.hex() for log in (archive.log, archive.ledger) for segment in log.segment_ids()}
+    segments |= {segment.hex() for segment, _ in pack_rows(snapshot)}  # wherever it lies
     keys = set(keyring.key_ids(SEGMENT_PURPOSE))
     for name in sorted(segments - keys):
         yield Wrong(Severity.LOSS, "a segment has no key: nothing in it can be read", name, RESTORE)
@@ -93,13 +95,25 @@ def check_segments(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
             yield Wrong(Severity.NOTE, "a segment was compacted and is to be removed", segment.hex(), START)
             continue
         yield from _scan(archive, snapshot, segment, state[segment], spares)
+    here = set(have)
+    elsewhere = {segment: row for segment, row in pack_rows(snapshot) if segment not in here}
     wrong = {
         segment
         for segment, known in state.items()
-        if known.damage or known.index != known.found or segment not in have
+        if segment not in elsewhere and (known.damage or known.index != known.found or segment not in here)
     }
-    if wrong:
-        yield from _one_by_one(archive, snapshot, state, wrong, spares)
+    listed: dict[bytes, list[ScannedRecord]] = {}
+    if not archive.quick:  # else the rows of the packs are believed
+        for segment, records, said in contents_elsewhere(archive, elsewhere):
+            yield from said
+            known = state.setdefault(segment, _Segment())
+            for found in records or ():
+                if found.kind == RECORD_KIND_OBJECT and _is_live(snapshot, found, segment, spares):
+                    known.found += _hash(found.ref.record_id, found.ref.offset)
+            if records is not None and known.index != known.found:
+                listed[segment] = records
+    if wrong or listed:
+        yield from _one_by_one(archive, snapshot, state, wrong, spares, listed=listed)
 
 
 def _scan(
@@ -141,9 +155,15 @@ def _one_by_one(
     state: dict[bytes, _Segment],
     wrong: set[bytes],
     spares: set[tuple[bytes, bytes]],
+    *,
+    listed: dict[bytes, list[ScannedRecord]],
 ) -> Iterator[Wrong]:
-    """In segments where the sums differ: which places have no record, and which records no place."""
-    have = set(archive.log.segment_ids())
+    """In segments where the sums differ: which places have no record, and which records no place.
+
+    ``listed``: packs that lie elsewhere, as their contents have them.
+    """
+    have = {*archive.log.segment_ids(), *listed}
+    wrong = {*wrong, *listed}
     places: dict[bytes, dict[tuple[bytes, int], bool]] = {segment: {} for segment in wrong}
     for _, rows in locations.walk(archive.store, archive.catalog):
         for one in rows:
@@ -164,7 +184,7 @@ def _one_by_one(
         row = SegmentRow(0) if held is None else msgspec.msgpack.decode(held, type=SegmentRow)
         unmatched = dict(wanted)
         try:
-            for found in archive.log.scan(segment):
+            for found in listed.get(segment) or archive.log.scan(segment):
                 if isinstance(found, Damage) or found.kind != RECORD_KIND_OBJECT:
                     continue
                 place = (found.ref.record_id, found.ref.offset)
@@ -277,5 +297,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("grams", check_grams),
     ("journal", check_journal),
     ("facts", check_facts),
+    ("packs", check_packs),
     ("segments", check_segments),
 )
