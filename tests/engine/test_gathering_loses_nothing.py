@@ -432,6 +432,7 @@ async def test_what_remains_of_a_pack_is_gathered_anew_by_compaction(tmp_path: P
         async with open_engine(stores, EngineOptions(), owner="test") as engine:
             await send(engine, ct_slice(study_uid="2.25.2", series_uid="2.25.2.1"))
             (old,) = gather(stores).packs
+            Packs(stores.store).name_copy(old, "cold", CopyRow(1))
             sent["2.25.1.1.9"] = slice_of(9)
             await send(engine, sent["2.25.1.1.9"])
             await engine.delete(Target(STUDY, SERIES, ("2.25.1.1.3",)), reason="test", actor="tester")
@@ -440,6 +441,12 @@ async def test_what_remains_of_a_pack_is_gathered_anew_by_compaction(tmp_path: P
             assert old in await engine.compaction.due(everything=True)
             report = await engine.compaction.rewrite(old, throttled=False)
             assert not report.kept_because
+            await engine.compaction.finish()
+            assert old in stores.log.segment_ids()
+            with stores.store.snapshot() as snapshot:
+                use = use_of(snapshot, Batch(), old)
+            assert (use.emptied, use.dead_records) == (True, 5), "who has a copy is told that nobody needs it"
+            Packs(stores.store).unname_copy(old, "cold")
             await engine.compaction.finish()
             assert old not in stores.log.segment_ids()
             ((new, row),) = packs_of(stores, STUDY, SERIES)

@@ -299,6 +299,9 @@ class Rewriter:
                 done = progress_batch({new: self._log.size(new)}, closed=True)
                 batch.puts += done.puts
             use = use_of(snapshot, batch, segment)
+            pack = pack_of(snapshot, segment)
+            if pack is not None and is_emptied:  # also of what was moved out of it: whoever has copies asks
+                use = structs.replace(use, dead_records=max(use.dead_records, pack.objects))
             batch.put(USE, segment, encode(structs.replace(
                 use, emptied=is_emptied, damaged=walk.damaged + walk.unreadable, changed_ns=self._clock()
             )))  # fmt: skip
