@@ -1,4 +1,4 @@
-"""How a native frame lies on disk when it is compressed at ingest: a small head, and what a coder made of it.
+"""How a native frame lies on disk when it is stored smaller: a small head, and what a coder made of it.
 
 Every frame says for itself what was done to it, so that a frame which a coder cannot take, or which does not
 shrink, is kept otherwise than its neighbours, and so that nothing else has to be known to get it back::
