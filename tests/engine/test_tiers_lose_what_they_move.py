@@ -162,6 +162,34 @@ async def test_what_goes_smaller_comes_back_as_it_was(place: Place, encoding: st
         await place.require_all(engine)
 
 
+async def test_what_lies_elsewhere_already_is_made_smaller_once(place: Place) -> None:
+    place.limits = replace(LIMITS, remove_after_s=0.0)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        (before,) = place.named(engine.stores)
+    place.rules = (rule(compress="zstd"),)
+    async with place.open() as engine:
+        await applied(engine)
+        assert engine.tiering.figures.gathered_objects == 4
+        await tidied(engine)
+        ((after, tiers),) = place.named(engine.stores).items()
+        assert after != before
+        assert tiers == {"cold"}
+        assert place.packs("cold") == {after}
+        await applied(engine)
+        assert engine.tiering.figures.gathered_objects == 4  # also what did not shrink was tried
+        await place.require_all(engine)
+    place.rules = (rule("recompress", compress="htj2k"),)
+    async with place.open() as engine:
+        await applied(engine)
+        await applied(engine)
+        assert engine.tiering.figures.gathered_objects == 4
+        await tidied(engine)
+        assert list(place.named(engine.stores).values()) == [{"cold"}]  # where it was
+        await place.require_all(engine)
+
+
 async def test_two_copies_elsewhere_are_two(place: Place) -> None:
     place.rules = (rule("move", "cold", "second"),)
     async with place.open() as engine:

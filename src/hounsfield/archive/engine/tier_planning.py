@@ -66,8 +66,9 @@ class PackTask:
 class SeriesTask:
     """What is to be done with one series, and which rule wants it.
 
-    ``gather``: objects that lie in no pack of it yet are to be packed, some ``gather_bytes``, their frames
-    encoded as ``compress`` ("" as they are); the pack goes to ``tiers`` then. ``packs``: those that it has.
+    ``gather``: objects that lie in no pack of it yet are to be packed, and those of the packs ``renew``,
+    which are encoded otherwise than is wanted; some ``gather_bytes``, their frames encoded as ``compress``
+    ("" as they are). The pack goes to ``tiers`` then. ``packs``: the others that it has.
     """
 
     study_uid: str
@@ -79,6 +80,7 @@ class SeriesTask:
     compress: str = ""
     gather: bool = False
     gather_bytes: int = 0
+    renew: tuple[bytes, ...] = ()
     packs: tuple[PackTask, ...] = ()
     modality: str = ""
     size: int = 0
@@ -263,7 +265,11 @@ class TierPlanning:
 
     def _difference(self, at: _Moment, one: _Series, decision: Decision) -> SeriesTask:
         tiers, packs = decision.tiers, []
+        compress = decision.compress
+        renewed = {segment: row for segment, row in one.packs if compress not in {"", row.compress}}
         for segment, row in one.packs if tiers else ():
+            if segment in renewed:
+                continue
             copy_to = tuple(sorted(tiers - row.copies.keys()))
             # What is pinned keeps the copies it has: when the pin is over, no byte has to move again.
             leaving = sorted(row.copies.keys() - tiers) if decision.action != "pin" else []
@@ -277,10 +283,11 @@ class TierPlanning:
             series_key=one.key,
             rule=decision.rule,
             action=decision.action,
-            tiers=tiers,
-            compress=decision.compress,
-            gather=bool(one.loose) and wants_pack,
-            gather_bytes=one.loose_bytes if wants_pack else 0,
+            tiers=tiers or frozenset(tier for row in renewed.values() for tier in row.copies),
+            compress=compress,
+            gather=bool(one.loose or renewed) and wants_pack,
+            gather_bytes=one.loose_bytes + sum(row.size for row in renewed.values()) if wants_pack else 0,
+            renew=tuple(renewed),
             packs=tuple(packs),
             size=sum(row.size for _, row in one.packs) + one.loose_bytes,
             modality=one.row.attributes.get(_MODALITY, ""),

@@ -333,6 +333,7 @@ class Tiering:
             task.series_key,
             quiet_before_ns=quiet,
             recompress=Encoding(task.compress) if task.compress else None,
+            renew=task.renew,
             pace=pace,
             uses_reserve=True,
         )

@@ -150,6 +150,7 @@ class Gatherer:
         report = GatherReport(series_key)
         wanted, contents = self._wanted(series_key, quiet_before_ns, renew, report)
         if contents is not None:
+            contents = structs.replace(contents, compress="" if recompress is None else recompress.value)
             self._make(wanted, contents, report, recompress=recompress, pace=pace, uses_reserve=uses_reserve)
         return report
 
@@ -163,6 +164,7 @@ class Gatherer:
         wanted, contents = self._wanted(pack.series_key, _ALWAYS, {segment}, report)
         wanted = [one for one in wanted if one.location.segment == segment]
         if contents is not None and wanted:
+            contents = structs.replace(contents, compress=pack.compress)
             self._make(wanted, contents, report, recompress=None, pace=pace, uses_reserve=True)
         return report
 
@@ -384,7 +386,9 @@ class Gatherer:
             made_ns = contents.made_ns
             copies = {HOT: CopyRow(made_ns, made_ns)}
             size = self._log.size(segment)
-            packs[segment] = PackRow(series_key, size, end.objects, made_ns, end.digest, copies)
+            packs[segment] = PackRow(
+                series_key, size, end.objects, made_ns, end.digest, copies, contents.compress
+            )
         return packs
 
     def _switch(self, carried: list[Carried], packs: dict[bytes, PackRow]) -> None:

@@ -2,7 +2,8 @@
 
 A pack is a segment (docs/segment-format.md, "Packs"), so that rows of objects point into it as into any
 other. What is said here is what tiers go by: a *copy* is the same blob in a tier, and the row of the pack
-names the tiers that have one, each only once that copy was read back whole. A copy is taken out of a tier
+names the tiers that have one, each only once that copy was read back whole (the local disk's once it was
+synced). A copy is taken out of a tier
 only after the row has ceased to name it, and never the last one.
 """
 
@@ -31,7 +32,10 @@ ATTEMPTS_BESIDE_OTHERS = 3  # then under the store's lock
 
 
 class CopyRow(msgspec.Struct, array_like=True, frozen=True):
-    """A tier's copy of a pack: since when, and when all of it was last read and found to be right."""
+    """A tier's copy of a pack: since when, and when all of it was last read and found to be right.
+
+    0: not since it was put, which only the hot tier's may be.
+    """
 
     since_ns: int
     verified_ns: int = 0
@@ -46,6 +50,7 @@ class PackRow(msgspec.Struct, array_like=True, frozen=True):
     made_ns: int
     digest: bytes
     copies: dict[str, CopyRow] = {}
+    compress: str = ""  # as what native frames were to be stored when it was made; "" as they were
 
 
 class ContentsRow(msgspec.Struct, array_like=True, frozen=True):
@@ -54,6 +59,7 @@ class ContentsRow(msgspec.Struct, array_like=True, frozen=True):
     study_uid: str
     series_uid: str
     made_ns: int
+    compress: str = ""  # as of the pack's row
 
 
 class Total(NamedTuple):
@@ -207,7 +213,7 @@ def packs_among(log: SegmentLog, catalog: Catalog, segments: Iterable[bytes]) ->
             series_key = catalog.series_key(made.study_uid, made.series_uid)
             copies = {HOT: CopyRow(made.made_ns)}
             found[segment] = PackRow(
-                series_key, log.size(segment), end.objects, made.made_ns, end.digest, copies
+                series_key, log.size(segment), end.objects, made.made_ns, end.digest, copies, made.compress
             )
     return dict(sorted(found.items(), key=lambda one: (-one[1].made_ns, one[0])))
 
