@@ -95,7 +95,7 @@ def test_a_bucket_is_a_part_of_the_hosts_name(s3_server: S3Server) -> None:  # n
         endpoint = f"http://{DOMAIN}:{s3_server.port}"
         options = replace(s3_server.options(), endpoint=endpoint, path_style=False, proxy=proxy.endpoint)
         assert works(options)
-        host = f"http://{s3_server.bucket}.{DOMAIN}:{s3_server.port}/"
+        host = f"http://{s3_server.bucket}.{DOMAIN}:{s3_server.port}/{options.prefix}/"
         assert all(request.path.startswith(host) for request in proxy.requests)
 
 

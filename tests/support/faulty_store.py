@@ -8,7 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
@@ -122,6 +122,13 @@ def wrong_bytes(exchange: Exchange) -> None:
     answer = exchange.forward()
     answer.body = bytes(byte ^ 0x55 for byte in answer.body)
     exchange.answer(answer)
+
+
+def damaged_request(exchange: Exchange) -> None:
+    """What is sent arrives changed."""
+    request = exchange.request
+    body = bytes(byte ^ 0x55 for byte in request.body)
+    exchange.answer(exchange.proxy.ask(replace(request, body=body), exchange.handler))
 
 
 def not_http(exchange: Exchange) -> None:

@@ -39,6 +39,7 @@ from hounsfield.storage_backends.object_store import (
 __all__ = ["DirectoryLimits", "DirectoryStore"]
 
 _INCOMING = ".incoming"  # not a key: names begin with a letter or digit
+_CLEAN_EVERY_S = 3600
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MIB = 1 << 20
 
@@ -74,7 +75,7 @@ class DirectoryLimits:
 class DirectoryStore:
     """An ``ObjectStore`` (and ``CreatesOnce``) in one directory. Thread-safe; several machines may share it.
 
-    A key cannot be a folder of another. Opening touches nothing; call :meth:`remove_stale` now and then.
+    A key cannot be a folder of another. Opening touches nothing.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class DirectoryStore:
         self._root = Path(directory).absolute()
         self._limits = limits or DirectoryLimits()
         self._clock = clock
+        self._clean_at = 0.0
 
     def __repr__(self) -> str:
         return f"<DirectoryStore {self._root}>"
@@ -125,24 +127,19 @@ class DirectoryStore:
             finally:
                 os.close(target)
 
-    def remove_stale(self) -> int:
-        """Remove what killed processes left unfinished; how many files that were."""
-        removed = 0
-        with self._opened("cleaning", _INCOMING, marked=True) as root:
-            try:
-                incoming = os.open(_INCOMING, _DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
-            except FileNotFoundError:
-                return 0
-            try:
-                oldest = self._clock() - self._limits.stale_s
-                for name in os.listdir(incoming):  # noqa: PTH208 - of a descriptor
-                    with suppress(FileNotFoundError):  # somebody else cleans, too
-                        if os.stat(name, dir_fd=incoming, follow_symlinks=False).st_mtime < oldest:
-                            os.unlink(name, dir_fd=incoming)
-                            removed += 1
-            finally:
-                os.close(incoming)
-        return removed
+    def _remove_stale(self, incoming: int) -> None:
+        """Remove, now and then, what killed processes left unfinished."""
+        now = self._clock()
+        if now < self._clean_at:
+            return
+        self._clean_at = now + _CLEAN_EVERY_S
+        for name in os.listdir(incoming):
+            with suppress(FileNotFoundError):  # somebody else cleans, too
+                if (
+                    os.stat(name, dir_fd=incoming, follow_symlinks=False).st_mtime
+                    < now - self._limits.stale_s
+                ):
+                    os.unlink(name, dir_fd=incoming)
 
     @contextmanager
     def _written(
@@ -158,6 +155,7 @@ class DirectoryStore:
             with self._opened("putting", key, marked=key != TIER_MARKER) as root:
                 self._require_space(root, length)
                 with _folder(root, _INCOMING) as (incoming, _), _folder(root, folder) as (target, above):
+                    self._remove_stale(incoming)
                     try:
                         self._fill(incoming, draft, pieces, length, key)
                         yield incoming, draft, target, name

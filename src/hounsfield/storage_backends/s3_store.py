@@ -384,7 +384,7 @@ def _parts(pieces: Iterable[Buffer], length: int, part_bytes: int) -> Iterator[b
             taken = view[: part_bytes - len(part)]
             part += taken
             view = view[len(taken) :]
-            if len(part) == part_bytes and (left or len(view)):  # the last only when it is certain to be
+            if len(part) == part_bytes:
                 yield part
                 part = bytearray()
     if left:
@@ -406,7 +406,8 @@ def _opened(options: S3Options, limits: S3Limits) -> ObstoreS3:
     config: S3Config = {
         "region": options.region,
         "disable_bulk_delete": True,  # servers lack it, and one by one is what we do
-        "unsigned_payload": False,  # so that the server compares what arrived with what was sent
+        "unsigned_payload": False,  # so that the server compares what arrived with what was sent;
+        "checksum_algorithm": "SHA256",  # some do so only for this, which costs no second digest
     }
     path_style = options.path_style if options.path_style is not None else options.endpoint is not None
     config["virtual_hosted_style_request"] = not path_style
