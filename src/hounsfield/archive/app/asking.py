@@ -39,6 +39,19 @@ class Archive:
         del progress
         raise ValueError("a server runs: it scrubs by itself")
 
+    def apply_tier_rules(self, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Carry out the tier rules here and now; ``tier-progress`` then. Only when no server runs.
+
+        ``progress`` is called with ``tier-progress`` now and then.
+        """
+        del progress
+        raise ValueError("a server runs: it moves packs by itself")
+
+    def verify_tiers(self, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Read every copy in a tier again, as :meth:`apply_tier_rules`, with ``tier-verifying``."""
+        del progress
+        raise ValueError("a server runs: it moves packs by itself")
+
 
 @contextlib.contextmanager
 def open_archive(config: Config) -> Iterator[Archive]:

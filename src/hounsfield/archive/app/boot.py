@@ -39,6 +39,7 @@ class Boot(msgspec.Struct, frozen=True):
     directory: str
     listeners: tuple[ListenerFd, ...]
     scoreboard_fd: int
+    scoreboard_tiers: tuple[str, ...]  # of the start: a reload may name others, and the page stays as it is
     wakeup_fds: tuple[int, ...]
     lock_fd: int
     root_key: bytes  # of the keyring: a master key that is rotated meanwhile does not matter

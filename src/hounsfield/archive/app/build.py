@@ -23,6 +23,7 @@ from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.route_options import coercions_of
 from hounsfield.archive.app.routing import RoutingService
 from hounsfield.archive.app.sampling import Sampler
+from hounsfield.archive.app.tier_operations import tier_metrics
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine, Stores, open_engine
 from hounsfield.storage_backends.file_systems import make_private_directory
@@ -88,7 +89,8 @@ async def _services(resources: Resources, engine: Engine) -> Services:
     services.drains.append(routing.drain)
     services.operations |= routing.operations()
 
-    http = HttpService(resources, engine, routing.metrics)
+    tiers = tier_metrics(engine)
+    http = HttpService(resources, engine, lambda: (*routing.metrics(), *tiers()))
     services.background.append(partial(engine.changes.hear, resources.wakeups.wait))
     services.listeners += http.listeners()
     services.drains.append(http.drain)

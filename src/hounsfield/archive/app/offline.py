@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from hounsfield.archive.app.keys import open_keyring, open_master_key
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.routing import RouteOperations
 from hounsfield.archive.config import Config
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.errors import alone
 
 SHOW_SECONDS = 0.5  # between two looks at how far a long operation is
+_NEVER = 1e9  # seconds: longer than any command
 
 
 @contextlib.contextmanager
@@ -62,7 +65,7 @@ class OpenedArchive(Archive):
     def __init__(self, config: Config, stores: Stores) -> None:
         super().__init__(config)
         self._stores = stores
-        self._options: EngineOptions = engine_options(config, workers=1)
+        self._options: EngineOptions = _only_when_asked(engine_options(config, workers=1))
 
     def call(self, op: str, /, **args: Any) -> Any:
         with as_one_error():
@@ -87,6 +90,51 @@ class OpenedArchive(Archive):
                 nursery.cancel_scope.cancel()
             return await engine.scrub.status()
 
+    def apply_tier_rules(self, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        async def apply(engine: Engine) -> dict[str, Any]:
+            oversight = TierOversight(engine)
+            asked = await oversight.apply()
+            while asked["plan_asked"]:
+                await engine.tiering.leading.run(engine.tiering.step)
+                asked = await oversight.progress()
+            return asked
+
+        with as_one_error():
+            return trio.run(self._shown, apply, TierOversight.progress, progress)
+
+    def verify_tiers(self, progress: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        async def verify(engine: Engine) -> dict[str, Any]:
+            oversight = TierOversight(engine)
+            asked = await oversight.verify()
+            if asked["copies"]:
+                await engine.tiering.leading.run(engine.tiering.step)
+            return await oversight.verifying()
+
+        with as_one_error():
+            return trio.run(self._shown, verify, TierOversight.verifying, progress)
+
+    async def _shown(
+        self,
+        work: Callable[[Engine], Awaitable[dict[str, Any]]],
+        look: Callable[[TierOversight], Awaitable[dict[str, Any]]],
+        progress: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any]:
+        """Leader work of tiers, as fast as it goes: nobody else uses the archive now."""
+        async with open_engine(self._stores, self._options, owner="command line") as engine:
+            engine.tiering.leading.bytes_per_second = 0
+            oversight = TierOversight(engine)
+
+            async def show() -> None:
+                while True:
+                    await trio.sleep(SHOW_SECONDS)
+                    progress(await look(oversight))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(show)
+                done = await work(engine)
+                nursery.cancel_scope.cancel()
+            return done
+
     async def _call(self, stores: Stores, op: str, args: dict[str, Any]) -> Any:
         async with open_engine(stores, self._options, owner="command line") as engine:
             table = {
@@ -97,6 +145,12 @@ class OpenedArchive(Archive):
                 **RouteOperations(engine, self._config, running=False).table(),
             }
             return await table[op](**args)
+
+
+def _only_when_asked(options: EngineOptions) -> EngineOptions:
+    """So that a command moves no pack beside what it was started for."""
+    limits = replace(options.tiering.limits, check_s=_NEVER)
+    return replace(options, tiering=replace(options.tiering, limits=limits))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from hounsfield.archive.app.care import Care
 from hounsfield.archive.app.deleting import Deleting
 from hounsfield.archive.app.fixes import Fixes
 from hounsfield.archive.app.rejecting import Rejecting
+from hounsfield.archive.app.tier_operations import TierOperations
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.part10 import file_header
 from hounsfield.archive.dicom.query import QueryError, parse_qido
@@ -44,6 +45,7 @@ class Operations:
             **Fixes(self._engine.correcting).table(),
             **Deleting(self._engine).table(),
             **Rejecting(self._engine.rejecting).table(),
+            **TierOperations(self._engine).table(),
         }
 
     async def search(self, level: str, parameters: list[list[str]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import trio
 
 from hounsfield.archive.app.scoreboard import Kind, Scoreboard
+from hounsfield.archive.app.tier_operations import tier_figures
 from hounsfield.archive.engine.engine import Engine
 
 # Often enough for a scrape every second and for limits that add up over workers; 20 µs of work each.
@@ -105,6 +106,7 @@ class Sampler:
         self.add(rendered)
         self.add(deletion_figures)
         self.add(scrub)
+        self.add(tier_figures(engine, self._base))
 
     def sample(self) -> None:
         """Copy every source's figures now."""

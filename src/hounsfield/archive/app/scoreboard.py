@@ -192,6 +192,23 @@ METRICS: tuple[Metric, ...] = (
     Metric("compaction_moved_bytes_total", Kind.COUNTER, "Bytes that compaction wrote anew"),
     Metric("compaction_reclaimed_bytes_total", Kind.COUNTER, "Bytes that compaction freed"),
     Metric("compaction_failures_total", Kind.COUNTER, "Times that compaction was put off by an error"),
+    Metric("tiering_series_total", Kind.COUNTER, "Series that tier rules moved, copied or recompressed"),
+    *_by(
+        "tiering_gathered_bytes_total",
+        Kind.COUNTER,
+        "Bytes of objects that were put into packs, as they lay before and as they lie there",
+        "side",
+        "before",
+        "after",
+    ),
+    Metric("tiering_copied_bytes_total", Kind.COUNTER, "Bytes of packs copied into other tiers"),
+    Metric("tiering_freed_bytes_total", Kind.COUNTER, "Bytes of packs dropped from the data directory"),
+    Metric("tiering_recalled_series_total", Kind.COUNTER, "Series brought back into the data directory"),
+    Metric("tiering_recalled_bytes_total", Kind.COUNTER, "Bytes of packs brought back"),
+    Metric("tiering_expired_series_total", Kind.COUNTER, "Series deleted because their retention is over"),
+    Metric("tiering_verified_copies_total", Kind.COUNTER, "Copies in tiers that were read again, all right"),
+    Metric("tiering_repaired_packs_total", Kind.COUNTER, "Copies that were wrong and were put anew"),
+    Metric("tiering_failures_total", Kind.COUNTER, "Steps of tiering that an error put off"),
     *_by(
         "compression_objects_total",
         Kind.COUNTER,
@@ -250,6 +267,30 @@ METRICS: tuple[Metric, ...] = (
     Metric("rendered_kept_bytes", Kind.GAUGE, "Bytes of pictures and films kept in memory"),
     Metric("search_studies_merged_total", Kind.COUNTER, "Studies merged into the search index"),
 )
+
+TIER_OPERATIONS = ("put", "read", "stream", "size", "names", "delete")
+_TIER_METRICS = {
+    "tier_requests_total": ("Requests to the store of a tier", 1.0),
+    "tier_request_seconds_total": ("Time that they took", _MICRO),
+    "tier_bytes_total": ("Bytes put or read", 1.0),
+    "tier_errors_total": ("Requests that failed; those that are tried again, too", 1.0),
+}
+
+
+def metrics_with(tiers: Iterable[str]) -> tuple[Metric, ...]:
+    """The fixed table, and what there is of each tier, by its name."""
+    return METRICS + tuple(
+        Metric(
+            name,
+            Kind.COUNTER,
+            text,
+            (("tier", tier), ("operation", operation)),
+            scale=scale,
+        )
+        for name, (text, scale) in _TIER_METRICS.items()
+        for tier in tiers
+        for operation in TIER_OPERATIONS
+    )
 
 
 class Scoreboard:

@@ -32,7 +32,7 @@ from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.listeners import Listener, allow_descriptors, check_token_file, open_listeners
 from hounsfield.archive.app.place import WORKER_COMMAND, Place, ending
 from hounsfield.archive.app.recent import RecentPeers
-from hounsfield.archive.app.scoreboard import Kind, Scoreboard
+from hounsfield.archive.app.scoreboard import Kind, Scoreboard, metrics_with
 from hounsfield.archive.app.wakeups import Wakeups
 from hounsfield.archive.config import Config, check_safety
 from hounsfield.archive.errors import ConfigError, ControlError, HounsfieldError
@@ -150,7 +150,8 @@ class Supervisor:
         self._listeners: list[Listener] = open_listeners(config)
         stack.callback(self._close_listeners)
         self._workers = config.archive.workers or os.cpu_count() or 1
-        board_fd, self.board = Scoreboard.create(self._workers)
+        self._board_tiers = tuple(tier.name for tier in config.tiers)
+        board_fd, self.board = Scoreboard.create(self._workers, metrics_with(self._board_tiers))
         stack.callback(self.board.close)
         stack.callback(os.close, board_fd)
         self._board_fd = board_fd
@@ -261,6 +262,7 @@ class Supervisor:
                 for each in self._listeners
             ),
             scoreboard_fd=self._board_fd,
+            scoreboard_tiers=self._board_tiers,
             wakeup_fds=tuple(self._bells),
             lock_fd=self._data.lock_fd,
             root_key=self._root_key,

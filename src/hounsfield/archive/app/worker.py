@@ -27,7 +27,7 @@ from hounsfield.archive.app.boot import Boot, Channel, ChannelClosed, receive_bo
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.logs import describe, set_up_logs
 from hounsfield.archive.app.resources import Resources, Services
-from hounsfield.archive.app.scoreboard import Scoreboard
+from hounsfield.archive.app.scoreboard import Scoreboard, metrics_with
 from hounsfield.archive.app.wakeups import Wakeups
 from hounsfield.archive.errors import HounsfieldError
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None, build: Build | None = None) -> int:
 async def _run(boot: Boot, sock: socket.socket, build: Build) -> int:
     log = structlog.get_logger()
     channel = Channel(sock)
-    board = Scoreboard(boot.scoreboard_fd, worker=boot.worker)
+    board = Scoreboard(boot.scoreboard_fd, worker=boot.worker, metrics=metrics_with(boot.scoreboard_tiers))
     resources = Resources(
         boot=boot,
         board=board,

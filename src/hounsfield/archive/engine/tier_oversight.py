@@ -1,0 +1,293 @@
+"""What administrators see of tiers, and what they ask of them, as plain values: for command line and HTTP.
+
+Nothing here names a patient; UIDs of series and studies are told when they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
+
+import trio
+
+from hounsfield.archive.engine.errors import NotFoundError, RefusedError
+from hounsfield.archive.engine.tier_planning import SeriesTask
+from hounsfield.archive.engine.tier_progress import runs, sums
+from hounsfield.archive.engine.tier_sums import NOTHING, added, totals
+from hounsfield.archive.engine.tiering import EVENT_TIERED
+from hounsfield.archive.index.demand import FACT_PIN, Pin, PinError, pin, pins, unpin
+from hounsfield.archive.index.holds import Holds
+from hounsfield.archive.index.packs import HOT
+from hounsfield.archive.index.rows import Event
+from hounsfield.archive.index.verifying import EVENT_DAMAGED, EVENT_REPAIRED
+
+if TYPE_CHECKING:
+    from hounsfield.archive.engine.engine import Engine
+
+__all__ = ["TierOversight"]
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+WHY_CHARS_MAX: Final = 1024  # it is kept for ever: a sentence, not a file
+HISTORY_PAGE: Final = 2000
+"""Events that are looked at for one page of history: some milliseconds of a thread."""
+TOLD: Final = frozenset({EVENT_TIERED, EVENT_REPAIRED, EVENT_DAMAGED, FACT_PIN})
+_NS = 1_000_000_000
+
+
+class TierOversight:
+    """Over one engine; any number of tasks."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._stores = engine.stores
+        self._tiering = engine.tiering
+        self._read = engine.read
+        self._limits = engine.stores.tiers.options.limits
+        self._thread = trio.CapacityLimiter(2)  # for what waits for a tier, or walks over all packs
+
+    async def _slowly(self, function: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        return await trio.to_thread.run_sync(function, *arguments, limiter=self._thread)
+
+    # ------------------------------------------------------------ how it is
+
+    async def status(self) -> dict[str, Any]:
+        """What lies in which tier, what is being done, what waits, and what was saved so far."""
+        return await self._slowly(self._status)
+
+    def _status(self) -> dict[str, Any]:
+        standing = self._tiering.standing
+        return {
+            **standing.plain(standing.look()),
+            "hot_fill": self._tiering.hot_fill(),
+            "rules": [rule.name for rule in self._stores.tiers.options.rules],
+            "bytes_per_second": self._limits.bytes_per_second,
+            **self._progress(),
+        }
+
+    async def progress(self) -> dict[str, Any]:
+        """How far it is: a part of :meth:`status` that costs next to nothing."""
+        return await self._read(self._progress)
+
+    def _progress(self) -> dict[str, Any]:
+        tiering = self._tiering
+        now_ns = tiering.now()
+        asked, planned = tiering.planned_ns()
+        store = self._stores.store
+        with store.snapshot() as snapshot:
+            done = runs(snapshot, now_ns)
+            saved = sums(snapshot)
+        due_ns = planned + int(self._limits.plan_s * _NS)
+        return {
+            "plan_asked": asked > planned,
+            "planned": planned / _NS if planned else None,
+            "next_plan": max(due_ns, now_ns) / _NS if self._stores.tiers.options.rules else None,
+            "runs": done,
+            "done": saved,
+            "series": store.statistics()["entries_series"],
+        }
+
+    # ------------------------------------------------------------ plans
+
+    async def plan_page(self, after: str = "", *, listed: bool = False) -> dict[str, Any]:
+        """What the rules want done with some series, and where to go on (``after``, None at the end).
+
+        Changes nothing. ``listed``: each series, too, with its UIDs.
+        """
+        try:
+            start = bytes.fromhex(after) or None
+        except ValueError:
+            raise RefusedError("this is no place in a plan: go on where the last page says") from None
+        return await self._read(self._plan_page, start, listed)
+
+    def _plan_page(self, after: bytes | None, listed: bool) -> dict[str, Any]:
+        page = self._tiering.plan_page(after)
+        now_ns = self._tiering.now()
+        rules: dict[str, Any] = {}
+        with self._stores.store.snapshot() as snapshot:
+            holds: Holds | None = None
+            for task in page.tasks:
+                held = False
+                if task.action == "expire":
+                    holds = holds or Holds.load(snapshot, self._stores.journal, self._stores.catalog, now_ns)
+                    held = bool(holds.on_study(snapshot, self._stores.catalog, task.study_uid))
+                one = {task.rule: _sum_of(task, held=held)}
+                rules = added(rules, one)
+        return {
+            "looked": page.looked,
+            "quiet": page.quiet,
+            "unmatched": page.unmatched,
+            "settled": dict(page.settled),
+            "rules": rules,
+            "series": [_listed(task) for task in page.tasks] if listed else [],
+            "after": None if page.after is None else page.after.hex(),
+        }
+
+    async def plan(self, series_max: int = 0) -> dict[str, Any]:
+        """The whole plan, added up; ``series_max``: with the first so many series of it.
+
+        Some 40 µs a series of the archive.
+        """
+        found: dict[str, Any] = NOTHING
+        after: str | None = ""
+        while after is not None:
+            page = await self.plan_page(after, listed=len(found["series"]) < series_max)
+            after = page.pop("after")
+            found = added(found, page)
+        found["series"] = found["series"][:series_max]
+        return {**found, "totals": totals(found, self._limits.bytes_per_second)}
+
+    async def apply(self) -> dict[str, Any]:
+        """Have the rules carried out soon; :meth:`progress` then."""
+        await self._tiering.apply()
+        return await self.progress()
+
+    # ------------------------------------------------------------ single studies
+
+    async def recall(self, study: str, series: str = "") -> dict[str, int]:
+        """Have a study, or one series of it, be hot soon: how many series are not. ``NotFoundError``."""
+        return {"series": await self._tiering.recall(study, series)}
+
+    async def pin(self, study: str, *, by: str, why: str, until_ns: int = 0) -> dict[str, Any]:
+        """Keep a study hot until then (0: until it is unpinned), and bring it back. ``RefusedError``."""
+        if not why.strip() or len(why) > WHY_CHARS_MAX:
+            raise RefusedError(f"say in up to {WHY_CHARS_MAX} characters why it stays")
+        wanted = Pin(study, by, why.strip(), self._tiering.now(), until_ns)
+        try:
+            await self._read(pin, self._stores.journal, wanted)
+        except PinError as error:
+            raise RefusedError(str(error)) from error
+        try:
+            brought = await self._tiering.recall(study)
+        except NotFoundError:
+            return {"here": False, "series": 0}
+        return {"here": True, "series": brought}
+
+    async def unpin(self, study: str) -> None:
+        """Let the rules decide again. ``NotFoundError`` when it is not pinned."""
+        try:
+            await self._read(unpin, self._stores.journal, self._stores.store, study, self._tiering.now())
+        except PinError as error:
+            raise NotFoundError(str(error)) from error
+
+    async def pins(self) -> list[dict[str, Any]]:
+        """Every pin, those whose time is over, too."""
+
+        def read() -> list[dict[str, Any]]:
+            now_ns = self._tiering.now()
+            with self._stores.store.snapshot() as snapshot:
+                found = sorted(pins(snapshot, self._stores.journal), key=lambda one: one.since_ns)
+            return [
+                {
+                    "study": one.study_uid,
+                    "by": one.by,
+                    "why": one.why,
+                    "since": one.since_ns / _NS,
+                    "until": one.until_ns / _NS if one.until_ns else None,
+                    "in_force": one.in_force(now_ns),
+                }
+                for one in found
+            ]
+
+        return await self._read(read)
+
+    # ------------------------------------------------------------ verifying
+
+    async def verify(self) -> dict[str, Any]:
+        """Have every copy read again soon; what that is."""
+        await self._tiering.verify()
+        return await self.verifying()
+
+    async def verifying(self) -> dict[str, Any]:
+        """How much of what was asked for is still to be read, and what is known to be damaged."""
+        return await self._slowly(self._verifying)
+
+    def _verifying(self) -> dict[str, Any]:
+        verifying = self._tiering.verifying
+        copies, size = verifying.left(name for name in self._tiering.standing.names if name != HOT)
+        with self._stores.store.snapshot() as snapshot:
+            done = runs(snapshot, self._tiering.now())
+        return {
+            "asked": verifying.asked_ns() / _NS,
+            "copies": copies,
+            "bytes": size,
+            "run": done.get("verify"),
+            "damaged": [{"pack": pack.hex(), "tier": tier} for pack, tier in verifying.damaged()],
+        }
+
+    # ------------------------------------------------------------ what was done
+
+    async def history(self, limit: int, before: int | None = None) -> dict[str, Any]:
+        """At most so many things that were done, newest first, and where to go on (None: nowhere)."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page, before = await self._read(self._history_page, before, limit - len(found))
+            found += page
+            if before is None or len(found) >= limit:
+                return {"events": found, "before": before}
+
+    def _history_page(self, before: int | None, limit: int) -> tuple[list[dict[str, Any]], int | None]:
+        with self._stores.store.snapshot() as snapshot:
+            page = self._stores.journal.read_back(snapshot, before, HISTORY_PAGE)
+            found: list[dict[str, Any]] = []
+            for sequence, event in page:
+                before = sequence
+                if event.kind in TOLD:
+                    found.append({"sequence": sequence, **self._told(event)})
+                    if len(found) == limit:
+                        return found, before
+        return found, before if len(page) == HISTORY_PAGE else None
+
+    def _told(self, event: Event) -> dict[str, Any]:
+        told: dict[str, Any] = {"at": event.at_ns / _NS, "kind": event.kind, "by": "tiering"}
+        if event.kind == EVENT_TIERED:
+            return {**told, **event.body}
+        if event.kind != FACT_PIN:
+            row = self._tiering.copying.packs.get(bytes.fromhex(event.body["pack"]))
+            return {**told, **event.body, "bytes": None if row is None else row.size}
+        body = event.body["body"]
+        if body is None:
+            return {**told, "kind": "unpinned", "by": "", "study": event.body["name"]}
+        until = body.get("until_ns")
+        return {
+            **told,
+            "kind": "pinned",
+            "by": body["by"],
+            "study": body["study_uid"],
+            "why": body["why"],
+            "until": until / _NS if until else None,
+        }
+
+
+def _sum_of(task: SeriesTask, *, held: bool) -> dict[str, Any]:
+    copied: dict[str, int] = {}
+    for pack in task.packs:
+        copied = added(copied, dict.fromkeys(pack.copy_to, pack.size))
+    if task.gather:
+        copied = added(copied, dict.fromkeys(sorted(task.tiers - {HOT}), task.gather_bytes))
+    return {
+        "action": task.action,
+        "series": 1,
+        "bytes": task.size,
+        "gathered_bytes": task.gather_bytes if task.gather else 0,
+        "copied": copied,
+        "freed_bytes": task.freed_bytes,
+        "held": int(held),
+    }
+
+
+def _listed(task: SeriesTask) -> dict[str, Any]:
+    return {
+        "key": task.series_key.hex(),
+        "study": task.study_uid,
+        "series": task.series_uid,
+        "modality": task.modality,
+        "rule": task.rule,
+        "action": task.action,
+        "tiers": sorted(task.tiers),
+        "compress": task.compress,
+        "packs": len(task.packs) + task.gather,
+        "bytes": task.size,
+        "copied_bytes": task.copied_bytes,
+        "freed_bytes": task.freed_bytes,
+    }
