@@ -3,8 +3,7 @@
 A pack is a segment (docs/segment-format.md, "Packs"), so that rows of objects point into it as into any
 other. What is said here is what tiers go by: a *copy* is the same blob in a tier, and the row of the pack
 names the tiers that have one, each only once that copy was read back whole (the local disk's once it was
-synced). A copy is taken out of a tier
-only after the row has ceased to name it, and never the last one.
+synced). A copy is taken out of a tier only after the row has ceased to name it, and never the last one.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 from hounsfield.archive.index.copying import Copying
 from hounsfield.archive.index.indexing import Indexer
-from hounsfield.archive.index.packs import PackRow, pack_of, plan_forget
+from hounsfield.archive.index.packs import PackRow, pack_of
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, ObjectRow, UseRow, decode
 from hounsfield.archive.index.switching import Switching
-from hounsfield.archive.index.use import forget_segment, uses
-from hounsfield.storage_backends.api import Batch, BlobReads, Snapshot
+from hounsfield.archive.index.use import uses
+from hounsfield.storage_backends.api import BlobReads
 from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.packs import read_contents, read_end
@@ -71,14 +71,7 @@ class Remains:
         self._indexer.store.sync()  # or a power cut could bring back rows that point at what is gone
         self._copying.remove(segment)
         self._log.remove(segment)
-
-        def forgotten(snapshot: Snapshot) -> Batch:
-            batch = Batch(uses_reserve=True)
-            forget_segment(batch, segment)
-            plan_forget(snapshot, batch, segment)
-            return batch
-
-        self._rows.commit(forgotten, 0)
+        self._rows.forget(segment)
         return True
 
     def _is_needed(self, segment: bytes) -> bool:

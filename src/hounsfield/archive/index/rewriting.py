@@ -37,7 +37,7 @@ from hounsfield.archive.index.carrying import (
 )
 from hounsfield.archive.index.catalog import Stored
 from hounsfield.archive.index.indexing import Indexer, progress_batch
-from hounsfield.archive.index.packs import HOT, pack_of, plan_forget
+from hounsfield.archive.index.packs import HOT, pack_of
 from hounsfield.archive.index.recovery import catch_up_segment
 from hounsfield.archive.index.rows import (
     RECORD_KIND_OBJECT,
@@ -50,7 +50,7 @@ from hounsfield.archive.index.rows import (
 )
 from hounsfield.archive.index.switching import Switching
 from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, SPARE, USE, VERSION
-from hounsfield.archive.index.use import forget_segment, use_of, uses
+from hounsfield.archive.index.use import use_of, uses
 from hounsfield.storage_backends.api import Batch, Snapshot, Table
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
@@ -191,14 +191,7 @@ class Rewriter:
             return False
         self._indexer.store.sync()  # or a power cut could bring back rows that point at what is gone
         self._log.remove(segment)
-
-        def forgotten(snapshot: Snapshot) -> Batch:
-            batch = Batch(uses_reserve=True)
-            forget_segment(batch, segment)
-            plan_forget(snapshot, batch, segment)
-            return batch
-
-        self._rows.commit(forgotten, 0)
+        self._rows.forget(segment)
         return True
 
     def _is_needed_pack(self, segment: bytes) -> bool:

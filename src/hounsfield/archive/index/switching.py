@@ -15,6 +15,7 @@ from msgspec import structs
 from hounsfield.archive.index.carrying import Carried
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import COMMIT_ATTEMPTS_MAX
+from hounsfield.archive.index.packs import plan_forget
 from hounsfield.archive.index.rows import (
     InstanceRow,
     Location,
@@ -24,7 +25,7 @@ from hounsfield.archive.index.rows import (
     encode,
 )
 from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, SPARE, TOMBSTONE, VERSION
-from hounsfield.archive.index.use import DeadRecords, with_segments
+from hounsfield.archive.index.use import DeadRecords, forget_segment, with_segments
 from hounsfield.storage_backends.api import Batch, Snapshot, Table
 from hounsfield.storage_backends.errors import PreconditionError
 
@@ -97,6 +98,17 @@ class Switching:
                     continue
             dead.add(location.segment, one.length)
         dead.plan(snapshot, batch, self._clock())
+
+    def forget(self, segment: bytes) -> None:
+        """Forget a segment that is gone, and the pack that it was."""
+
+        def forgotten(snapshot: Snapshot) -> Batch:
+            batch = Batch(uses_reserve=True)
+            forget_segment(batch, segment)
+            plan_forget(snapshot, batch, segment)
+            return batch
+
+        self.commit(forgotten, 0)
 
     def commit(self, plan: Callable[[Snapshot], Batch], rows: int) -> None:
         """Commit what ``plan`` makes of the newest state, in which at most so many ``rows`` are sealed."""
