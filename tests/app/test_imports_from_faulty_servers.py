@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from hounsfield.archive.app.importing import dicomweb
+from hounsfield.archive.app.importing.arriving import Arriving
 from hounsfield.archive.app.importing.dicomweb import DicomWeb
 from hounsfield.archive.app.importing.entity import Entity
 from hounsfield.archive.app.importing.entity_ways import EntityOptions
@@ -36,6 +38,7 @@ from hounsfield.archive.app.importing.web_client import WebOptions
 from hounsfield.archive.net.remote import RemoteEntity, ScuLimits
 from support.archives import ct_slice
 from support.imports import Archive, part10
+from support.pki import Authority
 
 BOUNDARY = b"the-boundary"
 Instance = tuple[str, bytes]
@@ -130,7 +133,7 @@ def count(study: dict[str, list[Instance]]) -> int:
 
 
 @contextmanager
-def serving(theirs: Theirs) -> Iterator[Theirs]:
+def serving(theirs: Theirs, tls: ssl.SSLContext | None = None) -> Iterator[Theirs]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -155,6 +158,8 @@ def serving(theirs: Theirs) -> Iterator[Theirs]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     theirs.url = f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
@@ -346,18 +351,18 @@ def test_lies_about_numbers_and_names(theirs: Theirs, archive: Archive) -> None:
             rows = json.loads(honest.body or b"[]")
             for row in rows:
                 row["00201209"]["Value"] = [99]
-            return listed(rows)
+            return listed([*rows, {"0020000E": {"vr": "UI", "Value": ["../x"]}}, {}])
         if path.endswith("/studies") and honest.body:
             trap = {"0020000D": {"vr": "UI", "Value": ["../../admin"]}}
             return listed([trap, {"0020000D": "nonsense"}, *json.loads(honest.body)])
         return honest
 
     theirs.twist = twist
-    assert archive.bring(web(theirs)) == {"imported": 3, "unreadable": 4}
+    assert archive.bring(web(theirs)) == {"imported": 3, "unreadable": 6}
     reasons = [one.reason for one in archive.tally.noted]
     assert "96 of its 99 instances did not come" in reasons
     assert "listed, and without a series" in reasons
-    assert reasons.count("it lists a study whose UID is none") == 2
+    assert reasons.count("the server lists something whose UID is none") == 4
     assert not any("admin" in path for path in theirs.asked)
     assert empty in theirs.studies
 
@@ -373,6 +378,43 @@ def test_a_server_that_fails_at_everything_is_left_alone(
     assert counts == {"unreadable": 5}
     (complaint,) = archive.tally.complaints
     assert "5 failures in a row" in complaint
+
+
+def test_whose_certificate_is_not_trusted_gets_no_password(archive: Archive, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "pki")
+    shown = authority.sign("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown.pem, shown.key)
+    with serving(Theirs(), context) as theirs:
+        theirs.add()
+        theirs.url = theirs.url.replace("http:", "https:")
+        assert archive.bring(web(theirs, user="import", password="pass")) == {}
+        (complaint,) = archive.tally.complaints
+        assert "its certificate is not trusted" in complaint
+        assert not archive.tally.unreachable
+        assert not theirs.headers
+        trusting = ssl.create_default_context(cafile=authority.pem)
+        trusting.check_hostname = False
+        assert archive.bring(web(theirs, tls=trusting)) == {"imported": 3}
+
+
+def test_an_object_is_not_gathered_before_it_is_handed_on(
+    theirs: Theirs, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, series, uid = (str(generate_uid()) for _ in range(3))
+    data = ct_slice(sop_uid=uid, study_uid=study, series_uid=series, pixels=bytes(40 << 20))
+    theirs.studies[study] = {series: [(uid, part10(data, uid))]}
+    pieces: list[int] = []
+    plain = Arriving.write
+
+    async def write(self: Arriving, piece: Any) -> None:
+        pieces.append(len(piece))
+        await plain(self, piece)
+
+    monkeypatch.setattr(Arriving, "write", write)
+    assert archive.bring(web(theirs)) == {"imported": 1}
+    assert sum(pieces) > 40 << 20
+    assert max(pieces) <= 1 << 20
 
 
 # ---------------------------------------------------------------- AEs

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hounsfield.archive.cli.conversation import limits_for
+from hounsfield.archive.cli.conversation import converse, heeding_interrupts, limits_for
 from hounsfield.archive.cli.identifiers import model_of_keys, parse_keys
 from hounsfield.archive.cli.options import config_options, effective_config, json_option, split_address
 from hounsfield.archive.cli.output import (
@@ -256,25 +256,24 @@ def _bring(
     config: Config, sources: Sequence[Source], tally: Tally, options: ImportOptions, bar: Bar | None
 ) -> bool:
     """Whether it was interrupted: what is here is here."""
-    from functools import partial
-
     import trio
 
     from hounsfield.archive.app.importing.run import run_import
 
-    with ExitStack() as stack:
-        if bar is not None:
-            stack.enter_context(bar)
-        shown = None if bar is None else _Shown(bar)
-        try:
-            trio.run(partial(run_import, config, sources, tally, options, progress=shown))
-        except KeyboardInterrupt:
-            return True
-        except BaseExceptionGroup as group:
-            if group.subgroup(KeyboardInterrupt) is None:
-                raise
-            return True
-    return False
+    async def run() -> bool:
+        scope = trio.CancelScope()
+
+        async def cancel() -> None:
+            scope.cancel()
+
+        async with heeding_interrupts(cancel) as interrupts:
+            with scope:
+                shown = None if bar is None else _Shown(bar)
+                await run_import(config, sources, tally, options, progress=shown)
+        return interrupts.asked
+
+    with bar or nullcontext():
+        return converse(run)
 
 
 def _bar() -> Bar | None:
@@ -322,6 +321,7 @@ def _listed(
 
     import trio
 
+    from hounsfield.archive.app.importing.fates import as_text
     from hounsfield.archive.app.importing.run import run_import
 
     count = total = 0
@@ -331,7 +331,7 @@ def _listed(
         count += 1
         total += length or 0
         if as_json:
-            print_json({"place": place, "bytes": length})
+            print_json({"place": as_text(place), "bytes": length})
         else:
             click.echo(printable(place))
 

@@ -30,6 +30,7 @@ from hounsfield.archive.errors import HounsfieldError
 FAILURES_MAX: Final = 20
 """Series in a row of which nothing came: the server has a fault of its own, and going on is of no use."""
 STUDIES_AHEAD: Final = 50
+_NO_UID: Final = "the server lists something whose UID is none"
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _IN_STUDY, _IN_SERIES = "00201208", "00201209"  # how many instances
 
@@ -138,7 +139,7 @@ class _Bringing:
         work = self._work
         place = f"{self._client.url}/studies/{uid}"
         if not is_uid(uid):
-            work.tally.object(self._client.url, Fate.UNREADABLE, "it lists a study whose UID is none")
+            work.tally.object(self._client.url, Fate.UNREADABLE, _NO_UID)
             return
         id_ = _study_id(work, self._client.url, uid, count)
         if work.state.has(id_):
@@ -169,13 +170,15 @@ class _Bringing:
             return [_Series(study, "", count)]
         return [
             _Series(study, uid, _number(value(row, _IN_SERIES)))
-            for row in rows
-            if is_uid(uid := value(row, _SERIES))
+            for uid, row in ((value(row, _SERIES) or "none", row) for row in rows)
         ]
 
     async def _one(self, series: _Series) -> bool:
         """Bring in a series, unless that was done; whether all of it is here."""
         work = self._work
+        if series.uid and not is_uid(series.uid):
+            work.tally.object(f"{self._client.url}/studies/{series.study}", Fate.UNREADABLE, _NO_UID)
+            return False
         id_ = work.state.id("web series", self._client.url, series.study, series.uid, series.count)
         if work.state.has(id_):
             work.tally.before += 1
@@ -267,7 +270,11 @@ class _Coming:
             self._refused.clear()  # each of them is asked for once more, alone
         for row in rows:
             uid = value(row, _INSTANCE)
-            if uid in self.got or not is_uid(uid):
+            if uid in self.got:
+                continue
+            if not is_uid(uid):
+                self._missing += 1
+                self._work.tally.object(self.place, Fate.UNREADABLE, _NO_UID)
                 continue
             series = self._series.uid or value(row, _SERIES)
             path = f"/studies/{self._series.study}/series/{series}/instances/{uid}"

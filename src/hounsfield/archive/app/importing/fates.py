@@ -71,7 +71,12 @@ class Noted:
 
     def body(self) -> dict[str, str]:
         """For JSON."""
-        return {"place": self.place, "fate": self.fate.key, "reason": self.reason}
+        return {"place": as_text(self.place), "fate": self.fate.key, "reason": self.reason}
+
+
+def as_text(path: str) -> str:
+    """A path that can be written, also when its bytes are no UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass
@@ -129,6 +134,6 @@ def open_report(path: Path) -> TextIO:
     """A new file for a report, readable by its owner only: paths may say who somebody is. ReportError."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        return os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape", buffering=1)
+        return os.fdopen(fd, "w", encoding="utf-8", buffering=1)
     except OSError as error:
         raise ReportError(f"cannot write the report {path}: {error.strerror}") from error

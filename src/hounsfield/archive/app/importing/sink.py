@@ -232,6 +232,10 @@ class Doors:
             if line is not None:
                 self._idle.append(line)
                 return
+            if trio.current_time() > deadline and not any(self._folder.glob("*.sock")):
+                raise ServerGoneError(
+                    f"no door for imports in {self._folder}: the server ended, or is of another release"
+                )
             if trio.current_time() > deadline:
                 raise ServerGoneError(
                     f"the server ended and did not come back within {self._away_s:.0f} s: "

@@ -247,6 +247,8 @@ class WebClient:
                 self._judge(answer)
                 yield answer
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if (why := _why_no_tls(error)) is not None:
+                raise WebError(f"no TLS with {_server(url)}: {why}") from error
             raise AwayError(f"nobody answers at {_server(url)}: {_why(error)}") from error
         except httpx.TimeoutException as error:
             raise PassingError(f"no answer within {self._options.timeout_s:g} s") from error
@@ -305,6 +307,18 @@ def _address(answer: httpx.Response) -> str:
 def _server(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _why_no_tls(error: BaseException) -> str | None:
+    """In OpenSSL's words; None when it was not for that."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({cause.verify_message}); --tls-ca names its authority"
+    return cause.reason or str(cause)
 
 
 def _why(error: Exception) -> str:
