@@ -411,13 +411,11 @@ class Tiering:
                 _logger.warning("a pack of which nothing is needed stays for now: %s", error)
         erase_ns = self.now() - int(self._limits.erase_s * _NS)
         for segment, row in self._remains.partly_dead(erase_ns):
-            self._gatherer.gather(
-                row.series_key,
-                quiet_before_ns=self.now(),
-                renew=[segment],
-                pace=self.leading.pace(),
-                uses_reserve=True,
-            )
+            try:
+                self._gatherer.renew(segment, row, pace=self.leading.pace())
+            except StorageError as error:
+                self.figures.failures += 1
+                _logger.warning("what was deleted from a pack is not erased yet: %s", error)
 
     def _verify(self) -> None:
         """Read again what is due, a few copies at a time, so that nobody waits for it."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from hounsfield.archive.index.copying import Copying
 from hounsfield.archive.index.indexing import Indexer
-from hounsfield.archive.index.packs import PackRow, pack_of
+from hounsfield.archive.index.packs import HOT, PackRow, pack_of
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, ObjectRow, UseRow, decode
 from hounsfield.archive.index.switching import Switching
 from hounsfield.archive.index.use import uses
@@ -46,11 +46,14 @@ class Remains:
         ]
 
     def partly_dead(self, before_ns: int) -> list[tuple[bytes, PackRow]]:
-        """Packs of which something is needed, and in which something was deleted before a moment."""
+        """Packs elsewhere of which something is needed, and in which something was deleted before a moment.
+
+        Those that are here are compacted as other segments are.
+        """
         return [
             (segment, row)
             for segment, use, row in self._used()
-            if 0 < use.dead_records < row.objects and use.since_ns < before_ns
+            if 0 < use.dead_records < row.objects and use.since_ns < before_ns and HOT not in row.copies
         ]
 
     def _used(self) -> Iterator[tuple[bytes, UseRow, PackRow]]:
