@@ -1,22 +1,25 @@
-"""What lies in another tier is taken for lost by checks, scrub and backups; or what is lost is taken for cold."""
+"""What lies in another tier is taken for lost by checks and scrub, or what is lost for cold."""
 
 from __future__ import annotations
 
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
 
 from engine.test_tiers_lose_what_they_move import NOW, Place, applied, rule, spoil
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.engine import Engine, Stores
 from hounsfield.archive.engine.tiers import TieringOptions
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.checking import Archive, Finding, Severity, check_all
 from hounsfield.archive.index.checking_logs import CHECKS
 from hounsfield.archive.index.packs import HOT, Packs
-from hounsfield.archive.index.rows import encode
+from hounsfield.archive.index.rows import InstanceRow, encode
+from hounsfield.archive.index.suspects import FLAG_DAMAGED
 from hounsfield.archive.index.tables import PACK, PACKED
 from hounsfield.storage_backends.api import Batch
 
@@ -166,3 +169,113 @@ async def test_a_local_copy_that_is_gone_is_said_to_be_so(place: Place) -> None:
         assert tiers == {HOT, "cold"}
     (place.root / "data" / "segments" / segment).unlink()
     assert said(place) == {"a copy of a pack is not where its row says": Severity.INDEX}
+
+
+# ---------------------------------------------------------------- scrub
+
+
+async def scrubbed(engine: Engine) -> dict[str, Any]:
+    await engine.scrub.start(full_speed=True)
+    await engine.scrub.now()
+    return await engine.scrub.status()
+
+
+def flagged(stores: Stores) -> int:
+    """Rows that are flagged as damaged."""
+    pages = locations.walk(stores.store, stores.catalog)
+    rows = [one.row for _, rows in pages for one in rows]
+    return sum(isinstance(row, InstanceRow) and FLAG_DAMAGED in row.flags for row in rows)
+
+
+async def test_scrub_takes_what_lies_elsewhere_for_neither_missing_nor_damaged(place: Place) -> None:
+    await filled(place)
+    async with place.open() as engine:
+        status = await scrubbed(engine)
+        assert (status["damaged"], status["suspects"]) == ([], 0)
+        assert status["verified"] == status["segments"]
+        assert not flagged(engine.stores)
+        await place.require_all(engine)
+
+
+@pytest.mark.parametrize("how", ["one byte", "cut off", "gone", "all of it"])
+@pytest.mark.parametrize("pixels", [0, 1 << 21])
+async def test_a_damaged_pack_is_put_here_anew_as_a_whole(place: Place, how: str, pixels: int) -> None:
+    place.rules = (rule("copy", "cold"),)
+    place.limits = replace(place.limits, recall_when_opened=False)
+    async with place.open() as engine:
+        await place.send(engine, 1 if pixels else 4, pixels=random.Random(3).randbytes(pixels))
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    path = place.root / "data" / "segments" / segment
+    whole = path.read_bytes()
+    if how == "one byte":
+        spoil(path, 9000)
+    elif how == "cut off":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(len(whole)))
+    async with place.open() as engine:
+        status = await scrubbed(engine)
+        assert path.read_bytes() == whole
+        status = await scrubbed(engine)
+        assert (status["damaged"], status["suspects"]) == ([], 0)
+        assert not flagged(engine.stores)
+        assert engine.scrub.figures.repaired == 1
+        assert place.packs("cold") == {segment}
+        await place.require_all(engine)
+    assert said(place) == {}
+
+
+async def test_while_the_other_tier_is_away_a_damaged_pack_is_left_and_mended_later(place: Place) -> None:
+    place.rules = (rule("copy", "cold"),)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    path = place.root / "data" / "segments" / segment
+    whole = path.read_bytes()
+    spoil(path, 9000)
+    (place.root / "cold").rename(place.root / "gone")
+    async with place.open() as engine:
+        status = await scrubbed(engine)
+        assert status["damaged"]
+        assert flagged(engine.stores)
+        (place.root / "gone").rename(place.root / "cold")
+        await scrubbed(engine)
+        status = await scrubbed(engine)
+        assert path.read_bytes() == whole
+        assert (status["damaged"], status["suspects"], flagged(engine.stores)) == ([], 0, 0)
+        await place.require_all(engine)
+
+
+async def test_of_a_pack_that_is_damaged_everywhere_what_is_damaged_is_said(place: Place) -> None:
+    place.rules = (rule("copy", "cold"),)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    for path in (place.root / "data" / "segments" / segment, cold(place, bytes.fromhex(segment))):
+        spoil(path, 9000)
+    async with place.open() as engine:
+        assert len((await scrubbed(engine))["damaged"]) == 1
+        assert flagged(engine.stores) == 1
+
+
+async def test_what_was_suspect_in_a_pack_that_went_elsewhere_is_not_any_more(place: Place) -> None:
+    place.rules = (rule("copy", "cold"),)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    path = place.root / "data" / "segments" / segment
+    spoil(path, 9000)
+    (place.root / "cold").rename(place.root / "gone")
+    async with place.open() as engine:
+        assert (await scrubbed(engine))["damaged"]
+        (place.root / "gone").rename(place.root / "cold")
+        engine.tiering.copying.drop(bytes.fromhex(segment), HOT)
+        status = await scrubbed(engine)
+        assert (status["damaged"], status["suspects"], flagged(engine.stores)) == ([], 0, 0)
+        await place.require_all(engine)

@@ -300,6 +300,7 @@ class Engine:
             stores, options.tiering, source=self.records.source, owner=owner, on_commit=on_commit
         )
         self._retrieve.opened = self.tiering.note_opened
+        self.scrub.moving = self.tiering.leading
         self.correcting = Correcting(stores, self._gate, on_commit)
         self.commitments = Commitments(
             stores.store, stores.journal, stores.catalog, self.records, self._gate, on_commit

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from hounsfield.archive.engine.errors import BusyError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.leadership import RENEW_S, Leadership
+from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.index.carrying import StoppedError
+from hounsfield.archive.index.copying import Copying
 from hounsfield.archive.index.repairing import SegmentCopies
 from hounsfield.archive.index.scrubbing import Scrubber, ScrubFigures
 from hounsfield.archive.index.suspects import RequestRow, ScrubRow, SuspectRow
@@ -71,15 +76,20 @@ class Scrub:
         *,
         owner: str,
         resting: BlobStore | None = None,
+        let_go: Callable[[], object] = lambda: None,
     ) -> None:
+        """``let_go``: of files that are other ones now."""
         self._scrubber = scrubber
         self._gate = gate
         self._limits = limits
         self._resting = resting
+        self._let_go = let_go
         self._leadership = Leadership(store, gate, LEASE, owner=owner, lease_s=LEASE_S)
         self._looked = -DUE_S
         self._asked = trio.Event()
         self._working = trio.Lock()
+        self.moving: LedWork | None = None
+        """Whose turn it must be for a pack to be put back from another tier; none: there are no tiers."""
 
     @classmethod
     def of(cls, stores: Stores, gate: Gate, limits: ScrubLimits, *, owner: str) -> Scrub:
@@ -100,8 +110,10 @@ class Scrub:
             sealer=stores.sealer,
             journal=stores.journal,
             copies=[DirectoryCopies(Path(path), stores.keyring) for path in limits.copies],
+            copying=Copying(stores.store, stores.keyring, stores.tiers.by_name),
         )
-        return cls(scrubber, stores.store, gate, limits, owner=owner, resting=aside)
+        let_go = stores.reading.release_deleted
+        return cls(scrubber, stores.store, gate, limits, owner=owner, resting=aside, let_go=let_go)
 
     @property
     def figures(self) -> ScrubFigures:
@@ -144,7 +156,7 @@ class Scrub:
         old = interval and time.time_ns() - walk.done_ns >= interval and bool(due or walk.done_ns)
         if (asked or old or walk.under_way) and not await self._walk(rate):
             return
-        await self._gate.read(scrubber.repair, time.time_ns())
+        await self._gate.read(scrubber.repair, time.time_ns(), await self._put_packs_back())
         known = await self._gate.read(scrubber.suspects.all)
         self.figures.known_damaged = sum(row.confirmed for _, row in known)
         if request is not None:
@@ -152,6 +164,26 @@ class Scrub:
         self._looked = trio.current_time()
         if self._resting is not None:
             self._resting.close()  # lets go of the file it read last
+
+    async def _put_packs_back(self) -> set[bytes]:
+        """Have damaged packs put here anew from other tiers; those for which that was not tried, or in vain
+        for now."""
+        packs = self._scrubber.packs
+        wanted = await self._gate.read(packs.wanted)
+        if not wanted or self.moving is None:
+            return wanted
+        moving = self.moving
+
+        def put_back() -> tuple[int, set[bytes]]:
+            return packs.repair(wanted, time.time_ns(), moving.pace())
+
+        try:
+            done, hopeless = await moving.run(put_back)
+        except (BusyError, StoppedError):
+            return wanted
+        self.figures.repaired += done
+        await self._gate.read(self._let_go)
+        return wanted - hopeless
 
     async def _look_for_suspects(self, rate: int) -> bool:
         """Find out whom a suspect belongs to, soon, but not by walking the index all the time."""

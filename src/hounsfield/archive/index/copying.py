@@ -145,6 +145,14 @@ class Copying:
         for tier in self._tiers.values():
             self._remove(tier, segment)
 
+    def discard(self, segment: bytes, tier: str) -> bool:
+        """Delete what lies in a tier of a pack whose row does not name it; False when it does."""
+        row = self.packs.get(segment)
+        if row is None or tier in row.copies:
+            return False
+        self._remove(self._tiers[tier], segment)
+        return True
+
     def sweep(self, name: str, *, pace: Pace = lambda _: None) -> tuple[int, int]:
         """Delete what killed steps left in a tier: how many, and how many packs are strangers.
 

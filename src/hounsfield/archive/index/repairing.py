@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from hounsfield.archive.index import locations
+from hounsfield.archive.index.copying import Copying, NoCopyError, Pace
+from hounsfield.archive.index.packs import HOT, PackGoneError, PackRow
 from hounsfield.archive.index.rows import InstanceRow, Location, SpareRow, encode
 from hounsfield.archive.index.suspects import (
     EVENT_REPAIRED,
@@ -25,10 +28,12 @@ from hounsfield.storage_backends.errors import (
     PreconditionError,
     SealError,
     ShortReadError,
+    StorageError,
 )
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRecord, SegmentLog
 
+_logger = logging.getLogger(__name__)
 _UNREADABLE = (SealError, ShortReadError, BlobNotFoundError, OSError)
 
 
@@ -60,6 +65,59 @@ class SegmentCopies:
         return None
 
 
+class PackRepairs:
+    """Puts packs that are damaged or missing here, and right in another tier, here anew. Blocking.
+
+    :meth:`repair` is for whoever may move packs at the moment, everything else for the scrub's leader.
+    """
+
+    def __init__(self, copying: Copying, suspects: Suspects) -> None:
+        self._copying = copying
+        self._suspects = suspects
+        self._missing: set[bytes] = set()
+
+    def is_elsewhere(self, segment: bytes) -> bool:
+        """Whether a pack that is not here need not be: another tier has it. It is put back if it should."""
+        row = self._copying.packs.get(segment)
+        if row is None or not set(row.copies) - {HOT}:
+            return False
+        if HOT in row.copies and self._others(row):
+            self._missing.add(segment)
+        return HOT not in row.copies or bool(self._others(row))
+
+    def _others(self, row: PackRow) -> list[str]:
+        return [name for name in row.copies if name != HOT and name in self._copying.tiers]
+
+    def wanted(self) -> set[bytes]:
+        """Packs that another tier has and of which something here is suspect, or all is missing."""
+        found = {
+            key[:SEGMENT_ID_BYTES] for key, row in self._suspects.all() if not row.ledger
+        } | self._missing
+        rows = {segment: self._copying.packs.get(segment) for segment in found}
+        return {segment for segment, row in rows.items() if row is not None and self._others(row)}
+
+    def repair(self, segments: Collection[bytes], now_ns: int, pace: Pace) -> tuple[int, set[bytes]]:
+        """Put these here anew; how many were, and which have no right copy: their records are looked at."""
+        done, hopeless = 0, set()
+        for segment in segments:
+            try:
+                if not self._copying.discard(segment, HOT):
+                    self._copying.repair(segment, HOT, pace=pace)
+            except NoCopyError:
+                hopeless.add(segment)
+                continue
+            except PackGoneError:
+                pass
+            except StorageError as error:
+                _logger.warning("pack %s is not put back for now: %s", segment.hex(), error)
+                continue
+            else:
+                done += 1
+            self._suspects.settle(segment, now_ns)
+            self._missing.discard(segment)
+        return done, hopeless
+
+
 class Repairs:
     """Repairs what is confirmed to be damaged. Blocking; the leader's."""
 
@@ -71,14 +129,17 @@ class Repairs:
         self._suspects = suspects
         self._copies = copies
 
-    def repair(self, now_ns: int) -> int:
+    def repair(self, now_ns: int, put_off: Collection[bytes] = ()) -> int:
         """Write damaged records anew, from what opens or from a copy, and point the index there; how many.
 
         The record keeps its id and moves to the present segment under its key. Large objects, whose bytes
-        are a segment of pieces, are not repaired here: restore the segment from the copy.
+        are a segment of pieces, are not repaired here: restore the segment from the copy. Segments that are
+        ``put_off`` will be put here anew, as a whole (:class:`PackRepairs`).
         """
         repaired = 0
         for key, row in self._suspects.all():
+            if key[:SEGMENT_ID_BYTES] in put_off:
+                continue
             if row.confirmed and self._repair(key, row, now_ns):
                 repaired += 1
         return repaired

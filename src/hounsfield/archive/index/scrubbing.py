@@ -19,7 +19,7 @@ Only the leader scrubs. What it knows is in the index (table ``scrub``), so that
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -27,8 +27,9 @@ from msgspec import structs
 
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.copying import Copying
 from hounsfield.archive.index.journal import Journal
-from hounsfield.archive.index.repairing import CopySource, Repairs
+from hounsfield.archive.index.repairing import CopySource, PackRepairs, Repairs
 from hounsfield.archive.index.rows import Location, SegmentRow, decode, encode
 from hounsfield.archive.index.sealed import RowSealer
 from hounsfield.archive.index.suspects import (
@@ -119,6 +120,7 @@ class Scrubber:
         sealer: RowSealer,
         journal: Journal,
         copies: Sequence[CopySource] = (),
+        copying: Copying | None = None,
     ) -> None:
         self._log = log
         self._ledger = ledger
@@ -131,6 +133,7 @@ class Scrubber:
         self._journal = journal
         self.suspects = Suspects(store, catalog, sealer, journal)
         self._repairs = Repairs(log, ledger, self.suspects, copies)
+        self.packs = PackRepairs(copying or Copying(store, keyring, {}), self.suspects)
         self._under: _Under | None = None
         self._figures = ScrubFigures()
 
@@ -188,7 +191,7 @@ class Scrubber:
                     found.append((row.done_ns, segment))
             elif now_ns - self._made_ns(segment) >= min(fresh_ns, interval_ns):
                 found.append((0, segment))
-        self._forget_gone(rows)
+        self._forget_gone(rows, now_ns)
         verified = [row.done_ns for row in rows.values() if row.done_ns]
         self._figures.oldest_s = (now_ns - min(verified)) // 1_000_000_000 if verified else 0
         return [segment for _, segment in sorted(found)]
@@ -199,11 +202,14 @@ class Scrubber:
         except KeyringError:
             return 0
 
-    def _forget_gone(self, rows: dict[bytes, ScrubRow]) -> None:
-        """Drop what is known of segments that compaction removed."""
+    def _forget_gone(self, rows: dict[bytes, ScrubRow], now_ns: int) -> None:
+        """Drop what is known of segments that compaction removed, and of packs that lie elsewhere now."""
         have = self.segments()
         gone = [segment for segment in rows if segment not in have]
         if gone:
+            for segment in gone:
+                if self.packs.is_elsewhere(segment):
+                    self.suspects.settle(segment, now_ns)
             batch = Batch(uses_reserve=True)
             for segment in gone:
                 batch.delete(SCRUB, segment)
@@ -434,7 +440,7 @@ class Scrubber:
             if location.offset + head.length > self._blobs.size(name):
                 return "the segment ends before the record does"
         except BlobNotFoundError:
-            return "the segment is missing"
+            return "" if self.packs.is_elsewhere(location.segment) else "the segment is missing"
         except ShortReadError:
             return "the segment ends before the record does"
         except OSError as error:
@@ -443,9 +449,9 @@ class Scrubber:
 
     # ------------------------------------------------------------ repair
 
-    def repair(self, now_ns: int) -> int:
+    def repair(self, now_ns: int, put_off: Collection[bytes] = ()) -> int:
         """Repair what can be; how many. See :class:`~hounsfield.archive.index.repairing.Repairs`."""
-        repaired = self._repairs.repair(now_ns)
+        repaired = self._repairs.repair(now_ns, put_off)
         self._figures.repaired += repaired
         return repaired
 

@@ -163,6 +163,16 @@ class Suspects:
                 with suppress(PreconditionError):  # changed in this moment: the next pass does it
                     self.store.commit(batch)
 
+    def settle(self, segment: bytes, now_ns: int) -> None:
+        """A segment was put here anew, or lies elsewhere now: nothing that was suspect in it is any more."""
+        self.heal(segment, set(), now_ns)
+        batch = Batch(uses_reserve=True)
+        for key, row in self.all():
+            if key.startswith(segment) and not row.confirmed:
+                batch.delete(SCRUB, at(key))
+        if batch.deletes:
+            self.store.commit(batch)
+
     def forget_unconfirmed(self, before_ns: int) -> None:
         """Drop suspects found before a whole walk began that met no row which points to them."""
         batch = Batch(uses_reserve=True)
