@@ -232,14 +232,11 @@ class Doors:
             if line is not None:
                 self._idle.append(line)
                 return
-            if trio.current_time() > deadline and not any(self._folder.glob("*.sock")):
-                raise ServerGoneError(
-                    f"no door for imports in {self._folder}: the server ended, or is of another release"
-                )
             if trio.current_time() > deadline:
+                missing = "" if any(self._folder.glob("*.sock")) else f" (no door of it in {self._folder})"
                 raise ServerGoneError(
-                    f"the server ended and did not come back within {self._away_s:.0f} s: "
-                    "start the import again to go on"
+                    f"the server ended, or is of another release{missing}, and none came within "
+                    f"{self._away_s:.0f} s: start the import again to go on"
                 )
             await trio.sleep(LOOK_S)
 
