@@ -106,9 +106,12 @@ def _start(directory: Path, server: S3Server, stack: ExitStack) -> None:
     disk = str(uuid.uuid4())
     number = _run(*ask, "osd", "new", disk).strip()
     _run("ceph-osd", *common, "-i", number, "--mkfs", "--osd-uuid", disk)
-    _program(stack, directory, "ceph-osd", *common, "-f", "-i", number)
+    store = _program(stack, directory, "ceph-osd", *common, "-f", "-i", number)
+    # A gateway that finds no disk may wait for one for ever.
+    up = [*ask, "osd", "stat", "--format=json"]
+    wait_until(lambda: json.loads(_run(*up))["num_up_osds"] == 1, store, directory / f"osd.{number}.log")
     gateway = _program(stack, directory, "radosgw", *common, "-f", "-n", "client.rgw")
-    wait_until(lambda: answers(server.endpoint), gateway, directory / "radosgw.out")
+    wait_until(lambda: answers(server.endpoint), gateway, directory / "client.rgw.log")
     keys = [f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}"]
     made = _run("radosgw-admin", *common, "user", "create", "--uid=tests", "--display-name=tests", *keys)
     assert json.loads(made)["user_id"] == "tests"
