@@ -316,7 +316,8 @@ def pack(name: str, segment: bytes, key: bytes, records: list[Record], *, blocks
     contents_at = len(whole)
     whole += record(segment, key, (contents_id, 5, [b"row of the contents", zstd_frame(entries)]))
     whole += padding(len(whole)) if blocks else b""
-    digest = hashlib.blake2b(whole, digest_size=32).digest()
+    digest_key = hmac.digest(key, b"hounsfield/pack/1/digest\0\x01", hashlib.sha256)
+    digest = AESGCM(digest_key).encrypt(bytes(12), b"", whole)
     numbers = (contents_at, len(whole), len(records))
     end = b"".join(number.to_bytes(8, "little") for number in numbers) + digest
     end_at = len(whole)

@@ -10,7 +10,7 @@ index. Layout: docs/segment-format.md, "Packs".
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import io
 import re
 from collections import deque
@@ -19,6 +19,9 @@ from struct import Struct
 from typing import NamedTuple
 
 import zstandard
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES256
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import BlobReads, Buffer
@@ -47,8 +50,9 @@ KIND_CONTENTS = 5
 KIND_END = 6
 END_WINDOW_BYTES = 8192  # from a pack's last bytes: padding, of 4095 bytes at most, and the end before it
 
-_DIGEST_BYTES = 32
-_END = Struct("<QQQ32s")
+_KEY_INFO = b"hounsfield/pack/1/digest\0"
+_NONCE = bytes(12)  # the key is of one pack, which is written once
+_END = Struct("<QQQ16s")
 _END_RECORD_BYTES = layout.record_length((_END.size,))
 _ENTRY = Struct("<16sIIQ")
 _LENGTH_BYTES = 8
@@ -66,7 +70,29 @@ class PackEnd(NamedTuple):
     """Where the end itself begins: what is before it, the digest is of."""
     objects: int
     digest: bytes
-    """BLAKE2b-256."""
+    """A keyed one: see :class:`_Digest`."""
+
+
+class _Digest:
+    """The digest of a pack: GMAC (NIST SP 800-38D) with AES-256 and a key of the pack's own.
+
+    Keyed, since whoever proves a pack has its key, and there is nothing faster: 20 GB/s where BLAKE2b and
+    SHA-256 do 1 to 2. Bytes that are moved to another tier go through it four times.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        """``key``: the segment's."""
+        own = hmac.digest(key, _KEY_INFO + b"\x01", "sha256")  # HKDF-Expand, as of records
+        self._mac = Cipher(AES256(own), GCM(_NONCE)).encryptor()
+
+    def update(self, data: Buffer) -> None:
+        """The next bytes; outside the interpreter's lock."""
+        self._mac.authenticate_additional_data(data)
+
+    def finish(self) -> bytes:
+        """There are no more."""
+        self._mac.finalize()
+        return self._mac.tag
 
 
 class Entry(NamedTuple):
@@ -124,10 +150,10 @@ class PackWriter:
         entries = b"".join((*self._packed, self._packing.flush()))
         (contents,) = self._append([RecordIn(KIND_CONTENTS, (row, entries))], uses_reserve)
         end_at = self._log.size(contents.segment)
-        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        digest = _Digest(self._log.key_of(contents.segment))
         for stretch in self._log.stretches(contents.segment, 0, end_at):
             digest.update(stretch)
-        end = PackEnd(contents.offset, end_at, objects, digest.digest())
+        end = PackEnd(contents.offset, end_at, objects, digest.finish())
         (ref,) = self._append([RecordIn(KIND_END, (_END.pack(*end),))], uses_reserve)
         self._finished = True
         if ref.offset != end_at:
@@ -284,7 +310,7 @@ class PackCheck:
         """``key``: the segment's, from the keyring."""
         self._segment = segment
         self._key = key
-        self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        self._digest = _Digest(key)
         self._hashed = 0
         self._tail = b""
 
@@ -308,7 +334,7 @@ class PackCheck:
         end = _find_end(self._tail, self._hashed, self._segment, self._key)
         if end is not None:
             self._digest.update(self._tail[: end.end_at - self._hashed])
-        if end is None or self._digest.digest() != end.digest:
+        if end is None or not hmac.compare_digest(self._digest.finish(), end.digest):
             raise SealError(
                 f"pack {self._segment.hex()} is damaged: bytes were changed or are missing; "
                 "restore it from another copy"

@@ -506,6 +506,10 @@ class SegmentLog:
         if isinstance(self._blobs, MakesDurable):
             self._blobs.make_durable(self._name(segment))
 
+    def key_of(self, segment: bytes) -> bytes:
+        """The key that all of a segment is sealed with."""
+        return self._keyring.key(self._purpose, segment.hex())
+
     def stretches(self, segment: bytes, start: int, stop: int) -> Iterator[bytes]:
         """The stored bytes of a segment, framing and all, from ``start`` to ``stop``."""
         name = self._name(segment)

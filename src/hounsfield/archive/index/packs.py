@@ -41,7 +41,7 @@ class CopyRow(msgspec.Struct, array_like=True, frozen=True):
 
 
 class PackRow(msgspec.Struct, array_like=True, frozen=True):
-    """One pack. ``size``: bytes of its blob; ``digest``: what its end says, BLAKE2b-256 of all before it."""
+    """One pack. ``size``: bytes of its blob; ``digest``: what its end says of all before it."""
 
     series_key: bytes
     size: int
