@@ -49,9 +49,9 @@ class TierOperations:
         """Bring a study back; see :meth:`TierOversight.recall`."""
         return await self._oversight.recall(study, series)
 
-    async def pin(self, study: str, by: str, why: str, until_ns: int) -> dict[str, Any]:
+    async def pin(self, study: str, by: str, why: str, until: float) -> dict[str, Any]:
         """Keep a study hot; see :meth:`TierOversight.pin`."""
-        return await self._oversight.pin(study, by=by, why=why, until_ns=until_ns)
+        return await self._oversight.pin(study, by=by, why=why, until=until)
 
     async def history(self, limit: int) -> dict[str, Any]:
         """What was done, newest first."""

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Write studies out as DICOM files."),
     "delete": ("delete", "Delete studies, series or instances, for good."),
     "hold": ("hold", "Legal holds: what must not be deleted."),
+    "tier": ("tier", "Where studies lie: tiers, their rules, recalls and pins."),
     "compact": ("compact", "Get back the disk that deleted objects take."),
     "reject": ("reject", "Rejection notes: what they took out of sight."),
     "fix": ("fix", "Correct what is shown: patients, studies, merges, moves."),

@@ -61,7 +61,6 @@ class TierOversight:
             **standing.plain(standing.look()),
             "hot_fill": self._tiering.hot_fill(),
             "rules": [rule.name for rule in self._stores.tiers.options.rules],
-            "bytes_per_second": self._limits.bytes_per_second,
             **self._progress(),
         }
 
@@ -85,6 +84,7 @@ class TierOversight:
             "runs": done,
             "done": saved,
             "series": store.statistics()["entries_series"],
+            "bytes_per_second": self._limits.bytes_per_second,
         }
 
     # ------------------------------------------------------------ plans
@@ -148,10 +148,16 @@ class TierOversight:
         """Have a study, or one series of it, be hot soon: how many series are not. ``NotFoundError``."""
         return {"series": await self._tiering.recall(study, series)}
 
-    async def pin(self, study: str, *, by: str, why: str, until_ns: int = 0) -> dict[str, Any]:
-        """Keep a study hot until then (0: until it is unpinned), and bring it back. ``RefusedError``."""
+    async def pin(self, study: str, *, by: str, why: str, until: float = 0) -> dict[str, Any]:
+        """Keep a study hot until then (seconds since 1970; 0: until it is unpinned), and bring it back.
+
+        ``RefusedError``.
+        """
         if not why.strip() or len(why) > WHY_CHARS_MAX:
             raise RefusedError(f"say in up to {WHY_CHARS_MAX} characters why it stays")
+        until_ns = int(until) * _NS
+        if not 0 <= until_ns < 1 << 63:
+            raise RefusedError("a pin ends before the year 2262, or with `hounsfield tier unpin`")
         wanted = Pin(study, by, why.strip(), self._tiering.now(), until_ns)
         try:
             await self._read(pin, self._stores.journal, wanted)
