@@ -28,7 +28,7 @@ from hounsfield.storage_backends.local_blobs import LocalBlobLimits
 from hounsfield.storage_backends.object_store import ObjectStore, TierMarkerMissingError, claim_tier
 from hounsfield.storage_backends.range_cache import RangeCacheLimits
 from hounsfield.storage_backends.s3_store import S3Limits, S3Options, S3Store
-from hounsfield.storage_backends.store_wrappers import Limited, Metered, Retrying, RetryLimits
+from hounsfield.storage_backends.store_wrappers import Limited, Metered, Retrying, RetryLimits, TimedOut
 from hounsfield.storage_backends.tiered_blobs import Elsewhere, TieredBlobs
 
 __all__ = ["TierOptions", "TieringLimits", "TieringOptions", "Tiers"]
@@ -161,7 +161,7 @@ def far_reads(reading: TieredBlobs) -> Callable[[tuple[Any, ...]], bool]:
 
 def _opened(options: TierOptions) -> ObjectStore:
     if isinstance(options.place, Path):
-        return DirectoryStore(options.place)
+        return TimedOut(DirectoryStore(options.place), threads=2 * options.requests_max)
     return S3Store(options.place, S3Limits(threads=options.requests_max))
 
 
