@@ -432,6 +432,7 @@ class TheirAe:
     """How many C-GETs are aborted after their first object."""
     failing: set[str] = field(default_factory=set)
     provides_get: bool = True
+    more_than_there_are: int = 0
     server: Any = None
 
     def add(self) -> str:
@@ -461,7 +462,7 @@ class TheirAe:
                 row = Dataset()
                 row.QueryRetrieveLevel = "STUDY"
                 row.StudyInstanceUID = study
-                row.NumberOfStudyRelatedInstances = len(slices)
+                row.NumberOfStudyRelatedInstances = len(slices) + self.more_than_there_are
                 yield 0xFF00, row
 
         def get(event: Any) -> Any:
@@ -522,6 +523,15 @@ def test_an_ae_that_cannot_send_all_is_said_and_asked_again_next_time(ae: TheirA
     assert "1 objects were not sent" in reason
     ae.failing.clear()
     assert archive.bring(ae.source()) == {"imported": 1, "already there": 2, "before": 2}
+
+
+def test_an_ae_that_sends_fewer_than_it_says_is_not_done_with(ae: TheirAe, archive: Archive) -> None:
+    ae.more_than_there_are = 2
+    ae.start()
+    assert archive.bring(ae.source(), jobs=1) == {"imported": 6, "unreadable": 2}
+    assert set(archive.reasons().values()) == {"2 of its 5 instances did not come"}
+    ae.more_than_there_are = 0
+    assert archive.bring(ae.source(), jobs=1) == {"already there": 6}
 
 
 @pytest.mark.parametrize(
