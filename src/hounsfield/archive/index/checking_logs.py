@@ -29,7 +29,7 @@ from hounsfield.archive.index.checking import (
 from hounsfield.archive.index.checking_packs import check_packs, contents_elsewhere, pack_rows
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, SegmentRow
 from hounsfield.archive.index.sealed import EPOCH_KEY, last_epoch
-from hounsfield.archive.index.tables import META, SEGMENT, SPARE, TOMBSTONE
+from hounsfield.archive.index.tables import META, PACK, SEGMENT, SPARE, TOMBSTONE
 from hounsfield.archive.index.use import uses
 from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError, SealError, ShortReadError
@@ -52,7 +52,8 @@ def check_keys(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
     keys = set(keyring.key_ids(SEGMENT_PURPOSE))
     for name in sorted(segments - keys):
         yield Wrong(Severity.LOSS, "a segment has no key: nothing in it can be read", name, RESTORE)
-    for name in sorted(keys - segments):
+    on_their_way_out = {segment.hex() for segment, _ in snapshot.scan(PACK)}
+    for name in sorted(keys - segments - on_their_way_out):
         yield Wrong(Severity.NOTE, "a key seals nothing that is here", name, "none needed")
     epochs = last_epoch(snapshot.get(META, EPOCH_KEY))
     for purpose, needed in (("index", [str(n + 1) for n in range(epochs)]), ("token", list(HASHED_FIELDS))):

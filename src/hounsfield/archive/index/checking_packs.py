@@ -18,6 +18,7 @@ from hounsfield.archive.index.copying import Tier, pack_key
 from hounsfield.archive.index.packs import HOT, SERIES_KEY_BYTES, PackRow
 from hounsfield.archive.index.rows import decode
 from hounsfield.archive.index.tables import PACK, PACKED
+from hounsfield.archive.index.use import uses
 from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
@@ -40,12 +41,18 @@ _LOST = "none of its tiers has it: bring the tier's files back, or restore the p
 
 
 def pack_rows(snapshot: Snapshot) -> Iterator[tuple[bytes, PackRow]]:
-    """Every pack that the index knows, but for rows that do not decode: :func:`check_packs` names those."""
+    """Every pack that the index knows, but for those that are to be removed: parts of them may be gone.
+
+    Rows that do not decode are left out, too: :func:`check_packs` names those.
+    """
+    emptied = {segment for segment, use in uses(snapshot) if use.emptied}
     for segment, held in snapshot.scan(PACK):
         try:
-            yield segment, decode(PackRow, held)
+            row = decode(PackRow, held)
         except msgspec.MsgspecError:
             continue
+        if segment not in emptied:
+            yield segment, row
 
 
 def lies_elsewhere(archive: Archive, row: PackRow) -> bool:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import structs
+
 from hounsfield.archive.index.copying import Copying
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.packs import HOT, PackRow, pack_of
-from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, ObjectRow, UseRow, decode
+from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, ObjectRow, UseRow, decode, encode
 from hounsfield.archive.index.switching import Switching
-from hounsfield.archive.index.use import uses
-from hounsfield.storage_backends.api import BlobReads
+from hounsfield.archive.index.tables import SPARE, USE
+from hounsfield.archive.index.use import use_of, uses
+from hounsfield.storage_backends.api import Batch, BlobReads, Snapshot
 from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.packs import read_contents, read_end
@@ -71,6 +74,7 @@ class Remains:
         """
         if self._is_needed(segment):
             return False
+        self._rows.commit(lambda snapshot: _emptied(snapshot, segment), 0)
         self._indexer.store.sync()  # or a power cut could bring back rows that point at what is gone
         self._copying.remove(segment)
         self._log.remove(segment)
@@ -94,3 +98,14 @@ class Remains:
                 if live is not None and live.row.location.segment == segment:
                     return True
         return False
+
+
+def _emptied(snapshot: Snapshot, segment: bytes) -> Batch:
+    """The batch after which nobody misses a copy of a pack, and no record is said to be in it."""
+    batch = Batch(uses_reserve=True)
+    use = use_of(snapshot, batch, segment)
+    batch.put(USE, segment, encode(structs.replace(use, emptied=True)))
+    for key, _ in snapshot.scan(SPARE):
+        if key[32:] == segment:
+            batch.delete(SPARE, key)
+    return batch
