@@ -152,10 +152,31 @@ def test_a_damaged_zip_archive_costs_what_is_damaged(archive: Archive, tmp_path:
     file.write_bytes(whole[: second + 200] + bytes(50) + whole[second + 250 :])
     assert archive.bring(file) == {"imported": 2, "unreadable": 1}
     assert list(archive.reasons().values()) == ["damaged in its ZIP archive"]
+    assert archive.bring(file) == {"unreadable": 1, "before": 2}  # what was bad is tried again
     file.write_bytes(whole)
     assert archive.bring(file) == {"imported": 1, "already there": 2}
     file.write_bytes(whole[:-30])
     assert archive.bring(file) == {"unreadable": 1}
+
+
+def test_what_the_archive_refuses_is_said_and_tried_again(tmp_path: Path) -> None:
+    archive = Archive.make(tmp_path / "ours", "ingest.object_bytes_max=100000")
+    tree = tmp_path / "tree"
+    write_study(tree, 2)
+    uid = str(generate_uid())
+    (tree / "large").write_bytes(part10(ct_slice(sop_uid=uid, pixels=bytes(200_000)), uid))
+    assert archive.bring(tree) == {"imported": 2, "rejected": 1}
+    assert "object_bytes_max" in archive.reasons(Fate.REJECTED)["large"]
+    assert archive.bring(tree) == {"before": 2, "rejected": 1}
+
+
+def test_an_archive_without_room_ends_it(tmp_path: Path) -> None:
+    archive = Archive.make(tmp_path / "ours", f"storage.disk_reserve_bytes={1 << 40}")
+    write_study(tmp_path / "one", 3)
+    write_study(tmp_path / "two", 3)
+    assert archive.bring(tmp_path / "one", tmp_path / "two", pauses_s=(0.0, 0.0)) == {}
+    (complaint,) = archive.tally.complaints
+    assert complaint.startswith("the archive takes no more: the disk is full")
 
 
 def test_loops_and_links_end(archive: Archive, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hounsfield.archive.app.importing.sink import ServerGoneError, import_folder
 from hounsfield.archive.app.importing.state import STATE, ImportState
 from hounsfield.archive.app.importing.work import (
     JOBS,
+    PAUSES_S,
     ArchiveFullError,
     NoProgress,
     Progress,
@@ -32,6 +33,7 @@ class ImportOptions:
     jobs: int = JOBS
     state: Path | None = None
     afresh: bool = False
+    pauses_s: tuple[float, ...] = PAUSES_S
 
 
 async def run_import(
@@ -56,7 +58,8 @@ async def run_import(
             if options.afresh and listing is None:
                 state.forget()
             with contextlib.closing(state):
-                work = Work(sink, state, tally, options.jobs, progress or NoProgress())
+                shown = progress or NoProgress()
+                work = Work(sink, state, tally, options.jobs, shown, options.pauses_s)
                 for source in sources:
                     if listing is not None:
                         await source.show(work, listing)
