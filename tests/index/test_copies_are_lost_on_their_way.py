@@ -135,6 +135,20 @@ def test_the_last_copy_stays(place: Place) -> None:
     assert place.right() == {"hot", "cold"}
 
 
+def test_what_the_local_disk_took_wrong_is_found_before_others_go(place: Place) -> None:
+    place.copying.copy(place.segment, "cold")
+    place.copying.drop(place.segment, "hot")
+    place.copying.copy(place.segment, "hot")  # which is believed to be there
+    place.spoil("hot")
+    place.buckets["cold"].failure = AwayError("away")
+    with pytest.raises(NoCopyError):
+        place.copying.drop(place.segment, "cold")
+    assert place.copies() == {"hot", "cold"}
+    place.buckets["cold"].failure = None
+    place.copying.drop(place.segment, "cold")
+    assert place.right() == place.copies() == {"hot"}
+
+
 def test_what_a_tier_gives_back_otherwise_is_never_named(place: Place) -> None:
     place.buckets["cold"].forgetful = True
     with pytest.raises(SealError):

@@ -109,11 +109,12 @@ class S3Limits:
 
     retry_s: float = 10
 
-    range_bytes: int = 4 * _MIB
-    """Of one request when much is read: large enough that its latency is small beside it."""
+    range_bytes: int = 8 * _MIB
+    """Of one request when much is read: large enough that its latency is small beside it. Half of it costs
+    both ends a tenth more of their processors."""
 
     ranges_in_flight: int = 4
-    """Of one stream or large read, which so holds at most 16 MiB."""
+    """Of one stream or large read, which so holds at most 32 MiB."""
 
     part_bytes: int = 8 * _MIB
     """Of a multipart upload; at least 5 MiB (S3). Parts of very large objects are larger."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from hounsfield.archive.index.packs import HOT, CopyRow, PackGoneError, PackRow, Packs
@@ -224,22 +223,18 @@ class Copying:
     def _right(self, segment: bytes, row: PackRow, source: Tier, pace: Pace) -> Iterator[Buffer]:
         """The bytes of a copy; ``_SourceError`` before the last of them when they are wrong.
 
-        So what takes objects whole or not at all takes none that is wrong. A piece is proved while it is
-        being put: hashing takes as long as either.
+        So what takes objects whole or not at all takes none that is wrong.
         """
         check = PackCheck(segment, self._keyring.key("segment", segment.hex()))
         left = row.size
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="pack-proof") as beside:
-                for piece in source.store.stream(source.key_of(segment), 0, row.size):
-                    proving = beside.submit(check.update, piece)
-                    left -= len(piece)
-                    if not left:
-                        proving.result()
-                        self._require_made(segment, row, check.finish().digest)
-                    pace(len(piece))
-                    yield piece
-                    proving.result()  # then the next piece may take this one's memory
+            for piece in source.store.stream(source.key_of(segment), 0, row.size):
+                check.update(piece)
+                left -= len(piece)
+                if not left:
+                    self._require_made(segment, row, check.finish().digest)
+                pace(len(piece))
+                yield piece
         except StorageError as error:
             raise _SourceError(str(error)) from error
 
