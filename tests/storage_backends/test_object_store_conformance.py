@@ -10,6 +10,7 @@ import pytest
 from hounsfield.storage_backends.directory_store import DirectoryLimits, DirectoryStore
 from hounsfield.storage_backends.object_store import ObjectStore, claim_tier
 from hounsfield.storage_backends.s3_store import S3Limits, S3Store
+from hounsfield.storage_backends.store_memory import Remembering
 from hounsfield.storage_backends.store_wrappers import Limited, Metered, Retrying, TimedOut
 from hounsfield.storage_backends.testing.object_store_suite import (
     ARCHIVE,
@@ -48,10 +49,11 @@ def test_a_directory(check: Callable[[Opens], None], open_directory: Opens) -> N
 
 AROUND: dict[str, Callable[[ObjectStore], ObjectStore]] = {
     "Retrying": Retrying,
+    "Remembering": Remembering,
     "Limited": lambda store: Limited(store, 2),
     "Metered": Metered,
     "TimedOut": TimedOut,
-    "all": lambda store: Retrying(Limited(Metered(TimedOut(store)), 8)),
+    "all": lambda store: Retrying(Remembering(Limited(Metered(TimedOut(store)), 8))),
 }
 QUICK = [check for check in OBJECT_STORE_CHECKS if check is not many_names_come_in_pages]
 

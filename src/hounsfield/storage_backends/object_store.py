@@ -25,6 +25,7 @@ __all__ = [
     "ForeignTierError",
     "ObjectStore",
     "StoreAwayError",
+    "StoreKnownAwayError",
     "StoreRefusedError",
     "TierMarkerMissingError",
     "claim_tier",
@@ -41,6 +42,10 @@ class StoreAwayError(StorageError):
     """The store does not answer, is too slow, says that it is overloaded, or breaks off: try again later."""
 
     retry = True
+
+
+class StoreKnownAwayError(StoreAwayError):
+    """The store has been away for longer than anyone waits: it was asked once for this, or not at all."""
 
 
 class StoreRefusedError(StorageError):

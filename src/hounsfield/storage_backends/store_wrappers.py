@@ -1,7 +1,8 @@
 """What is put around an object store, one concern each: patience, an end, a limit, and figures.
 
 Each is an ``ObjectStore`` itself and passes the same suite. From the outside in:
-``Retrying(Limited(Metered(TimedOut(DirectoryStore(…)))))``; an ``S3Store`` ends its own requests.
+``Retrying(Remembering(Limited(Metered(TimedOut(DirectoryStore(…))))))`` (what is remembered:
+:mod:`~hounsfield.storage_backends.store_memory`); an ``S3Store`` ends its own requests.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from typing import TypeVar
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError
 from hounsfield.storage_backends.handover import Handover
-from hounsfield.storage_backends.object_store import ObjectStore, StoreAwayError, TierMarkerMissingError
+from hounsfield.storage_backends.object_store import (
+    ObjectStore,
+    StoreAwayError,
+    StoreKnownAwayError,
+    TierMarkerMissingError,
+)
 
-__all__ = ["Limited", "Metered", "OperationFigures", "RetryLimits", "Retrying", "TimedOut"]
+__all__ = ["AroundStore", "Limited", "Metered", "OperationFigures", "RetryLimits", "Retrying", "TimedOut"]
 
 T = TypeVar("T")
 
 
-class _Around:
+class AroundStore:
     """An object store around another: every call, and every step of an iterator, is a :meth:`_call`."""
 
     def __init__(self, store: ObjectStore) -> None:
@@ -96,7 +102,7 @@ class RetryLimits:
     restart of a store takes less; whoever has hours (a move) comes back later, whoever waits has left."""
 
 
-class Retrying(_Around):
+class Retrying(AroundStore):
     """Asks a store that is away again, after growing pauses of random length (so that not all ask at once).
 
     Only ``StoreAwayError``: what is refused, missing, short or full is so the next time. A stream goes on
@@ -186,10 +192,11 @@ class _Patience:
         self._next = owner._limits.first_s
 
     def after(self, error: StoreAwayError) -> None:
-        """Pause, or raise ``error`` again: the time is over, or people must mount a disk first."""
+        """Pause, or raise ``error`` again: the time is over, for all, or people must mount a disk first."""
         owner = self._owner
         pause = self._next * (0.5 + owner._chance() / 2)
-        if isinstance(error, TierMarkerMissingError) or owner._clock() + pause > self._until:
+        is_over = isinstance(error, TierMarkerMissingError | StoreKnownAwayError)
+        if is_over or owner._clock() + pause > self._until:
             raise error
         owner._pause(pause)
         if owner._closed.is_set():
@@ -213,7 +220,7 @@ class _Asked:
 # ---------------------------------------------------------------- a limit
 
 
-class Limited(_Around):
+class Limited(AroundStore):
     """Lets so many calls at a time through to a store; the others wait, but not for ever.
 
     A stream or list counts while a piece is fetched, not while its reader is busy with it.
@@ -250,7 +257,7 @@ class OperationFigures:
     """By kind: the name of the error."""
 
 
-class Metered(_Around):
+class Metered(AroundStore):
     """Counts calls, bytes, seconds and errors by operation: put, read, stream, size, names and delete.
 
     A stream or a list is one call.
@@ -327,7 +334,7 @@ _OPERATIONS = ("put", "read", "stream", "size", "names", "delete")
 # ---------------------------------------------------------------- an end
 
 
-class TimedOut(_Around):
+class TimedOut(AroundStore):
     """Gives up waiting for a store whose calls may hang: a network file system whose server is gone.
 
     No thread can be stopped in such a call, so each call has one of its own, which is left behind; as long

@@ -21,11 +21,15 @@ __all__ = ["Elsewhere", "TieredBlobs"]
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Where else a blob lies: its length, its key there, and the stores that have it, the nearest first."""
+    """Where else a blob lies: its length, its key there, and the stores that have it, the best first.
+
+    ``at_once``: the same, without patience for one that is away, if there is a choice.
+    """
 
     size: int
     key: str
     stores: tuple[ObjectStore, ...]
+    at_once: tuple[ObjectStore, ...] = ()
 
 
 class TieredBlobs:
@@ -140,7 +144,7 @@ class TieredBlobs:
     def _fetch(self, name: str, offset: int, length: int) -> bytes:
         found = self.where(name)
         failure: StorageError | None = None
-        for store in found.stores:
+        for store in (*found.at_once, *found.stores):
             try:
                 return store.read(found.key, offset, length)
             except StorageError as error:

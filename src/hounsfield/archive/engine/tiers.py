@@ -28,6 +28,7 @@ from hounsfield.storage_backends.local_blobs import LocalBlobLimits
 from hounsfield.storage_backends.object_store import ObjectStore, TierMarkerMissingError, claim_tier
 from hounsfield.storage_backends.range_cache import RangeCacheLimits
 from hounsfield.storage_backends.s3_store import S3Limits, S3Options, S3Store
+from hounsfield.storage_backends.store_memory import MemoryLimits, Remembering
 from hounsfield.storage_backends.store_wrappers import Limited, Metered, Retrying, RetryLimits, TimedOut
 from hounsfield.storage_backends.tiered_blobs import Elsewhere, TieredBlobs
 
@@ -47,7 +48,11 @@ class TierOptions:
     """At once, of one worker: more only wait for each other, in the store or on the way."""
 
     retry_s: float = 60.0
-    """For so long what fails for a moment is tried again; then it is left for the next look."""
+    """For so long what fails for a moment is tried again; then it is left for the next look, and whoever asks
+    is told so at once, but for one every few seconds."""
+
+    silence_s: float = 20.0
+    """A bucket that says nothing for so long is away."""
 
     verify_s: float = 90 * 86_400.0
     """Every copy there is read again, all of it, after so long; 0: only when asked. Reads may cost money."""
@@ -113,12 +118,15 @@ class Tiers:
         self._packs = Packs(store)
         self._names = tuple(one.name for one in options.tiers)
         self.metered: dict[str, Metered] = {}
+        self._memories: dict[str, Remembering] = {}
         hot = DirectoryStore(directory, DirectoryLimits(reserve_bytes=blobs.reserve_bytes))
         place = _Claimed(hot, keyring.root_id, lambda: True)
         self.by_name = {HOT: Tier(HOT, place, lambda segment: SEGMENTS + segment.hex(), keeps_keys=False)}
         for one in options.tiers:
             metered = self.metered[one.name] = Metered(_opened(one))
-            calls = Retrying(Limited(metered, one.requests_max), RetryLimits(deadline_s=one.retry_s))
+            limited = Limited(metered, one.requests_max)
+            memory = self._memories[one.name] = Remembering(limited, MemoryLimits(away_after_s=one.retry_s))
+            calls = Retrying(memory, RetryLimits(deadline_s=one.retry_s))
             place = _Claimed(calls, keyring.root_id, partial(self._is_unused, one.name))
             self.by_name[one.name] = Tier(one.name, place, pack_key)
 
@@ -133,8 +141,19 @@ class Tiers:
         row = self._packs.get(segment) if len(segment) == _ID_BYTES else None
         if row is None:
             return None
-        stores = tuple(self.by_name[tier].store for tier in self._names if tier in row.copies)
-        return Elsewhere(row.size, pack_key(segment), stores) if stores else None
+        tiers = [tier for tier in self._names if tier in row.copies]
+        if not tiers:
+            return None
+        at_once: tuple[ObjectStore, ...] = ()
+        if len(tiers) > 1:  # who has a choice asks each once before waiting for any
+            tiers.sort(key=lambda tier: self._memories[tier].is_doubtful())
+            at_once = tuple(self._memories[tier] for tier in tiers)
+        stores = tuple(self.by_name[tier].store for tier in tiers)
+        return Elsewhere(row.size, pack_key(segment), stores, at_once)
+
+    def troubled(self) -> frozenset[str]:
+        """Tiers that the last call found away, refusing or full, each as a whole."""
+        return frozenset(name for name, memory in self._memories.items() if memory.trouble() is not None)
 
     def _is_unused(self, name: str) -> bool:
         return not any(name in row.copies for page in self._packs.pages() for _, row in page)
@@ -162,7 +181,7 @@ def far_reads(reading: TieredBlobs) -> Callable[[tuple[Any, ...]], bool]:
 def _opened(options: TierOptions) -> ObjectStore:
     if isinstance(options.place, Path):
         return TimedOut(DirectoryStore(options.place), threads=2 * options.requests_max)
-    return S3Store(options.place, S3Limits(threads=options.requests_max))
+    return S3Store(options.place, S3Limits(threads=options.requests_max, silence_s=options.silence_s))
 
 
 class _Claimed:
