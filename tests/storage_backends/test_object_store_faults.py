@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ import pytest
 from hounsfield.storage_backends.errors import BlobNotFoundError, StorageError, StoreFullError
 from hounsfield.storage_backends.object_store import StoreAwayError, StoreRefusedError
 from hounsfield.storage_backends.s3_store import S3Limits, S3Store
+from hounsfield.storage_backends.store_wrappers import Limited, Metered, Retrying
 from support import faulty_store as faults
 from support.faulty_store import Fault, FaultyStore, Request, faulty_store
 from support.s3_servers import S3Server, s3_server  # noqa: F401 - a fixture
@@ -355,3 +357,47 @@ def test_what_fails_once_is_not_noticed(bucket: Bucket, act: str, answer: str) -
     patient = bucket.opened(retries=2, retry_s=5, request_s=10)
     bucket.proxy.on(ANSWERS[answer][0], lambda request: not is_end(request), times=1)
     ALL[act](patient)
+
+
+@pytest.mark.parametrize("act", READS)
+def test_an_answer_that_breaks_off_once_is_not_noticed(bucket: Bucket, act: str) -> None:
+    patient = Retrying(bucket.opened(retries=2, retry_s=5, request_s=10), pause=lambda seconds: None)
+    bucket.proxy.on_method(faults.half_a_body, "GET", times=1)
+    ALL[act](patient)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_bucket_that_has_many_bad_days(s3_server: S3Server, seed: int) -> None:  # noqa: F811
+    """One request in five ends badly, in any way: what is put is read all the same; nothing else is there."""
+    choose = random.Random(seed)
+    for_reading = [faults.half_a_body, faults.half_a_body_called_whole, faults.another_range]
+    for_writing = [faults.damaged_request, faults.lost_answer]
+    for_any = [faults.hang_up, faults.not_http, ANSWERS["500"][0], ANSWERS["503"][0]]
+
+    def badly(exchange: faults.Exchange) -> None:
+        kind = for_reading if exchange.request.method == "GET" else for_writing
+        choose.choice(for_any + kind)(exchange)
+
+    options = s3_server.options()
+    with faulty_store(s3_server.port) as proxy:
+        proxy.on(badly, lambda request: choose.random() < 0.2)
+        limits = replace(PATIENCE, request_s=10, range_bytes=MIB)
+        bad = S3Store(replace(options, endpoint=proxy.endpoint), limits)
+        store = Retrying(Limited(Metered(bad), 4), pause=lambda seconds: None)
+        contents = {
+            f"packs/{number}": choose.randbytes(choose.choice((10, 300_000, 6 * MIB))) for number in range(6)
+        }
+        for key, data in contents.items():
+            store.put(key, [data], len(data))
+        for key, data in contents.items():
+            assert store.size(key) == len(data)
+            assert b"".join(store.stream(key)) == data
+            assert store.read(key, 5, len(data) - 5) == data[5:]
+        gone = list(contents)[:3]
+        for key in gone:
+            store.delete(key)
+        assert set(store.names()) == contents.keys() - set(gone)
+    direct = S3Store(options)
+    assert set(direct.names()) == contents.keys() - set(gone)
+    # Those whose beginning, or abort, was lost: for a lifecycle rule.
+    s3_server.abort_uploads(s3_server.unfinished_uploads(options.prefix))

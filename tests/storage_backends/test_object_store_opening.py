@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -284,3 +285,9 @@ def test_without_obstore_the_error_says_how_to_get_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(StoreRefusedError, match=r"pip install 'hounsfield\[s3\]'"):
         S3Store(S3Options("bucket", credentials="anonymous"))
+
+
+def test_obstore_is_loaded_with_the_first_bucket() -> None:
+    """An archive without one neither needs nor waits for it."""
+    code = "import hounsfield.storage_backends.s3_store, sys; print('obstore' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

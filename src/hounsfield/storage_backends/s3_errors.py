@@ -19,6 +19,9 @@ _PASSING_CODES = {
     "XAmzContentSHA256Mismatch",  # what arrived is not what was sent
     "BadDigest",
     "IncompleteBody",
+    "MalformedXML",  # the list of an upload's parts, damaged on the way,
+    "InvalidPart",  # or naming one that the store has lost: the whole put is made again
+    "InvalidPartOrder",
     "NoSuchUpload",  # an end whose answer was lost: there is nothing to abort
 }
 _CERTIFICATE = ("certificate", "UnknownIssuer", "CertificateError")
