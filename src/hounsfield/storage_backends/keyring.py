@@ -215,6 +215,18 @@ class Keyring:
         self._read_key(purpose, key_id)  # a damaged or destroyed one is not passed on
         return self._path(purpose, key_id).read_bytes()
 
+    def take_wrapped(self, purpose: str, key_id: str, wrapped: bytes) -> bool:
+        """Have the keyring hold a key that :meth:`wrapped_key` gave; False when it holds one of that id.
+
+        ``KeyringError`` when it does not unwrap: it is damaged, destroyed, or another archive's.
+        """
+        self._unwrapped(purpose, key_id, wrapped)
+        path = self._path(purpose, key_id)
+        make_private_directory(path.parent)
+        taken = _publish(path, wrapped)
+        sync_directory(self._directory)
+        return taken
+
     def wrapped_root(self) -> bytes:
         """The root file, as it is: what a master or recovery key opens."""
         return (self._directory / "root").read_bytes()
@@ -288,6 +300,9 @@ class Keyring:
                 data = file.read(_KEY_FILE_BYTES + 1)
         except FileNotFoundError:
             raise KeyringError(f"no {purpose} key {key_id!r}: restore the keys from a backup") from None
+        return self._unwrapped(purpose, key_id, data)
+
+    def _unwrapped(self, purpose: str, key_id: str, data: bytes) -> bytes:
         if data.startswith(_DESTROYED_MAGIC):
             raise KeyDestroyedError(f"{purpose} key {key_id!r} was destroyed, with what it sealed")
         if len(data) != _KEY_FILE_BYTES or not data.startswith(_KEY_MAGIC):

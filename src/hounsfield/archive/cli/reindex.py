@@ -17,7 +17,8 @@ from hounsfield.archive.cli.output import EXIT_PARTIAL, err, print_json, remark
     epilog="""\b
 Examples:
   hounsfield reindex --data ./archive
-  hounsfield reindex --data ./archive --keep-old""",
+  hounsfield reindex --data ./archive --keep-old
+  hounsfield reindex --without-tier cold""",
 )
 @config_options
 @click.option("--keep-old", is_flag=True, help="Keep the old index beside the new one.")
@@ -27,6 +28,14 @@ Examples:
     help="Read attributes from the objects' headers again, not from the rows stored beside them: "
     "for objects that an older release stored. Takes several times as long.",
 )
+@click.option(
+    "--without-tier",
+    "without",
+    multiple=True,
+    metavar="NAME",
+    help="Go on although this tier does not answer, or was never used: what lies only there is missing then. "
+    "Repeatable.",
+)
 @json_option
 def command(
     *,
@@ -35,12 +44,14 @@ def command(
     data: str | None,
     keep_old: bool,
     rescan: bool,
+    without: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Make the index anew from the stored objects and recorded facts. Stop the server first.
 
     The logs are the archive, the index is a view of them: nothing is lost by this. The old index is put aside
-    until the new one is whole. Exit code 4 when some stored bytes are damaged: the report says how many.
+    until the new one is whole. Packs in other tiers are indexed by the lists of contents there. Exit code 4
+    when some stored bytes are damaged: the report says how many.
     """
     from rich.progress import Progress
 
@@ -64,9 +75,10 @@ def command(
             open_stores(config, before=put_aside) as stores,
             Progress(console=err(), disable=not err().is_terminal, transient=True) as bar,
         ):
+            far = stores.far_packs(without=without)
             task = bar.add_task("segments", total=None)
             report = stores.reindex(
-                lambda done, total: bar.update(task, completed=done, total=total), rescan=rescan
+                lambda done, total: bar.update(task, completed=done, total=total), rescan=rescan, far=far
             )
     except BaseException:
         if aside.exists():
@@ -81,6 +93,7 @@ def command(
         print_json(
             {
                 "segments": report.segments,
+                "far_packs": report.far_packs,
                 "objects": sum(report.outcomes.values()),
                 "outcomes": {outcome.name.lower(): count for outcome, count in report.outcomes.items()},
                 "facts": report.facts,
@@ -90,7 +103,10 @@ def command(
         )
     else:
         objects = sum(report.outcomes.values())
-        remark(f"indexed {objects} objects of {report.segments} segments, and {report.facts} facts")
+        segments = report.segments + report.far_packs
+        remark(f"indexed {objects} objects of {segments} segments, and {report.facts} facts")
+        if report.far_packs:
+            remark(f"{report.far_packs} packs of them lie only in other tiers")
         for reason, count in report.damage.items():
             remark(f"damage: {count} × {reason}")
         if report.unreadable_segments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,6 +53,7 @@ from hounsfield.archive.index.catalog import HASHED_FIELDS, Catalog
 from hounsfield.archive.index.correcting import Corrections
 from hounsfield.archive.index.deletion import Deletions
 from hounsfield.archive.index.epochs import begin_epoch
+from hounsfield.archive.index.far_packs import FarPacks, listing
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.layout import require_layout
@@ -61,7 +62,7 @@ from hounsfield.archive.index.planner import Planner
 from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
 from hounsfield.archive.index.rejections import Rejections
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
-from hounsfield.archive.index.tables import ALL_TABLES
+from hounsfield.archive.index.tables import ALL_TABLES, SEGMENT
 from hounsfield.archive.rendering.lettering import Lettering
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import KeyValueStore
@@ -176,21 +177,50 @@ class Stores:
         derived = open_cache(directory / DERIVED, options.metadata, options.index)
         return cls(directory, blobs, store, derived, keyring, options)
 
-    def catch_up(self, *, at_start: bool) -> RecoveryReport:
-        """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`."""
+    def catch_up(self, *, at_start: bool, far: FarPacks | None = None) -> RecoveryReport:
+        """Index what a crash left durable and not indexed; see :mod:`hounsfield.archive.index.recovery`.
+
+        ``far``: also what the tiers list and the index does not know. Of an index that was lost, all of it:
+        ``TierAwayError`` when a tier does not answer then.
+        """
         if at_start:
+            if far is None and self._index_was_lost():
+                far = self.far_packs()
             begin_epoch(self.store)  # before anything is appended to the journal
             leases.end_all(self.store)
-        report = catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start)
+        report = catch_up(self.indexer, self.journal, self.log.is_being_written, at_start=at_start, far=far)
         self.corrections.resume()
         self.rejections.resume()
         return report
 
-    def reindex(self, progress: Callable[[int, int], None], *, rescan: bool = False) -> RecoveryReport:
-        """Fill the (empty) index from segments and ledger; see :mod:`hounsfield.archive.index.recovery`."""
+    def far_packs(self, *, without: Collection[str] = (), fetch_keys: bool = False) -> FarPacks:
+        """What the tiers list, but for those that are ``without``; ``TierAwayError`` when one is away.
+
+        ``fetch_keys``: packs may be newer than the keyring, whose keys are then taken from the tiers.
+        """
+        found = listing(self.tiers.by_name, without=without)
+        have = {segment.hex() for log in (self.log, self.ledger) for segment in log.segment_ids()}
+        have |= {segment.hex() for segment in found.packs}
+        found.require_all(len(set(self.keyring.key_ids("segment")) - have))
+        far = FarPacks(self.tiers.by_name, found, self.keyring)
+        if fetch_keys:
+            far.fetch_keys()
+        return far
+
+    def _index_was_lost(self) -> bool:
+        """Whether there are segments, and perhaps packs, of which the index knows none."""
+        with self.store.snapshot() as snapshot:
+            is_empty = next(snapshot.scan(SEGMENT, limit=1), None) is None
+        return is_empty and bool(self.keyring.key_ids("segment"))
+
+    def reindex(
+        self, progress: Callable[[int, int], None], *, rescan: bool = False, far: FarPacks | None = None
+    ) -> RecoveryReport:
+        """Fill the (empty) index from segments, ledger and ``far`` (:meth:`far_packs`); see
+        :mod:`hounsfield.archive.index.recovery`."""
         gc.freeze()  # millions of rows come and go: what was loaded before need not be walked for each
         try:
-            report = reindex(self.indexer, self.journal, progress, rescan=rescan)
+            report = reindex(self.indexer, self.journal, progress, rescan=rescan, far=far)
         finally:
             gc.unfreeze()
         self.corrections.resume()

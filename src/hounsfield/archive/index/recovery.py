@@ -9,18 +9,20 @@ so doing either twice changes nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
+from msgspec import structs
 
 from hounsfield.archive.index.catalog import Stored
 from hounsfield.archive.index.contents import given_up_bytes
 from hounsfield.archive.index.deletion import announce_tombstones
+from hounsfield.archive.index.far_packs import FarPacks
 from hounsfield.archive.index.indexing import Indexer, Outcome, progress_batch
 from hounsfield.archive.index.journal import Journal, Pending
 from hounsfield.archive.index.object_rows import ObjectRows
-from hounsfield.archive.index.packs import PackRow, packs_among, plan_pack
+from hounsfield.archive.index.packs import HOT, PackRow, pack_of, packs_among, plan_pack
 from hounsfield.archive.index.rejections_in_force import FACT_REJECTION, announce_rejections, expired_at
 from hounsfield.archive.index.remaining import settle_order
 from hounsfield.archive.index.rescan import rescanned
@@ -32,9 +34,10 @@ from hounsfield.archive.index.rows import (
 )
 from hounsfield.archive.index.tables import META, SEGMENT
 from hounsfield.storage_backends.api import Batch
-from hounsfield.storage_backends.errors import KeyringError, PoisonedError, SealError
+from hounsfield.storage_backends.errors import KeyringError, PoisonedError, SealError, StorageError
 from hounsfield.storage_backends.segments import Damage, DamageReason, ScannedRecord
 
+_FAR = "a pack in another tier does not open"
 TORN = DamageReason.TORN_TAIL.value
 GROUP_RECORDS = (
     256  # indexed in one transaction: large enough to share its sync, small enough to hold no lock long
@@ -55,6 +58,7 @@ class RecoveryReport:
     deleted: int = 0  # records met that were deleted
     damage: dict[str, int] = field(default_factory=dict)
     unreadable_segments: int = 0
+    far_packs: int = 0  # indexed by what other tiers list and their contents say
     given_up: int = 0  # large objects that were never received whole; their segments were removed
     given_up_bytes: int = 0
 
@@ -68,12 +72,18 @@ class RecoveryReport:
 
 
 def catch_up(
-    indexer: Indexer, journal: Journal, is_being_written: Callable[[bytes], bool], *, at_start: bool
+    indexer: Indexer,
+    journal: Journal,
+    is_being_written: Callable[[bytes], bool],
+    *,
+    at_start: bool,
+    far: FarPacks | None = None,
 ) -> RecoveryReport:
     """Index what dead workers made durable and did not index; then mark their segments closed.
 
     Segments that a live worker writes to (``is_being_written``) are left alone. The ledger is replayed only
-    ``at_start``, while nobody else commits: a fact in it may be in the middle of its commit.
+    ``at_start``, while nobody else commits: a fact in it may be in the middle of its commit. ``far``: what
+    the tiers list, of which what the index does not know is indexed, too.
     """
     report = RecoveryReport()
     pending = journal.pending(report.saw) if at_start else Pending([], [])
@@ -83,7 +93,12 @@ def catch_up(
     segments = indexer.log.segment_ids()
     if at_start and not known and len(segments) > 1:
         note_unsettled(indexer)  # the index was lost: it is filled anew
-    packs = _packs_first(indexer, segments) if at_start and _is_unsettled(indexer) else {}
+    if far is not None and far.packs.keys() - known.keys():
+        note_unsettled(indexer)
+    packs: dict[bytes, PackRow] = {}
+    if at_start and _is_unsettled(indexer):
+        packs = _packs_first(indexer, segments, report, far, known)
+        _index_far(indexer, packs, segments, report, far)
     for segment in segments:
         row = known.get(segment)
         if (row is not None and row.closed) or is_being_written(segment):
@@ -129,11 +144,17 @@ def catch_up_segment(indexer: Indexer, segment: bytes) -> RecoveryReport:
 
 
 def reindex(
-    indexer: Indexer, journal: Journal, progress: Callable[[int, int], None], *, rescan: bool = False
+    indexer: Indexer,
+    journal: Journal,
+    progress: Callable[[int, int], None],
+    *,
+    rescan: bool = False,
+    far: FarPacks | None = None,
 ) -> RecoveryReport:
     """Fill an empty index from every segment, then every fact. ``progress(done, segments)``.
 
     ``rescan``: attributes are told anew from the objects' headers, not taken from their records' rows.
+    ``far``: packs that lie in other tiers, which are indexed by their contents.
     """
     report = RecoveryReport()
     pending = journal.pending(report.saw)
@@ -141,7 +162,8 @@ def reindex(
     segments = indexer.log.segment_ids()
     if not rescan:  # what records carry is not what they were told to say
         note_unsettled(indexer)
-    packs = _packs_first(indexer, segments)
+    packs = _packs_first(indexer, segments, report, far)
+    _index_far(indexer, packs, segments, report, far, rescan=rescan, progress=progress)
     for done, segment in enumerate(segments):
         progress(done, len(segments))
         report.segments += 1
@@ -188,14 +210,67 @@ def _is_unsettled(indexer: Indexer) -> bool:
         return snapshot.get(META, _UNSETTLED) is not None
 
 
-def _packs_first(indexer: Indexer, segments: list[bytes]) -> dict[bytes, PackRow]:
-    """The packs among the segments of an index that is filled anew, which are moved to the front.
+def _packs_first(
+    indexer: Indexer,
+    segments: list[bytes],
+    report: RecoveryReport,
+    far: FarPacks | None,
+    known: Container[bytes] = (),
+) -> dict[bytes, PackRow]:
+    """The packs among the segments of an index that is filled anew, moved to the front, and the far ones.
 
-    A record that is in a pack and at the place that it was gathered from is the pack's, as it was.
+    A record that is in a pack and at the place that it was gathered from is the pack's, as it was. A pack
+    whose row does not name the hot tier lies elsewhere: it is taken out of ``segments``.
     """
     packs = packs_among(indexer.log, indexer.catalog, segments)
-    segments[:] = [*packs, *(segment for segment in segments if segment not in packs)]
+    if far is not None:
+        wanted = [segment for segment in far.packs if segment not in known]
+        for segment, found in far.read(wanted, indexer.catalog):
+            if isinstance(found, KeyringError):
+                report.unreadable_segments += 1
+            elif isinstance(found, StorageError):
+                report.damage[_FAR] = report.damage.get(_FAR, 0) + 1
+            elif segment not in packs:
+                packs[segment] = found.row
+            elif packs[segment].digest == found.row.digest:
+                copies = {**found.row.copies, **packs[segment].copies}
+                packs[segment] = structs.replace(packs[segment], copies=copies)
+    packs = dict(sorted(packs.items(), key=lambda one: (-one[1].made_ns, one[0])))
+    here = [segment for segment, row in packs.items() if HOT in row.copies]
+    segments[:] = [*here, *(segment for segment in segments if segment not in packs)]
     return packs
+
+
+def _index_far(
+    indexer: Indexer,
+    packs: Mapping[bytes, PackRow],
+    segments: list[bytes],
+    report: RecoveryReport,
+    far: FarPacks | None,
+    *,
+    rescan: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> None:
+    """Index, by their contents, the packs that only lie elsewhere; those made last come first."""
+    elsewhere = [segment for segment, row in packs.items() if HOT not in row.copies]
+    if far is None or not elsewhere:
+        return
+    for done, (segment, found) in enumerate(far.read(elsewhere, indexer.catalog)):
+        progress(done, len(elsewhere) + len(segments))
+        if isinstance(found, StorageError):
+            report.damage[_FAR] = report.damage.get(_FAR, 0) + 1
+            continue
+        with indexer.store.snapshot() as snapshot:
+            is_known = pack_of(snapshot, segment) is not None
+        if not is_known:  # first of all: a record in it is found by this
+            batch = Batch(uses_reserve=True)
+            plan_pack(batch, segment, packs[segment])
+            indexer.store.commit(batch)
+        stored = _objects(indexer, ObjectRows(), found.records, report, verify=False, rescan=rescan)
+        for group in _groups(stored, REINDEX_GROUP_RECORDS):
+            _index(indexer, group, report)
+        indexer.store.commit(progress_batch({segment: packs[segment].size}, closed=True))
+        report.far_packs += 1
 
 
 def _done(segment: bytes, end: int, packs: Mapping[bytes, PackRow]) -> Batch:
