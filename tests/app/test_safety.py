@@ -157,10 +157,11 @@ def test_a_bound_entity_is_asked_for_its_certificate(tls: str, tmp_path: Path) -
     check_safety(config(bound, asking))
 
 
-def test_who_may_delete_is_known_by_a_token() -> None:
+@pytest.mark.parametrize("key", ["deletion_by", "tiering_by"])
+def test_who_may_delete_or_move_is_known_by_a_token(key: str) -> None:
     with pytest.raises(ConfigError, match=r"set http\.bearer_token_file"):
-        check_safety(config('http.deletion_by=["keeper"]'))
-    check_safety(config('http.deletion_by=["keeper"]', "http.bearer_token_file=/etc/tokens"))
+        check_safety(config(f'http.{key}=["keeper"]'))
+    check_safety(config(f'http.{key}=["keeper"]', "http.bearer_token_file=/etc/tokens"))
 
 
 @pytest.mark.parametrize(

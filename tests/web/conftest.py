@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -49,12 +49,14 @@ class Archive:
 
 
 @contextlib.asynccontextmanager
-async def open_archive(directory: Path, **app_options) -> AsyncIterator[Archive]:
+async def open_archive(
+    directory: Path, engine_options: EngineOptions | None = None, **app_options
+) -> AsyncIterator[Archive]:
     name = f"HOUNSFIELD_TEST_KEY_{os.getpid()}"
     os.environ[name] = os.urandom(32).hex()
     directory.mkdir(exist_ok=True)
     keyring = Keyring.create(directory / "keys", load_master_key(f"env:{name}"))
-    options = EngineOptions(index=LmdbLimits(map_bytes=1 << 30))
+    options = replace(engine_options or EngineOptions(), index=LmdbLimits(map_bytes=1 << 30))
     stores = Stores.open(directory, keyring, options)
     try:
         async with open_engine(stores, options, owner="test") as engine:

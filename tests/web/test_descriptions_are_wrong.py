@@ -12,7 +12,7 @@ from hounsfield.archive.web import openapi
 from hounsfield.archive.web.capabilities import NAMESPACE, describe
 
 WADL = "application/vnd.sun.wadl+xml"
-METHODS = {"get", "post", "delete", "options"}
+METHODS = {"get", "post", "put", "delete", "options"}
 
 
 def operations():

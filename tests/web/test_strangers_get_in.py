@@ -134,7 +134,7 @@ async def test_only_configured_origins_may_read(archives, settings, sample):
         assert preflight.status_code == 204
         assert preflight.headers["access-control-allow-headers"] == "accept, authorization"
         assert set(preflight.headers["access-control-allow-methods"].split(", ")) == {
-            *("GET", "HEAD", "POST", "DELETE", "OPTIONS"),
+            *("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"),
         }
 
 

@@ -54,6 +54,7 @@ class HttpService:
                 trusted_proxies=config.http.trusted_proxies,
                 cors_origins=config.http.cors_origins,
                 deletion_by=config.http.deletion_by,
+                tiering_by=config.http.tiering_by,
                 limits=WebLimits(
                     uploads_max=config.http.uploads_max,
                     upload_wait_s=config.ingest.memory_wait_seconds,

@@ -46,10 +46,11 @@ def check_safety(config: Config) -> list[str]:
         announcements += _check_dicom(config, dicom, f"dicom.listeners[{number}] ({dicom.host}:{dicom.port})")
     for number, http in enumerate(config.http.listeners):
         _check_http(config, http, f"http.listeners[{number}] ({http.host}:{http.port})")
-    if config.http.deletion_by and not config.http.bearer_token_file:
-        raise ConfigError(
-            "http.deletion_by names holders of bearer tokens, and there are none: set http.bearer_token_file"
-        )
+    for key, names in (("deletion_by", config.http.deletion_by), ("tiering_by", config.http.tiering_by)):
+        if names and not config.http.bearer_token_file:
+            raise ConfigError(
+                f"http.{key} names holders of bearer tokens, and there are none: set http.bearer_token_file"
+            )
     for font in config.rendered.fonts:
         if not Path(font).is_file():
             raise ConfigError(f"rendered.fonts: no such file: {font}")

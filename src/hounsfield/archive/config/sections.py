@@ -114,6 +114,7 @@ class Http(Section, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     deletion_by: tuple[str, ...] = ()
+    tiering_by: tuple[str, ...] = ()
     connections_max: Count = 1000
     uploads_max: Count = 64
     feeds_max: Count = 64

@@ -14,7 +14,7 @@ _EXPOSED: Final = (
     b"accept-ranges, content-disposition, content-encoding, content-length, content-location, content-range, "
     b"content-type, etag, link, location, retry-after, warning, www-authenticate"
 )
-_METHODS: Final = b"GET, HEAD, POST, DELETE, OPTIONS"
+_METHODS: Final = b"GET, HEAD, POST, PUT, DELETE, OPTIONS"
 _MAX_AGE_SECONDS: Final = b"86400"
 _ASKED_BYTES_MAX: Final = 4096  # of the names a preflight lists: an echo is no amplifier
 

@@ -47,11 +47,13 @@ class WebSettings:
     ``base_url`` is where clients reach the archive (``https://pacs.example/``); empty: what the request's
     Host header says. ``cors_origins``: origins whose scripts may read answers, ``("*",)`` for all.
     ``trusted_proxies``: addresses and networks whose ``Forwarded`` and X-Forwarded-* headers are believed.
-    ``deletion_by``: names of the bearer tokens whose holders may delete; none: nobody.
+    ``deletion_by``: names of the bearer tokens whose holders may delete; none: nobody. ``tiering_by``: those
+    whose holders see and move what lies in tiers.
     """
 
     base_url: str = ""
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     deletion_by: tuple[str, ...] = ()
+    tiering_by: tuple[str, ...] = ()
     limits: WebLimits = field(default_factory=WebLimits)

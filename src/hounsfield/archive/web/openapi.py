@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from hounsfield import __version__
 from hounsfield.archive.web.deletion import REASON_CHARS_MAX
+from hounsfield.archive.web.tiers import TIERS
 from hounsfield.archive.web.urls import DICOM_WEB
 
 _STUDY: Final = f"{DICOM_WEB}/studies/{{study}}"
@@ -125,6 +126,11 @@ _URI_PARAMETERS: Final[list[dict[str, Any]]] = [
         "presentationUID": {"type": "string"},
     }.items()
 ]
+
+
+def _query(name: str, kind: str, text: str, *, required: bool = False) -> dict[str, Any]:
+    schema = {"type": kind, **({"minimum": 0} if kind == "integer" else {})}
+    return {"name": name, "in": "query", "description": text, "required": required, "schema": schema}
 
 
 def _content(*kinds: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -250,6 +256,20 @@ def _delete(summary: str) -> dict[str, Any]:
     }
 
 
+def _tiers(
+    summary: str, *parameters: dict[str, Any], status: str = "200", errors: str = ""
+) -> dict[str, Any]:
+    done: dict[str, Any] = {"description": "The answer", "content": _content("application/json")}
+    if status == "204":
+        done = {"description": "Done"}
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "tags": ["Tiers"],
+        "responses": {status: done, **dict.fromkeys(("401", "403", *errors.split()), _PROBLEM)},
+    }
+    return operation | ({"parameters": list(parameters)} if parameters else {})
+
+
 def _plain(summary: str, kind: str, errors: str = "") -> dict[str, Any]:
     return _get(summary, _content(kind), errors=errors, tag="Operation")
 
@@ -273,6 +293,35 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
         "What changed in studies: a page of it, or a stream of server-sent events",
         _content("application/json", "text/event-stream"),
         errors="400 401 406 410 503", tag="Changes", parameters=_CHANGES_PARAMETERS,
+    ),
+    ("GET", TIERS): _tiers("What lies in which tier, what is being done, what waits"),
+    ("GET", f"{TIERS}/plan"): _tiers(
+        "What each rule would do now; changes nothing",
+        _query("list", "integer", "How many series to list, 0 of them when it is not given"),
+        errors="400",
+    ),
+    ("POST", f"{TIERS}/apply"): _tiers("Carry the rules out soon", status="202"),
+    ("GET", f"{TIERS}/history"): _tiers(
+        "What was moved, pinned, repaired or found damaged, newest first",
+        _query("limit", "integer", "How many; 100 when it is not given, and never more than 1,000"),
+        _query("before", "integer", "That of an answer, to go on"),
+        errors="400",
+    ),
+    ("GET", f"{TIERS}/pins"): _tiers("The studies that are pinned"),
+    ("POST", f"{TIERS}/studies/{{study}}/recall"): _tiers(
+        "Bring a study back", status="202", errors="404"
+    ),
+    ("POST", f"{TIERS}/studies/{{study}}/series/{{series}}/recall"): _tiers(
+        "Bring a series back", status="202", errors="404"
+    ),
+    ("PUT", f"{TIERS}/studies/{{study}}/pin"): _tiers(
+        "Keep a study in the hot tier, and bring it back",
+        _query("why", "string", "Why it stays: kept with the pin", required=True),
+        _query("until", "string", "The last day (UTC), such as 2027-06-30"),
+        errors="400",
+    ),
+    ("DELETE", f"{TIERS}/studies/{{study}}/pin"): _tiers(
+        "Let the rules decide again", status="204", errors="404"
     ),
     ("GET", f"{DICOM_WEB}/studies"): _search("Search for studies"),
     ("GET", f"{DICOM_WEB}/series"): _search("Search for series in all studies"),
@@ -328,6 +377,7 @@ _TAGS: Final = {
     "WADO-RS": "Retrieval (PS3.18 10.4)",
     "STOW-RS": "Storing (PS3.18 10.5)",
     "Capabilities": "What there is, for machines (PS3.18 8.9)",
+    "Tiers": "Where studies lie, for those whom http.tiering_by names",
     "Operation": "For whoever runs the archive",
 }
 

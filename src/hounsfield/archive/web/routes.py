@@ -29,6 +29,7 @@ from hounsfield.archive.web.qido import Qido
 from hounsfield.archive.web.rendered import RenderedPictures
 from hounsfield.archive.web.responses import BuffersResponse, json_response
 from hounsfield.archive.web.stow import Stow
+from hounsfield.archive.web.tiers import TIERS, TierRequests
 from hounsfield.archive.web.uploads import SharedCount
 from hounsfield.archive.web.urls import DICOM_WEB, base_url
 from hounsfield.archive.web.wado_uri import PATH as WADO_URI
@@ -69,6 +70,7 @@ def routes(
     bulkdata, deletion = Bulkdata(engine, settings), Deletion(engine, settings)
     everything = AllBulkdata(engine, settings, bulkdata)
 
+    tiers = TierRequests(engine, settings)
     changes = ChangeFeed(engine, settings, feeds_open=feeds_open, closing=closing)
 
     wado_uri = WadoUri(engine, instances, pictures)
@@ -113,6 +115,30 @@ def routes(
     async def follow(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await changes.answer(scope, receive)
 
+    async def tier_status(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.status(scope)
+
+    async def tier_plan(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.plan(scope)
+
+    async def tier_apply(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.apply(scope)
+
+    async def tier_history(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.history(scope)
+
+    async def tier_pins(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.pins(scope)
+
+    async def recall(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.recall(scope, path["study"], path.get("series", ""))
+
+    async def pin(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.pin(scope, path["study"])
+
+    async def unpin(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.unpin(scope, path["study"])
+
     async def live(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return json_response(b'{"status":"ok"}', "application/json", headers=_FRESH)
 
@@ -149,6 +175,15 @@ def routes(
         ("GET", "/metrics", figures),
         ("GET", "/openapi.json", openapi),
         ("GET", "/changes", follow),
+        ("GET", TIERS, tier_status),
+        ("GET", f"{TIERS}/plan", tier_plan),
+        ("POST", f"{TIERS}/apply", tier_apply),
+        ("GET", f"{TIERS}/history", tier_history),
+        ("GET", f"{TIERS}/pins", tier_pins),
+        ("POST", f"{TIERS}/studies/{{study}}/recall", recall),
+        ("POST", f"{TIERS}/studies/{{study}}/series/{{series}}/recall", recall),
+        ("PUT", f"{TIERS}/studies/{{study}}/pin", pin),
+        ("DELETE", f"{TIERS}/studies/{{study}}/pin", unpin),
         ("OPTIONS", DICOM_WEB, capabilities),
         ("OPTIONS", f"{DICOM_WEB}/", capabilities),
         ("GET", f"{DICOM_WEB}/studies", search(Level.STUDY)),
