@@ -24,6 +24,7 @@ from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.directory_store import DirectoryLimits, DirectoryStore
 from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.late_store import LateStore
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits
 from hounsfield.storage_backends.object_store import ObjectStore, TierMarkerMissingError, claim_tier
 from hounsfield.storage_backends.range_cache import RangeCacheLimits
@@ -179,9 +180,11 @@ def far_reads(reading: TieredBlobs) -> Callable[[tuple[Any, ...]], bool]:
 
 
 def _opened(options: TierOptions) -> ObjectStore:
-    if isinstance(options.place, Path):
-        return TimedOut(DirectoryStore(options.place), threads=2 * options.requests_max)
-    return S3Store(options.place, S3Limits(threads=options.requests_max, silence_s=options.silence_s))
+    place = options.place
+    if isinstance(place, Path):
+        return TimedOut(DirectoryStore(place), threads=2 * options.requests_max)
+    limits = S3Limits(threads=options.requests_max, silence_s=options.silence_s)
+    return LateStore(partial(S3Store, place, limits), f"<tier {options.name}, not opened yet>")
 
 
 class _Claimed:
