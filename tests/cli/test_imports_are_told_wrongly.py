@@ -100,6 +100,13 @@ def test_what_cannot_be_meant_is_said_before_anything_is_read(
     assert "me:pass" not in done.err
 
 
+@pytest.mark.parametrize("word", ["http://127.0.0.1:1/dicom-web", "ae:NOBODY@127.0.0.1:1"])
+def test_nobody_there_is_its_own_exit_code(cli: Any, archive: Path, word: str) -> None:
+    done = cli("import", word, "--timeout", "2", "--data", archive, "--json")
+    assert done.code == 3, done.err
+    assert "127.0.0.1:1" in done.err
+
+
 def test_an_archive_that_is_none(cli: Any, tmp_path: Path) -> None:
     done = cli("import", tmp_path, "--data", tmp_path / "none")
     assert done.code == 1

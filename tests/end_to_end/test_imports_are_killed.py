@@ -18,7 +18,7 @@ from hounsfield.archive.dicom.part10 import split
 from support.imports import write_study
 from support.server import HOUNSFIELD, PATIENCE_S, ArchiveServer, archive_server, until, value
 
-KILLS = int(os.environ.get("IMPORT_KILLS", "6"))
+KILLS = int(os.environ.get("IMPORT_KILLS", "4"))
 FILES = 100 * KILLS
 
 
@@ -96,22 +96,22 @@ def test_importer_and_server_are_killed_again_and_again(server: ArchiveServer, t
 def test_a_server_that_is_drained_ends_the_import_in_good_order(
     server: ArchiveServer, tmp_path: Path
 ) -> None:
-    write_study(tmp_path / "tree", 300)
+    write_study(tmp_path / "tree", 200)
     process = starting(server, str(tmp_path / "tree"), "--jobs", "2", "--set", "archive.workers=1")
     wait_for(server, process, 5)
     assert server.terminate() == 0
     server.start()  # as a service manager does
     _, error = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, error.decode()
-    assert len(server.listed()) == 300
+    assert len(server.listed()) == 200
 
 
 def test_without_a_server_it_is_killed_as_well(tmp_path: Path) -> None:
     server = ArchiveServer(tmp_path / "server")
     server.directory.mkdir()
     assert server.run("init").returncode == 0
-    uids = write_study(tmp_path / "tree", 200)
-    for count in (20, 120):
+    uids = write_study(tmp_path / "tree", 150)
+    for count in (20, 90):
         process = starting(server, str(tmp_path / "tree"), "--jobs", "2")
         wait_for(server, process, count)
         process.kill()

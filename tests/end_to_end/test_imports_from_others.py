@@ -184,10 +184,3 @@ def test_from_another_of_ours(ours: ArchiveServer, files: list[Sample], tmp_path
         assert_all_here(ours, files)
         target = f"ae:{theirs.dicom_target}"
         assert bring(ours, target, "--jobs", "2") == {"already_there": len(files)}
-
-
-@pytest.mark.parametrize("word", ["http://127.0.0.1:1/dicom-web", "ae:NOBODY@127.0.0.1:1"])
-def test_nobody_there_is_its_own_exit_code(ours: ArchiveServer, word: str) -> None:
-    done = ours.run("import", word, "--timeout", "2", "--json")
-    assert done.returncode == 3, done.stderr
-    assert "127.0.0.1:1" in done.stderr
