@@ -58,7 +58,10 @@ def test_what_is_dicom_is_brought_in_whatever_its_name_and_the_rest_is_counted(
 
     assert archive.bring(tree) == {"imported": 9, "not DICOM": 7}
     assert archive.stored() == sorted([*uids, bare, implicit, big, zipped])
-    assert archive.bring(tree) == {"before": 15}  # the ZIP archive is one
+    assert archive.bring(tree) == {
+        "before": 14,
+        "not DICOM": 1,
+    }  # the ZIP archive is one; a DICOMDIR is looked at
 
 
 def test_objects_are_kept_byte_for_byte(archive: Archive, tmp_path: Path) -> None:
@@ -115,6 +118,9 @@ def test_each_file_is_opened_once_and_read_once_and_not_again_by_the_next_run(
     os.utime(path, ns=(0, 0))  # changed: it is another file now
     assert archive.bring(tree) == {"already there": 1, "before": 11}
     assert archive.bring(tree, afresh=True) == {"already there": 11, "not DICOM": 1}
+    opened.clear()
+    assert archive.bring(path, tree / "text") == {"before": 2}  # also what is named by itself
+    assert not opened
 
 
 def test_of_a_zip_archive_nothing_is_read_twice(
@@ -155,6 +161,7 @@ def test_a_damaged_zip_archive_costs_what_is_damaged(archive: Archive, tmp_path:
     assert archive.bring(file) == {"unreadable": 1, "before": 2}  # what was bad is tried again
     file.write_bytes(whole)
     assert archive.bring(file) == {"imported": 1, "already there": 2}
+    assert archive.bring(file) == {"before": 1}
     file.write_bytes(whole[:-30])
     assert archive.bring(file) == {"unreadable": 1}
 

@@ -60,7 +60,7 @@ class Files:
         """
         work = self._work
         id_ = work.state.id("file", found.path, found.seen.size, found.seen.mtime_ns)
-        if listing is None and work.state.has(id_):
+        if work.state.has(id_):
             work.tally.before += 1
             return False
         try:
@@ -68,7 +68,7 @@ class Files:
         except UnreadableError as error:
             work.tally.object(found.path, Fate.UNREADABLE, str(error))
             return True
-        if fates and listing is None and all(fate.settled for fate in fates):
+        if fates and all(fate.settled for fate in fates):
             work.state.note(id_, fates)
         return True
 
@@ -80,9 +80,12 @@ class Files:
             what = recognised(begun.first)
             if what is Kind.ZIP:
                 return await self._zip(found, begun)
-            if what is Kind.DICOMDIR and listing is not None:
-                listing(await self._all(begun))
-                return [Fate.NOT_DICOM]
+            if what is Kind.DICOMDIR:  # never done with: what it lists may come later
+                if listing is None:
+                    self._work.tally.object(found.path, Fate.NOT_DICOM, what.value)
+                else:
+                    listing(await self._all(begun))
+                return []
             return [await self._object(found.path, begun, what)]
         finally:
             begun.blocks.close()
