@@ -60,6 +60,8 @@ def test_the_memory_for_distant_stretches_is_the_archives(tmp_path: Path) -> Non
             "an endpoint holds no keys",
         ),
         (COLD + COLD, "listed more than once"),
+        (COLD + COLD.replace('"cold"', '"too"').replace("/mnt/", "/mnt//x/../"), "where tier 'cold' is"),
+        ('[archive]\ndata = "/mnt"\n' + COLD, "in the data directory"),
         (COLD + RULE + 'action = "move"\n', "name at least one tier in `to`"),
         (
             COLD + RULE + 'action = "move"\nto = ["cool"]\n',

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
-from engine.test_histories_end_otherwise import History, Uids, compared, shown
-from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, NOW, Place, applied, rule
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from engine.test_histories_end_otherwise import History, Uids, compared, shown
+from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, NOW, Place, applied, rule
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits

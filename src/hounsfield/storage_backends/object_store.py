@@ -122,12 +122,14 @@ class CreatesOnce(Protocol):
         """Put a small object under a key that has none, or return False. Durable when it returns."""
 
 
-def claim_tier(store: ObjectStore, archive: bytes, *, first_time: bool) -> bool:
-    """Make sure that ``store`` is the tier of ``archive`` (its keyring's root id); True when newly marked.
+def claim_tier(store: ObjectStore, archive: bytes, *, first_time: bool, name: str = "") -> bool:
+    """Make sure that ``store`` is the tier ``name`` of ``archive`` (its keyring's root id); True when newly
+    marked.
 
     ``first_time``: the caller knows of no copy there, so an unmarked store is marked. Otherwise an unmarked
     store is a disk that is not mounted, or another bucket: ``TierMarkerMissingError``. ``ForeignTierError``
-    when it is marked as somebody else's; what the store raises.
+    when it is marked as somebody else's, or as another tier of the same archive: under two names what lies
+    there would be deleted as the one's while it is the other's; what the store raises.
     """
     found = _read_marker(store)
     if found is None:
@@ -136,7 +138,8 @@ def claim_tier(store: ObjectStore, archive: bytes, *, first_time: bool) -> bool:
                 f"{store!r} holds copies of this archive, but has no object {TIER_MARKER!r}: mount the disk, "
                 "or correct the tier's address; nothing was written"
             )
-        marker = json.dumps({"format": TIER_FORMAT, "archive": archive.hex()}).encode() + b"\n"
+        said = {"format": TIER_FORMAT, "archive": archive.hex(), "tier": name}
+        marker = json.dumps(said).encode() + b"\n"
         if isinstance(store, CreatesOnce):
             store.create(TIER_MARKER, marker)
         else:
@@ -146,9 +149,9 @@ def claim_tier(store: ObjectStore, archive: bytes, *, first_time: bool) -> bool:
             raise FormatError(
                 f"{store!r} does not give back the object {TIER_MARKER!r} that was just put there"
             )
-        _require_ours(store, written, archive)
+        _require_ours(store, written, archive, name)
         return True
-    _require_ours(store, found, archive)
+    _require_ours(store, found, archive, name)
     return False
 
 
@@ -167,10 +170,11 @@ def _read_marker(store: ObjectStore) -> bytes | None:
     return marker[:_MARKER_BYTES]
 
 
-def _require_ours(store: ObjectStore, marker: bytes, archive: bytes) -> None:
+def _require_ours(store: ObjectStore, marker: bytes, archive: bytes, name: str) -> None:
     try:
         content = json.loads(marker)
         version, owner = content["format"], bytes.fromhex(content["archive"])
+        tier = content.get("tier", name)
     except (ValueError, TypeError, KeyError):
         raise ForeignTierError(
             f"{TIER_MARKER!r} in {store!r} is no archive's mark: it is damaged, or the place is used for "
@@ -185,4 +189,9 @@ def _require_ours(store: ObjectStore, marker: bytes, archive: bytes) -> None:
         raise ForeignTierError(
             f"{store!r} belongs to the archive {owner.hex()[:16]}…, this is {archive.hex()[:16]}…: give the "
             "tier a place of its own (another bucket, prefix or directory)"
+        )
+    if tier != name:
+        raise ForeignTierError(
+            f"{store!r} is this archive's tier {tier!r}, not {name!r}: give it that name in config.toml "
+            "again, or the tier another place"
         )

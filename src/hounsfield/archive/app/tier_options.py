@@ -29,8 +29,20 @@ def check_tiers(config: Config) -> None:
     """Raise ConfigError for the first tier or tier rule that cannot be."""
     refuse_namesakes(config.tiers, "tiers")
     refuse_namesakes(config.tier_rules, "tier_rules")
+    data = Path(config.archive.data).expanduser().absolute()
+    places: dict[object, str] = {}
     for tier in config.tiers:
         _check_tier(tier)
+        place = _place_of(tier)
+        if isinstance(place, Path) and place.is_relative_to(data.resolve()):
+            raise ConfigError(
+                f"tiers {tier.name!r}: directory: this is in the data directory; use another disk"
+            )
+        if place in places:
+            raise ConfigError(
+                f"tiers {tier.name!r}: this is where tier {places[place]!r} is: a second copy there is none"
+            )
+        places[place] = tier.name
     names = [HOT, *(tier.name for tier in config.tiers)]
     for entry in config.tier_rules:
         _checked_rule(entry, names)
@@ -77,6 +89,13 @@ def _check_tier(tier: TierEntry) -> None:
         raise ConfigError(f"{where}: directory: write the whole path, from / on")
     if tier.bucket:
         _bucket(tier)
+
+
+def _place_of(tier: TierEntry) -> object:
+    """What two tiers must not share."""
+    if tier.directory:
+        return Path(tier.directory).resolve()
+    return tier.endpoint.rstrip("/"), tier.bucket, tier.prefix.strip("/")
 
 
 def _bucket(tier: TierEntry) -> S3Options:

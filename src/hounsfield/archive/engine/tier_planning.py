@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hounsfield.archive.engine.tier_rules import (
@@ -155,12 +155,19 @@ class TierPlanning:
         rules: Sequence[TierRule],
         source: Source,
         limits: PlanLimits | None = None,
+        *,
+        tiers: Collection[str] | None = None,
     ) -> None:
+        """``tiers``: those that are configured, the hot one too; None: all that packs are said to lie in.
+
+        A copy in another one is left alone: nobody can look at it, or delete it.
+        """
         self._catalog = catalog
         self._journal = journal
         self._rules = rules
         self._source = source
         self._limits = limits or PlanLimits()
+        self._tiers = tiers
         self._asks_bytes = any(rule.bytes_min is not None or rule.bytes_max is not None for rule in rules)
 
     def tasks(
@@ -195,6 +202,20 @@ class TierPlanning:
             found.after = page[-1][0]
         return found
 
+    def is_wanted_hot(
+        self, store: KeyValueStore, around: Surroundings, now_ns: int, series_key: bytes
+    ) -> bool:
+        """Whether a rule or a pin has a series stay in the hot tier."""
+        with store.snapshot() as snapshot:
+            moment = _Moment(snapshot, around, pinned(snapshot, self._journal, now_ns), now_ns)
+            study = self._catalog.study_by_id(snapshot, series_key[:STUDY_ID_BYTES])
+            row = self._catalog.series_by_key(snapshot, series_key)
+            if study is None or row is None:
+                return False
+            one = _Series(series_key, study, row, _packs_in_use(snapshot, series_key))
+            decision = self._decided(moment, one)
+        return decision is not None and HOT in decision.tiers
+
     def _look_at(self, at: _Moment, page: Sequence[tuple[bytes, bytes]], found: PlanPage) -> None:
         study_id, study = b"", None
         for key, sealed in page:
@@ -208,7 +229,7 @@ class TierPlanning:
             if at.now_ns - row.changed_ns < self._limits.quiet_s * 1e9:
                 found.quiet += 1
                 continue
-            task = self._task(at, _Series(key, study, row, list(packs_of(at.snapshot, key))))
+            task = self._task(at, _Series(key, study, row, _packs_in_use(at.snapshot, key)))
             if task is None:
                 found.unmatched += 1
             elif task.idle:
@@ -217,6 +238,13 @@ class TierPlanning:
                 found.tasks.append(task)
 
     def _task(self, at: _Moment, one: _Series) -> SeriesTask | None:
+        decision = self._decided(at, one)
+        if decision is None:
+            return None
+        self._look(at, one)
+        return self._difference(at, one, decision)
+
+    def _decided(self, at: _Moment, one: _Series) -> Decision | None:
         if self._asks_bytes:
             self._look(at, one)
         subject = SeriesSubject(
@@ -230,11 +258,7 @@ class TierPlanning:
             pinned=one.study.uid in at.pinned,
             source=lambda: self._source_of(at, one),
         )
-        decision = decide(self._rules, subject, at.around)
-        if decision is None:
-            return None
-        self._look(at, one)
-        return self._difference(at, one, decision)
+        return decide(self._rules, subject, at.around)
 
     def _source_of(self, at: _Moment, one: _Series) -> SourceRow:
         """How the first of its objects that comes to hand came in; they mostly came alike."""
@@ -294,9 +318,20 @@ class TierPlanning:
         )
 
     def _stays(self, row: PackRow, tier: str, now_ns: int) -> bool:
-        """Whether a copy is one that was brought back lately."""
+        """Whether a copy is one that was brought back lately, or out of reach."""
+        if self._tiers is not None and tier not in self._tiers:
+            return True
         since = row.copies[tier].since_ns
         return tier == HOT and since > row.made_ns and now_ns - since < self._limits.recalled_s * 1e9
+
+
+def _packs_in_use(snapshot: Snapshot, series_key: bytes) -> list[tuple[bytes, PackRow]]:
+    """The packs of a series, but for those of which nothing is needed: they are not moved, but removed."""
+    return [
+        (segment, row)
+        for segment, row in packs_of(snapshot, series_key)
+        if (held := snapshot.get(USE, segment)) is None or decode(UseRow, held).dead_records < row.objects
+    ]
 
 
 def _day(at_ns: int) -> datetime.date:

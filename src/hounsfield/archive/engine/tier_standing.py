@@ -95,16 +95,17 @@ class TierStanding:
             configured = name in self._tiers.by_name
             trouble = "" if configured else "it is not in config.toml any more"
             if ask and configured and name != HOT:
-                trouble = self._trouble(self._tiers.metered[name], is_used=bool(packs))
+                trouble = self._trouble(name, is_used=bool(packs))
             tiers[name] = Held(packs, size, objects, damaged[name], trouble, configured)
         waiting = recalls(self._store, RECALLS_MAX)
         oldest = min((row.asked_ns for _, row in waiting), default=0)
         return Standing(self._clock(), tiers, len(waiting), oldest)
 
-    def _trouble(self, store: ObjectStore, *, is_used: bool) -> str:
-        """Why a store does not serve now, asked without patience."""
+    def _trouble(self, name: str, *, is_used: bool) -> str:
+        """Why a tier does not serve now, asked without patience."""
+        store = self._tiers.metered[name]
         try:
-            claim_tier(store, self._archive, first_time=False)
+            claim_tier(store, self._archive, first_time=False, name=name)
         except TierMarkerMissingError as error:
             return "" if not is_used and _is_empty(store) else str(error)
         except (StorageError, OSError) as error:

@@ -113,7 +113,9 @@ class Tiering:
         self._clock = clock
         self._doubted: deque[bytes] = deque()  # from whatever thread reads
         self.copying = Copying(stores.store, stores.keyring, stores.tiers.by_name, clock=self.now)
-        self.planning = TierPlanning(stores.catalog, stores.journal, options.rules, source, options.plan)
+        self.planning = TierPlanning(
+            stores.catalog, stores.journal, options.rules, source, options.plan, tiers=self.copying.tiers
+        )
         self._gatherer = Gatherer(stores.indexer, clock=self.now)
         self.verifying = Verifying(stores.store, stores.journal, self.copying)
         stores.log.damaged = self._doubted.append
@@ -444,25 +446,40 @@ class Tiering:
         return True
 
     def _make_room(self) -> None:
-        """Drop what was brought back and not opened for longest, past the budget for it."""
+        """Drop what was brought back and not opened for longest, past the budget for it.
+
+        What a rule or a pin has stay is no part of that.
+        """
         if not self._limits.recalled_bytes_max:
             return
-        found: list[tuple[datetime.date, bytes, int]] = []
-        for page in self.copying.packs.pages():
-            with self._store.snapshot() as snapshot:
-                for segment, row in page:
-                    copy = row.copies.get(HOT)
-                    if copy is not None and len(row.copies) > 1 and copy.since_ns > row.made_ns:
-                        opened = last_opened(snapshot, row.series_key)
-                        brought = _day(copy.since_ns)
-                        found.append((max(opened or brought, brought), segment, row.size))
+        found = sorted(self._brought_back())
         left = sum(size for _, _, size in found)
-        for _, segment, size in sorted(found):
+        for _, segment, size in found:
             if left <= self._limits.recalled_bytes_max:
                 return
-            self.copying.drop(segment, HOT)
+            try:
+                self.copying.drop(segment, HOT)
+            except (NoCopyError, LastCopyError, PackGoneError, StorageError) as error:
+                self.figures.failures += 1
+                _logger.warning("a pack that was brought back stays for now: %s", error)
+                continue
             self.figures.freed_bytes += size
             left -= size
+
+    def _brought_back(self) -> Iterator[tuple[datetime.date, bytes, int]]:
+        """Packs that are here for a while only: when each was opened last, and its bytes."""
+        around = self._around()
+        for page in self.copying.packs.pages():
+            for segment, row in page:
+                copy = row.copies.get(HOT)
+                if copy is None or copy.since_ns <= row.made_ns or len(row.copies) < 2:
+                    continue
+                if self.planning.is_wanted_hot(self._store, around, self.now(), row.series_key):
+                    continue
+                with self._store.snapshot() as snapshot:
+                    opened = last_opened(snapshot, row.series_key)
+                brought = _day(copy.since_ns)
+                yield max(opened or brought, brought), segment, row.size
 
     def _sweep(self) -> None:
         for segment in self._stores.blobs.names(SEGMENTS):

@@ -121,14 +121,14 @@ class Tiers:
         self.metered: dict[str, Metered] = {}
         self._memories: dict[str, Remembering] = {}
         hot = DirectoryStore(directory, DirectoryLimits(reserve_bytes=blobs.reserve_bytes))
-        place = _Claimed(hot, keyring.root_id, lambda: True)
+        place = _Claimed(hot, HOT, keyring.root_id, lambda: True)
         self.by_name = {HOT: Tier(HOT, place, lambda segment: SEGMENTS + segment.hex(), keeps_keys=False)}
         for one in options.tiers:
             metered = self.metered[one.name] = Metered(_opened(one))
             limited = Limited(metered, one.requests_max)
             memory = self._memories[one.name] = Remembering(limited, MemoryLimits(away_after_s=one.retry_s))
             calls = Retrying(memory, RetryLimits(deadline_s=one.retry_s))
-            place = _Claimed(calls, keyring.root_id, partial(self._is_unused, one.name))
+            place = _Claimed(calls, one.name, keyring.root_id, partial(self._is_unused, one.name))
             self.by_name[one.name] = Tier(one.name, place, pack_key)
 
     def elsewhere(self, name: str) -> Elsewhere | None:
@@ -190,9 +190,10 @@ def _opened(options: TierOptions) -> ObjectStore:
 class _Claimed:
     """A place in which nothing is put, listed or deleted before it is known to be this archive's."""
 
-    def __init__(self, store: ObjectStore, archive: bytes, is_new: Callable[[], bool]) -> None:
+    def __init__(self, store: ObjectStore, name: str, archive: bytes, is_new: Callable[[], bool]) -> None:
         """``is_new``: whether no copy there is known, so that it may be marked."""
         self._store = store
+        self._name = name
         self._archive = archive
         self._is_new = is_new
         self._lock = threading.Lock()
@@ -223,9 +224,9 @@ class _Claimed:
             if self._claimed:
                 return
             try:
-                claim_tier(self._store, self._archive, first_time=False)
+                claim_tier(self._store, self._archive, first_time=False, name=self._name)
             except TierMarkerMissingError:
                 if not self._is_new():
                     raise
-                claim_tier(self._store, self._archive, first_time=True)
+                claim_tier(self._store, self._archive, first_time=True, name=self._name)
             self._claimed = True

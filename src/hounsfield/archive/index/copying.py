@@ -112,14 +112,27 @@ class Copying:
     def drop(self, segment: bytes, tier: str, *, others_min: int = 1, pace: Pace = lambda _: None) -> PackRow:
         """Have ``tier`` not hold the pack any more, if ``others_min`` other tiers (one at least) do.
 
-        A copy that was not read since it was put is read first, and put anew when it is wrong. Raises
-        ``LastCopyError`` or ``PackGoneError``, and as :meth:`copy`: nothing is dropped then. When the store
-        fails, the row names the tier no more and the bytes are left there, for :meth:`sweep`.
+        Tiers that are not configured do not count: what they have, nobody can read. The others are asked
+        whether they have it still; a copy that was not read since it was put, or is not there, is read first,
+        and put anew when it is wrong. Raises ``LastCopyError`` or ``PackGoneError``, and as :meth:`copy`:
+        nothing is dropped then. When the store fails, the row names the tier no more and the bytes are left
+        there, for :meth:`sweep`.
         """
-        for name, copy in self._row(segment).copies.items():
-            if name in self._tiers and name != tier and not copy.verified_ns:
-                self._read_back(segment, name, pace)
-        row = self.packs.unname_copy(segment, tier, others_min=others_min)
+        row = self._row(segment)
+        sure: list[str] = []
+        doubt: Exception | None = None
+        for name, copy in row.copies.items():
+            if name not in self._tiers or name == tier:
+                continue
+            try:
+                if not copy.verified_ns or not self._is_there(segment, row, name):
+                    self._read_back(segment, name, pace)
+                sure.append(name)
+            except (StorageError, NoCopyError) as error:
+                doubt = error
+        if doubt is not None and len(sure) < others_min:
+            raise doubt
+        row = self.packs.unname_copy(segment, tier, others_min=others_min, among=sure)
         self._store.sync()  # or a power cut could bring back a row that names what is gone
         self._remove(self._tiers[tier], segment)
         return row
@@ -189,6 +202,13 @@ class Copying:
         if row is None:
             raise PackGoneError(f"there is no pack {segment.hex()}")
         return row
+
+    def _is_there(self, segment: bytes, row: PackRow, tier: str) -> bool:
+        place = self._tiers[tier]
+        try:
+            return place.store.size(place.key_of(segment)) == row.size
+        except BlobNotFoundError:
+            return False
 
     def _read_back(self, segment: bytes, tier: str, pace: Pace) -> None:
         try:

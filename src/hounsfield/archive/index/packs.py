@@ -8,7 +8,7 @@ synced). A copy is taken out of a tier only after the row has ceased to name it,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -126,20 +126,23 @@ class Packs:
         """
         return self._change(segment, lambda row: structs.replace(row, copies={**row.copies, tier: copy}))
 
-    def unname_copy(self, segment: bytes, tier: str, *, others_min: int = 1) -> PackRow:
+    def unname_copy(
+        self, segment: bytes, tier: str, *, others_min: int = 1, among: Collection[str] | None = None
+    ) -> PackRow:
         """Have the pack's row not name ``tier`` any more, whose copy may then be deleted.
 
         The row as it is then. ``LastCopyError`` unless so many other tiers (one at least) are named at that
-        moment; ``PackGoneError``.
+        moment, of those ``among`` (None: of all); ``PackGoneError``.
         """
         if others_min < 1:
             raise ValueError("one copy of a pack stays")
 
         def without(row: PackRow) -> PackRow:
             others = {name: copy for name, copy in row.copies.items() if name != tier}
-            if len(others) < others_min:
+            left = len(others if among is None else others.keys() & set(among))
+            if left < others_min:
                 raise LastCopyError(
-                    f"pack {segment.hex()} is to keep {others_min} copies and {len(others)} would be left: "
+                    f"pack {segment.hex()} is to keep {others_min} copies and {left} would be left: "
                     "copy it first"
                 )
             return structs.replace(row, copies=others)
