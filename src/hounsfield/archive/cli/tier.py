@@ -386,24 +386,25 @@ def verify(
         is_done = wait or not archive.running
     if as_json:
         print_json({"done": is_done, **found})
-    elif not is_done:
+    elif is_done:
+        _say_verified(found)
+    else:
         remark(
             f"asked for {found['copies']} copies ({size(found['bytes'])}): "
             "`hounsfield tier status` shows how it goes"
         )
-    else:
-        run = found["run"]
-        began = run is not None and run["began"] >= found["asked"]
-        remark(_did(run) if began else "there is no copy to verify")
-    if not is_done:
-        return 0
+    return EXIT_PARTIAL if is_done and (found["damaged"] or found["copies"]) else 0
+
+
+def _say_verified(found: dict[str, Any]) -> None:
+    run = found["run"]
+    began = run is not None and run["began"] >= found["asked"]
+    remark(_did(run) if began else "there is no copy to verify")
     if found["copies"]:
         remark(f"{found['copies']} copies could not be read now; they are tried again")
     if found["damaged"]:
-        print_table(
-            ["pack", "tier"], [(one["pack"], one["tier"]) for one in found["damaged"]], title="damaged"
-        )  # fmt: skip
-    return EXIT_PARTIAL if found["damaged"] or found["copies"] else 0
+        rows = [(one["pack"], one["tier"]) for one in found["damaged"]]
+        print_table(["pack", "tier"], rows, title="damaged")
 
 
 def _is_over(now: dict[str, Any], asked: dict[str, Any]) -> bool:
