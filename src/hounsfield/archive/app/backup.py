@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from hounsfield.archive.app.asking import ask, control_socket
@@ -60,14 +60,22 @@ def open_restore(
 
 
 def restore(
-    config: Config, opened: Restore, *, link: bool, reindex: bool, progress: Progress
+    config: Config,
+    opened: Restore,
+    *,
+    link: bool,
+    reindex: bool,
+    progress: Progress,
+    without_tiers: Collection[str] = (),
 ) -> RestoreReport:
     """Make ``archive.data``, which must be empty, the archive that the snapshot is of."""
     data = Path(config.archive.data).expanduser().absolute()
     refuse_network_file_system(data)
     opened.check(progress, index=not reindex)
     options = engine_options(config, workers=1)
-    report = opened.run(data, options, link=link, reindex=reindex, progress=progress)
+    report = opened.run(
+        data, options, link=link, reindex=reindex, without_tiers=without_tiers, progress=progress
+    )
     adopt(data)
     opened.finish(data)
     return report

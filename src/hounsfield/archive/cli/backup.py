@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +46,11 @@ def command(
     """Copy index, keyring and ledger (with --segments: everything) to DIRECTORY, as of one moment.
 
     The server may run, receive and compact meanwhile. Everything in the copy is sealed as it was. Without
-    --segments, save segments/ yourself: its files are append-only, so any copying program will do.
+    --segments, save segments/ yourself: its files are append-only, so any copying program will do. What lies
+    only in other tiers is not copied: it is said how much that is.
     """
+    import msgspec
+
     from hounsfield.archive.app.backup import open_backup
     from hounsfield.archive.app.keys import keyring_of
     from hounsfield.archive.engine.backup import describe, read_manifest, snapshots_in
@@ -82,7 +84,7 @@ def command(
     with open_backup(config, directory) as backup, bar() as shown:
         report = backup.make(segments=segments, keep=keep, progress=shown_on(shown))
     if as_json:
-        print_json(asdict(report))
+        print_json(msgspec.to_builtins(report))
         return 0
     remark(
         f"snapshot {report.snapshot}: index {size(report.index_bytes)}, {report.keys} keys; "
@@ -95,6 +97,11 @@ def command(
         )
     if not segments:
         remark(f"the objects are not in it: save {config.archive.data}/segments as well, or use --segments")
+    for name, packs in report.elsewhere.items():
+        remark(
+            f"{packs.packs} packs ({size(packs.bytes)}) lie in tier {name} and not here: they are not in it, "
+            "and the tier must survive"
+        )
     if report.removed_snapshots:
         remark(f"removed {len(report.removed_snapshots)} older snapshots")
     return 0

@@ -40,6 +40,13 @@ Examples:
     is_flag=True,
     help="The master key is lost: open with the recovery key, read from the terminal or a pipe.",
 )
+@click.option(
+    "--without-tier",
+    "without",
+    multiple=True,
+    metavar="NAME",
+    help="Go on although this tier does not answer. Repeatable.",
+)
 @click.option("--check", is_flag=True, help="Only compare the snapshot with its digests; restore nothing.")
 @config_options
 @json_option
@@ -51,6 +58,7 @@ def command(
     link: bool,
     reindex: bool,
     with_recovery_key: bool,
+    without: tuple[str, ...],
     check: bool,
     config_file: Path | None,
     overrides: tuple[str, ...],
@@ -81,7 +89,14 @@ def command(
         if check:
             opened.check(shown_on(shown), index=not reindex)
         else:
-            report = backup.restore(config, opened, link=link, reindex=reindex, progress=shown_on(shown))
+            report = backup.restore(
+                config,
+                opened,
+                link=link,
+                reindex=reindex,
+                progress=shown_on(shown),
+                without_tiers=without,
+            )
     if check:
         absent = [entry.name for entry in opened.absent()]
         anew = reindex or opened.index_of_another_release
@@ -123,6 +138,11 @@ def command(
                 f"newer than the snapshot: {report.recovery.records} objects looked at, "
                 f"{report.recovery.facts} facts replayed, {report.moved} objects found where they were "
                 "moved to"
+            )
+        if report.packs_corrected or report.recovery.far_packs:
+            remark(
+                f"{report.packs_corrected} packs lie in other tiers than they did, and "
+                f"{report.recovery.far_packs} that lie only in other tiers are newer than the index"
             )
         if report.lost:
             remark(f"{report.lost} objects of the index are in no segment that is here: `hounsfield fsck`")

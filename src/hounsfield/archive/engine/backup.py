@@ -38,6 +38,7 @@ import msgspec
 from hounsfield import __version__
 from hounsfield.archive.errors import HounsfieldError
 from hounsfield.archive.index.layout import copy_is_of_this_layout
+from hounsfield.archive.index.packs import HOT, Packs
 from hounsfield.storage_backends.api import CopiesItself, KeyValueStore
 from hounsfield.storage_backends.file_systems import (
     locked_directory,
@@ -84,6 +85,13 @@ class LogEntry(msgspec.Struct, frozen=True):
     copied: bool
 
 
+class PacksElsewhere(msgspec.Struct, frozen=True):
+    """Packs that one tier has and the data directory has not."""
+
+    packs: int = 0
+    bytes: int = 0
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """What one snapshot consists of."""
 
@@ -94,6 +102,8 @@ class Manifest(msgspec.Struct, frozen=True):
     files: tuple[FileEntry, ...]
     logs: tuple[LogEntry, ...]
     with_segments: bool
+    elsewhere: dict[str, PacksElsewhere] = {}
+    """What was not copied because it lies only in other tiers, which must survive; by tier."""
 
 
 @dataclass(slots=True)
@@ -109,6 +119,7 @@ class BackupReport:
     copied_bytes: int = 0
     removed_snapshots: list[str] = field(default_factory=list)
     removed_segments: int = 0
+    elsewhere: dict[str, PacksElsewhere] = field(default_factory=dict)
     index_of_another_release: bool = False  # a restore makes it anew, and needs the segments for that
 
 
@@ -120,6 +131,7 @@ class Backup:
             raise BackupError("this index is kept by a database of its own: back it up with that one's tools")
         self._data = data
         self._store: CopiesItself = store
+        self._packs = Packs(store)
         self._keyring = keyring
         self._target = target
         self._report = BackupReport()
@@ -186,7 +198,7 @@ class Backup:
         after = self._listed(LOGS)
         copied = self._copies(logs)
         gone = before.keys() - after.keys() - copied.keys()
-        if any(name.partition("/")[0] in logs for name in gone):
+        if any(name.partition("/")[0] in logs and not self._is_elsewhere(name) for name in gone):
             return False
         self._copy_keys(part)
         entries = []
@@ -211,6 +223,7 @@ class Backup:
             tuple(files),
             tuple(logs),
             with_segments,
+            self._elsewhere(),
         )
         write_file(part / MANIFEST, seal_manifest(manifest, self._keyring))
         for folder in (part / "index", part / "keys", *(part / "keys").iterdir(), part):
@@ -222,6 +235,21 @@ class Backup:
         report.keys = sum(entry.path.startswith("keys/") for entry in files)
         report.segments = len(logs)
         report.segment_bytes = sum(entry.size for entry in logs)
+        report.elsewhere = manifest.elsewhere
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """Whether a segment that went is a pack that another tier has: a restore finds it there."""
+        row = self._packs.get(bytes.fromhex(name.rpartition("/")[2]))
+        return row is not None and bool(set(row.copies) - {HOT})
+
+    def _elsewhere(self) -> dict[str, PacksElsewhere]:
+        found: dict[str, PacksElsewhere] = {}
+        for page in self._packs.pages():
+            for _, row in page:
+                for name in row.copies if HOT not in row.copies else ():
+                    old = found.get(name, PacksElsewhere())
+                    found[name] = PacksElsewhere(old.packs + 1, old.bytes + row.size)
+        return found
 
     # -- keys
 

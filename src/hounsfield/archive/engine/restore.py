@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,7 +42,9 @@ from hounsfield.archive.engine.backup import (
 )
 from hounsfield.archive.engine.engine import EngineOptions, Stores
 from hounsfield.archive.index import locations
+from hounsfield.archive.index.far_packs import FarPacks
 from hounsfield.archive.index.layout import copy_is_of_this_layout
+from hounsfield.archive.index.reconciling import Reconciling
 from hounsfield.archive.index.recovery import RecoveryReport, note_unsettled
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, Location, ObjectRow, SegmentRow, decode
 from hounsfield.archive.index.tables import SCRUB, SEGMENT, USE
@@ -73,6 +75,8 @@ class RestoreReport:
     absent: list[str] = field(default_factory=list)  # named by the snapshot, not in the source
     moved: int = 0  # objects found in another segment than the snapshot's
     lost: int = 0  # objects of the index whose bytes are nowhere
+    far_keys: int = 0  # of packs newer than the snapshot, taken from other tiers
+    packs_corrected: int = 0  # that lie in other tiers than the snapshot's index says
     index_made_anew: bool = False  # then nobody knows what ``absent`` segments had, and ``lost`` is 0
     recovery: RecoveryReport = field(default_factory=RecoveryReport)
 
@@ -159,12 +163,14 @@ class Restore:
         *,
         link: bool = False,
         reindex: bool = False,
+        without_tiers: Collection[str] = (),
         progress: Progress = silent,
     ) -> RestoreReport:
         """Make ``data`` an archive again, all but its marker. ``BackupError`` when it holds anything else.
 
         ``link``: segments become further names of the source's files, where both are on one disk.
         ``reindex``: leave the snapshot's index and make it anew, as is done when it is of another release.
+        ``without_tiers``: those that cannot be asked; else ``TierAwayError`` when one does not answer.
         """
         self._claim(data)
         report = RestoreReport(self.snapshot, self.manifest.made_at)
@@ -185,10 +191,15 @@ class Restore:
         keyring = Keyring.open_with_root(data / "keys", self.keyring.reveal_root())
         stores = Stores.open(data, keyring, options)
         try:
+            progress("asking the tiers", 0, 1)
+            far = stores.far_packs(without=without_tiers)
+            report.far_keys = far.fetch_keys()  # before anything could take their packs for leftovers
+            listed = {f"segments/{segment.hex()}" for segment in far.packs}
+            report.absent = [name for name in report.absent if name not in listed]
             if report.index_made_anew:
-                make_index(stores, report, progress)
+                make_index(stores, report, progress, far)
             else:
-                bring_up_to_date(stores, report, progress)
+                bring_up_to_date(stores, report, progress, far)
         finally:
             stores.close()
         return report
@@ -259,35 +270,36 @@ class Restore:
         sync_directory(target)
 
 
-def make_index(stores: Stores, report: RestoreReport, progress: Progress) -> None:
-    """Fill an empty index from the segments and the ledger that are here."""
+def make_index(stores: Stores, report: RestoreReport, progress: Progress, far: FarPacks) -> None:
+    """Fill an empty index from the segments and the ledger that are here, and what lies in other tiers."""
     stores.sealer.start_new_epoch()  # what other indexes of these keys sealed is not counted in it
-    report.recovery = stores.reindex(partial(progress, "making the index anew"))
+    report.recovery = stores.reindex(partial(progress, "making the index anew"), far=far)
     stores.store.sync()
 
 
-def bring_up_to_date(stores: Stores, report: RestoreReport, progress: Progress) -> None:
-    """Make an older index fit the segments and the ledger that are here."""
+def bring_up_to_date(stores: Stores, report: RestoreReport, progress: Progress, far: FarPacks) -> None:
+    """Make an older index fit the segments and the ledger that are here, and what lies in other tiers."""
     stores.sealer.start_new_epoch()  # what was sealed after the snapshot is not counted in it
     progress("finding what was moved", 0, 1)
-    missing = _missing(stores)
-    report.moved = _find_moved(stores, missing)
+    packs = Reconciling(stores.store, stores.catalog, stores.log, far)
+    report.packs_corrected = packs.correct()
+    missing = _missing(stores, packs)
+    report.moved = _find_moved(stores, missing, packs)
     progress("indexing what is newer", 0, 1)
     note_unsettled(stores.indexer)  # segments come in any order: who was first speaks, as before the loss
-    report.recovery = stores.catch_up(at_start=True)
-    if missing:
-        left = _missing(stores)
-        report.lost = sum(len(rows) for rows in left.values())
-        _forget_segments(
-            stores, {row.location.segment for rows in left.values() for row in rows if row.location}
-        )
+    report.recovery = stores.catch_up(at_start=True, far=far)
+    left = _missing(stores, packs) if missing else {}
+    report.lost = sum(len(rows) for rows in left.values())
+    needed = {row.location.segment for rows in left.values() for row in rows if row.location}
+    packs.forget(needed)
+    _forget_segments(stores, needed | packs.somewhere())
     stores.store.sync()
     progress("indexing what is newer", 1, 1)
 
 
-def _missing(stores: Stores) -> dict[bytes, list[locations.Located]]:
-    """Rows that point into segments that are not here, by record id."""
-    have = set(stores.log.segment_ids())
+def _missing(stores: Stores, packs: Reconciling) -> dict[bytes, list[locations.Located]]:
+    """Rows that point into segments that are neither here nor in another tier, by record id."""
+    have = {*stores.log.segment_ids(), *packs.somewhere()}
     found: dict[bytes, list[locations.Located]] = {}
     for _, rows in locations.walk(stores.store, stores.catalog):
         for row in rows:
@@ -297,30 +309,21 @@ def _missing(stores: Stores) -> dict[bytes, list[locations.Located]]:
     return found
 
 
-def _find_moved(stores: Stores, missing: dict[bytes, list[locations.Located]]) -> int:
+def _find_moved(stores: Stores, missing: dict[bytes, list[locations.Located]], packs: Reconciling) -> int:
     """Point rows at the copies that compaction or gathering made of their records after the snapshot; how
     many."""
-    if not missing:
-        return 0
-    with stores.store.snapshot() as snapshot:
-        known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
     moved = 0
-    switches: list[tuple[locations.Located, Location, str]] = []
-    for segment in stores.log.segment_ids():
-        row = known.get(segment)
-        if row is not None and row.closed:
-            continue
+    for records in _newer(stores, packs, missing) if missing else ():
+        switches: list[tuple[locations.Located, Location, str]] = []
         try:
-            for record in stores.log.scan(segment, start=row.indexed_to if row else None):
-                if not isinstance(record, ScannedRecord) or record.kind != RECORD_KIND_OBJECT:
-                    continue
-                if record.ref.record_id not in missing or not _opens(stores, record):
+            for record in records:
+                if record.kind != RECORD_KIND_OBJECT or record.ref.record_id not in missing:
                     continue
                 carried = decode(ObjectRow, record.row)
                 place = Location.of(record.ref, carried.stream), carried.stored_as
                 switches += [(held, *place) for held in missing.pop(record.ref.record_id)]
         except (KeyringError, msgspec.MsgspecError):
-            continue  # catching up reports it
+            pass  # catching up reports it
         for start in range(0, len(switches), SWITCH_ROWS):
             group = switches[start : start + SWITCH_ROWS]
             stores.sealer.prepare(len(group))
@@ -329,8 +332,27 @@ def _find_moved(stores: Stores, missing: dict[bytes, list[locations.Located]]) -
                 locations.point_elsewhere(batch, stores.sealer, held, location, stored_as=stored_as)
             stores.store.commit(batch)
         moved += len(switches)
-        switches = []
     return moved
+
+
+def _newer(stores: Stores, packs: Reconciling, wanted: Container[bytes]) -> Iterator[Iterable[ScannedRecord]]:
+    """What the index does not know of each segment, as far as it is wanted and opens, and of each pack."""
+    with stores.store.snapshot() as snapshot:
+        known = {key: decode(SegmentRow, value) for key, value in snapshot.scan(SEGMENT)}
+    for segment in stores.log.segment_ids():
+        row = known.get(segment)
+        if row is None or not row.closed:
+            yield _that_open(stores, segment, row.indexed_to if row else None, wanted)
+    for pack in packs.newer():
+        yield pack.records
+
+
+def _that_open(
+    stores: Stores, segment: bytes, start: int | None, wanted: Container[bytes]
+) -> Iterator[ScannedRecord]:
+    for record in stores.log.scan(segment, start=start):
+        if isinstance(record, ScannedRecord) and record.ref.record_id in wanted and _opens(stores, record):
+            yield record
 
 
 def _opens(stores: Stores, record: ScannedRecord) -> bool:

@@ -45,6 +45,8 @@ class Listing:
 
     packs: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
     away: dict[str, str] = field(default_factory=dict)
+    asked: set[str] = field(default_factory=set)
+    """Tiers that answered."""
 
     def require_all(self, missing: int) -> None:
         """Raise ``TierAwayError`` unless every tier answered. ``missing``: segments that are nowhere else."""
@@ -79,6 +81,7 @@ def listing(tiers: Mapping[str, Tier], *, without: Collection[str] = ()) -> List
                 segment = _segment_of(key)
                 if segment is not None:
                     found.packs[segment] = (*found.packs.get(segment, ()), name)
+            found.asked.add(name)
         except BlobNotFoundError:
             found.away[name] = "it bears no archive's mark: its disk is not mounted, or it was never used"
         except StorageError as error:
@@ -97,6 +100,7 @@ class FarPacks:
     def __init__(self, tiers: Mapping[str, Tier], found: Listing, keyring: Keyring) -> None:
         self.tiers = tiers
         self.packs = found.packs
+        self.asked = found.asked
         self._keyring = keyring
 
     def fetch_keys(self) -> int:
