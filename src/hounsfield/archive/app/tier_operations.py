@@ -106,9 +106,7 @@ def tier_metrics(engine: Engine) -> Callable[[], Iterator[Metric]]:
     """How the tiers stand, as the leader told it last, for ``/metrics`` of whichever worker is asked."""
 
     def read() -> Iterator[Metric]:
-        standing = engine.tiering.standing.told()
-        if standing.at_ns:
-            yield from _families(standing, engine.tiering.hot_fill())
+        yield from _families(engine.tiering.standing.told(), engine.tiering.hot_fill())
 
     return read
 
