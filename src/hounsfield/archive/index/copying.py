@@ -157,19 +157,12 @@ class Copying:
         for tier in self._tiers.values():
             self._remove(tier, segment)
 
-    def discard(self, segment: bytes, tier: str) -> bool:
-        """Delete what lies in a tier of a pack whose row does not name it; False when it does."""
-        row = self.packs.get(segment)
-        if row is None or tier in row.copies:
-            return False
-        self._remove(self._tiers[tier], segment)
-        return True
-
     def sweep(self, name: str, *, pace: Pace = lambda _: None) -> tuple[int, int]:
         """Delete what killed steps left in a tier: how many, and how many packs are strangers.
 
-        Deleted are blobs of packs whose row does not name the tier, and of those whose key was destroyed. A
-        stranger has a key, and the index does not know it: a reindex finds out.
+        Deleted are blobs of packs whose row does not name the tier, and of those whose key is neither here
+        nor there. A stranger has a key, and the index does not know it: a reindex finds out. One whose key is
+        only there is newer than a keyring that was restored while the tier was away.
         """
         tier = self._tiers[name]
         removed = strangers = 0
@@ -178,7 +171,7 @@ class Copying:
             segment = _segment_of(key)
             if segment is None:
                 continue
-            if self.packs.get(segment) is None and self._has_key(segment):
+            if self.packs.get(segment) is None and self._has_key(segment, tier):
                 strangers += 1
             elif self.sweep_one(name, segment):
                 removed += 1
@@ -288,11 +281,14 @@ class Copying:
         if tier.keeps_keys:
             tier.store.delete(segment_key_name(segment))
 
-    def _has_key(self, segment: bytes) -> bool:
+    def _has_key(self, segment: bytes, tier: Tier) -> bool:
         try:
             self._keyring.check_key("segment", segment.hex())
         except KeyringError:
-            return False
+            try:
+                tier.store.size(segment_key_name(segment))
+            except BlobNotFoundError:
+                return False
         return True
 
 

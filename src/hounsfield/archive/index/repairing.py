@@ -101,7 +101,7 @@ class PackRepairs:
         done, hopeless = 0, set()
         for segment in segments:
             try:
-                if not self._copying.discard(segment, HOT):
+                if not self._copying.sweep_one(HOT, segment):
                     self._copying.repair(segment, HOT, pace=pace)
             except NoCopyError:
                 hopeless.add(segment)
