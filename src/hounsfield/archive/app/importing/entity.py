@@ -160,6 +160,8 @@ class Entity:
         arrivals = Arrivals(work, self._place(study))
         try:
             complaint = await self._patiently(work, way, study, arrivals)
+        except ModelError:
+            complaint = "it lists a study whose UID is none"
         except NetError as error:
             complaint = str(error)
             if isinstance(error, NoAcceptedContextError):

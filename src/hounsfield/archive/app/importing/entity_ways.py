@@ -33,7 +33,15 @@ from hounsfield.archive.net.query_retrieve import (
 )
 from hounsfield.archive.net.scu import Offer, RemoteEntity, RequestorAssociation, ScuLimits, associate
 from hounsfield.archive.net.statuses import answer_of, answer_to_error
-from hounsfield.archive.wire import AcceptedContext, Buffer, Category, CStoreRequest, PresentationContext
+from hounsfield.archive.wire import (
+    AcceptedContext,
+    Buffer,
+    Category,
+    CStoreRequest,
+    PresentationContext,
+    Service,
+    describe_status,
+)
 
 PAUSES_S: Final = (1.0, 5.0, 20.0)
 """Before a study is asked for again, when the association was lost or the peer has no room for us."""
@@ -217,9 +225,9 @@ class _Getting(Way):
             except RefusedError as error:
                 if error.retry:
                     raise
-                return complaint or f"{self._remote}: {error}"
+                return complaint or _meaning(error.status, Service.GET)
             if number == 0:
-                complaint = _complaint(final)
+                complaint = _complaint(final, Service.GET)
                 owed = 0 if final is None else final.suboperations.failed
             else:  # what is not proposed any more fails now: what counts is what came
                 owed -= arrivals.count - before
@@ -241,7 +249,7 @@ class _Moving(Way):
         self._received = received
 
     def at_once(self, jobs: int) -> int:
-        return min(jobs, 4)  # each may open associations of its own to us
+        return min(jobs, MOVES_MAX)
 
     async def fetch(self, study: WantedStudy, arrivals: Arrivals) -> str:
         with self._received.counting(study.uid, arrivals):
@@ -251,8 +259,8 @@ class _Moving(Way):
             except RefusedError as error:
                 if error.retry:
                     raise
-                return f"{self._remote}: {error}"
-        complaint = _complaint(final)
+                return _meaning(error.status, Service.MOVE)
+        complaint = _complaint(final, Service.MOVE)
         if not complaint and final is not None and final.suboperations.done > arrivals.count:
             return (
                 f"it says that it sent {final.suboperations.done} objects, and {arrivals.count} came here: "
@@ -329,6 +337,7 @@ class _Moved:
 
 @asynccontextmanager
 async def open_way(remote: RemoteEntity, options: EntityOptions, work: Work) -> AsyncIterator[Way]:
+    """C-GET, or with ``options.listen`` C-MOVE: the listener serves as long as the block lasts."""
     if options.listen is None:
         yield _Getting(remote, options)
         return
@@ -343,14 +352,20 @@ async def open_way(remote: RemoteEntity, options: EntityOptions, work: Work) -> 
         nursery.cancel_scope.cancel()
 
 
-def _complaint(final: Ended | None) -> str:
+def _complaint(final: Ended | None, service: Service) -> str:
     """What a final response says is wrong, "" when nothing is."""
     if final is None:
         return "it did not say how it ended"
     failed = final.suboperations.failed
     if failed:
-        return f"{failed} objects were not sent: {final.meaning}"
-    return "" if final.category in {Category.SUCCESS, Category.WARNING} else final.meaning
+        return f"{failed} objects were not sent: {_meaning(final.status, service)}"
+    well = final.category in {Category.SUCCESS, Category.WARNING}
+    return "" if well else _meaning(final.status, service)
+
+
+def _meaning(status: int, service: Service) -> str:
+    """A status in our words: the peer's own may name somebody, and this is written to the report."""
+    return f"{status:04X}H: {describe_status(status, service).meaning}"
 
 
 def _ip(host: str) -> str:

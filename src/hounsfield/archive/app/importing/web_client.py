@@ -322,4 +322,6 @@ def _why_no_tls(error: BaseException) -> str | None:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "the server breaks HTTP"  # the text may quote what it sent
     return str(error) or type(error).__name__
