@@ -109,6 +109,21 @@ def test_a_plan_says_what_is_done_and_changes_nothing(tier: Tier, tmp_path: Path
     assert json_of(tier, "apply")["run"]["series"] == 0
 
 
+def test_rules_are_tried_before_they_are_in_force(tier: Tier, tmp_path: Path) -> None:
+    file = tmp_path / "new.toml"
+    file.write_text(
+        '[[tiers]]\nname = "elsewhere"\ndirectory = "/nowhere"\n'
+        '[[tier_rules]]\nname = "all"\naction = "move"\nto = ["elsewhere"]\nfill_above = 0.000001\n'
+    )
+    plan = json_of(tier, "plan", "--rules", str(file))
+    assert plan["rules"]["all"]["series"] == 3
+    assert plan["totals"]["copied"].keys() == {"elsewhere"}
+    assert "old" in json_of(tier, "plan")["rules"]
+    assert "in force when" in tier("plan", "--rules", str(file)).err
+    file.write_text('[[tier_rules]]\nname = "all"\naction = "move"\nto = ["nowhere"]\n')
+    assert "no tier 'nowhere'" in tier("plan", "--rules", str(file), code=2).err
+
+
 def test_what_expires_is_told_with_its_holds_before_it_goes(tier: Tier, cli: Any, tmp_path: Path) -> None:
     expire = (
         '{name="over", match={StudyDate="-20141231"}, action="expire", keep_years=1, keep_from_study=true}'

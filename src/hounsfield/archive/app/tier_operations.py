@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from hounsfield.archive.app.scoreboard import TIER_OPERATIONS
+from hounsfield.archive.app.tier_options import rules_of
+from hounsfield.archive.config.sections import TierRuleEntry
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.engine.tier_standing import Held, Standing
@@ -41,9 +44,17 @@ class TierOperations:
             "tier-history": self.history,
         }
 
-    async def plan(self, after: str, listed: bool) -> dict[str, Any]:
-        """A page of a plan; see :meth:`TierOversight.plan_page`."""
-        return await self._oversight.plan_page(after, listed=listed)
+    async def plan(
+        self, after: str, listed: bool, rules: list[Any] | None = None, tiers: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """A page of a plan; see :meth:`TierOversight.plan_page`.
+
+        ``rules``: entries of [[tier_rules]] to plan by, in place of those in force; ``tiers``: where to.
+        """
+        tried = None
+        if rules is not None:
+            tried = rules_of(msgspec.convert(rules, tuple[TierRuleEntry, ...]), tiers)
+        return await self._oversight.plan_page(after, listed=listed, rules=tried)
 
     async def recall(self, study: str, series: str) -> dict[str, int]:
         """Bring a study back; see :meth:`TierOversight.recall`."""

@@ -57,10 +57,9 @@ def tiering_options(config: Config, workers: int) -> TieringOptions:
 
     check_tiers(config)
     tiering = config.tiering
-    names = [HOT, *(tier.name for tier in config.tiers)]
     return TieringOptions(
         tiers=tuple(map(_tier, config.tiers)),
-        rules=tuple(_rule(entry, _checked_rule(entry, names)) for entry in config.tier_rules),
+        rules=rules_of(config.tier_rules, [tier.name for tier in config.tiers]),
         limits=TieringLimits(
             plan_s=tiering.plan_minutes * 60,
             bytes_per_second=tiering.bytes_per_second,
@@ -77,6 +76,12 @@ def tiering_options(config: Config, workers: int) -> TieringOptions:
         ),
         ranges=RangeCacheLimits(bytes_max=max(1 << 20, tiering.range_bytes_max // workers)),
     )
+
+
+def rules_of(entries: Sequence[TierRuleEntry], tiers: Sequence[str]) -> tuple[TierRule, ...]:
+    """Entries of [[tier_rules]] as the engine has them, with these tiers beside the hot one. ConfigError."""
+    names = [HOT, *tiers]
+    return tuple(_rule(entry, _checked_rule(entry, names)) for entry in entries)
 
 
 def _check_tier(tier: TierEntry) -> None:

@@ -147,17 +147,25 @@ def _in(seconds: float) -> str:
     epilog="""\b
 Examples:
   hounsfield tier plan
+  hounsfield tier plan --rules new-config.toml
   hounsfield tier plan --series --identify
   hounsfield tier plan --json | jq .totals.freed_bytes""",
 )
 @click.option("--series", "listed", is_flag=True, help="List every series of which something would be done.")
 @click.option("--identify", is_flag=True, help="With their UIDs.")
+@click.option(
+    "--rules",
+    "rules_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Plan by the [[tier_rules]] of this configuration file, before a server is started with them.",
+)
 @config_options
 @json_option
 def plan(
     *,
     listed: bool,
     identify: bool,
+    rules_file: Path | None,
     config_file: Path | None,
     overrides: tuple[str, ...],
     data: str | None,
@@ -173,7 +181,7 @@ def plan(
         open_archive(effective_config(config_file, overrides, data)) as archive,
         _bar("planning", "{task.completed} series") as bar,
     ):
-        found = _planned(archive, bar, listed=listed)
+        found = _planned(archive, bar, listed=listed, **_tried(rules_file))
         now = archive.call("tier-progress")
     from hounsfield.archive.engine.tier_sums import totals
 
@@ -189,19 +197,35 @@ def plan(
     _show_plan(found)
     if listed:
         _show_series(found["series"], identify=identify)
-    if found["totals"]["series"] and not now["plan_asked"]:
+    if rules_file is not None:
+        remark("these rules are in force when a server is started with them")
+    elif found["totals"]["series"] and not now["plan_asked"]:
         remark("`hounsfield tier apply` does it now")
     return 0
 
 
-def _planned(archive: Archive, bar: Progress, *, listed: bool) -> dict[str, Any]:
+def _tried(file: Path | None) -> dict[str, Any]:
+    """The rules of a file, and the tiers that it has, as an operation takes them; nothing without one."""
+    if file is None:
+        return {}
+    from msgspec import to_builtins
+
+    from hounsfield.archive.app.tier_options import check_tiers
+    from hounsfield.archive.config import load_config
+
+    config = load_config(file)
+    check_tiers(config)
+    return {"rules": to_builtins(config.tier_rules), "tiers": [tier.name for tier in config.tiers]}
+
+
+def _planned(archive: Archive, bar: Progress, *, listed: bool, **tried: Any) -> dict[str, Any]:
     from hounsfield.archive.engine.tier_sums import NOTHING, added
 
     task = bar.add_task("", total=archive.call("tier-progress")["series"] or None)
     found: dict[str, Any] = NOTHING
     after: str | None = ""
     while after is not None:
-        page = archive.call("tier-plan", after=after, listed=listed)
+        page = archive.call("tier-plan", after=after, listed=listed, **tried)
         after = page.pop("after")
         found = added(found, page)
         bar.update(task, completed=found["looked"])

@@ -5,7 +5,7 @@ Nothing here names a patient; UIDs of series and studies are told when they are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 import trio
@@ -13,6 +13,7 @@ import trio
 from hounsfield.archive.engine.errors import NotFoundError, RefusedError
 from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import runs, sums
+from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.tier_sums import NOTHING, added, totals
 from hounsfield.archive.engine.tiering import EVENT_TIERED
 from hounsfield.archive.index.demand import FACT_PIN, Pin, PinError, pin, pins, unpin
@@ -89,19 +90,23 @@ class TierOversight:
 
     # ------------------------------------------------------------ plans
 
-    async def plan_page(self, after: str = "", *, listed: bool = False) -> dict[str, Any]:
+    async def plan_page(
+        self, after: str = "", *, listed: bool = False, rules: Sequence[TierRule] | None = None
+    ) -> dict[str, Any]:
         """What the rules want done with some series, and where to go on (``after``, None at the end).
 
-        Changes nothing. ``listed``: each series, too, with its UIDs.
+        Changes nothing. ``listed``: each series, too, with its UIDs. ``rules``: None for those in force.
         """
         try:
             start = bytes.fromhex(after) or None
         except ValueError:
             raise RefusedError("this is no place in a plan: go on where the last page says") from None
-        return await self._read(self._plan_page, start, listed)
+        return await self._read(self._plan_page, start, listed, rules)
 
-    def _plan_page(self, after: bytes | None, listed: bool) -> dict[str, Any]:
-        page = self._tiering.plan_page(after)
+    def _plan_page(
+        self, after: bytes | None, listed: bool, by_rules: Sequence[TierRule] | None
+    ) -> dict[str, Any]:
+        page = self._tiering.plan_page(after, by_rules)
         now_ns = self._tiering.now()
         rules: dict[str, Any] = {}
         with self._stores.store.snapshot() as snapshot:

@@ -170,6 +170,10 @@ class TierPlanning:
         self._tiers = tiers
         self._asks_bytes = any(rule.bytes_min is not None or rule.bytes_max is not None for rule in rules)
 
+    def with_rules(self, rules: Sequence[TierRule]) -> TierPlanning:
+        """Another one, that plans by other rules."""
+        return TierPlanning(self._catalog, self._journal, rules, self._source, self._limits)
+
     def tasks(
         self,
         store: KeyValueStore,

@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from hounsfield.archive.engine.errors import BusyError, NotFoundError
 from hounsfield.archive.engine.led_work import LedWork
 from hounsfield.archive.engine.tier_planning import PlanPage, SeriesTask, TierPlanning
 from hounsfield.archive.engine.tier_progress import TierProgress
-from hounsfield.archive.engine.tier_rules import Surroundings, draining
+from hounsfield.archive.engine.tier_rules import Surroundings, TierRule, draining
 from hounsfield.archive.engine.tier_standing import TierStanding
 from hounsfield.archive.engine.tiers import SEGMENTS, TieringOptions
 from hounsfield.archive.index.carrying import Pace, StoppedError
@@ -260,9 +260,13 @@ class Tiering:
         """What the rules want done, as it is at each moment. Changes nothing."""
         return self.planning.tasks(self._store, self._around(), now_ns, progress)
 
-    def plan_page(self, after: bytes | None) -> PlanPage:
-        """A page of a plan, from where another one ended. Changes nothing."""
-        return self.planning.page(self._store, self._around(), self.now(), after)
+    def plan_page(self, after: bytes | None, rules: Sequence[TierRule] | None = None) -> PlanPage:
+        """A page of a plan, from where another one ended, by ``rules`` or those in force. Changes nothing."""
+        if rules is None:
+            return self.planning.page(self._store, self._around(), self.now(), after)
+        fill = self.hot_fill()
+        around = Surroundings(self._today(), fill, draining(rules, fill, frozenset()))
+        return self.planning.with_rules(rules).page(self._store, around, self.now(), after)
 
     def _around(self) -> Surroundings:
         fill = self.hot_fill()
