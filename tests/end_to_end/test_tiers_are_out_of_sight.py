@@ -68,6 +68,10 @@ def test_planned_carried_out_read_and_brought_back(
         assert plan["totals"]["series"] == plan["looked"] == len(files)
         assert plan["rules"]["all"]["copied"]["cold"] == plan["totals"]["freed_bytes"] > 0
         assert {one["study"] for one in plan["series"]} == {sample.ids[0] for sample in files}
+        trial = tmp_path / "trial.toml"
+        trial.write_text('[[tier_rules]]\nname = "ct"\nmatch = { Modality = "CT" }\naction = "pin"\n')
+        tried = server.run_json("tier", "plan", "--rules", str(trial))
+        assert (tried["settled"], tried["unmatched"]) == ({"ct": 1}, 2)
         unnamed = server.run("tier", "plan", "--series", "--json").stdout
         assert not any(uid in unnamed for sample in files for uid in sample.ids)
         assert tier_of(server, "cold")["packs"] == 0
@@ -93,9 +97,13 @@ def test_planned_carried_out_read_and_brought_back(
         require_all(server, files)
 
         history = server.run_json("tier", "history", "--identify")
-        assert [one["kind"] for one in history] == ["pinned", *["series-tiered"] * len(files)]
-        assert {one["study"] for one in history[1:]} == {sample.ids[0] for sample in files}
-        assert all(one["rule"] == "all" and one["moved_bytes"] for one in history[1:])
+        back, pinning, earlier, *tiered = history
+        assert [one["kind"] for one in history[:3]] == ["series-recalled", "pinned", "series-recalled"]
+        assert (earlier["series"], earlier["why"]) == (series, "asked")
+        assert back["study"] == pinning["study"] == files[1].ids[0]
+        assert {one["study"] for one in tiered} == {sample.ids[0] for sample in files}
+        assert all(one["kind"] == "series-tiered" and one["rule"] == "all" for one in tiered)
+        assert all(one["moved_bytes"] for one in tiered)
         assert server.run("tier", "unpin", files[1].ids[0]).returncode == 0
         assert server.run("tier", "unpin", files[1].ids[0]).returncode == 1
 

@@ -120,9 +120,10 @@ async def test_planned_carried_out_recalled_and_told(keyed):
         for path in ("/tiers/studies/1.2.3/recall", f"/tiers/studies/{STUDY}/series/1.2/recall"):
             assert (await client.post(path)).status_code == 404
         told = (await client.get("/tiers/history", params={"limit": 2})).json()
-        assert [one["kind"] for one in told["events"]] == ["series-tiered"] * 2
+        assert len(told["events"]) == 2
         rest = (await client.get("/tiers/history", params={"before": told["before"]})).json()
         everything = [*told["events"], *rest["events"]]
+        assert "series-recalled" in {one["kind"] for one in everything}
         assert {one["series"] for one in everything} == {SERIES, "2.25.12", "2.25.21"}
         assert rest["before"] is None
 

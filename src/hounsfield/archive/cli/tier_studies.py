@@ -213,7 +213,7 @@ def history(
     data: str | None,
     as_json: bool,
 ) -> int:
-    """List what was moved, pinned, repaired or found damaged: when, by whom or which rule, how much.
+    """List what was moved, brought back, pinned, repaired, found damaged: when, by whom or which rule.
 
     Newest first. It is in the journal, which `hounsfield reindex` begins anew.
     """
@@ -238,7 +238,7 @@ def history(
                 one["by"],
                 one.get("rule", ""),
                 ", ".join(one["tiers"]) if "tiers" in one else one.get("tier", ""),
-                size(one["moved_bytes"]) if "moved_bytes" in one else "",
+                size(_copied(one)),
                 size(one["freed_bytes"]) if "freed_bytes" in one else "",
                 *((one.get("study", ""), one.get("series", "")) if identify else ()),
             )
@@ -249,10 +249,16 @@ def history(
     return 0
 
 
+def _copied(one: dict[str, Any]) -> int:
+    return int(one.get("moved_bytes") or (one["bytes"] if one["kind"] == "series-recalled" else 0))
+
+
 def _what(one: dict[str, Any]) -> str:
     match one["kind"]:
         case "series-tiered":
             return str(one["action"])
+        case "series-recalled":
+            return f"brought back: {one['why']}"
         case "pack-repaired":
             return f"repaired {one['pack']}"
         case "pack-damaged":

@@ -15,7 +15,7 @@ from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import runs, sums
 from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.tier_sums import NOTHING, added, totals
-from hounsfield.archive.engine.tiering import EVENT_TIERED
+from hounsfield.archive.engine.tiering import EVENT_RECALLED, EVENT_TIERED
 from hounsfield.archive.index.demand import FACT_PIN, Pin, PinError, pin, pins, unpin
 from hounsfield.archive.index.holds import Holds
 from hounsfield.archive.index.packs import HOT
@@ -33,7 +33,7 @@ Arguments = TypeVarTuple("Arguments")
 WHY_CHARS_MAX: Final = 1024  # it is kept for ever: a sentence, not a file
 HISTORY_PAGE: Final = 2000
 """Events that are looked at for one page of history: some milliseconds of a thread."""
-TOLD: Final = frozenset({EVENT_TIERED, EVENT_REPAIRED, EVENT_DAMAGED, FACT_PIN})
+TOLD: Final = frozenset({EVENT_TIERED, EVENT_RECALLED, EVENT_REPAIRED, EVENT_DAMAGED, FACT_PIN})
 _NS = 1_000_000_000
 
 
@@ -251,7 +251,7 @@ class TierOversight:
 
     def _told(self, event: Event) -> dict[str, Any]:
         told: dict[str, Any] = {"at": event.at_ns / _NS, "kind": event.kind, "by": "tiering"}
-        if event.kind == EVENT_TIERED:
+        if event.kind in {EVENT_TIERED, EVENT_RECALLED}:
             return {**told, **event.body}
         if event.kind != FACT_PIN:
             row = self._tiering.copying.packs.get(bytes.fromhex(event.body["pack"]))

@@ -46,7 +46,7 @@ from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
 from hounsfield.archive.index.prefetching import Prefetching
 from hounsfield.archive.index.remains import Remains
 from hounsfield.archive.index.rows import Event, InstanceRow, SourceRow
-from hounsfield.archive.index.tables import META, PACK
+from hounsfield.archive.index.tables import META, PACK, STUDY_ID_BYTES
 from hounsfield.archive.index.verifying import Due, Found, Verifying
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Batch
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 LEASE = "tiering"
 EVENT_TIERED = "series-tiered"
+EVENT_RECALLED = "series-recalled"
 TOGETHER_S = 0.5  # between two notes of what was opened: a viewer opens a study's series together
 NOTED_S = 600.0  # after so long a series that is opened again is news again
 VERIFIED_AT_ONCE = 16  # copies: then it is looked again which are due
@@ -371,14 +372,14 @@ class Tiering:
             failed = 0
             with self.progress.of("recall", self.leading.pace(throttled=False)) as (pace, _):
                 for series_key, row in found:
-                    if self._recalled(series_key, pace):
+                    if self._recalled(series_key, row.why, pace):
                         satisfied(self._store, series_key, row)
                     else:
                         failed += 1
             if failed:
                 return  # they stay asked for; the next look tries again
 
-    def _recalled(self, series_key: bytes, pace: Pace) -> bool:
+    def _recalled(self, series_key: bytes, why: str, pace: Pace) -> bool:
         """Bring a series back; whether there is nothing left to do, or nothing that could be."""
         brought = 0
         for segment, row in self.copying.packs.of_series(series_key):
@@ -395,7 +396,18 @@ class Tiering:
         if brought:
             self.figures.recalled_series += 1
             self.figures.recalled_bytes += brought
+            self._announce_recalled(series_key, why, brought)
         return True
+
+    def _announce_recalled(self, series_key: bytes, why: str, brought: int) -> None:
+        catalog = self._stores.catalog
+        with self._store.snapshot() as snapshot:
+            study = catalog.study_by_id(snapshot, series_key[:STUDY_ID_BYTES])
+            series = catalog.series_by_key(snapshot, series_key)
+        if study is not None and series is not None:
+            body = {"study": study.uid, "series": series.uid, "why": why, "bytes": brought}
+            self._stores.journal.commit_events([Event(EVENT_RECALLED, self.now(), body)])
+            self._on_commit()
 
     def _prefetch(self) -> None:
         """Ask for the priors of those who come soon."""
