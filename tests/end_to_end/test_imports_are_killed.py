@@ -122,3 +122,26 @@ def test_without_a_server_it_is_killed_as_well(tmp_path: Path) -> None:
     assert counts["before"] + sum(counts["counts"].values()) == len(uids)
     listed = server.run("ls", "instances", "--limit", "1000", "--json").stdout
     assert sorted(uid for uid in uids if uid in listed) == uids
+
+
+@pytest.mark.parametrize("way", ["DICOMweb", "C-GET"])
+def test_workers_are_killed_while_studies_come_over_a_network(
+    server: ArchiveServer, tmp_path: Path, way: str
+) -> None:
+    uids = [uid for number in range(3) for uid in write_study(tmp_path / "tree" / str(number), 60)]
+    with archive_server(tmp_path / "theirs", workers=1) as theirs:
+        assert theirs.run("import", str(tmp_path / "tree")).returncode == 0
+        source = theirs.url if way == "DICOMweb" else f"ae:{theirs.dicom_target}"
+        process = starting(server, source, "--jobs", "2", "--json")
+        for count in (10, 60):
+            until(lambda c=count: process.poll() is not None or stored(server) > c, f"more than {count}")
+            os.kill(server.worker_pids()[0], signal.SIGKILL)
+        out, error = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, error.decode() + out.decode()
+    until(lambda: all(one["ready"] for one in server.status()["workers"]), "all workers")
+    assert sorted(server.listed()) == sorted(uids)
+
+
+def stored(server: ArchiveServer) -> int:
+    totals = server.status()["totals"]
+    return int(sum(number for name, number in totals.items() if name.startswith("objects_total")))
