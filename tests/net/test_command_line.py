@@ -1,4 +1,4 @@
-"""``hounsfield echo`` and ``send``: exit codes and JSON are what scripts rely on."""
+"""``hounsfield echo``, ``send`` and ``move``: exit codes and JSON are what scripts rely on."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from pydicom.data import get_testdata_file
 
 from hounsfield.archive.net.policy import ListenerPolicy
+from hounsfield.archive.wire import CMoveResponse
+from support.scripted_scp import ScriptedScp, scripted
 
 HOUNSFIELD = (sys.executable, "-m", "hounsfield.archive.cli")
 
@@ -77,3 +80,28 @@ async def test_send(serve: Any, sink: Any, refused_port: int, tmp_path: Path) ->
             *HOUNSFIELD, "send", f"127.0.0.1:{refused_port}", _file("CT_small.dcm"), "--retries", "0"
         )
         assert nobody.returncode == 3, nobody.stdout
+
+
+@pytest.mark.parametrize(
+    ("failed", "warned", "code", "complains"),
+    [(0, 2, 0, False), (1, 1, 4, True), (0, 0, 4, True)],
+    ids=["all with warnings", "one failed", "a warning about nothing"],
+)
+async def test_what_was_moved_with_warnings_is_moved(
+    failed: int, warned: int, code: int, complains: bool
+) -> None:
+    """Whose destination coerces hears B000 of every move (PS3.4 C.4.2.1.5): that is no failure of it."""
+
+    async def script(scp: ScriptedScp) -> None:
+        await scp.accept()
+        asked = (await scp.message()).command
+        sop_class = asked.affected_sop_class_uid
+        await scp.say(1, CMoveResponse(asked.message_id, 0xB000, sop_class, None, 1, failed, warned))
+
+    async with scripted(script) as scp:
+        words = [*HOUNSFIELD, "move", f"127.0.0.1:{scp.port}", "--to", "THERE", "1.2.3", "--json"]
+        with trio.fail_after(60):
+            done = await trio.run_process(words, capture_stdout=True, check=False)
+        report = json.loads(done.stdout)
+        assert (done.returncode, bool(report["complaints"])) == (code, complains), report
+        assert (report["completed"], report["failed"], report["warned"]) == (1, failed, warned)

@@ -186,7 +186,9 @@ class Retrieval:
                 tally.warned += counts.warned
                 tally.failed += counts.failed
                 tally.failed_uids += step.failed_uids
-                if step.category is not Category.SUCCESS and step.category is not Category.CANCEL:
+                # B000 is said of objects that were taken with a warning, too: those are where they should be.
+                all_taken = step.category is Category.WARNING and counts.warned and not counts.failed
+                if step.category not in {Category.SUCCESS, Category.CANCEL} and not all_taken:
                     tally.complaints.append(f"{self.remote}: {step.status:04X}H: {step.meaning}")
 
 
