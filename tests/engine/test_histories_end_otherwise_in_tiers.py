@@ -22,7 +22,7 @@ from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
 from hounsfield.archive.engine.tier_rules import TierRule
-from hounsfield.archive.index.checking import Archive, Severity, check_all
+from hounsfield.archive.index.checking import Archive, Finding, Severity, check_all
 from hounsfield.archive.index.checking_logs import CHECKS
 from hounsfield.archive.index.gathering import Gatherer, GatherLimits
 from hounsfield.archive.index.tables import SPARE
@@ -145,7 +145,13 @@ def require_sound(stores: Stores, *, at_rest: bool = False) -> None:
         stores.log, stores.ledger, stores.tiers.by_name,
     )  # fmt: skip
     found = check_all(archive, CHECKS)
-    assert [one for one in found if at_rest or one.severity is not Severity.NOTE] == []
+    # A key can be left of a segment that never came to be; it opens nothing.
+    passing = {"a key seals nothing that is here"} if at_rest else {one.what for one in found if is_note(one)}
+    assert [one for one in found if one.what not in passing] == []
+
+
+def is_note(one: Finding) -> bool:
+    return one.severity is Severity.NOTE
 
 
 def settle(stores: Stores, history: TieredHistory) -> None:

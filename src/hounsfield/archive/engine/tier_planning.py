@@ -172,7 +172,9 @@ class TierPlanning:
 
     def with_rules(self, rules: Sequence[TierRule]) -> TierPlanning:
         """Another one, that plans by other rules."""
-        return TierPlanning(self._catalog, self._journal, rules, self._source, self._limits)
+        return TierPlanning(
+            self._catalog, self._journal, rules, self._source, self._limits, tiers=self._tiers
+        )
 
     def tasks(
         self,

@@ -42,11 +42,12 @@ from hounsfield.archive.index.demand import (
 )
 from hounsfield.archive.index.gathering import Gatherer
 from hounsfield.archive.index.holds import OnHoldError
-from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
+from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError, pack_of
 from hounsfield.archive.index.prefetching import Prefetching
 from hounsfield.archive.index.remains import Remains
 from hounsfield.archive.index.rows import Event, InstanceRow, SourceRow
 from hounsfield.archive.index.tables import META, PACK, STUDY_ID_BYTES
+from hounsfield.archive.index.use import uses
 from hounsfield.archive.index.verifying import Due, Found, Verifying
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Batch
@@ -62,6 +63,7 @@ TOGETHER_S = 0.5  # between two notes of what was opened: a viewer opens a study
 NOTED_S = 600.0  # after so long a series that is opened again is news again
 VERIFIED_AT_ONCE = 16  # copies: then it is looked again which are due
 RECALLS_AT_ONCE = 16  # looked up together; whoever is urgent waits for no more than these
+RECALL_AGAIN_S = 15.0  # what could not be brought back is tried again then: others are waiting, too
 _ASKED = b"tiering/asked"
 _PLANNED = b"tiering/planned"
 _NS = 1_000_000_000
@@ -138,6 +140,7 @@ class Tiering:
         self._opened: deque[bytes] = deque()
         self._noted: set[bytes] = set()  # not told again for a while
         self._draining: frozenset[str] = frozenset()
+        self._put_off: dict[bytes, float] = {}  # series that could not be brought back, until when
         self._swept_ns = 0
         self._tidied_ns = 0
         self.figures = TieringFigures()
@@ -228,7 +231,7 @@ class Tiering:
         self.standing.tell(again=is_tidied or is_planned)
 
     def _is_anything_due(self) -> bool:
-        return bool(recalls(self._store, 1)) or self._is_tidying_due() or self._is_plan_due()
+        return bool(self._recalls(1)) or self._is_tidying_due() or self._is_plan_due()
 
     def _is_tidying_due(self) -> bool:
         if self.verifying.asked_ns() > self._tidied_ns:
@@ -250,7 +253,11 @@ class Tiering:
         began = self.now()
         self.figures.away.clear()
         with self.progress.of("plan", self.leading.pace()) as (pace, looked):
+            dead = self._dead_bytes()
+            marked = {rule.name for rule in self._options.rules if rule.fill_above is not None}
             for task in self.planned(began, looked):
+                if task.rule in marked and task.rule not in self._around(dead).draining:
+                    continue  # what was done already is enough
                 self._carry_out(task, pace)
                 self._bring_back()  # who waits for a series waits for one task at most
         batch = Batch(uses_reserve=True)
@@ -269,15 +276,26 @@ class Tiering:
         around = Surroundings(self._today(), fill, draining(rules, fill, frozenset()))
         return self.planning.with_rules(rules).page(self._store, around, self.now(), after)
 
-    def _around(self) -> Surroundings:
-        fill = self.hot_fill()
+    def _around(self, dead_before: int | None = None) -> Surroundings:
+        """``dead_before``: what has become dead since will be free when it is compacted, and counts so."""
+        fill = self.hot_fill(0 if dead_before is None else max(0, self._dead_bytes() - dead_before))
         self._draining = draining(self._options.rules, fill, self._draining)
         return Surroundings(self._today(), fill, self._draining)
 
-    def hot_fill(self) -> float:
-        """How much of the disk of the data directory is used, 0 to 1."""
+    def _dead_bytes(self) -> int:
+        """Bytes on the local disk that nothing needs any more."""
+        with self._store.snapshot() as snapshot:
+            found = [
+                use.dead_bytes
+                for segment, use in uses(snapshot)
+                if (pack := pack_of(snapshot, segment)) is None or HOT in pack.copies
+            ]
+        return sum(found)
+
+    def hot_fill(self, free: int = 0) -> float:
+        """How much of the disk of the data directory is used, 0 to 1, had it so many ``free`` bytes more."""
         found = os.statvfs(self._stores.directory)
-        return 1 - found.f_bavail / max(1, found.f_blocks)
+        return 1 - (found.f_bavail + free / max(1, found.f_frsize)) / max(1, found.f_blocks)
 
     def _carry_out(self, task: SeriesTask, pace: Pace) -> None:
         """One task, or as much of it as can be done; the rest is in the next plan."""
@@ -367,17 +385,19 @@ class Tiering:
 
     # ------------------------------------------------------------ what is wanted, and what is not
 
+    def _recalls(self, limit: int) -> list[tuple[bytes, RecallRow]]:
+        now = time.monotonic()
+        self._put_off = {key: until for key, until in self._put_off.items() if now < until}
+        return recalls(self._store, limit, without=self._put_off)
+
     def _bring_back(self) -> None:
-        while found := recalls(self._store, RECALLS_AT_ONCE):
-            failed = 0
+        while found := self._recalls(RECALLS_AT_ONCE):
             with self.progress.of("recall", self.leading.pace(throttled=False)) as (pace, _):
                 for series_key, row in found:
                     if self._recalled(series_key, row.why, pace):
                         satisfied(self._store, series_key, row)
-                    else:
-                        failed += 1
-            if failed:
-                return  # they stay asked for; the next look tries again
+                    else:  # it stays asked for
+                        self._put_off[series_key] = time.monotonic() + RECALL_AGAIN_S
 
     def _recalled(self, series_key: bytes, why: str, pace: Pace) -> bool:
         """Bring a series back; whether there is nothing left to do, or nothing that could be."""

@@ -160,9 +160,9 @@ class Copying:
     def sweep(self, name: str, *, pace: Pace = lambda _: None) -> tuple[int, int]:
         """Delete what killed steps left in a tier: how many, and how many packs are strangers.
 
-        Deleted are blobs of packs whose row does not name the tier, and of those whose key is neither here
-        nor there. A stranger has a key, and the index does not know it: a reindex finds out. One whose key is
-        only there is newer than a keyring that was restored while the tier was away.
+        Deleted are blobs and keys of packs whose row does not name the tier, and blobs of those whose key is
+        neither here nor there. A stranger has a key, and the index does not know it: a reindex finds out. One
+        whose key is only there is newer than a keyring that was restored while the tier was away.
         """
         tier = self._tiers[name]
         removed = strangers = 0
@@ -178,6 +178,10 @@ class Copying:
             elif self.packs.get(segment) is None:
                 self._remove(tier, segment)
                 removed += 1
+        for key in tier.store.names("keys/segment/") if tier.keeps_keys else ():
+            pace(0)
+            segment = _segment_of_key(key)
+            removed += segment is not None and self.sweep_one(name, segment)
         return removed, strangers
 
     def sweep_one(self, name: str, segment: bytes) -> bool:
@@ -304,3 +308,11 @@ def _segment_of(key: str) -> bytes | None:
     except ValueError:
         return None
     return segment if len(segment) == 16 and pack_key(segment) == key else None
+
+
+def _segment_of_key(key: str) -> bytes | None:
+    try:
+        segment = bytes.fromhex(key.rpartition("/")[2].removesuffix(".key"))
+    except ValueError:
+        return None
+    return segment if segment_key_name(segment) == key else None

@@ -7,7 +7,7 @@ recall asks again. A *pin* is a fact: it is there after a reindex, and says who 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,10 +92,12 @@ def ask_for(store: KeyValueStore, series_keys: Iterable[bytes], row: RecallRow) 
     return len(batch.puts)
 
 
-def recalls(store: KeyValueStore, limit: int) -> list[tuple[bytes, RecallRow]]:
+def recalls(
+    store: KeyValueStore, limit: int, *, without: Collection[bytes] = ()
+) -> list[tuple[bytes, RecallRow]]:
     """Series that are to become hot, the most urgent first, then those asked for longest ago."""
     with store.snapshot() as snapshot:
-        found = [(key, decode(RecallRow, held)) for key, held in snapshot.scan(RECALL)]
+        found = [(key, decode(RecallRow, held)) for key, held in snapshot.scan(RECALL) if key not in without]
     return sorted(found, key=lambda one: (_urgency(one[1]), one[1].asked_ns, one[0]))[:limit]
 
 

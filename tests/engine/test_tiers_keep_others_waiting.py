@@ -1,0 +1,72 @@
+"""What cannot be done now, or needs not be done any more, is in the way of what can."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, Place, applied, rule
+from hounsfield.archive.engine import tiering
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path, limits=replace(LIMITS, recall_when_opened=False))
+
+
+async def test_what_cannot_be_brought_back_does_not_hold_up_what_can(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiering, "RECALLS_AT_ONCE", 2)
+    place.rules = (
+        rule("move", "cold", match={"PatientID": "P-1"}),
+        rule("move", "second", match={"PatientID": "P-2"}, name="s"),
+    )
+    async with place.open() as engine:
+        for patient in ("P-1", "P-1", "P-1", "P-2"):
+            await place.send(engine, 1, patient_id=patient)
+        await applied(engine)
+    (place.root / "cold").rename(place.root / "gone")
+    place.limits = replace(place.limits, plan_s=NEVER)
+    place.rules = ()
+    async with place.open() as engine:
+        for _, result in place.sent.values():
+            assert await engine.tiering.recall(result.study_uid) == 1
+        await engine.tiering.leading.run(engine.tiering.step)
+        assert engine.tiering.figures.recalled_series == 1
+        failures = engine.tiering.figures.failures
+        await engine.tiering.leading.run(engine.tiering.step)
+        assert engine.tiering.figures.failures == failures  # not again and again
+        (place.root / "gone").rename(place.root / "cold")
+        monkeypatch.setattr(tiering, "RECALL_AGAIN_S", 0.0)
+        engine.tiering._put_off.clear()
+        await engine.tiering.leading.run(engine.tiering.step)
+        assert engine.tiering.figures.recalled_series == 4
+
+
+async def test_the_lower_mark_ends_what_the_upper_one_began(place: Place) -> None:
+    """Each series is a tenth of the disk."""
+    place.rules = (rule(fill_above=0.8, fill_until=0.6),)
+    async with place.open() as engine:
+        for _ in range(9):
+            await place.send(engine, 1)
+        figures = engine.tiering.figures
+        engine.tiering.hot_fill = lambda *_: 0.9 - 0.1 * figures.series  # type: ignore[method-assign]
+        await applied(engine)
+        assert figures.series == 3
+        await applied(engine)
+        assert figures.series == 3
+
+
+async def test_what_compaction_is_about_to_free_counts_as_free(place: Place) -> None:
+    """A series leaves its old place when that is compacted; until then its bytes are there twice or once."""
+    place.rules = (rule(fill_above=0.8, fill_until=0.6),)
+    async with place.open() as engine:
+        for _ in range(9):
+            await place.send(engine, 1, pixels=bytes(1 << 17))
+        size = sum(map(engine.stores.log.size, engine.stores.log.segment_ids()))
+        engine.tiering.hot_fill = lambda free=0: 0.9 * (1 - free / size)  # type: ignore[method-assign]
+        await applied(engine)
+        assert engine.tiering.figures.series in {3, 4}
