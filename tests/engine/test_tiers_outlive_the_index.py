@@ -11,17 +11,20 @@ import pytest
 
 from engine.test_checks_overlook_tiers import said
 from engine.test_tiers_lose_what_they_move import Place, applied, rule
-from hounsfield.archive.engine.backup import Backup, BackupReport
+from hounsfield.archive.engine.backup import Backup, BackupError, BackupReport
 from hounsfield.archive.engine.engine import Engine, Stores
-from hounsfield.archive.engine.restore import Restore, RestoreReport
+from hounsfield.archive.engine.rescue import restore_from_tier
+from hounsfield.archive.engine.restore import Restore, RestoreReport, finish
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.checking import Severity
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.far_packs import TierAwayError
 from hounsfield.archive.index.packs import Packs
 from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.storage_backends.errors import MasterKeyError
 from hounsfield.storage_backends.master_key import load_master_key
-from support.archives import stores_in
+from hounsfield.storage_backends.object_store import TierMarkerMissingError
+from support.archives import stores_in, write_master_key
 from support.contents import contents
 
 
@@ -98,6 +101,10 @@ async def test_a_lost_index_is_made_from_what_the_tiers_list(place: Place, how: 
 
 async def test_a_tier_that_is_away_or_unmarked_stops_it_unless_told(place: Place) -> None:
     await filled(place)
+    async with place.open() as engine:
+        away = [name for name, tiers in place.named(engine.stores).items() if "hot" not in tiers]
+        for name in away:
+            engine.tiering.copying.drop(bytes.fromhex(name), "second")
     lose_index(place)
     (place.root / "cold").rename(place.root / "gone")
     for _ in range(2):  # away, then an empty mount point
@@ -110,7 +117,25 @@ async def test_a_tier_that_is_away_or_unmarked_stops_it_unless_told(place: Place
     assert not list((place.root / "cold").iterdir())
     with stores_in(place.root / "data", place.options) as stores:
         stores.reindex(lambda *_: None, far=stores.far_packs(without=["cold"]))
-    await check(place)  # what was in cold is in second, too, or here
+    await check(place)  # by what it was gathered from, which is not compacted yet
+
+
+async def test_a_tier_that_is_not_needed_stops_nothing(place: Place) -> None:
+    """Everything is in the other tier, or here; or nothing was ever moved."""
+    await filled(place)
+    lose_index(place)
+    (place.root / "cold").rename(place.root / "gone")
+    await check(place)
+
+
+async def test_a_first_start_that_was_killed_needs_no_tier(place: Place) -> None:
+    place.rules = ()
+    async with place.open() as engine:
+        await place.send(engine)
+        shutil.copytree(place.root / "data", place.root / "killed")
+    shutil.rmtree(place.root / "data")
+    (place.root / "killed").rename(place.root / "data")
+    await check(place)
 
 
 # ---------------------------------------------------------------- backups
@@ -203,3 +228,46 @@ async def test_a_tier_that_is_away_stops_a_restore_unless_told(place: Place) -> 
     (place.root / "old").rename(place.root / "data")
     assert restored(place).lost == 0  # it goes on where it was
     await check(place)
+
+
+# ---------------------------------------------------------------- nothing but a tier
+
+
+async def test_a_tier_and_the_key_are_enough(place: Place) -> None:
+    place.rules = (rule("move", "cold"),)
+    async with place.open() as engine:
+        await place.send(engine, 3)
+        await place.send(engine, 1, pixels=bytes(range(256)) * 4096 * 2)
+        await applied(engine)
+        before = contents(engine.stores)
+    shutil.rmtree(place.root / "data")
+    key = load_master_key(f"file:{place.root / 'data.key'}")
+    data = place.root / "data"
+    with pytest.raises(BackupError, match="no tier"):
+        restore_from_tier(data, "nowhere", key, place.options, without_tiers=["second"])
+    with pytest.raises(TierMarkerMissingError):
+        restore_from_tier(data, "second", key, place.options)
+    other = place.root / "other.key"
+    write_master_key(other)
+    with pytest.raises(MasterKeyError):
+        restore_from_tier(data, "cold", load_master_key(f"file:{other}"), place.options)
+    with pytest.raises(TierAwayError, match="second"):  # nobody knows that it was never used
+        restore_from_tier(data, "cold", key, place.options)
+    report = restore_from_tier(data, "cold", key, place.options, without_tiers=["second"])
+    assert (report.recovery.far_packs, report.far_keys) == (2, 2)
+    await check(place)
+    with place.stores() as stores:
+        after = contents(stores)
+    for row in (*before["study"].values(), *after["study"].values()):
+        row.pop("patient_key")  # a hash, under a key that is another one now
+    for name in ("study", "series"):
+        assert sorted(map(repr, after[name].values())) == sorted(map(repr, before[name].values()))
+    with pytest.raises(BackupError, match="not empty"):
+        finish(data)
+        restore_from_tier(data, "cold", key, place.options, without_tiers=["second"])
+    (data / "hounsfield.json").touch()
+    assert said(place) == {}
+    async with place.open() as engine:  # and it goes on
+        await place.send(engine, 2)
+        await applied(engine)
+        await place.require_all(engine)

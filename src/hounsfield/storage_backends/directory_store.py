@@ -38,7 +38,7 @@ from hounsfield.storage_backends.object_store import (
 
 __all__ = ["DirectoryLimits", "DirectoryStore"]
 
-_INCOMING = ".incoming"  # not a key: names begin with a letter or digit
+INCOMING = ".incoming"  # not a key: names begin with a letter or digit
 _CLEAN_EVERY_S = 3600
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MIB = 1 << 20
@@ -154,7 +154,7 @@ class DirectoryStore:
         try:
             with self._opened("putting", key, marked=key != TIER_MARKER) as root:
                 self._require_space(root, length)
-                with _folder(root, _INCOMING) as (incoming, _), _folder(root, folder) as (target, above):
+                with _folder(root, INCOMING) as (incoming, _), _folder(root, folder) as (target, above):
                     self._remove_stale(incoming)
                     try:
                         self._fill(incoming, draft, pieces, length, key)

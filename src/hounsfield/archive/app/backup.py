@@ -16,9 +16,10 @@ from hounsfield.archive.app.data_directory import (
 from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.keys import data_path, open_keyring, open_master_key
 from hounsfield.archive.config import Config
+from hounsfield.archive.engine import rescue
 from hounsfield.archive.engine.backup import Backup
 from hounsfield.archive.engine.engine import INDEX
-from hounsfield.archive.engine.restore import Progress, Restore, RestoreReport
+from hounsfield.archive.engine.restore import Progress, Restore, RestoreReport, finish
 from hounsfield.archive.errors import NoServerError
 from hounsfield.archive.index.tables import ALL_TABLES
 from hounsfield.storage_backends.lmdb_store import LmdbStore
@@ -78,4 +79,28 @@ def restore(
     )
     adopt(data)
     opened.finish(data)
+    return report
+
+
+def restore_from_tier(
+    config: Config,
+    name: str,
+    *,
+    recovery: RecoveryKey | None,
+    without_tiers: Collection[str],
+    progress: Progress,
+) -> RestoreReport:
+    """Make ``archive.data``, which must be empty, an archive of what the configured tiers hold."""
+    data = Path(config.archive.data).expanduser().absolute()
+    refuse_network_file_system(data)
+    report = rescue.restore_from_tier(
+        data,
+        name,
+        recovery or open_master_key(config, data),
+        engine_options(config, workers=1),
+        without_tiers=without_tiers,
+        progress=progress,
+    )
+    adopt(data)
+    finish(data)
     return report

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
 from hounsfield.archive.cli.output import EXIT_PARTIAL, print_json, remark, size
+
+if TYPE_CHECKING:
+    from hounsfield.archive.engine.restore import RestoreReport
 
 
 @click.command(
@@ -20,9 +23,15 @@ Examples:
   hounsfield restore /mnt/backup --data /srv/new --segments-from /srv/old --link
   hounsfield restore /mnt/backup --check
   hounsfield restore /mnt/backup --data /srv/new --reindex
-  hounsfield restore /mnt/backup --data /srv/new --with-recovery-key < recovery-key.txt""",
+  hounsfield restore /mnt/backup --data /srv/new --with-recovery-key < recovery-key.txt
+  hounsfield restore --from-tier cold --data /srv/new""",
 )
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--from-tier",
+    metavar="NAME",
+    help="There is no backup: bring back what the tiers hold, with the root key that lies in this one.",
+)
 @click.option("--snapshot", default="", metavar="NAME", help="Which one.  [default: the newest]")
 @click.option(
     "--segments-from",
@@ -52,7 +61,8 @@ Examples:
 @json_option
 def command(
     *,
-    directory: Path,
+    directory: Path | None,
+    from_tier: str | None,
     snapshot: str,
     segments_from: Path | None,
     link: bool,
@@ -75,13 +85,28 @@ def command(
     An index that another release wrote is not taken, but made anew from segments and ledger: with many
     objects that takes long, `hounsfield restore --check` says so before. Segments that are not there cannot
     be told then from those that compaction has removed: exit code 4, too.
+
+    With --from-tier, for when the data directory and all backups are lost: objects that lie in tiers are back
+    as they were received. Those that were in no tier are not, nor corrections, rejections, legal holds and
+    deletions: they were in the ledger.
     """
     from hounsfield.archive.app import backup
     from hounsfield.archive.cli.backup import bar, shown_on
     from hounsfield.archive.cli.keys import ask_recovery_key
 
+    if (directory is None) == (from_tier is None):
+        raise click.UsageError("name a directory of backups, or a tier with --from-tier")
     config = effective_config(config_file, overrides, data)
     recovery = ask_recovery_key() if with_recovery_key else None
+    if from_tier is not None:
+        if snapshot or segments_from or link or reindex or check:
+            raise click.UsageError("--from-tier goes with --without-tier and --with-recovery-key only")
+        with bar() as shown:
+            report = backup.restore_from_tier(
+                config, from_tier, recovery=recovery, without_tiers=without, progress=shown_on(shown)
+            )
+        return _shown_of_tiers(report, from_tier, as_json=as_json)
+    assert directory is not None
     opened = backup.open_restore(
         config, directory, snapshot=snapshot, segments_from=segments_from, recovery=recovery
     )
@@ -113,9 +138,7 @@ def command(
                 remark(f"{len(absent)} segments that it names are not there, or shorter")
         return EXIT_PARTIAL if absent else 0
     if as_json:
-        found: dict[str, Any] = asdict(report)
-        found["recovery"]["outcomes"] = {o.value: n for o, n in report.recovery.outcomes.items()}
-        print_json(found)
+        print_json(_plain(report))
     else:
         remark(
             f"restored snapshot {report.snapshot}: index {size(report.index_bytes)}, {report.keys} keys, "
@@ -152,3 +175,25 @@ def command(
             )
     missing = report.lost or (report.index_made_anew and (report.absent or report.recovery.damaged))
     return EXIT_PARTIAL if missing or report.recovery.unreadable_segments else 0
+
+
+def _plain(report: RestoreReport) -> dict[str, Any]:
+    found: dict[str, Any] = asdict(report)
+    found["recovery"]["outcomes"] = {o.value: n for o, n in report.recovery.outcomes.items()}
+    return found
+
+
+def _shown_of_tiers(report: RestoreReport, name: str, *, as_json: bool) -> int:
+    recovery = report.recovery
+    if as_json:
+        print_json(_plain(report))
+    else:
+        remark(
+            f"{recovery.records} objects of {recovery.far_packs} packs are back, from the keys in tier {name}"
+        )
+        remark("what was in no tier is not, nor corrections, rejections, holds and deletions")
+        for reason, count in recovery.damage.items():
+            remark(f"damage: {count} × {reason}")
+        if recovery.unreadable_segments:
+            remark(f"{recovery.unreadable_segments} packs have no key in any tier, and are not back")
+    return EXIT_PARTIAL if recovery.damaged or recovery.unreadable_segments else 0

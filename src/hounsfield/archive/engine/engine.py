@@ -59,10 +59,10 @@ from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.layout import require_layout
 from hounsfield.archive.index.merging import Merger
 from hounsfield.archive.index.planner import Planner
-from hounsfield.archive.index.recovery import RecoveryReport, catch_up, reindex
+from hounsfield.archive.index.recovery import RecoveryReport, catch_up, is_unsettled, reindex
 from hounsfield.archive.index.rejections import Rejections
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
-from hounsfield.archive.index.tables import ALL_TABLES, SEGMENT
+from hounsfield.archive.index.tables import ALL_TABLES, JOURNAL, SEGMENT
 from hounsfield.archive.rendering.lettering import Lettering
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import KeyValueStore
@@ -196,22 +196,25 @@ class Stores:
     def far_packs(self, *, without: Collection[str] = (), fetch_keys: bool = False) -> FarPacks:
         """What the tiers list, but for those that are ``without``; ``TierAwayError`` when one is away.
 
-        ``fetch_keys``: packs may be newer than the keyring, whose keys are then taken from the tiers.
+        One may be away as long as every key that is here has what it seals. ``fetch_keys``: packs may be
+        newer than the keyring, whose keys are then taken from the tiers: all must answer.
         """
         found = listing(self.tiers.by_name, without=without)
         have = {segment.hex() for log in (self.log, self.ledger) for segment in log.segment_ids()}
         have |= {segment.hex() for segment in found.packs}
-        found.require_all(len(set(self.keyring.key_ids("segment")) - have))
+        missing = len(set(self.keyring.key_ids("segment")) - have)
+        if missing or fetch_keys:  # else every key that is here has what it seals
+            found.require_all(missing)
         far = FarPacks(self.tiers.by_name, found, self.keyring)
         if fetch_keys:
             far.fetch_keys()
         return far
 
     def _index_was_lost(self) -> bool:
-        """Whether there are segments, and perhaps packs, of which the index knows none."""
+        """Whether there are segments, and perhaps packs, of which the index knows none, or not yet all."""
         with self.store.snapshot() as snapshot:
-            is_empty = next(snapshot.scan(SEGMENT, limit=1), None) is None
-        return is_empty and bool(self.keyring.key_ids("segment"))
+            is_empty = not snapshot.last(JOURNAL) and next(snapshot.scan(SEGMENT, limit=1), None) is None
+        return is_unsettled(self.indexer) or (is_empty and bool(self.keyring.key_ids("segment")))
 
     def reindex(
         self, progress: Callable[[int, int], None], *, rescan: bool = False, far: FarPacks | None = None

@@ -192,8 +192,9 @@ class Restore:
         stores = Stores.open(data, keyring, options)
         try:
             progress("asking the tiers", 0, 1)
-            far = stores.far_packs(without=without_tiers)
-            report.far_keys = far.fetch_keys()  # before anything could take their packs for leftovers
+            keys = len(stores.keyring.key_ids("segment"))
+            far = stores.far_packs(without=without_tiers, fetch_keys=True)
+            report.far_keys = len(stores.keyring.key_ids("segment")) - keys
             listed = {f"segments/{segment.hex()}" for segment in far.packs}
             report.absent = [name for name in report.absent if name not in listed]
             if report.index_made_anew:
@@ -206,18 +207,10 @@ class Restore:
 
     def finish(self, data: Path) -> None:
         """Say that the restore is done; the caller has written the marker."""
-        (data / UNFINISHED).unlink(missing_ok=True)
-        sync_directory(data)
+        finish(data)
 
     def _claim(self, data: Path) -> None:
-        words = f"{self.snapshot}\n".encode()
-        if data.exists() and any(data.iterdir()):
-            with suppress(OSError):
-                if (data / UNFINISHED).read_bytes() == words:
-                    return
-            raise BackupError(f"{data} is not empty: a restore never overwrites; give a new directory")
-        make_private_directory(data)
-        write_file(data / UNFINISHED, words)
+        claim(data, self.snapshot)
 
     def _copy_keys(self, data: Path, report: RestoreReport) -> None:
         target = data / "keys"
@@ -268,6 +261,24 @@ class Restore:
             report.segments += 1
             report.segment_bytes += size
         sync_directory(target)
+
+
+def finish(data: Path) -> None:
+    """Say that a restore into ``data`` is done; the caller has written the marker."""
+    (data / UNFINISHED).unlink(missing_ok=True)
+    sync_directory(data)
+
+
+def claim(data: Path, source: str) -> None:
+    """Have a new data directory say from what it is restored; ``BackupError`` when it is anything else."""
+    words = f"{source}\n".encode()
+    if data.exists() and any(data.iterdir()):
+        with suppress(OSError):
+            if (data / UNFINISHED).read_bytes() == words:
+                return
+        raise BackupError(f"{data} is not empty: a restore never overwrites; give a new directory")
+    make_private_directory(data)
+    write_file(data / UNFINISHED, words)
 
 
 def make_index(stores: Stores, report: RestoreReport, progress: Progress, far: FarPacks) -> None:

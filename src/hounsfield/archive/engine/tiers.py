@@ -124,7 +124,7 @@ class Tiers:
         place = _Claimed(hot, HOT, keyring.root_id, lambda: True)
         self.by_name = {HOT: Tier(HOT, place, lambda segment: SEGMENTS + segment.hex(), keeps_keys=False)}
         for one in options.tiers:
-            metered = self.metered[one.name] = Metered(_opened(one))
+            metered = self.metered[one.name] = Metered(open_place(one))
             limited = Limited(metered, one.requests_max)
             memory = self._memories[one.name] = Remembering(limited, MemoryLimits(away_after_s=one.retry_s))
             calls = Retrying(memory, RetryLimits(deadline_s=one.retry_s))
@@ -179,7 +179,8 @@ def far_reads(reading: TieredBlobs) -> Callable[[tuple[Any, ...]], bool]:
     return is_far
 
 
-def _opened(options: TierOptions) -> ObjectStore:
+def open_place(options: TierOptions) -> ObjectStore:
+    """A tier's place as it is, with nothing around it. Asks nothing of it."""
     place = options.place
     if isinstance(place, Path):
         return TimedOut(DirectoryStore(place), threads=2 * options.requests_max)

@@ -35,7 +35,7 @@ THREADS = 8  # that wait for a tier, mostly: a bucket answers in tens of millise
 PAGE_ROWS = 32  # whose contents are in memory together
 _WRONG = (ShortReadError, SealError, FormatError, msgspec.MsgspecError)
 
-VERIFY = "hounsfield tiers verify: it is put there again from a right copy"
+VERIFY = "hounsfield tier verify: it is put there again from a right copy"
 SCRUB = "hounsfield scrub start: it is brought back from a right copy"
 _LOST = "none of its tiers has it: bring the tier's files back, or restore the pack from a backup"
 

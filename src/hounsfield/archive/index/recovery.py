@@ -96,7 +96,7 @@ def catch_up(
     if far is not None and far.packs.keys() - known.keys():
         note_unsettled(indexer)
     packs: dict[bytes, PackRow] = {}
-    if at_start and _is_unsettled(indexer):
+    if at_start and is_unsettled(indexer):
         packs = _packs_first(indexer, segments, report, far, known)
         _index_far(indexer, packs, segments, report, far)
     for segment in segments:
@@ -205,7 +205,8 @@ def note_unsettled(indexer: Indexer) -> None:
     indexer.store.commit(batch)
 
 
-def _is_unsettled(indexer: Indexer) -> bool:
+def is_unsettled(indexer: Indexer) -> bool:
+    """Whether an index that was lost is being filled, and is not yet all that it was."""
     with indexer.store.snapshot() as snapshot:
         return snapshot.get(META, _UNSETTLED) is not None
 
@@ -283,7 +284,7 @@ def _done(segment: bytes, end: int, packs: Mapping[bytes, PackRow]) -> Batch:
 
 def _settle(indexer: Indexer) -> None:
     """Have studies say what the first received of their objects say, where that was noted to be open."""
-    if not _is_unsettled(indexer):
+    if not is_unsettled(indexer):
         return
     settle_order(indexer)
     batch = Batch(uses_reserve=True)
