@@ -9,13 +9,15 @@ from unittest.mock import patch
 import pytest
 
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.engine.tier_progress import SAVE_S, SILENT_S, TierProgress, runs, sums
 from hounsfield.archive.engine.tier_standing import TierStanding
 from hounsfield.archive.engine.tier_sums import NOTHING, added, seconds_of
-from hounsfield.archive.engine.tiering import TieringFigures
+from hounsfield.archive.engine.tiering import EVENT_TIERED, TieringFigures
 from hounsfield.archive.engine.tiers import TieringOptions, TierOptions
 from hounsfield.archive.index.demand import RecallRow, ask_for
 from hounsfield.archive.index.packs import CopyRow, PackRow, plan_pack
+from hounsfield.archive.index.rows import Event
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.object_store import TIER_MARKER
 from support.archives import stores_in
@@ -188,3 +190,29 @@ def test_pages_of_a_plan_add_up() -> None:
     assert seconds_of(found, 2) == (3 * 10 + 2 * 7) / 2
     assert seconds_of(found, 0) is None
     assert NOTHING["rules"] == {}
+
+
+# ---------------------------------------------------------------- history
+
+
+async def test_history_is_whole_however_little_of_a_journal_it_is(stores: Stores) -> None:
+    options = EngineOptions(tiering=stores.tiers.options)
+    async with open_engine(stores, options, owner="test") as engine:
+        for number in range(40):
+            kind = EVENT_TIERED if number % 20 == 0 else "something-else"
+            stores.journal.commit_events([Event(kind, number, {"rule": str(number)})])
+        oversight = TierOversight(engine)
+        with (
+            patch("hounsfield.archive.engine.tier_oversight.HISTORY_PAGE", 3),
+            patch("hounsfield.archive.engine.tier_oversight.HISTORY_PAGES_MAX", 2),
+        ):
+            found: list[str] = []
+            before: int | None = None
+            for _ in range(100):
+                page = await oversight.history(1, before)
+                assert len(page["events"]) <= 1
+                found += [one["rule"] for one in page["events"]]
+                before = page["before"]
+                if before is None:
+                    break
+        assert found == ["20", "0"]

@@ -15,8 +15,11 @@ from hounsfield.archive.config.sections import TierRuleEntry
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.engine.tier_standing import Held, Standing
+from hounsfield.archive.engine.tier_sums import NOTHING, added
 
 HISTORY_MAX: Final = 10_000
+SERIES_AT_ONCE: Final = 5_000
+"""Of a plan, in one answer: some tenths of a second."""
 _NS: Final = 1_000_000_000
 _EXPECTED: Final = "BlobNotFoundError"
 """Of a store that is asked whether something is there: an answer, and no error."""
@@ -45,16 +48,21 @@ class TierOperations:
         }
 
     async def plan(
-        self, after: str, listed: bool, rules: list[Any] | None = None, tiers: Sequence[str] = ()
+        self, after: str | None, listed: bool, rules: list[Any] | None = None, tiers: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """A page of a plan; see :meth:`TierOversight.plan_page`.
+        """Some pages of a plan as one; see :meth:`TierOversight.plan_page`.
 
         ``rules``: entries of [[tier_rules]] to plan by, in place of those in force; ``tiers``: where to.
         """
         tried = None
         if rules is not None:
             tried = rules_of(msgspec.convert(rules, tuple[TierRuleEntry, ...]), tiers)
-        return await self._oversight.plan_page(after, listed=listed, rules=tried)
+        found: dict[str, Any] = NOTHING
+        while after is not None and found["looked"] < SERIES_AT_ONCE:
+            page = await self._oversight.plan_page(after, listed=listed, rules=tried)
+            after = page.pop("after")
+            found = added(found, page)
+        return {**found, "after": after}
 
     async def recall(self, study: str, series: str) -> dict[str, int]:
         """Bring a study back; see :meth:`TierOversight.recall`."""
@@ -64,9 +72,9 @@ class TierOperations:
         """Keep a study hot; see :meth:`TierOversight.pin`."""
         return await self._oversight.pin(study, by=by, why=why, until=until)
 
-    async def history(self, limit: int) -> dict[str, Any]:
-        """What was done, newest first."""
-        return await self._oversight.history(min(limit, HISTORY_MAX))
+    async def history(self, limit: int, before: int | None) -> dict[str, Any]:
+        """What was done, newest first; see :meth:`TierOversight.history`."""
+        return await self._oversight.history(min(limit, HISTORY_MAX), before)
 
 
 # ---------------------------------------------------------------- figures

@@ -323,10 +323,13 @@ def apply(
         task = bar.add_task("", total=before["series"] or None, words="")
 
         def show(found: dict[str, Any]) -> None:
-            run = found["runs"].get("plan", {})
-            if run.get("running"):
+            running = {name: run for name, run in found["runs"].items() if run["running"]}
+            if "plan" in running:
+                run = running["plan"]
                 words = f"{size(run['copied_bytes'])} copied, {size(run['freed_bytes'])} freed"
                 bar.update(task, completed=run["looked"], words=words)
+            elif running:
+                bar.update(task, words=f"after what is under way: {', '.join(running)}")
 
         found: dict[str, Any] = {}
         watching = before["plan_asked"] and wait and archive.running

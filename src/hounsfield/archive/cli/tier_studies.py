@@ -220,8 +220,14 @@ def history(
     from hounsfield.archive.app.asking import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
-        found: dict[str, Any] = archive.call("tier-history", limit=limit)
-    events: list[dict[str, Any]] = found["events"]
+        events: list[dict[str, Any]] = []
+        before: int | None = None
+        while len(events) < limit:
+            page = archive.call("tier-history", limit=limit - len(events), before=before)
+            events += page["events"]
+            before = page["before"]
+            if before is None:
+                break
     if not identify:
         events = [
             {name: value for name, value in one.items() if name not in {"study", "series"}} for one in events

@@ -33,6 +33,8 @@ Arguments = TypeVarTuple("Arguments")
 WHY_CHARS_MAX: Final = 1024  # it is kept for ever: a sentence, not a file
 HISTORY_PAGE: Final = 2000
 """Events that are looked at for one page of history: some milliseconds of a thread."""
+HISTORY_PAGES_MAX: Final = 50
+"""In one answer: a second."""
 TOLD: Final = frozenset({EVENT_TIERED, EVENT_RECALLED, EVENT_REPAIRED, EVENT_DAMAGED, FACT_PIN})
 _NS = 1_000_000_000
 
@@ -229,13 +231,17 @@ class TierOversight:
     # ------------------------------------------------------------ what was done
 
     async def history(self, limit: int, before: int | None = None) -> dict[str, Any]:
-        """At most so many things that were done, newest first, and where to go on (None: nowhere)."""
+        """At most so many things that were done, newest first, and where to go on (None: nowhere).
+
+        Fewer where the journal is mostly of other things: go on as long as there is a place to go on from.
+        """
         found: list[dict[str, Any]] = []
-        while True:
+        for _ in range(HISTORY_PAGES_MAX):
             page, before = await self._read(self._history_page, before, limit - len(found))
             found += page
             if before is None or len(found) >= limit:
-                return {"events": found, "before": before}
+                break
+        return {"events": found, "before": before}
 
     def _history_page(self, before: int | None, limit: int) -> tuple[list[dict[str, Any]], int | None]:
         with self._stores.store.snapshot() as snapshot:
