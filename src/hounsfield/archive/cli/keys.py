@@ -136,8 +136,8 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
     remark(f"{len(states) - len(bad)} of {len(states)} keys open")
     if unused:
         remark(
-            f"{len(unused)} segment keys seal nothing that is here (packs in other tiers, or what a crash left, or files "
-            "that are missing: `hounsfield fsck` tells)"
+            f"{len(unused)} segment keys seal nothing that is here (packs in other tiers, or a crash left "
+            "them, or files are missing: `hounsfield fsck` tells)"
         )
     for state in bad:
         remark(f"{state.purpose} {state.key_id}: {state.problem}")
