@@ -25,7 +25,7 @@ from support import killed_steps
 from support.killed_steps import Killed, killed_at
 
 MORE = ((_Claimed, "put"), (_Claimed, "delete"), (LmdbStore, "commit_planned"))
-EVERY = int(os.environ.get("HOUNSFIELD_KILL_EVERY", "9"))
+EVERY = int(os.environ.get("HOUNSFIELD_KILL_EVERY", "13"))
 """Steps between two at which the process dies: all of them take minutes."""
 
 

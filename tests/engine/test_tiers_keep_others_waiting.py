@@ -6,9 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian
 
 from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, Place, applied, rule
 from hounsfield.archive.engine import tiering
+from hounsfield.archive.engine.types import Outcome
+from hounsfield.archive.index import locations
+from support.archives import ct_slice, store
 
 
 @pytest.fixture
@@ -44,6 +48,20 @@ async def test_what_cannot_be_brought_back_does_not_hold_up_what_can(
         engine.tiering._put_off.clear()
         await engine.tiering.leading.run(engine.tiering.step)
         assert engine.tiering.figures.recalled_series == 4
+
+
+async def test_another_version_of_an_object_follows_it(place: Place) -> None:
+    async with place.open() as engine:
+        await place.send(engine, 2)
+        await applied(engine)
+        (_, first), *_ = place.sent.values()
+        uids = {"study_uid": first.study_uid, "series_uid": first.series_uid}
+        other = ct_slice(**uids, sop_uid=first.sop_instance_uid)
+        assert (await store(engine, other, ExplicitVRLittleEndian)).outcome is Outcome.CONFLICT
+        await applied(engine)
+        named = place.named(engine.stores)
+        for _, rows in locations.walk(engine.stores.store, engine.stores.catalog):
+            assert all(named[one.location.segment.hex()] == {"cold"} for one in rows if one.location)
 
 
 async def test_the_lower_mark_ends_what_the_upper_one_began(place: Place) -> None:

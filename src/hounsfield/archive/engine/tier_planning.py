@@ -14,6 +14,7 @@ import datetime
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from hounsfield.archive.engine.tier_rules import (
     Action,
@@ -28,7 +29,7 @@ from hounsfield.archive.index.demand import last_opened, pinned
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.packs import HOT, PackRow, packs_of
 from hounsfield.archive.index.rows import InstanceRow, SeriesRow, SourceRow, StudyRow, UseRow, decode
-from hounsfield.archive.index.tables import SERIES, STUDY_ID_BYTES, USE
+from hounsfield.archive.index.tables import SERIES, STUDY_ID_BYTES, USE, VERSION
 from hounsfield.archive.index.use import stored_bytes
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot
 
@@ -141,7 +142,7 @@ class _Series:
     study: StudyRow
     row: SeriesRow
     packs: list[tuple[bytes, PackRow]]
-    loose: list[InstanceRow] | None = None  # instances in no pack of it; None: not looked yet
+    loose: list[InstanceRow] | None = None  # objects in no pack of it; None: not looked yet
     loose_bytes: int = 0
 
 
@@ -279,14 +280,20 @@ class TierPlanning:
             one.loose = []
             return
         own = {segment for segment, _ in one.packs}
-        instances = self._catalog.instances_of(at.snapshot, one.key)
-        one.loose = [row for row in instances if row.location.segment not in own]
+        versions = (
+            self._catalog.open_row(VERSION, key, sealed, InstanceRow)
+            for key, sealed in at.snapshot.scan(VERSION, prefix=one.key)
+        )
+        objects = chain(self._catalog.instances_of(at.snapshot, one.key), versions)
+        one.loose = [row for row in objects if row.location.segment not in own]
         one.loose_bytes = sum(stored_bytes(row.location) or 0 for row in one.loose)
 
     def _is_all_packed(self, at: _Moment, one: _Series) -> bool:
         """Whether nothing came since the last pack was made, as is so of most series of an archive."""
         if one.row.changed_ns >= max(row.made_ns for _, row in one.packs):
             return False
+        if any(True for _ in at.snapshot.scan(VERSION, prefix=one.key, limit=1)):
+            return False  # another version of an object is no change of its series
         live = sum(row.objects for _, row in one.packs)
         for segment, _ in one.packs:
             held = at.snapshot.get(USE, segment)
