@@ -16,7 +16,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run demo test test-ceph check peers programs bench large fuzz strange-requests crash kills setup clean help
+.PHONY: run demo test test-ceph check peers programs bench large fuzz strange-requests crash kills tier-kills setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -103,6 +103,10 @@ crash: setup peers
 	rm -rf $(CRASH_DIRECTORY)
 	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.explore record $(CRASH_DIRECTORY)
 	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.explore check $(CRASH_DIRECTORY) $(CRASH)
+
+# kill -9 while series move between tiers, 20 times or TIER_KILLS="--rounds 100 --seed 2".
+tier-kills: setup
+	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.tier_kills $(TIER_KILLS)
 
 kills: setup
 	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.kills $(KILLS)
