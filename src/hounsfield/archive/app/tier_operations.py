@@ -40,7 +40,7 @@ class TierOperations:
             "tier-apply": self._oversight.apply,
             "tier-recall": self.recall,
             "tier-pin": self.pin,
-            "tier-unpin": self._oversight.unpin,
+            "tier-unpin": self.unpin,
             "tier-pins": self._oversight.pins,
             "tier-verify": self._oversight.verify,
             "tier-verifying": self._oversight.verifying,
@@ -71,6 +71,10 @@ class TierOperations:
     async def pin(self, study: str, by: str, why: str, until: float) -> dict[str, Any]:
         """Keep a study hot; see :meth:`TierOversight.pin`."""
         return await self._oversight.pin(study, by=by, why=why, until=until)
+
+    async def unpin(self, study: str, by: str) -> None:
+        """Let the rules decide again; see :meth:`TierOversight.unpin`."""
+        await self._oversight.unpin(study, by=by)
 
     async def history(self, limit: int, before: int | None) -> dict[str, Any]:
         """What was done, newest first; see :meth:`TierOversight.history`."""

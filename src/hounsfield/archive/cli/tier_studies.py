@@ -103,7 +103,7 @@ def pin(
         if listed:
             return _list_pins(archive.call("tier-pins"), as_json=as_json)
         if remove:
-            archive.call("tier-unpin", study=study)
+            archive.call("tier-unpin", study=study, by=getpass.getuser())
             return _say_unpinned(as_json=as_json)
         day_after = 0 if until is None else until.replace(tzinfo=UTC).timestamp() + 86_400
         done: dict[str, Any] = archive.call(
@@ -159,7 +159,7 @@ def unpin(
     from hounsfield.archive.app.asking import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
-        archive.call("tier-unpin", study=study)
+        archive.call("tier-unpin", study=study, by=getpass.getuser())
     return _say_unpinned(as_json=as_json)
 
 

@@ -35,7 +35,10 @@ HISTORY_PAGE: Final = 2000
 """Events that are looked at for one page of history: some milliseconds of a thread."""
 HISTORY_PAGES_MAX: Final = 50
 """In one answer: a second."""
-TOLD: Final = frozenset({EVENT_TIERED, EVENT_RECALLED, EVENT_REPAIRED, EVENT_DAMAGED, FACT_PIN})
+EVENT_UNPINNED: Final = "study-unpinned"
+TOLD: Final = frozenset({
+    EVENT_TIERED, EVENT_RECALLED, EVENT_REPAIRED, EVENT_DAMAGED, EVENT_UNPINNED, FACT_PIN,
+})  # fmt: skip
 _NS = 1_000_000_000
 
 
@@ -176,10 +179,16 @@ class TierOversight:
             return {"here": False, "series": 0}
         return {"here": True, "series": brought}
 
-    async def unpin(self, study: str) -> None:
+    async def unpin(self, study: str, *, by: str) -> None:
         """Let the rules decide again. ``NotFoundError`` when it is not pinned."""
+
+        def end() -> None:
+            journal, now_ns = self._stores.journal, self._tiering.now()
+            unpin(journal, self._stores.store, study, now_ns)
+            journal.commit_events([Event(EVENT_UNPINNED, now_ns, {"study": study, "by": by})])
+
         try:
-            await self._read(unpin, self._stores.journal, self._stores.store, study, self._tiering.now())
+            await self._read(end)
         except PinError as error:
             raise NotFoundError(str(error)) from error
 
@@ -249,7 +258,7 @@ class TierOversight:
             found: list[dict[str, Any]] = []
             for sequence, event in page:
                 before = sequence
-                if event.kind in TOLD:
+                if _is_told(event):
                     found.append({"sequence": sequence, **self._told(event)})
                     if len(found) == limit:
                         return found, before
@@ -259,12 +268,12 @@ class TierOversight:
         told: dict[str, Any] = {"at": event.at_ns / _NS, "kind": event.kind, "by": "tiering"}
         if event.kind in {EVENT_TIERED, EVENT_RECALLED}:
             return {**told, **event.body}
+        if event.kind == EVENT_UNPINNED:
+            return {**told, "kind": "unpinned", **event.body}
         if event.kind != FACT_PIN:
             row = self._tiering.copying.packs.get(bytes.fromhex(event.body["pack"]))
             return {**told, **event.body, "bytes": None if row is None else row.size}
         body = event.body["body"]
-        if body is None:
-            return {**told, "kind": "unpinned", "by": "", "study": event.body["name"]}
         until = body.get("until_ns")
         return {
             **told,
@@ -274,6 +283,11 @@ class TierOversight:
             "why": body["why"],
             "until": until / _NS if until else None,
         }
+
+
+def _is_told(event: Event) -> bool:
+    """Whether it is of tiers, and not the end of a pin, which an event of its own tells with who ended it."""
+    return event.kind in TOLD and not (event.fact and event.body["body"] is None)
 
 
 def _sum_of(task: SeriesTask, *, held: bool) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class TierRequests:
 
     async def unpin(self, scope: Scope, study: str) -> BuffersResponse:
         """204; 404 when it is not pinned."""
-        await self._for(scope).unpin(study)
+        await self._for(scope).unpin(study, by=_actor(scope))
         return BuffersResponse(204, [])
 
     async def pins(self, scope: Scope) -> BuffersResponse:
