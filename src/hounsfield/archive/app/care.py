@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from hounsfield.archive.dicom.part10 import file_header
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.errors import HounsfieldError
 from hounsfield.archive.index import questionable
+from hounsfield.archive.index.packs import Packs
 from hounsfield.archive.index.questionable import Kind, Questionable
 from hounsfield.archive.index.rows import InstanceRow
-from hounsfield.storage_backends.errors import StorageError
+from hounsfield.storage_backends.errors import KeyringError, StorageError
 
 PAGE = 1000  # rows looked at in one question: milliseconds of a thread
 
@@ -52,7 +54,7 @@ class Care:
         return {"segments": len(segments) or len(known)}
 
     async def rekey_due(self, before: float, segments: list[str]) -> list[dict[str, Any]]:
-        """Segments (of those named, or of all) whose key was made before a time, the oldest first."""
+        """Segments and packs (those named, or all) whose key was made before a time, the oldest first."""
 
         def look() -> list[dict[str, Any]]:
             log, keyring = self._stores.log, self._stores.keyring
@@ -68,6 +70,15 @@ class Care:
                     continue  # compaction removed it in this moment; fsck names a key that is missing
                 if made < before:
                     found.append({"segment": name, "made": made, "bytes": size, "open": is_open})
+            here = set(log.segment_ids())
+            for page in Packs(self._stores.store).pages():
+                for segment, row in page:
+                    name = segment.hex()
+                    if segment in here or (segments and name not in segments) or not row.copies:
+                        continue
+                    with suppress(KeyringError):
+                        if (made := keyring.made_at("segment", name)) < before:
+                            found.append({"segment": name, "made": made, "bytes": row.size, "open": False})
             return sorted(found, key=lambda one: float(one["made"]))
 
         return await self._engine.read(look)

@@ -251,7 +251,9 @@ def rekey(
     """Write segments anew under new keys, and destroy the old ones: after a master key leaked.
 
     Needs space for one segment at a time. Interrupt it whenever you like: with the same --before it goes on.
-    Objects get new keys; ledger and index keep theirs, under the same root key: see docs/threat-model.md.
+    Packs in other tiers are read from there and gathered anew; a running server removes the old ones, with
+    their keys, a minute later. Objects get new keys; ledger and index keep theirs, under the same root key:
+    see docs/threat-model.md.
     Exit code 4 when segments keep their keys: those being written to, or damaged.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -23,7 +23,7 @@ from hounsfield.archive.engine.errors import BusyError, StorageFailedError
 from hounsfield.archive.engine.led_work import LedWork
 from hounsfield.archive.index.carrying import Pace, StoppedError
 from hounsfield.archive.index.gathering import Gatherer
-from hounsfield.archive.index.packs import pack_of
+from hounsfield.archive.index.packs import HOT, pack_of
 from hounsfield.archive.index.rewriting import Rewriter, RewriteReport
 from hounsfield.archive.index.rows import SegmentRow, UseRow, decode
 from hounsfield.archive.index.tables import META, SEGMENT, USE
@@ -179,6 +179,8 @@ class Compaction:
     def _rewrite(self, segment: bytes, pace: Pace) -> RewriteReport:
         try:
             gathered = self._gather_anew(segment, pace)
+            if (elsewhere := self._report_elsewhere(segment, gathered)) is not None:
+                return elsewhere
             report = self._rewriter.rewrite_segment(segment, pace=pace, remove=False, packs=True)
             report.moved_bytes += gathered
         except StoreFullError as error:
@@ -200,6 +202,18 @@ class Compaction:
             return 0
         report = self._gatherer.renew(segment, pack, pace=pace)
         return sum(map(self._log.size, report.packs))
+
+    def _report_elsewhere(self, segment: bytes, gathered: int) -> RewriteReport | None:
+        """Of a pack that is not here, which goes from where it lies when nothing of it is needed any more."""
+        with self._store.snapshot() as snapshot:
+            pack, held = pack_of(snapshot, segment), snapshot.get(USE, segment)
+        if pack is None or HOT in pack.copies:
+            return None
+        dead = 0 if held is None else decode(UseRow, held).dead_records
+        report = RewriteReport(segment, size=pack.size, moved_bytes=gathered)
+        if dead < pack.objects:
+            report.kept_because = "something of it could not be gathered anew"
+        return report
 
     def _dead(self) -> dict[bytes, int]:
         with self._store.snapshot() as snapshot:
