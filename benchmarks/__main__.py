@@ -1,7 +1,8 @@
 """Measures ours beside the peers in one run: `python -m benchmarks [ingest|frames|all] [--quick]`.
 
 `python -m benchmarks engine` measures the bars that are ours alone, `dicomweb` those of DICOMweb beside
-Orthanc, `query-retrieve` C-FIND, C-MOVE and C-GET beside Orthanc and dcmqrscp; see `--help` there.
+Orthanc, `query-retrieve` C-FIND, C-MOVE and C-GET beside Orthanc and dcmqrscp, `tiers` what lies
+elsewhere; see `--help` there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import dicomweb, engine, frames, ingest, machine, query_retrieve, report, results
+from benchmarks import dicomweb, engine, frames, ingest, machine, query_retrieve, report, results, tiers
 from benchmarks.peers.base import Peer
 from benchmarks.peers.install import ensure
 from benchmarks.peers.ours import Hounsfield
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return dicomweb.main(given[1:])
     if given[:1] == ["query-retrieve"]:
         return query_retrieve.main(given[1:])
+    if given[:1] == ["tiers"]:
+        return tiers.main(given[1:])
     options = _parser().parse_args(arguments)
     if options.rounds is None:
         options.rounds = 2 if options.quick else 5

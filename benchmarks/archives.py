@@ -35,7 +35,7 @@ def folder(scratch: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def stores_in(place: Path) -> Iterator[Stores]:
+def stores_in(place: Path, options: EngineOptions = OPTIONS) -> Iterator[Stores]:
     """The stores of an archive in ``place``/data, made at the first time, with a key beside it."""
     key, data = place / "master.key", place / "data"
     if key.exists():
@@ -44,7 +44,7 @@ def stores_in(place: Path) -> Iterator[Stores]:
         create_master_key_file(key)
         open_data_directory(data, create=True).close()  # so that a server takes it for its own later
         keyring = Keyring.create(data / "keys", load_master_key(f"file:{key}"))
-    stores = Stores.open(data, keyring, OPTIONS)
+    stores = Stores.open(data, keyring, options)
     try:
         yield stores
     finally:

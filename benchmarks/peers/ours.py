@@ -59,14 +59,14 @@ class Hounsfield(Peer):
 
     def add_ae(self, title: str, host: str, port: int) -> None:
         """Makes an application entity known to the running server."""
-        if self._asked("ae-add", title=title, host=host, port=port) is None:
+        if self.asked("ae-add", title=title, host=host, port=port) is None:
             raise PeerError(f"{self.label} did not take the AE {title}:\n{self.log_tail()}")
 
     def _status(self) -> dict[str, Any] | None:
         """The server's own account of itself, None while it does not answer."""
-        return self._asked("status")
+        return self.asked("status")
 
-    def _asked(self, operation: str, **arguments: object) -> dict[str, Any] | None:
+    def asked(self, operation: str, **arguments: object) -> dict[str, Any] | None:
         """What the server answers over its control socket, None when it answers nothing or an error."""
         if not self._data.is_dir():
             return None
