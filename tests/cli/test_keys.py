@@ -163,6 +163,8 @@ OPENERS: dict[str, tuple[object, ...]] = {
     "fix": ("fix", "list"),
     "routes": ("routes", "status"),
     "audit": ("audit",),
+    "tier status": ("tier", "status"),
+    "import": ("import", "."),
     "keys list": ("keys", "list"),
     "keys check": ("keys", "check"),
     "keys backup": ("keys", "backup"),
