@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -396,6 +397,41 @@ def test_a_commitment_that_is_refused_or_never_reported(cli: Any) -> None:
     nobody = cli("commit", f"SC@127.0.0.1:{free_port()}", _file("CT_small.dcm"), "--timeout", "2")
     assert nobody.code == 3
     assert cli("commit", "SC@127.0.0.1:1", "no-such-file").code == 2
+
+
+def _knock(port: int, *, with_tls: bool) -> None:
+    """Call the door of ``--listen`` as an archive that is set up otherwise, once it is open."""
+    from pynetdicom import AE
+
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with (
+            suppress(ConnectionRefusedError),
+            socket.create_connection(("127.0.0.1", port), timeout=20) as door,
+        ):
+            if with_tls:
+                with suppress(OSError):
+                    ssl._create_unverified_context().wrap_socket(door)
+                return
+            break
+        time.sleep(0.02)
+    caller = AE("SC")
+    caller.add_requested_context(COMMITMENT)
+    assert caller.associate("127.0.0.1", port, ae_title="OLDNAME").is_rejected
+
+
+@pytest.mark.peer("pynetdicom")
+@pytest.mark.parametrize(("with_tls", "hint"), [(True, "--listen-tls"), (False, "may not call us MODALITY")])
+def test_who_calls_back_in_vain_is_told_of(cli: Any, with_tls: bool, hint: str) -> None:
+    port = free_port()
+    listen = ("--listen", f"127.0.0.1:{port}", "--ae", "MODALITY", "--wait", "1.5")
+    knocking = threading.Thread(target=_knock, args=(port,), kwargs={"with_tls": with_tls})
+    with _committing("never") as scp:
+        knocking.start()
+        silent = cli("commit", f"SC@127.0.0.1:{scp}", _file("CT_small.dcm"), *listen)
+        knocking.join(20)
+    assert silent.code == 3, silent.err
+    assert hint in " ".join(silent.err.split())
 
 
 @pytest.mark.peer("pynetdicom")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hounsfield.archive.config import Config
     from hounsfield.archive.dicom.commitment import Reference
     from hounsfield.archive.net.commitment_requests import Awaited
+    from hounsfield.archive.net.records import ListenerStatistics
     from hounsfield.archive.net.scu import RemoteEntity, ScuLimits
 
 # In one transaction: far more than a study has, and a data set that everybody can hold.
@@ -209,8 +210,19 @@ class _Commitment:
                 remark(f"waiting for {self._remote.called_ae} to call")
                 with trio.move_on_after(self._wait):
                     await awaited.came.wait()
+                if not awaited.complete:
+                    self._tell_of_callers(listener.statistics())
             nursery.cancel_scope.cancel()
         return awaited
+
+    def _tell_of_callers(self, figures: ListenerStatistics) -> None:
+        """No report came: whether somebody tried to call, and what may be in the way."""
+        if figures.connections_failed:
+            why = "speak no TLS, or not take our certificate" if self._tls else "speak TLS: --listen-tls"
+            remark(f"calls here that came to no association: {figures.connections_failed}; they may {why}")
+        if figures.associations_refused:
+            ours = self._remote.calling_ae
+            remark(f"associations refused here: {figures.associations_refused}; they may not call us {ours}")
 
     async def _on_one_association(self, awaited: Awaited) -> None:
         import trio
