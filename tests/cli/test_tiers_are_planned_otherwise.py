@@ -186,3 +186,17 @@ def test_damage_and_missing_tiers_are_exit_code_4(tier: Tier, tmp_path: Path) ->
     assert "mount" in tier("status", code=4).out
     assert json_of(tier, "verify", code=4)["copies"] == 2
     assert json_of(tier, "apply")["run"]["failures"] == 0  # there was nothing to move
+
+
+def test_appointments_are_said_changed_and_cancelled(tier: Tier) -> None:
+    tier("prefetch", "P-0001", "--order", "A-1", "--at", "2031-11-23 09:30", "--modality", "CT")
+    tier("prefetch", "P-0001", "--order", "A-1", "--at", "2031-11-24T10:00", "--body-part", "CHEST")
+    (one,) = json_of(tier, "prefetch", "--list")
+    assert (one["name"], one["patient"], one["modality"], one["body_part"]) == ("A-1", "P-0001", "", "CHEST")
+    assert "2031-11-24 10:00" in tier("prefetch", "--list").out
+    assert json_of(tier, "prefetch", "--cancel", "A-1") == {"waiting": 0}
+    tier("prefetch", "P-0001", "--order", "A-1", code=2)
+    tier("prefetch", "--order", "A-1", "--at", "2031-11-24", code=2)
+    tier("prefetch", "P-0001", "--order", "A-1", "--at", "2999-01-01", code=1)
+    tier("prefetch", "P-0001", "--order", "A" * 129, "--at", "2031-11-24", code=1)
+    assert json_of(tier, "prefetch", "--list") == []

@@ -42,6 +42,9 @@ class TierOperations:
             "tier-pin": self.pin,
             "tier-unpin": self.unpin,
             "tier-pins": self._oversight.pins,
+            "tier-prefetch": self.prefetch,
+            "tier-prefetch-forget": self._oversight.forget_prefetch,
+            "tier-prefetches": self._oversight.prefetches,
             "tier-verify": self._oversight.verify,
             "tier-verifying": self._oversight.verifying,
             "tier-history": self.history,
@@ -71,6 +74,12 @@ class TierOperations:
     async def pin(self, study: str, by: str, why: str, until: float) -> dict[str, Any]:
         """Keep a study hot; see :meth:`TierOversight.pin`."""
         return await self._oversight.pin(study, by=by, why=why, until=until)
+
+    async def prefetch(  # noqa: PLR0917  as JSON has it
+        self, name: str, patient: str, issuer: str, modality: str, body_part: str, at: float
+    ) -> None:
+        """Announce an appointment; see :meth:`TierOversight.prefetch`."""
+        await self._oversight.prefetch(name, patient, issuer, modality, body_part, at)
 
     async def unpin(self, study: str, by: str) -> None:
         """Let the rules decide again; see :meth:`TierOversight.unpin`."""

@@ -11,6 +11,7 @@ import click
 
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
 from hounsfield.archive.cli.output import EXIT_PARTIAL, ago, err, print_json, print_table, remark, size
+from hounsfield.archive.cli.tier_prefetch import prefetch
 from hounsfield.archive.cli.tier_studies import history, hold, pin, recall, unpin
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def command() -> None:
     """
 
 
-for _one in (recall, pin, unpin, hold, history):
+for _one in (recall, pin, unpin, prefetch, hold, history):
     command.add_command(_one)
 
 

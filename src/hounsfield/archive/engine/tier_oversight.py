@@ -19,6 +19,7 @@ from hounsfield.archive.engine.tiering import EVENT_RECALLED, EVENT_TIERED
 from hounsfield.archive.index.demand import FACT_PIN, Pin, PinError, pin, pins, unpin
 from hounsfield.archive.index.holds import Holds
 from hounsfield.archive.index.packs import HOT
+from hounsfield.archive.index.prefetching import Prefetch, PrefetchError
 from hounsfield.archive.index.rows import Event
 from hounsfield.archive.index.verifying import EVENT_DAMAGED, EVENT_REPAIRED
 
@@ -191,6 +192,38 @@ class TierOversight:
             await self._read(end)
         except PinError as error:
             raise NotFoundError(str(error)) from error
+
+    async def prefetch(  # noqa: PLR0917  an appointment
+        self, name: str, patient: str, issuer: str, modality: str, body_part: str, at: float
+    ) -> None:
+        """Have a patient's priors back before an appointment (``at``: in seconds since 1970)."""
+        at_ns = int(at) * _NS
+        if not 0 <= at_ns < 1 << 63:
+            raise RefusedError("an appointment is before the year 2262")
+        wanted = Prefetch(name, patient, at_ns, issuer, modality, body_part)
+        try:
+            await self._read(self._tiering.prefetching.announce, wanted, self._tiering.now())
+        except PrefetchError as error:
+            raise RefusedError(str(error)) from error
+
+    async def forget_prefetch(self, name: str) -> None:
+        """The appointment of that name is cancelled. Nothing happens when there is none."""
+        await self._read(self._tiering.prefetching.forget, name, self._tiering.now())
+
+    async def prefetches(self) -> list[dict[str, Any]]:
+        """The appointments whose priors were not brought back yet. Names patients, by their ids."""
+        found = await self._read(self._tiering.prefetching.waiting)
+        return [
+            {
+                "name": one.name,
+                "patient": one.patient_id,
+                "issuer": one.issuer,
+                "modality": one.modality,
+                "body_part": one.body_part,
+                "at": one.at_ns / _NS,
+            }
+            for one in found
+        ]
 
     async def pins(self) -> list[dict[str, Any]]:
         """Every pin, those whose time is over, too."""
