@@ -64,6 +64,19 @@ async def test_another_version_of_an_object_follows_it(place: Place) -> None:
             assert all(named[one.location.segment.hex()] == {"cold"} for one in rows if one.location)
 
 
+async def test_what_is_no_segment_is_left_alone(place: Place) -> None:
+    place.limits = replace(place.limits, sweep_s=0.0)
+    async with place.open() as engine:
+        await place.send(engine, 1)
+        for folder in ("data/segments", "cold/packs", "cold/packs/ab", "cold/keys/segment"):
+            (place.root / folder).mkdir(parents=True, exist_ok=True)
+            (place.root / folder / "notes").write_text("somebody's")
+        await applied(engine)
+        await applied(engine)
+        assert engine.tiering.figures.series == 1
+    assert len(list(place.root.rglob("notes"))) == 4
+
+
 async def test_the_lower_mark_ends_what_the_upper_one_began(place: Place) -> None:
     """Each series is a tenth of the disk."""
     place.rules = (rule(fill_above=0.8, fill_until=0.6),)

@@ -518,8 +518,8 @@ class Tiering:
                 yield max(opened or brought, brought), segment, row.size
 
     def _sweep(self) -> None:
-        for segment in self._stores.blobs.names(SEGMENTS):
-            self.copying.sweep_one(HOT, bytes.fromhex(segment.removeprefix(SEGMENTS)))
+        for segment in self._stores.log.segment_ids():
+            self.copying.sweep_one(HOT, segment)
         for name in self.copying.tiers:
             if name == HOT:
                 continue
