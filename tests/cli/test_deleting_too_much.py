@@ -61,6 +61,9 @@ def test_what_is_held_is_not_deleted(cli: Any, stored: tuple[Path, str, str]) ->
     assert "on nothing that is here now" in other.err
     cli("hold", "release", other.err.split()[1], *REASON, "--data", archive)
     assert "no Study Instance UID" in cli("hold", "add", "--study", "4711/8", *REASON, "--data", archive).err
+    far = cli("hold", "add", "--study", study, *REASON, "--until", "2999-12-31", "--data", archive)
+    assert far.code == 2
+    assert "2262" in far.err
     ended = cli("hold", "add", "--study", study, *REASON, "--until", "2020-01-01", "--data", archive)
     assert ended.code == 1
     refused = cli("delete", study, "--series", series, *REASON, "--yes", "--data", archive)

@@ -55,6 +55,8 @@ def add(
     if bool(study) == bool(patient):
         raise Failed("name what to hold: --study UID or --patient ID", EXIT_USAGE)
     day_after = 0 if until is None else int(until.replace(tzinfo=UTC).timestamp() + 86_400) * _NS
+    if day_after >= 1 << 63:
+        raise Failed("a hold ends before the year 2262, or when it is released", EXIT_USAGE)
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         hold: dict[str, Any] = archive.call(
             "hold-add",
