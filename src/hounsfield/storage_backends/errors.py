@@ -64,6 +64,12 @@ class UnreadableError(SealError):
     retry = True
 
 
+class OtherCopyAwayError(SealError):
+    """This copy is wrong, and another, which may be right, cannot be reached now."""
+
+    retry = True
+
+
 class FormatError(StorageError):
     """Bytes that are not what the format document says, or of a version this release does not know."""
 

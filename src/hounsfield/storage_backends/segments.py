@@ -32,6 +32,7 @@ from hounsfield.storage_backends.api import (
 )
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
+    OtherCopyAwayError,
     PoisonedError,
     SealError,
     ShortReadError,
@@ -39,6 +40,7 @@ from hounsfield.storage_backends.errors import (
     UnreadableError,
 )
 from hounsfield.storage_backends.keyring import Keyring
+from hounsfield.storage_backends.object_store import StoreAwayError
 from hounsfield.storage_backends.sealing import RecordSeal, open_short_part
 from hounsfield.storage_backends.segment_format import SEGMENT_NAME, PartRef, RecordRef
 from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord, SegmentScan
@@ -393,19 +395,37 @@ class SegmentLog:
         return plain[skip : skip + length]
 
     def _open_anywhere(self, part: PartRef, wanted: Sequence[layout.Chunk], plain: memoryview) -> None:
-        """Open chunks of a part into ``plain``, from another copy when they do not open."""
+        """Open chunks of a part into ``plain``, from another copy when they do not open.
+
+        ``OtherCopyAwayError`` when one that may be right cannot be reached now.
+        """
         try:
             self._open(part, wanted, plain)
-        except _WRONG_BYTES:
+        except (*_WRONG_BYTES, BlobNotFoundError):
             if self._copies is None:
                 raise
+            away: StoreAwayError | None = None
+            copies = 0
             for copy in self._copies.copies(self._name(part.segment)):
-                with contextlib.suppress(StorageError):
+                copies += 1
+                try:
                     self._open(part, wanted, plain, blobs=copy)
-                    if self.damaged is not None:
-                        self.damaged(part.segment)
+                except StoreAwayError as error:
+                    away = error
+                except StorageError:
+                    continue
+                else:
+                    self._doubt(part.segment)
                     return
+            if copies:
+                self._doubt(part.segment)
+            if away is not None:
+                raise OtherCopyAwayError(f"this copy does not open, and another is away: {away}") from away
             raise
+
+    def _doubt(self, segment: bytes) -> None:
+        if self.damaged is not None:
+            self.damaged(segment)
 
     def _open(
         self,

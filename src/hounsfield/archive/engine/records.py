@@ -41,6 +41,7 @@ from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
     FormatError,
     KeyringError,
+    OtherCopyAwayError,
     SealError,
     ShortReadError,
 )
@@ -48,6 +49,7 @@ from hounsfield.storage_backends.segments import PartRef
 
 #: What reading a damaged or missing record raises.
 UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, KeyringError, FormatError, CodecError)
+_OUT_OF_REACH = "it lies in another tier, which does not give it at the moment: try again later"
 _DAMAGED = "the stored record does not open: it is damaged; restore it from a backup"
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
 FRAMES_NOWAIT_MAX = 64  # of one object, while others wait: each is opened alone, however few bytes it has
@@ -353,10 +355,10 @@ class Records:
 def _damage_named() -> Iterator[None]:
     try:
         yield
+    except (*OUT_OF_REACH, OtherCopyAwayError) as error:
+        raise UnavailableError(_OUT_OF_REACH) from error
     except UNREADABLE as error:
         raise DamagedError(_DAMAGED) from error
-    except OUT_OF_REACH as error:
-        raise UnavailableError(f"it lies in another tier: {error}") from error
 
 
 def _frame_part(row: InstanceRow, layout: Layout, number: int) -> PartRef | None:

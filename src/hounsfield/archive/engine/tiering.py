@@ -48,7 +48,7 @@ from hounsfield.archive.index.remains import Remains
 from hounsfield.archive.index.rows import Event, InstanceRow, SourceRow
 from hounsfield.archive.index.tables import META, PACK, STUDY_ID_BYTES
 from hounsfield.archive.index.use import uses
-from hounsfield.archive.index.verifying import Due, Found, Verifying
+from hounsfield.archive.index.verifying import Copy, Due, Found, Verifying
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import StorageError
@@ -306,16 +306,11 @@ class Tiering:
             done = self._expire(task) if task.action == "expire" else self._place(task, pace)
         except (NoCopyError, LastCopyError, PackGoneError, StorageError) as error:
             self.figures.failures += 1
-            self._note_away(task, error)
+            self.figures.away |= needed & self._stores.tiers.troubled()  # others of its tasks need not wait
             _logger.warning("a series stays where it is for now, as rule %r has it: %s", task.rule, error)
             return
         if done:
             self.figures.series += 1
-
-    def _note_away(self, task: SeriesTask, error: Exception) -> None:
-        """When a store did not answer, others of its tasks need not wait for it."""
-        if getattr(error, "retry", False):
-            self.figures.away |= task.tiers - {HOT}
 
     def _expire(self, task: SeriesTask) -> bool:
         target = Target(task.study_uid, task.series_uid)
@@ -461,25 +456,25 @@ class Tiering:
         if not due:
             return
         with self.progress.of("verify", self.leading.pace()) as (pace, _):
-            while due and self._all_answered(due, pace):  # the next look goes on
-                due = self.verifying.due(self.now(), self._intervals, VERIFIED_AT_ONCE)
+            looked: dict[Copy, Found] = {}
+            intervals = dict(self._intervals)
+            while due:
+                self._look_at(due, looked, pace)
+                for one in due:  # a tier that is away costs its own copies only; the next look goes on
+                    if looked[one.segment, one.tier] is Found.AWAY:
+                        intervals.pop(one.tier, None)
+                due = self.verifying.due(self.now(), intervals, VERIFIED_AT_ONCE, but=looked)
+            self.verifying.settle(looked)
 
-    def _all_answered(self, due: list[Due], pace: Pace) -> bool:
-        away = False
+    def _look_at(self, due: list[Due], looked: dict[Copy, Found], pace: Pace) -> None:
         for one in due:
-            found = self.verifying.verify(one, pace=pace)
-            away |= found is Found.AWAY
+            found = looked[one.segment, one.tier] = self.verifying.verify(one, pace=pace)
             self.figures.verified_copies += found is Found.RIGHT
             self.figures.repaired_packs += found is Found.REPAIRED
             if found in {Found.REPAIRED, Found.DAMAGED}:
                 name = one.segment.hex()
                 _logger.warning("the copy of pack %s in %s was wrong: %s", name, one.tier, found.value)
             self._bring_back()
-        if away:
-            return False
-        for segment in {one.segment for one in due}:
-            self.verifying.settle(segment)
-        return True
 
     def _make_room(self) -> None:
         """Drop what was brought back and not opened for longest, past the budget for it.

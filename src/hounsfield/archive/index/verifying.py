@@ -8,7 +8,7 @@ pack is damaged, which is said until it is mended, and what still opens of it is
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -27,6 +27,10 @@ EVENT_DAMAGED = "pack-damaged"
 _DOUBT = b"tiering/doubt/"
 _DAMAGED = b"tiering/damaged/"
 _BEFORE = b"tiering/verify-before"
+
+
+Copy = tuple[bytes, str]
+"""A pack, and the tier that has the copy."""
 
 
 class Found(Enum):
@@ -59,9 +63,9 @@ class Verifying:
     # ------------------------------------------------------------ what is due
 
     def doubt(self, segments: Iterable[bytes]) -> None:
-        """Have all copies of these packs verified soon."""
+        """Have all copies of these packs verified soon, if not all that is wrong with them is known."""
         batch = Batch(uses_reserve=True)
-        for segment in set(segments):
+        for segment in set(segments) - {segment for segment, _ in self.damaged()}:
             batch.put(META, _DOUBT + segment, b"")
         self._store.commit(batch)
 
@@ -83,10 +87,20 @@ class Verifying:
         due = list(self._overdue(0, dict.fromkeys(tiers, 0), self.asked_ns()))
         return len(due), sum(one.size for one in due)
 
-    def due(self, now_ns: int, intervals_ns: Mapping[str, int], limit: int) -> list[Due]:
-        """Copies to verify now, at most so many. ``intervals_ns`` by tier; 0: only when asked or in doubt."""
+    def due(
+        self, now_ns: int, intervals_ns: Mapping[str, int], limit: int, *, but: Container[Copy] = ()
+    ) -> list[Due]:
+        """Copies to verify now, at most so many. ``intervals_ns`` by tier; 0: only when asked or in doubt.
+
+        ``but``: copies in doubt that were looked at a moment ago.
+        """
         before = self.asked_ns()
-        doubted = [due for segment in self._doubts() for due in self._copies(segment)]
+        doubted = [
+            due
+            for segment in self._doubts()
+            for due in self._copies(segment)
+            if (segment, due.tier) not in but
+        ]
         found = heapq.nsmallest(limit, self._overdue(now_ns, intervals_ns, before))
         return (doubted + [due for due in found if due not in doubted])[:limit]
 
@@ -97,7 +111,7 @@ class Verifying:
     def _copies(self, segment: bytes) -> Iterator[Due]:
         row = self._copying.packs.get(segment)
         if row is None:
-            self.settle(segment)
+            self._settle(segment)
             return
         for tier, copy in row.copies.items():
             if tier in self._copying.tiers:
@@ -146,8 +160,14 @@ class Verifying:
         self._announce(EVENT_REPAIRED, segment, tier)
         return Found.REPAIRED
 
-    def settle(self, segment: bytes) -> None:
-        """There is no doubt about a pack any more: each of its copies was looked at."""
+    def settle(self, looked: Mapping[Copy, Found]) -> None:
+        """There is no doubt any more about the packs each of whose copies was looked at."""
+        for segment in self._doubts():
+            found = [looked.get((segment, due.tier), Found.AWAY) for due in self._copies(segment)]
+            if Found.AWAY not in found:
+                self._settle(segment)
+
+    def _settle(self, segment: bytes) -> None:
         batch = Batch(uses_reserve=True)
         batch.delete(META, _DOUBT + segment)
         self._store.commit(batch)
