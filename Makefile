@@ -107,6 +107,7 @@ crash: setup peers
 # kill -9 while series move between tiers, 20 times or TIER_KILLS="--rounds 100 --seed 2".
 tier-kills: setup
 	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.tier_kills $(TIER_KILLS)
+	TIER_STORE_KILLS=3 $(BIN)/pytest -n 0 tests/engine/test_store_is_killed_in_a_move.py
 
 kills: setup
 	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.kills $(KILLS)

@@ -128,7 +128,9 @@ def _settle(server: ArchiveServer) -> None:
     def nothing_to_do() -> bool:
         status = ask(server.data / "control.sock", "tier-status")
         hot = next(one["packs"] for one in status["tiers"] if one["tier"] == "hot")
-        return hot == 0 and not status["plan_asked"]
+        if hot and not status["plan_asked"]:  # what was opened came back after the plan
+            ask(server.data / "control.sock", "tier-apply")
+        return not hot and not status["plan_asked"] and not status["recalls"]
 
     until(nothing_to_do, "an empty plan", seconds=120)
     assert json.loads(server.run("tier", "plan", "--json").stdout)["totals"]["series"] == 0

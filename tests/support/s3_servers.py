@@ -159,50 +159,65 @@ def answers(url: str) -> bool:
 @functools.cache
 def seaweedfs() -> S3Server:
     """SeaweedFS, started once for this process and stopped with it (some 3 s)."""
-    directory = Path(tempfile.mkdtemp(prefix="hounsfield-seaweedfs-"))
-    names = ("master", "volume", "filer", "s3")
-    ports = {name: free_port() for name in names} | {f"{name}.grpc": free_port() for name in names}
-    (directory / "keys").write_text(f"{ACCESS_KEY}:{SECRET_KEY}\n")
-    identity = {
-        "name": "hounsfield",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    (directory / "data").mkdir()
-    log = directory / "log"
-    command = [
-        str(Path(sys.executable).with_name("weed")),
-        "-logtostderr",
-        "server",
-        f"-dir={directory / 'data'}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-filer",
-        "-s3",
-        f"-s3.config={directory / 's3.json'}",
-        f"-s3.domainName={DOMAIN}",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        f"-s3.localSocket={directory / 's3.sock'}",
-        f"-filer.localSocket={directory / 'filer.sock'}",
-        "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=256",
-        "-volume.max=0",
-    ]
-    command += [f"-{'.port'.join(_split(name))}={port}" for name, port in ports.items()]
-    process = start_program(command, log)
+    weed = Weed()
+    atexit.register(weed.end)
+    weed.server.make_bucket()
+    return weed.server
 
-    def end() -> None:
-        process.kill()  # asked politely it takes ten seconds, for data that nobody needs
-        process.wait()
-        shutil.rmtree(directory, ignore_errors=True)
 
-    atexit.register(end)
-    server = S3Server("SeaweedFS", ports["s3"], directory)
-    wait_until(lambda: answers(f"{server.endpoint}/healthz"), process, log)
-    server.make_bucket()
-    return server
+class Weed:
+    """A SeaweedFS that can be killed, and started again on what it wrote."""
+
+    def __init__(self) -> None:
+        directory = Path(tempfile.mkdtemp(prefix="hounsfield-seaweedfs-"))
+        names = ("master", "volume", "filer", "s3")
+        ports = {name: free_port() for name in names} | {f"{name}.grpc": free_port() for name in names}
+        (directory / "keys").write_text(f"{ACCESS_KEY}:{SECRET_KEY}\n")
+        identity = {
+            "name": "hounsfield",
+            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+        }
+        (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        (directory / "data").mkdir()
+        self._command = [
+            str(Path(sys.executable).with_name("weed")),
+            "-logtostderr",
+            "server",
+            f"-dir={directory / 'data'}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-filer",
+            "-s3",
+            f"-s3.config={directory / 's3.json'}",
+            f"-s3.domainName={DOMAIN}",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            f"-s3.localSocket={directory / 's3.sock'}",
+            f"-filer.localSocket={directory / 'filer.sock'}",
+            "-master.telemetry=false",
+            "-master.volumeSizeLimitMB=256",
+            "-volume.max=0",
+        ]
+        self._command += [f"-{'.port'.join(_split(name))}={port}" for name, port in ports.items()]
+        self.server = S3Server("SeaweedFS", ports["s3"], directory)
+        self.start()
+
+    def start(self) -> None:
+        """Returns once it answers."""
+        log = self.server.directory / "log"
+        self._process = start_program(self._command, log)
+        wait_until(lambda: answers(f"{self.server.endpoint}/healthz"), self._process, log)
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        """Kill it, and remove what it wrote: asked politely it takes ten seconds."""
+        self.kill()
+        shutil.rmtree(self.server.directory, ignore_errors=True)
 
 
 def _split(name: str) -> tuple[str, str]:
