@@ -10,6 +10,7 @@ import pytest
 from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, Place, applied, rule, tidied
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.tiers import TierOptions
+from hounsfield.archive.index.deletion import Target
 
 
 @dataclass
@@ -128,3 +129,26 @@ async def test_what_is_pinned_is_not_sent_away_to_make_room(place: Renaming) -> 
         await applied(engine)
         assert engine.tiering.figures.copied_bytes == copied > 0
         assert all(named == {"hot", "cold"} for named in place.named(engine.stores).values())
+
+
+async def test_what_could_not_be_dropped_goes_with_the_pack(place: Renaming) -> None:
+    """A copy that was given up while its tier was away is erased with what is deleted."""
+    await moved(place, "hot", "cold")
+    place.rules = (rule("move", "hot"),)
+    place.limits = replace(place.limits, sweep_s=NEVER)
+    (place.root / "cold").rename(place.root / "gone")
+    async with place.open() as engine:
+        await applied(engine)
+        assert all(named == {"hot"} for named in place.named(engine.stores).values())
+    (place.root / "gone").rename(place.root / "cold")
+    async with place.open() as engine:
+        assert place.packs("cold")
+        (_, result), *_ = place.sent.values()
+        await engine.delete(Target(result.study_uid), reason="test", actor="tester")
+        for segment in await engine.compaction.due(everything=True):
+            await engine.compaction.rewrite(segment, throttled=False)
+        await engine.compaction.finish()
+        await tidied(engine)
+        assert not place.named(engine.stores)
+        assert not place.packs("cold")
+        assert not list((place.root / "cold" / "keys" / "segment").iterdir())

@@ -98,7 +98,7 @@ class Compaction:
         self._log = stores.log
         self._limits = limits
         self._clock = clock
-        self._rewriter = Rewriter(stores.indexer, clock=self._now)
+        self._rewriter = Rewriter(stores.indexer, clock=self._now, leaves_packs=len(stores.tiers.by_name) > 1)
         self._gatherer = Gatherer(stores.indexer, clock=self._now)
         self.leading = LedWork(
             stores.store,

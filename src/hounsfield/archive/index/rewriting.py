@@ -108,9 +108,13 @@ class Rewriter:
         limits: RewriteLimits | None = None,
         *,
         clock: Callable[[], int] = time.time_ns,
+        leaves_packs: bool = False,
     ) -> None:
+        """``leaves_packs``: they are emptied only, and whoever asks every tier for leftovers of them removes
+        them (:class:`~hounsfield.archive.index.remains.Remains`)."""
         self._indexer = indexer
         self._clock = clock
+        self._leaves_packs = leaves_packs
         self._log: SegmentLog = indexer.log
         self._limits = limits or RewriteLimits()
         self._rows = Switching(indexer, clock)
@@ -151,7 +155,12 @@ class Rewriter:
         copy = Carrier(self._log, self._limits)
         self._switching = False
         try:
-            walk = self._walk(segment, copy, pace)
+            try:
+                walk = self._walk(segment, copy, pace)
+            except KeyringError:
+                copy.give_up(remove=True)
+                report.kept_because = "its key is missing"
+                return report
             if walk.torn and not walk.unreadable and self._points_at(segment, walk.moved):
                 walk.unreadable += 1  # a tear that a row points into is damage
             report.damaged = walk.damaged + walk.unreadable
@@ -187,7 +196,7 @@ class Rewriter:
     def _remove(self, segment: bytes) -> bool:
         with self._indexer.store.snapshot() as snapshot:
             pack = pack_of(snapshot, segment)
-        if pack is not None and set(pack.copies) - {HOT}:
+        if pack is not None and (self._leaves_packs or set(pack.copies) - {HOT}):
             return False
         self._indexer.store.sync()  # or a power cut could bring back rows that point at what is gone
         self._log.remove(segment)
