@@ -192,7 +192,7 @@ class Exchange:
         """
         kind = message["type"]
         if kind == "http.response.start":
-            if self._response is not None:
+            if self.started:  # until then what fails may still be answered as such: no byte has gone
                 raise ResponseError("http.response.start was sent twice")
             self._response = ResponseHead(message["status"], message.get("headers", ()))
             return
