@@ -58,6 +58,19 @@ async def test_exception_groups_are_logged_inside(connect, answers_of):
     assert "DOE" not in str(logs)
 
 
+async def test_what_fails_before_the_first_byte_is_answered_as_such(connect, answers_of):
+    async def app(scope, receive, send):
+        headers = [(b"content-type", b"application/dicom"), (b"content-length", b"1000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": 503, "headers": [(b"retry-after", b"5")]})
+        await send({"type": "http.response.body", "body": b"later"})
+
+    peer = await connect(app)
+    (answer,), _ = answers_of(await peer.exchange(GET), ["GET"])
+    assert (answer.status, answer.headers[b"retry-after"], answer.body) == (503, b"5", b"later")
+    assert b"content-type" not in answer.headers
+
+
 async def cut_short(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"half", "more_body": True})
