@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 from pydicom.uid import ExplicitVRLittleEndian
+from structlog.testing import capture_logs
 
 from engine.test_tiers_lose_what_they_move import LIMITS, Place, applied, rule, spoil, tidied
 from hounsfield.archive.engine import tiering
@@ -393,7 +393,7 @@ async def test_what_is_sent_again_while_its_bucket_hangs_is_kept_and_acknowledge
 
 
 async def test_series_of_another_tier_come_back_while_one_is_away(
-    place: Buckets, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: Buckets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiering, "RECALLS_AT_ONCE", 2)
     monkeypatch.setattr(tiering, "RECALL_AGAIN_S", 1.0)
@@ -410,17 +410,17 @@ async def test_series_of_another_tier_come_back_while_one_is_away(
         await applied(engine)
         for _, result in [*away.values(), *place.sent.values()]:
             await engine.tiering.recall(result.study_uid)
-        caplog.set_level(logging.WARNING)
-        with trio.fail_after(60):
+        with capture_logs() as logged, trio.fail_after(60):
             while engine.tiering.figures.recalled_series < 1:
                 await trio.sleep(0.02)
             asked = len(place.proxies["cold"].requests)
             for _ in range(20):
                 await engine.tiering.leading.run(engine.tiering.step)
         assert len(place.proxies["cold"].requests) <= asked + 6
-        said = [record for record in caplog.records if "brought back" in record.message]
+        said = [str(entry) for entry in logged if "brought back" in entry["event"]]
+        assert said
         assert len(said) <= 6
-        assert not any(result.series_uid in record.message for record in said for _, result in away.values())
+        assert not any(result.series_uid in text for text in said for _, result in away.values())
         place.behave()
         place.sent |= away
         with trio.fail_after(60):

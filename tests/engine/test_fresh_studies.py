@@ -11,6 +11,7 @@ import trio
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
+from structlog.testing import capture_logs
 
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import Query, parse_qido
@@ -154,7 +155,7 @@ async def test_the_leader_merges_by_itself(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_a_full_index_is_said_once_and_merging_goes_on_when_there_is_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gram_merging, "PAUSE_S", 0.0)
     tries = 0
@@ -168,14 +169,14 @@ async def test_a_full_index_is_said_once_and_merging_goes_on_when_there_is_room(
         yield from going_on(self)
 
     monkeypatch.setattr(Merger, "round", full)
-    with stores_in(tmp_path / "data") as stores:
+    with capture_logs() as logged, stores_in(tmp_path / "data") as stores:
         async with open_engine(stores, EngineOptions(), owner="test") as engine:
             await store(engine, ct_slice(), ExplicitVRLittleEndian)
             with trio.fail_after(30):
                 while tries < 5 or await engine.read(fresh, stores):
                     await engine.read(fresh, stores)
             assert len(await uids(engine, ("PatientName", "*uste*"))) == 1
-    assert sum("not merged" in record.message for record in caplog.records) == 1
+    assert sum("not merged" in entry["event"] for entry in logged) == 1
 
 
 async def test_an_older_tokenizers_studies_are_found_and_brought_up(

@@ -34,6 +34,7 @@ SAFE = frozenset(
         "announcement", "next", "workers", "restarts", "grace_seconds", "table", "what", "tag",
         "vr", "connections", "errno", "request_id", "response_started", "exception", "at", "errors",
         "detail", "destination", "answers", "headers", "completed", "failed", "warning", "cancelled",
+        "tier", "rule", "removed", "unknown",
     }
 )  # fmt: skip
 

@@ -11,12 +11,12 @@ others deleted: descriptors (or the disk would not come back) and keys in memory
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
 from hounsfield.archive.engine.errors import BusyError, StorageFailedError
@@ -41,7 +41,7 @@ HOUSE_S = 5.0  # between two looks at what others deleted: so long its disk is n
 _ASKED = b"compaction/asked"
 _NS = 1_000_000_000
 
-_logger = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Compaction:
                     self.figures.dead_bytes = 0  # whoever works says how much
                 except (StorageError, OSError) as error:
                     self.figures.failures += 1
-                    _logger.warning("compaction is put off: %s", error)
+                    log.warning("compaction is put off", error=str(error))
 
     async def _keep_house(self) -> None:
         while True:
@@ -136,7 +136,7 @@ class Compaction:
             try:
                 await trio.to_thread.run_sync(self.keep_house, limiter=self._house)
             except (StorageError, OSError) as error:
-                _logger.warning("what was deleted is not let go of yet: %s", error)
+                log.warning("what was deleted is not let go of yet", error=str(error))
 
     def _now(self) -> int:
         return self._clock()
@@ -184,10 +184,10 @@ class Compaction:
             report = self._rewriter.rewrite_segment(segment, pace=pace, remove=False, packs=True)
             report.moved_bytes += gathered
         except StoreFullError as error:
-            _logger.warning("a segment cannot be compacted now, the disk is full: %s", error)
+            log.warning("a segment cannot be compacted now, the disk is full", error=str(error))
             return RewriteReport(segment, kept_because="the disk is full")
         if report.kept_because:
-            _logger.info("a segment stays in its place: %s", report.kept_because)
+            log.info("a segment stays in its place", reason=report.kept_because)
         else:
             self.figures.segments += 1
             self.figures.moved_bytes += report.moved_bytes

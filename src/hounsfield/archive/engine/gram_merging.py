@@ -7,9 +7,9 @@ it competes with those who store for the index's one writer and for the interpre
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 
+import structlog
 import trio
 
 from hounsfield.archive.engine.gate import Gate
@@ -24,7 +24,7 @@ PAUSE_S = 2.0  # between rounds: studies gather meanwhile, and share the blocks 
 REST_RATIO = 2.0  # rest this many times as long as the step before took
 REST_S_MAX = 0.2
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 class GramMerging:
@@ -49,7 +49,9 @@ class GramMerging:
                     pass  # another worker leads now; whatever was begun, it does again
                 except (StorageError, ValueError) as error:  # full, damaged, or a newer version's
                     if not failing:
-                        _log.warning("fresh studies are not merged now, searches take longer: %s", error)
+                        log.warning(
+                            "fresh studies are not merged now, searches take longer", error=str(error)
+                        )
                     failing = True
                 await trio.sleep(PAUSE_S)
 

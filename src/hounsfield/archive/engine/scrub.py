@@ -8,13 +8,13 @@ reading in memory.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import structlog
 import trio
 
 from hounsfield.archive.engine.errors import BusyError
@@ -42,7 +42,7 @@ STEP_BYTES = 8 << 20  # verified at a time: milliseconds of a thread, and no lon
 WALK_SHARE = 20  # suspects are looked for in the index at once, unless that walk took over 1/20 of the time
 _NS = 1_000_000_000
 
-_log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Scrub:
                 try:
                     await self.now()
                 except (StorageError, OSError) as error:
-                    _log.warning("the scrub stops for now: %s", type(error).__name__)
+                    log.warning("the scrub stops for now", error=type(error).__name__)
 
     async def round(self) -> None:
         """Do all that is due now, or as much of it as this process stays the leader for."""

@@ -12,7 +12,6 @@ Every worker notes which series were opened.
 from __future__ import annotations
 
 import datetime
-import logging
 import os
 import time
 from collections import deque
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 
 from hounsfield.archive.engine.errors import BusyError, NotFoundError
@@ -68,7 +68,7 @@ _ASKED = b"tiering/asked"
 _PLANNED = b"tiering/planned"
 _NS = 1_000_000_000
 
-_logger = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -176,7 +176,7 @@ class Tiering:
                     continue
                 except (StorageError, OSError) as error:
                     self.figures.failures += 1
-                    _logger.warning("moving packs is put off: %s", error)
+                    log.warning("moving packs is put off", error=str(error))
 
     async def _note(self) -> None:
         forget = trio.current_time() + NOTED_S
@@ -193,7 +193,7 @@ class Tiering:
                 if doubted:
                     await trio.to_thread.run_sync(self.verifying.doubt, doubted)
             except (StorageError, OSError) as error:
-                _logger.warning("which series were opened, or did not open, is not noted: %s", error)
+                log.warning("which series were opened, or did not open, is not noted", error=str(error))
 
     def _note_opened(self, opened: set[bytes]) -> None:
         note_opened(self._store, opened, self._today())
@@ -307,7 +307,7 @@ class Tiering:
         except (NoCopyError, LastCopyError, PackGoneError, StorageError) as error:
             self.figures.failures += 1
             self.figures.away |= needed & self._stores.tiers.troubled()  # others of its tasks need not wait
-            _logger.warning("a series stays where it is for now, as rule %r has it: %s", task.rule, error)
+            log.warning("a series stays where it is for now", rule=task.rule, error=str(error))
             return
         if done:
             self.figures.series += 1
@@ -406,7 +406,7 @@ class Tiering:
                 continue
             except (NoCopyError, StorageError) as error:
                 self.figures.failures += 1
-                _logger.warning("a series could not be brought back yet: %s", error)
+                log.warning("a series could not be brought back yet", error=str(error))
                 return False
         if brought:
             self.figures.recalled_series += 1
@@ -441,14 +441,14 @@ class Tiering:
                 self.figures.removed_packs += self._remains.remove(segment)
             except StorageError as error:  # a tier is away, or its disk full: the next look tries again
                 self.figures.failures += 1
-                _logger.warning("a pack of which nothing is needed stays for now: %s", error)
+                log.warning("a pack of which nothing is needed stays for now", error=str(error))
         erase_ns = self.now() - int(self._limits.erase_s * _NS)
         for segment, row in self._remains.partly_dead(erase_ns):
             try:
                 self._gatherer.renew(segment, row, pace=self.leading.pace())
             except StorageError as error:
                 self.figures.failures += 1
-                _logger.warning("what was deleted from a pack is not erased yet: %s", error)
+                log.warning("what was deleted from a pack is not erased yet", error=str(error))
 
     def _verify(self) -> None:
         """Read again what is due, a few copies at a time, so that nobody waits for it."""
@@ -472,8 +472,7 @@ class Tiering:
             self.figures.verified_copies += found is Found.RIGHT
             self.figures.repaired_packs += found is Found.REPAIRED
             if found in {Found.REPAIRED, Found.DAMAGED}:
-                name = one.segment.hex()
-                _logger.warning("the copy of pack %s in %s was wrong: %s", name, one.tier, found.value)
+                log.warning("a copy was wrong", segment=one.segment.hex(), tier=one.tier, result=found.value)
             self._bring_back()
 
     def _make_room(self) -> None:
@@ -492,7 +491,7 @@ class Tiering:
                 self.copying.drop(segment, HOT)
             except (NoCopyError, LastCopyError, PackGoneError, StorageError) as error:
                 self.figures.failures += 1
-                _logger.warning("a pack that was brought back stays for now: %s", error)
+                log.warning("a pack that was brought back stays for now", error=str(error))
                 continue
             self.figures.freed_bytes += size
             left -= size
@@ -521,10 +520,10 @@ class Tiering:
             try:
                 removed, strangers = self.copying.sweep(name, pace=self.leading.pace(throttled=False))
             except StorageError as error:
-                _logger.warning("tier %s is not swept: %s", name, error)
+                log.warning("a tier is not swept", tier=name, error=str(error))
                 continue
             if removed or strangers:
-                _logger.info("tier %s: %d leftovers removed, %d packs are unknown", name, removed, strangers)
+                log.info("a tier was swept", tier=name, removed=removed, unknown=strangers)
 
     # ------------------------------------------------------------ asked for
 
