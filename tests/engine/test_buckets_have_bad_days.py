@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from structlog.testing import capture_logs
 
 from engine.test_tiers_lose_what_they_move import LIMITS, Place, applied, rule, spoil, tidied
-from hounsfield.archive.engine import tiering
+from hounsfield.archive.engine import tier_returns, tiering
 from hounsfield.archive.engine.engine import Engine, EngineOptions
 from hounsfield.archive.engine.errors import DamagedError, UnavailableError
 from hounsfield.archive.engine.gate import FAR_READERS_MAX
@@ -395,8 +395,8 @@ async def test_what_is_sent_again_while_its_bucket_hangs_is_kept_and_acknowledge
 async def test_series_of_another_tier_come_back_while_one_is_away(
     place: Buckets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiering, "RECALLS_AT_ONCE", 2)
-    monkeypatch.setattr(tiering, "RECALL_AGAIN_S", 1.0)
+    monkeypatch.setattr(tier_returns, "RECALLS_AT_ONCE", 2)
+    monkeypatch.setattr(tier_returns, "RECALL_AGAIN_S", 1.0)
     place.limits = replace(LIMITS, recall_when_opened=False)
     async with place.open() as engine:
         for _ in range(3):

@@ -80,7 +80,7 @@ class TieredHistory(History):
     def with_engine(self, stores: Stores, act: Callable[[Engine], Awaitable[object]]) -> None:
         async def run() -> None:
             async with open_engine(stores, self.place.options, owner="test") as engine:
-                engine.tiering._gatherer = Gatherer(stores.indexer, SMALL, clock=engine.tiering.now)
+                engine.tiering._moves.gatherer = Gatherer(stores.indexer, SMALL, clock=engine.tiering.now)
                 await act(engine)
 
         trio.run(run)

@@ -9,11 +9,11 @@ from unittest.mock import patch
 import pytest
 
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.tier_moves import EVENT_TIERED
 from hounsfield.archive.engine.tier_oversight import TierOversight
-from hounsfield.archive.engine.tier_progress import SAVE_S, SILENT_S, TierProgress, runs, sums
+from hounsfield.archive.engine.tier_progress import SAVE_S, SILENT_S, TieringFigures, TierProgress, runs, sums
 from hounsfield.archive.engine.tier_standing import TierStanding
 from hounsfield.archive.engine.tier_sums import NOTHING, added, seconds_of
-from hounsfield.archive.engine.tiering import EVENT_TIERED, TieringFigures
 from hounsfield.archive.engine.tiers import TieringOptions, TierOptions
 from hounsfield.archive.index.demand import RecallRow, ask_for
 from hounsfield.archive.index.packs import CopyRow, PackRow, plan_pack

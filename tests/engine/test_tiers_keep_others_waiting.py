@@ -9,7 +9,7 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
 from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, Place, applied, rule
-from hounsfield.archive.engine import tiering
+from hounsfield.archive.engine import tier_returns
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index import locations
 from support.archives import ct_slice, store
@@ -23,7 +23,7 @@ def place(tmp_path: Path) -> Place:
 async def test_what_cannot_be_brought_back_does_not_hold_up_what_can(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiering, "RECALLS_AT_ONCE", 2)
+    monkeypatch.setattr(tier_returns, "RECALLS_AT_ONCE", 2)
     place.rules = (
         rule("move", "cold", match={"PatientID": "P-1"}),
         rule("move", "second", match={"PatientID": "P-2"}, name="s"),
@@ -44,8 +44,8 @@ async def test_what_cannot_be_brought_back_does_not_hold_up_what_can(
         await engine.tiering.leading.run(engine.tiering.step)
         assert engine.tiering.figures.failures == failures  # not again and again
         (place.root / "gone").rename(place.root / "cold")
-        monkeypatch.setattr(tiering, "RECALL_AGAIN_S", 0.0)
-        engine.tiering._put_off.clear()
+        monkeypatch.setattr(tier_returns, "RECALL_AGAIN_S", 0.0)
+        engine.tiering._returns.put_off.clear()
         await engine.tiering.leading.run(engine.tiering.step)
         assert engine.tiering.figures.recalled_series == 4
 

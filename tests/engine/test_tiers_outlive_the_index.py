@@ -52,7 +52,7 @@ async def also_in_cold(engine: Engine) -> None:
     """What is in no pack comes into one, of which cold has a copy, too."""
     tiering = engine.tiering
     for task in list(tiering.planned(tiering.now())):
-        for segment in tiering._gatherer.gather(task.series_key, quiet_before_ns=1 << 62).packs:
+        for segment in tiering._moves.gatherer.gather(task.series_key, quiet_before_ns=1 << 62).packs:
             tiering.copying.copy(segment, "cold")
 
 

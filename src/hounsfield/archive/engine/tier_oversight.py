@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 import trio
 
 from hounsfield.archive.engine.errors import NotFoundError, RefusedError
+from hounsfield.archive.engine.tier_moves import EVENT_TIERED
 from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import runs, sums
+from hounsfield.archive.engine.tier_returns import EVENT_RECALLED
 from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.tier_sums import NOTHING, added, totals
-from hounsfield.archive.engine.tiering import EVENT_RECALLED, EVENT_TIERED
 from hounsfield.archive.index.demand import FACT_PIN, Pin, PinError, pin, pins, unpin
 from hounsfield.archive.index.holds import Holds
 from hounsfield.archive.index.packs import HOT

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import msgspec
 
@@ -17,10 +18,7 @@ from hounsfield.archive.index.carrying import Pace
 from hounsfield.archive.index.tables import META
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
 
-if TYPE_CHECKING:
-    from hounsfield.archive.engine.tiering import TieringFigures
-
-__all__ = ["SUMMED", "Run", "TierProgress", "runs", "sums"]
+__all__ = ["SUMMED", "Run", "TierProgress", "TieringFigures", "runs", "sums"]
 
 SAVE_S: Final = 2.0
 """Between two notes of how far it is: one small row, which a person looks at."""
@@ -36,6 +34,29 @@ SUMMED: Final = (
     "recalled_bytes", "expired_series", "verified_copies", "repaired_packs", "failures",
 )  # fmt: skip
 """Figures that are summed up over all workers and starts."""
+
+
+@dataclass(slots=True)
+class TieringFigures:
+    """What this worker's tiering did since its start. Bytes are of packs, as they lie."""
+
+    series: int = 0
+    gathered_objects: int = 0
+    gathered_bytes: int = 0
+    packed_bytes: int = 0
+    copied_bytes: int = 0
+    freed_bytes: int = 0
+    recalled_series: int = 0
+    recalled_bytes: int = 0
+    prefetched_series: int = 0
+    expired_series: int = 0
+    held_series: int = 0
+    removed_packs: int = 0
+    verified_copies: int = 0
+    repaired_packs: int = 0
+    failures: int = 0
+    away: set[str] = field(default_factory=set)
+    """Tiers that did not answer in the last plan."""
 
 
 class Run(msgspec.Struct, frozen=True):

@@ -16,40 +16,33 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
-from hounsfield.archive.engine.errors import BusyError, NotFoundError
+from hounsfield.archive.engine.errors import BusyError
 from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.engine.tier_moves import TierMoves
 from hounsfield.archive.engine.tier_planning import PlanPage, SeriesTask, TierPlanning
-from hounsfield.archive.engine.tier_progress import TierProgress
+from hounsfield.archive.engine.tier_progress import TieringFigures, TierProgress
+from hounsfield.archive.engine.tier_returns import TierReturns
 from hounsfield.archive.engine.tier_rules import Surroundings, TierRule, draining
 from hounsfield.archive.engine.tier_standing import TierStanding
 from hounsfield.archive.engine.tiers import SEGMENTS, TieringOptions
 from hounsfield.archive.index.carrying import Pace, StoppedError
 from hounsfield.archive.index.copying import Copying, NoCopyError
-from hounsfield.archive.index.deletion import NothingToDeleteError, Target
 from hounsfield.archive.index.demand import (
-    RecallRow,
-    ask_for,
     last_opened,
     note_opened,
-    recalls,
-    satisfied,
 )
-from hounsfield.archive.index.gathering import Gatherer
-from hounsfield.archive.index.holds import OnHoldError
 from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError, pack_of
 from hounsfield.archive.index.prefetching import Prefetching
 from hounsfield.archive.index.remains import Remains
-from hounsfield.archive.index.rows import Event, InstanceRow, SourceRow
-from hounsfield.archive.index.tables import META, PACK, STUDY_ID_BYTES
+from hounsfield.archive.index.rows import InstanceRow, SourceRow
+from hounsfield.archive.index.tables import META, PACK
 from hounsfield.archive.index.use import uses
 from hounsfield.archive.index.verifying import Copy, Due, Found, Verifying
-from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import StorageError
 
@@ -57,41 +50,14 @@ if TYPE_CHECKING:
     from hounsfield.archive.engine.engine import Stores
 
 LEASE = "tiering"
-EVENT_TIERED = "series-tiered"
-EVENT_RECALLED = "series-recalled"
 TOGETHER_S = 0.5  # between two notes of what was opened: a viewer opens a study's series together
 NOTED_S = 600.0  # after so long a series that is opened again is news again
 VERIFIED_AT_ONCE = 16  # copies: then it is looked again which are due
-RECALLS_AT_ONCE = 16  # looked up together; whoever is urgent waits for no more than these
-RECALL_AGAIN_S = 15.0  # what could not be brought back is tried again then: others are waiting, too
 _ASKED = b"tiering/asked"
 _PLANNED = b"tiering/planned"
 _NS = 1_000_000_000
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class TieringFigures:
-    """What this worker's tiering did since its start. Bytes are of packs, as they lie."""
-
-    series: int = 0
-    gathered_objects: int = 0
-    gathered_bytes: int = 0
-    packed_bytes: int = 0
-    copied_bytes: int = 0
-    freed_bytes: int = 0
-    recalled_series: int = 0
-    recalled_bytes: int = 0
-    prefetched_series: int = 0
-    expired_series: int = 0
-    held_series: int = 0
-    removed_packs: int = 0
-    verified_copies: int = 0
-    repaired_packs: int = 0
-    failures: int = 0
-    away: set[str] = field(default_factory=set)
-    """Tiers that did not answer in the last plan."""
 
 
 class Tiering:
@@ -112,14 +78,12 @@ class Tiering:
         self._store = stores.store
         self._options = options
         self._limits = options.limits
-        self._on_commit = on_commit
         self._clock = clock
         self._doubted: deque[bytes] = deque()  # from whatever thread reads
         self.copying = Copying(stores.store, stores.keyring, stores.tiers.by_name, clock=self.now)
         self.planning = TierPlanning(
             stores.catalog, stores.journal, options.rules, source, options.plan, tiers=self.copying.tiers
         )
-        self._gatherer = Gatherer(stores.indexer, clock=self.now)
         self.verifying = Verifying(stores.store, stores.journal, self.copying)
         stores.log.damaged = self._doubted.append
         self.prefetching = Prefetching(
@@ -140,13 +104,24 @@ class Tiering:
         self._opened: deque[bytes] = deque()
         self._noted: set[bytes] = set()  # not told again for a while
         self._draining: frozenset[str] = frozenset()
-        self._put_off: dict[bytes, float] = {}  # series that could not be brought back, until when
         self._swept_ns = 0
         self._tidied_ns = 0
         self.figures = TieringFigures()
         self.progress = TierProgress(stores.store, self.figures, clock=self.now)
         self.standing = TierStanding(
             stores.store, stores.tiers, stores.keyring.root_id, self.verifying.damaged, clock=self.now
+        )
+        self._moves = TierMoves(
+            stores, self.copying, self.figures, quiet_s=options.plan.quiet_s, on_commit=on_commit
+        )
+        self._returns = TierReturns(
+            stores,
+            self.copying,
+            self.figures,
+            progress=self.progress,
+            leading=self.leading,
+            prefetching=self.prefetching,
+            on_commit=on_commit,
         )
 
     def now(self) -> int:
@@ -197,14 +172,8 @@ class Tiering:
 
     def _note_opened(self, opened: set[bytes]) -> None:
         note_opened(self._store, opened, self._today())
-        if not self._limits.recall_when_opened:
-            return
-        away = [key for key in opened if self._is_away(key)]
-        if away:
-            ask_for(self._store, away, RecallRow(self.now(), "opened"))
-
-    def _is_away(self, series_key: bytes) -> bool:
-        return any(HOT not in row.copies for _, row in self.copying.packs.of_series(series_key))
+        if self._limits.recall_when_opened:
+            self._returns.ask(opened, "opened")
 
     def _today(self) -> datetime.date:
         return _day(self.now())
@@ -213,11 +182,11 @@ class Tiering:
 
     def step(self) -> None:
         """All that is due now. On a thread, with the lease."""
-        self._bring_back()
+        self._returns.bring_back()
         is_tidied = self._is_tidying_due()
         if is_tidied:
             self._tidied_ns = self.now()
-            self._prefetch()
+            self._returns.prefetch()
             self._remove_what_is_dead()
             self._verify()
         is_planned = self._is_plan_due()
@@ -231,7 +200,7 @@ class Tiering:
         self.standing.tell(again=is_tidied or is_planned)
 
     def _is_anything_due(self) -> bool:
-        return bool(self._recalls(1)) or self._is_tidying_due() or self._is_plan_due()
+        return self._returns.is_anything_due() or self._is_tidying_due() or self._is_plan_due()
 
     def _is_tidying_due(self) -> bool:
         if self.verifying.asked_ns() > self._tidied_ns:
@@ -258,8 +227,8 @@ class Tiering:
             for task in self.planned(began, looked):
                 if task.rule in marked and task.rule not in self._around(dead).draining:
                     continue  # what was done already is enough
-                self._carry_out(task, pace)
-                self._bring_back()  # who waits for a series waits for one task at most
+                self._moves.carry_out(task, pace)
+                self._returns.bring_back()  # who waits for a series waits for one task at most
         batch = Batch(uses_reserve=True)
         batch.put(META, _PLANNED, began.to_bytes(8, "big"))
         self._store.commit(batch)
@@ -297,142 +266,7 @@ class Tiering:
         found = os.statvfs(self._stores.directory)
         return 1 - (found.f_bavail + free / max(1, found.f_frsize)) / max(1, found.f_blocks)
 
-    def _carry_out(self, task: SeriesTask, pace: Pace) -> None:
-        """One task, or as much of it as can be done; the rest is in the next plan."""
-        needed = task.tiers | {name for pack in task.packs for name in pack.drop_from}
-        if needed & self.figures.away:
-            return
-        try:
-            done = self._expire(task) if task.action == "expire" else self._place(task, pace)
-        except (NoCopyError, LastCopyError, PackGoneError, StorageError) as error:
-            self.figures.failures += 1
-            self.figures.away |= needed & self._stores.tiers.troubled()  # others of its tasks need not wait
-            log.warning("a series stays where it is for now", rule=task.rule, error=str(error))
-            return
-        if done:
-            self.figures.series += 1
-
-    def _expire(self, task: SeriesTask) -> bool:
-        target = Target(task.study_uid, task.series_uid)
-        try:
-            self._stores.deletions.delete(
-                target,
-                reason=f"its retention is over: tier rule {task.rule}",
-                actor="tiering",
-                now_ns=self.now(),
-            )
-        except NothingToDeleteError:
-            return False
-        except OnHoldError:
-            self.figures.held_series += 1
-            return False
-        self.figures.expired_series += 1
-        self._on_commit()
-        return True
-
-    def _place(self, task: SeriesTask, pace: Pace) -> bool:
-        packs = [(pack.segment, pack.copy_to, pack.drop_from) for pack in task.packs]
-        if task.gather:
-            packs += self._gather(task, pace)
-        moved = freed = 0
-        for segment, copy_to, drop_from in packs:
-            for tier in copy_to:
-                moved += self.copying.copy(segment, tier, pace=pace).size
-            for tier in drop_from:
-                size = self.copying.drop(segment, tier, others_min=max(1, len(task.tiers))).size
-                freed += size if tier == HOT else 0
-        self.figures.copied_bytes += moved
-        self.figures.freed_bytes += freed
-        if packs:
-            self._announce(task, moved, freed)
-        return bool(packs)
-
-    def _gather(self, task: SeriesTask, pace: Pace) -> list[tuple[bytes, tuple[str, ...], tuple[str, ...]]]:
-        quiet = self.now() - int(self._options.plan.quiet_s * _NS)
-        report = self._gatherer.gather(
-            task.series_key,
-            quiet_before_ns=quiet,
-            recompress=Encoding(task.compress) if task.compress else None,
-            renew=task.renew,
-            pace=pace,
-            uses_reserve=True,
-        )
-        self.figures.gathered_objects += report.objects
-        self.figures.gathered_bytes += report.bytes_before
-        self.figures.packed_bytes += report.bytes_after
-        tiers = task.tiers or {HOT}
-        copy_to = tuple(sorted(tiers - {HOT}))
-        drop_from = () if HOT in tiers else (HOT,)
-        return [(segment, copy_to, drop_from) for segment in report.packs]
-
-    def _announce(self, task: SeriesTask, moved: int, freed: int) -> None:
-        body = {
-            "study": task.study_uid,
-            "series": task.series_uid,
-            "rule": task.rule,
-            "action": task.action,
-            "tiers": sorted(task.tiers),
-            "moved_bytes": moved,
-            "freed_bytes": freed,
-        }
-        self._stores.journal.commit_events([Event(EVENT_TIERED, self.now(), body)])
-        self._on_commit()
-
     # ------------------------------------------------------------ what is wanted, and what is not
-
-    def _recalls(self, limit: int) -> list[tuple[bytes, RecallRow]]:
-        now = time.monotonic()
-        self._put_off = {key: until for key, until in self._put_off.items() if now < until}
-        return recalls(self._store, limit, without=self._put_off)
-
-    def _bring_back(self) -> None:
-        while found := self._recalls(RECALLS_AT_ONCE):
-            with self.progress.of("recall", self.leading.pace(throttled=False)) as (pace, _):
-                for series_key, row in found:
-                    if self._recalled(series_key, row.why, pace):
-                        satisfied(self._store, series_key, row)
-                    else:  # it stays asked for
-                        self._put_off[series_key] = time.monotonic() + RECALL_AGAIN_S
-
-    def _recalled(self, series_key: bytes, why: str, pace: Pace) -> bool:
-        """Bring a series back; whether there is nothing left to do, or nothing that could be."""
-        brought = 0
-        for segment, row in self.copying.packs.of_series(series_key):
-            if HOT in row.copies:
-                continue
-            try:
-                brought += self.copying.copy(segment, HOT, pace=pace).size
-            except PackGoneError:
-                continue
-            except (NoCopyError, StorageError) as error:
-                self.figures.failures += 1
-                log.warning("a series could not be brought back yet", error=str(error))
-                return False
-        if brought:
-            self.figures.recalled_series += 1
-            self.figures.recalled_bytes += brought
-            self._announce_recalled(series_key, why, brought)
-        return True
-
-    def _announce_recalled(self, series_key: bytes, why: str, brought: int) -> None:
-        catalog = self._stores.catalog
-        with self._store.snapshot() as snapshot:
-            study = catalog.study_by_id(snapshot, series_key[:STUDY_ID_BYTES])
-            series = catalog.series_by_key(snapshot, series_key)
-        if study is not None and series is not None:
-            body = {"study": study.uid, "series": series.uid, "why": why, "bytes": brought}
-            self._stores.journal.commit_events([Event(EVENT_RECALLED, self.now(), body)])
-            self._on_commit()
-
-    def _prefetch(self) -> None:
-        """Ask for the priors of those who come soon."""
-        for wanted in self.prefetching.due(self.now()):
-            away = [key for key in self.prefetching.series_for(wanted) if self._is_away(key)]
-            if away:
-                ask_for(self._store, away, RecallRow(self.now(), "prefetch"))
-            self.figures.prefetched_series += len(away)
-            self.prefetching.forget(wanted.name, self.now())
-        self._bring_back()
 
     def _remove_what_is_dead(self) -> None:
         before_ns = self.now() - int(self._limits.remove_after_s * _NS)
@@ -445,7 +279,7 @@ class Tiering:
         erase_ns = self.now() - int(self._limits.erase_s * _NS)
         for segment, row in self._remains.partly_dead(erase_ns):
             try:
-                self._gatherer.renew(segment, row, pace=self.leading.pace())
+                self._moves.gatherer.renew(segment, row, pace=self.leading.pace())
             except StorageError as error:
                 self.figures.failures += 1
                 log.warning("what was deleted from a pack is not erased yet", error=str(error))
@@ -473,7 +307,7 @@ class Tiering:
             self.figures.repaired_packs += found is Found.REPAIRED
             if found in {Found.REPAIRED, Found.DAMAGED}:
                 log.warning("a copy was wrong", segment=one.segment.hex(), tier=one.tier, result=found.value)
-            self._bring_back()
+            self._returns.bring_back()
 
     def _make_room(self) -> None:
         """Drop what was brought back and not opened for longest, past the budget for it.
@@ -551,24 +385,9 @@ class Tiering:
 
     async def recall(self, study_uid: str, series_uid: str = "", *, why: str = "asked") -> int:
         """Have a study, or one of its series, be hot soon; how many series are not. ``NotFoundError``."""
-        asked = await trio.to_thread.run_sync(self._ask_for, study_uid, series_uid, why)
+        asked = await trio.to_thread.run_sync(self._returns.ask_for_study, study_uid, series_uid, why)
         self._asked.set()
         return asked
-
-    def _ask_for(self, study_uid: str, series_uid: str, why: str) -> int:
-        catalog = self._stores.catalog
-        with self._store.snapshot() as snapshot:
-            series = [
-                key
-                for key, row in catalog.series_of(snapshot, catalog.study_id(study_uid))
-                if series_uid in {"", row.uid}
-            ]
-        if not series:
-            raise NotFoundError("no such study or series in this archive")
-        away = [key for key in series if self._is_away(key)]
-        if away:
-            ask_for(self._store, away, RecallRow(self.now(), why))
-        return len(away)
 
 
 def _day(at_ns: int) -> datetime.date:

@@ -1,0 +1,136 @@
+"""Carrying out what a plan wants of one series: it is packed, copied to other tiers, dropped, or deleted.
+
+Each step is safe by itself (:mod:`~hounsfield.archive.index.gathering`,
+:mod:`~hounsfield.archive.index.copying`); a task that stopped in the middle is shorter in the next plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from hounsfield.archive.engine.tier_planning import SeriesTask
+from hounsfield.archive.engine.tier_progress import TieringFigures
+from hounsfield.archive.index.carrying import Pace
+from hounsfield.archive.index.copying import Copying, NoCopyError
+from hounsfield.archive.index.deletion import NothingToDeleteError, Target
+from hounsfield.archive.index.gathering import Gatherer
+from hounsfield.archive.index.holds import OnHoldError
+from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
+from hounsfield.archive.index.rows import Event
+from hounsfield.codecs.at_rest import Encoding
+from hounsfield.storage_backends.errors import StorageError
+
+if TYPE_CHECKING:
+    from hounsfield.archive.engine.engine import Stores
+
+__all__ = ["EVENT_TIERED", "TierMoves"]
+
+EVENT_TIERED = "series-tiered"
+_NS = 1_000_000_000
+
+log = structlog.get_logger(__name__)
+
+
+class TierMoves:
+    """Carries out tasks. Blocking; one thread at a time, under a lease."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        copying: Copying,
+        figures: TieringFigures,
+        *,
+        quiet_s: float,
+        on_commit: Callable[[], None],
+    ) -> None:
+        """``quiet_s``: a series that changed so lately is not packed."""
+        self._stores = stores
+        self._copying = copying
+        self._figures = figures
+        self._quiet_s = quiet_s
+        self._on_commit = on_commit
+        self.gatherer = Gatherer(stores.indexer, clock=copying.now)
+
+    def carry_out(self, task: SeriesTask, pace: Pace) -> None:
+        """One task, or as much of it as can be done; the rest is in the next plan."""
+        needed = task.tiers | {name for pack in task.packs for name in pack.drop_from}
+        if needed & self._figures.away:
+            return
+        try:
+            done = self._expire(task) if task.action == "expire" else self._place(task, pace)
+        except (NoCopyError, LastCopyError, PackGoneError, StorageError) as error:
+            self._figures.failures += 1
+            self._figures.away |= needed & self._stores.tiers.troubled()  # others of its tasks need not wait
+            log.warning("a series stays where it is for now", rule=task.rule, error=str(error))
+            return
+        if done:
+            self._figures.series += 1
+
+    def _expire(self, task: SeriesTask) -> bool:
+        target = Target(task.study_uid, task.series_uid)
+        try:
+            self._stores.deletions.delete(
+                target,
+                reason=f"its retention is over: tier rule {task.rule}",
+                actor="tiering",
+                now_ns=self._copying.now(),
+            )
+        except NothingToDeleteError:
+            return False
+        except OnHoldError:
+            self._figures.held_series += 1
+            return False
+        self._figures.expired_series += 1
+        self._on_commit()
+        return True
+
+    def _place(self, task: SeriesTask, pace: Pace) -> bool:
+        packs = [(pack.segment, pack.copy_to, pack.drop_from) for pack in task.packs]
+        if task.gather:
+            packs += self._gather(task, pace)
+        moved = freed = 0
+        for segment, copy_to, drop_from in packs:
+            for tier in copy_to:
+                moved += self._copying.copy(segment, tier, pace=pace).size
+            for tier in drop_from:
+                size = self._copying.drop(segment, tier, others_min=max(1, len(task.tiers))).size
+                freed += size if tier == HOT else 0
+        self._figures.copied_bytes += moved
+        self._figures.freed_bytes += freed
+        if packs:
+            self._announce(task, moved, freed)
+        return bool(packs)
+
+    def _gather(self, task: SeriesTask, pace: Pace) -> list[tuple[bytes, tuple[str, ...], tuple[str, ...]]]:
+        quiet = self._copying.now() - int(self._quiet_s * _NS)
+        report = self.gatherer.gather(
+            task.series_key,
+            quiet_before_ns=quiet,
+            recompress=Encoding(task.compress) if task.compress else None,
+            renew=task.renew,
+            pace=pace,
+            uses_reserve=True,
+        )
+        self._figures.gathered_objects += report.objects
+        self._figures.gathered_bytes += report.bytes_before
+        self._figures.packed_bytes += report.bytes_after
+        tiers = task.tiers or {HOT}
+        copy_to = tuple(sorted(tiers - {HOT}))
+        drop_from = () if HOT in tiers else (HOT,)
+        return [(segment, copy_to, drop_from) for segment in report.packs]
+
+    def _announce(self, task: SeriesTask, moved: int, freed: int) -> None:
+        body = {
+            "study": task.study_uid,
+            "series": task.series_uid,
+            "rule": task.rule,
+            "action": task.action,
+            "tiers": sorted(task.tiers),
+            "moved_bytes": moved,
+            "freed_bytes": freed,
+        }
+        self._stores.journal.commit_events([Event(EVENT_TIERED, self._copying.now(), body)])
+        self._on_commit()
