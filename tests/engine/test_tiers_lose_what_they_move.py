@@ -424,6 +424,15 @@ async def test_every_copy_is_read_again_in_its_time(place: Place) -> None:
         await applied(engine)
         await tidied(engine)
         assert not engine.tiering.figures.verified_copies
+        verifying, walks = engine.tiering.verifying, []
+        pages = engine.tiering.copying.packs.pages
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine.tiering.copying.packs, "pages", lambda: (walks.append(1), pages())[1])
+            for _ in range(3):
+                assert not verifying.due(engine.tiering.now(), engine.tiering._intervals, 9)
+            assert not walks  # nothing can be due before so many days
+            assert verifying.due(engine.tiering.now(), {"cold": 1}, 9)
+            assert walks
         engine.tiering._clock = lambda: time.time_ns() + 91 * 86_400 * 1_000_000_000
         await tidied(engine)
         assert engine.tiering.figures.verified_copies == 1

@@ -59,6 +59,8 @@ class Verifying:
         self._store = store
         self._journal = journal
         self._copying = copying
+        self._walked: tuple[int, dict[str, int]] = 0, {}
+        self._nothing_until_ns = 0
 
     # ------------------------------------------------------------ what is due
 
@@ -118,7 +120,12 @@ class Verifying:
                 yield Due(copy.verified_ns, segment, tier, row.size)
 
     def _overdue(self, now_ns: int, intervals_ns: Mapping[str, int], before: int) -> Iterator[Due]:
+        """Walks over all packs, but not again before one of them can be due."""
+        asked = before, dict(intervals_ns)
+        if asked == self._walked and now_ns < self._nothing_until_ns:
+            return
         known = set(self.damaged())  # read in vain until somebody asks
+        next_ns, any_due = 1 << 63, False
         for page in self._copying.packs.pages():
             for segment, row in page:
                 for tier, copy in row.copies.items():
@@ -127,7 +134,14 @@ class Verifying:
                         continue  # the hot tier is the scrub's; of one that is not configured nobody can say
                     late = interval and now_ns - copy.verified_ns >= interval
                     if late or copy.verified_ns < before:
+                        any_due = True
                         yield Due(copy.verified_ns, segment, tier, row.size)
+                    elif interval:
+                        next_ns = min(next_ns, copy.verified_ns + interval)
+        shortest = min((interval for interval in intervals_ns.values() if interval), default=next_ns)
+        # A copy that comes later was verified when it came, so it is due no sooner than that.
+        self._walked = asked
+        self._nothing_until_ns = 0 if any_due else min(next_ns, now_ns + shortest)
 
     # ------------------------------------------------------------ verifying
 
