@@ -12,6 +12,13 @@ import pytest
 
 from viewers.npm_packages import PACKAGES
 
+# Jobs of their own, by the variable that their target in the Makefile sets: not part of the suite.
+_JOBS = {
+    "TEST_CEPH": "storage_backends/test_object_store_ceph.py",
+    "TIER_STORE_KILLS": "engine/test_store_is_killed_in_a_move.py",
+}
+collect_ignore = [path for variable, path in _JOBS.items() if not os.environ.get(variable)]
+
 # Program, npm package or module → how to get it. Modules are PyPI packages of the dev extra.
 _PROGRAMS = {
     "storescu": "dcmtk",

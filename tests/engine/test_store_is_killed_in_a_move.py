@@ -17,12 +17,9 @@ from hounsfield.archive.engine.tiers import TierOptions
 from hounsfield.storage_backends.s3_store import S3Options
 from support.s3_servers import Weed
 
-pytestmark = [
-    pytest.mark.peer("weed"),
-    pytest.mark.skipif(not os.environ.get("TIER_STORE_KILLS"), reason="takes a minute: make tier-kills"),
-]
+pytestmark = pytest.mark.peer("weed")
 
-KILLS = int(os.environ.get("TIER_STORE_KILLS", "0"))  # each takes the store some 20 s to come back
+KILLS = int(os.environ.get("TIER_STORE_KILLS", "1"))  # each takes the store some 20 s to come back
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -16,10 +15,7 @@ from support.ceph_server import ceph
 from support.faulty_store import Fault, Request, faulty_store
 from support.s3_servers import S3Server
 
-pytestmark = [
-    pytest.mark.peer("radosgw"),
-    pytest.mark.skipif("TEST_CEPH" not in os.environ, reason="starts a Ceph cluster: make test-ceph"),
-]
+pytestmark = pytest.mark.peer("radosgw")
 
 LIMITS = S3Limits(range_bytes=1 << 20, part_bytes=5 << 20, whole_bytes=5 << 20)
 
