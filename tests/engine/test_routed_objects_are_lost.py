@@ -584,8 +584,8 @@ async def test_after_a_reindex_nothing_is_set_aside_twice(tmp_path: Path) -> Non
             if peers.tried:
                 stores.reindex(lambda *_: None)
             async with routed(stores, peers, route(), limits=forgetful) as (engine, routing):
+                count = len(peers.tried) + 2  # before any of them can be tried
                 await store_some(engine, 2)
-                count = len(peers.tried) + 2
                 await peers.until(lambda count=count: aside_count(stores, routing) == count)  # type: ignore[misc]
         shutil.rmtree(data / "index")
     assert len(peers.tried) == len(set(peers.tried)) == 4

@@ -92,12 +92,19 @@ def ask(
     """Ask, and with ``reports`` stay until the answer came. The status."""
     entity = AE("CT1")
     entity.add_requested_context(StorageCommitmentPushModel, syntax)
-    handlers = [] if reports is None else [(evt.EVT_N_EVENT_REPORT, reports.take)]
+    answered = threading.Event()  # or the release would overtake the answer to the report
+
+    def sent(event: evt.Event) -> None:
+        if type(event.message).__name__ == "N_EVENT_REPORT_RSP":
+            answered.set()
+
+    handlers = [] if reports is None else [(evt.EVT_N_EVENT_REPORT, reports.take), (evt.EVT_DIMSE_SENT, sent)]
     association = entity.associate("127.0.0.1", port, ae_title="HOUNSFIELD", evt_handlers=handlers)
     assert association.is_established
     status, _ = association.send_n_action(data, action, StorageCommitmentPushModel, instance)
     if reports is not None:
         reports.wait()
+        assert answered.wait(30)
     association.release()
     return status
 

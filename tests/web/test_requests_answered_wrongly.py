@@ -224,7 +224,9 @@ async def test_a_defect_is_a_500_that_tells_nothing(archive, monkeypatch):
 
 
 def _below(kind: type) -> set[type]:
-    return {kind}.union(*(_below(one) for one in kind.__subclasses__()))
+    """With all that come from it, but for what an importer makes of answers: no server raises that."""
+    below = (one for one in kind.__subclasses__() if ".importing." not in one.__module__)
+    return {kind}.union(*map(_below, below))
 
 
 def test_every_engine_error_has_a_row():

@@ -34,7 +34,7 @@ EVERYTHING = (
     ("PUT", f"{PIN}?why=because"),
     ("DELETE", PIN),
 )
-LIMITS = TieringLimits(check_s=0.05, tidy_s=1e9, plan_s=1e9, sweep_s=1e9, recall_when_opened=False)
+LIMITS = TieringLimits(check_s=0.05, tidy_s=1e12, plan_s=1e12, sweep_s=1e12, recall_when_opened=False)
 
 
 @pytest.fixture
