@@ -56,6 +56,16 @@ async def filled(place: Place, *rules: str) -> bytes:
     return bytes.fromhex(first)
 
 
+async def copied(place: Place) -> str:
+    """A series that is hot, with a copy in cold; its pack's name."""
+    place.rules = (rule("copy", "cold"),)
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    return segment
+
+
 def cold(place: Place, segment: bytes, tier: str = "cold") -> Path:
     name = segment.hex()
     return place.root / tier / "packs" / name[:2] / name
@@ -229,11 +239,7 @@ async def test_a_damaged_pack_is_put_here_anew_as_a_whole(place: Place, how: str
 
 
 async def test_while_the_other_tier_is_away_a_damaged_pack_is_left_and_mended_later(place: Place) -> None:
-    place.rules = (rule("copy", "cold"),)
-    async with place.open() as engine:
-        await place.send(engine)
-        await applied(engine)
-        (segment,) = place.named(engine.stores)
+    segment = await copied(place)
     path = place.root / "data" / "segments" / segment
     whole = path.read_bytes()
     spoil(path, 9000)
@@ -251,11 +257,7 @@ async def test_while_the_other_tier_is_away_a_damaged_pack_is_left_and_mended_la
 
 
 async def test_of_a_pack_that_is_damaged_everywhere_what_is_damaged_is_said(place: Place) -> None:
-    place.rules = (rule("copy", "cold"),)
-    async with place.open() as engine:
-        await place.send(engine)
-        await applied(engine)
-        (segment,) = place.named(engine.stores)
+    segment = await copied(place)
     for path in (place.root / "data" / "segments" / segment, cold(place, bytes.fromhex(segment))):
         spoil(path, 9000)
     async with place.open() as engine:
@@ -264,11 +266,7 @@ async def test_of_a_pack_that_is_damaged_everywhere_what_is_damaged_is_said(plac
 
 
 async def test_what_was_suspect_in_a_pack_that_went_elsewhere_is_not_any_more(place: Place) -> None:
-    place.rules = (rule("copy", "cold"),)
-    async with place.open() as engine:
-        await place.send(engine)
-        await applied(engine)
-        (segment,) = place.named(engine.stores)
+    segment = await copied(place)
     path = place.root / "data" / "segments" / segment
     spoil(path, 9000)
     (place.root / "cold").rename(place.root / "gone")

@@ -10,7 +10,6 @@ when a rule wants it and not all of it is packed.
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from hounsfield.archive.engine.tier_rules import (
     decide,
 )
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.demand import last_opened, pinned
+from hounsfield.archive.index.demand import day_of, last_opened, pinned
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.packs import HOT, PackRow, packs_of
 from hounsfield.archive.index.rows import InstanceRow, SeriesRow, SourceRow, StudyRow, UseRow, decode
@@ -258,7 +257,7 @@ class TierPlanning:
             study=one.study.attributes,
             series=one.row.attributes,
             bytes=sum(row.size for _, row in one.packs) + one.loose_bytes,
-            received=_day(one.study.received_ns),
+            received=day_of(one.study.received_ns),
             opened=last_opened(at.snapshot, one.key),
             sop_class_uid=one.row.sop_classes[0] if one.row.sop_classes else "",
             transfer_syntax_uid=one.row.transfer_syntaxes[0] if one.row.transfer_syntaxes else "",
@@ -345,7 +344,3 @@ def _packs_in_use(snapshot: Snapshot, series_key: bytes) -> list[tuple[bytes, Pa
         for segment, row in packs_of(snapshot, series_key)
         if (held := snapshot.get(USE, segment)) is None or decode(UseRow, held).dead_records < row.objects
     ]
-
-
-def _day(at_ns: int) -> datetime.date:
-    return datetime.datetime.fromtimestamp(at_ns / 1e9).astimezone().date()

@@ -33,6 +33,7 @@ from hounsfield.archive.engine.tiers import SEGMENTS, TieringOptions
 from hounsfield.archive.index.carrying import Pace, StoppedError
 from hounsfield.archive.index.copying import Copying, NoCopyError
 from hounsfield.archive.index.demand import (
+    day_of,
     last_opened,
     note_opened,
 )
@@ -176,7 +177,7 @@ class Tiering:
             self._returns.ask(opened, "opened")
 
     def _today(self) -> datetime.date:
-        return _day(self.now())
+        return day_of(self.now())
 
     # ------------------------------------------------------------ what the leader does
 
@@ -342,7 +343,7 @@ class Tiering:
                     continue
                 with self._store.snapshot() as snapshot:
                     opened = last_opened(snapshot, row.series_key)
-                brought = _day(copy.since_ns)
+                brought = day_of(copy.since_ns)
                 yield max(opened or brought, brought), segment, row.size
 
     def _sweep(self) -> None:
@@ -388,7 +389,3 @@ class Tiering:
         asked = await trio.to_thread.run_sync(self._returns.ask_for_study, study_uid, series_uid, why)
         self._asked.set()
         return asked
-
-
-def _day(at_ns: int) -> datetime.date:
-    return datetime.datetime.fromtimestamp(at_ns / _NS).astimezone().date()

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from hounsfield.archive.index.carrying import Pace
 from hounsfield.archive.index.packs import HOT, CopyRow, PackGoneError, PackRow, Packs
 from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.errors import (
@@ -35,9 +36,6 @@ from hounsfield.storage_backends.object_store import ObjectStore
 from hounsfield.storage_backends.packs import PackCheck, checked
 
 __all__ = ["WRONG_BYTES", "Copying", "NoCopyError", "Tier", "pack_key", "segment_key_name"]
-
-Pace = Callable[[int], None]
-"""Called with so many bytes before they are moved: waits as long as a throttle wants, or raises to stop."""
 
 WRONG_BYTES = (SealError, ShortReadError, BlobNotFoundError)
 """What a copy raises that is not as it was made, or not there."""

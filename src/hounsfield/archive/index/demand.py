@@ -26,6 +26,7 @@ __all__ = [
     "PinError",
     "RecallRow",
     "ask_for",
+    "day_of",
     "last_opened",
     "note_opened",
     "pin",
@@ -38,6 +39,11 @@ __all__ = [
 
 FACT_PIN = "pin"
 _DAY_BYTES = 4
+
+
+def day_of(at_ns: int) -> datetime.date:
+    """The local day of a moment."""
+    return datetime.datetime.fromtimestamp(at_ns / 1_000_000_000).astimezone().date()
 
 
 # ---------------------------------------------------------------- opened

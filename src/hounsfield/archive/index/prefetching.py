@@ -16,6 +16,7 @@ from typing import Any
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
 from hounsfield.archive.index.catalog import Catalog
+from hounsfield.archive.index.demand import day_of
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.planner import FoundRow, Planner
 from hounsfield.archive.index.rows import SeriesRow
@@ -161,7 +162,7 @@ class Prefetching:
 
 def _years_before(at_ns: int, years: float) -> str:
     """The day so many years before a moment, as DICOM writes it."""
-    day = datetime.datetime.fromtimestamp(at_ns / _NS).astimezone().date()
+    day = day_of(at_ns)
     try:
         day -= datetime.timedelta(days=years * 365.2425)
     except OverflowError:

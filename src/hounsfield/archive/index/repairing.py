@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import Protocol
 
 from hounsfield.archive.index import locations
-from hounsfield.archive.index.copying import Copying, NoCopyError, Pace
+from hounsfield.archive.index.carrying import Pace
+from hounsfield.archive.index.copying import Copying, NoCopyError
 from hounsfield.archive.index.packs import HOT, PackGoneError, PackRow
 from hounsfield.archive.index.rows import InstanceRow, Location, SpareRow, encode
 from hounsfield.archive.index.suspects import (

@@ -12,7 +12,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from hounsfield.archive.index.copying import WRONG_BYTES, Copying, NoCopyError, Pace
+from hounsfield.archive.index.carrying import Pace
+from hounsfield.archive.index.copying import WRONG_BYTES, Copying, NoCopyError
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.packs import PackGoneError
 from hounsfield.archive.index.rows import Event
