@@ -10,7 +10,13 @@ from dataclasses import replace
 import pytest
 
 from hounsfield.storage_backends.errors import BlobNotFoundError, StorageError, StoreFullError
-from hounsfield.storage_backends.object_store import StoreAwayError, StoreRefusedError
+from hounsfield.storage_backends.object_store import (
+    TIER_MARKER,
+    ForeignTierError,
+    StoreAwayError,
+    StoreRefusedError,
+    claim_tier,
+)
 from hounsfield.storage_backends.s3_store import S3Limits, S3Store
 from hounsfield.storage_backends.store_wrappers import Limited, Metered, Retrying
 from support import faulty_store as faults
@@ -248,6 +254,24 @@ def test_a_small_put_whose_answer_is_lost_is_there_whole(bucket: Bucket) -> None
     with pytest.raises(StoreAwayError):
         put_small(bucket.store)
     assert bucket.direct.read("small", 0, len(OTHER_SMALL)) == OTHER_SMALL
+
+
+def test_an_object_is_made_once_also_when_the_answer_is_lost(bucket: Bucket) -> None:
+    """The second try finds what the first one made: who reads what is there knows whose it is."""
+    bucket.proxy.on_method(faults.lost_answer, "PUT", 1)
+    claimed = Retrying(bucket.store)
+    try:
+        assert claim_tier(claimed, bytes(16), first_time=True)
+        with pytest.raises(ForeignTierError):
+            claim_tier(claimed, bytes(range(16)), first_time=True)
+    finally:
+        bucket.direct.delete(TIER_MARKER)
+
+
+def test_a_server_that_knows_no_conditions_is_given_the_object(bucket: Bucket) -> None:
+    bucket.proxy.on_method(faults.status(501, "NotImplemented"), "PUT", 1)
+    assert bucket.store.create("small", OTHER_SMALL)
+    assert bucket.direct.read("small", 0, len(SMALL)) == OTHER_SMALL
 
 
 def test_an_upload_that_cannot_be_aborted_either(bucket: Bucket) -> None:

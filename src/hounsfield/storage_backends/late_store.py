@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from hounsfield.storage_backends.api import Buffer
-from hounsfield.storage_backends.object_store import CreatesOnce, ObjectStore
+from hounsfield.storage_backends.object_store import ObjectStore, create_once
 
 __all__ = ["LateStore"]
 
@@ -41,12 +41,7 @@ class LateStore:
         self._opened().put(key, pieces, length)
 
     def create(self, key: str, data: bytes) -> bool:
-        """As ``CreatesOnce``; where the place cannot tell, it is put."""
-        store = self._opened()
-        if isinstance(store, CreatesOnce):
-            return store.create(key, data)
-        store.put(key, [data], len(data))
-        return True
+        return create_once(self._opened(), key, data)
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         return self._opened().read(key, offset, length)

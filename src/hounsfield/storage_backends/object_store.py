@@ -29,6 +29,7 @@ __all__ = [
     "StoreRefusedError",
     "TierMarkerMissingError",
     "claim_tier",
+    "create_once",
 ]
 
 TIER_MARKER = "hounsfield-tier"
@@ -122,6 +123,14 @@ class CreatesOnce(Protocol):
         """Put a small object under a key that has none, or return False. Durable when it returns."""
 
 
+def create_once(store: ObjectStore, key: str, data: bytes) -> bool:
+    """:meth:`CreatesOnce.create`; into a store that knows nothing of it the object is put, come what may."""
+    if isinstance(store, CreatesOnce):
+        return store.create(key, data)
+    store.put(key, [data], len(data))
+    return True
+
+
 def claim_tier(store: ObjectStore, archive: bytes, *, first_time: bool, name: str = "") -> bool:
     """Make sure that ``store`` is the tier ``name`` of ``archive`` (its keyring's root id); True when newly
     marked.
@@ -129,7 +138,8 @@ def claim_tier(store: ObjectStore, archive: bytes, *, first_time: bool, name: st
     ``first_time``: the caller knows of no copy there, so an unmarked store is marked. Otherwise an unmarked
     store is a disk that is not mounted, or another bucket: ``TierMarkerMissingError``. ``ForeignTierError``
     when it is marked as somebody else's, or as another tier of the same archive: under two names what lies
-    there would be deleted as the one's while it is the other's; what the store raises.
+    there would be deleted as the one's while it is the other's; what the store raises. Of several who mark at
+    the same moment one alone succeeds, where the store lets one alone create an object.
     """
     found = _read_marker(store)
     if found is None:
@@ -140,11 +150,10 @@ def claim_tier(store: ObjectStore, archive: bytes, *, first_time: bool, name: st
             )
         said = {"format": TIER_FORMAT, "archive": archive.hex(), "tier": name}
         marker = json.dumps(said).encode() + b"\n"
-        if isinstance(store, CreatesOnce):
-            store.create(TIER_MARKER, marker)
-        else:
-            store.put(TIER_MARKER, [marker], len(marker))
+        created = create_once(store, TIER_MARKER, marker)
         written = _read_marker(store)  # somebody may have been faster, and a store may not keep its word
+        if written is None and not created:
+            raise StoreAwayError(f"{store!r}: somebody else is marking it at this moment; try again later")
         if written is None:
             raise FormatError(
                 f"{store!r} does not give back the object {TIER_MARKER!r} that was just put there"

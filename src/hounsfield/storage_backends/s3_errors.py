@@ -7,7 +7,7 @@ import re
 from hounsfield.storage_backends.errors import BlobNotFoundError, ShortReadError, StorageError, StoreFullError
 from hounsfield.storage_backends.object_store import StoreAwayError, StoreRefusedError
 
-__all__ = ["translated"]
+__all__ = ["is_not_implemented", "translated"]
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,80})</Code>")
@@ -25,6 +25,12 @@ _PASSING_CODES = {
     "NoSuchUpload",  # an end whose answer was lost: there is nothing to abort
 }
 _CERTIFICATE = ("certificate", "UnknownIssuer", "CertificateError")
+
+
+def is_not_implemented(error: Exception) -> bool:
+    """Whether the server said that it has no such thing as a header that was sent (501)."""
+    found = _STATUS.search(str(error))
+    return found is not None and found.group(1) == "501"
 
 
 def translated(error: Exception, what: str) -> StorageError:

@@ -26,6 +26,7 @@ from hounsfield.storage_backends.object_store import (
     StoreAwayError,
     StoreKnownAwayError,
     TierMarkerMissingError,
+    create_once,
 )
 
 __all__ = ["AroundStore", "Limited", "Metered", "OperationFigures", "RetryLimits", "Retrying", "TimedOut"]
@@ -47,6 +48,11 @@ class AroundStore:
 
     def put(self, key: str, pieces: Iterable[Buffer], length: int) -> None:
         self._call("put", lambda: self._store.put(key, pieces, length))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """As ``CreatesOnce``. False also when it was this call's own first try whose answer was lost: read
+        what is there."""
+        return self._call("put", lambda: create_once(self._store, key, data))
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         return self._call("read", lambda: self._store.read(key, offset, length))
@@ -278,6 +284,11 @@ class Metered(AroundStore):
     def put(self, key: str, pieces: Iterable[Buffer], length: int) -> None:
         super().put(key, pieces, length)
         self._add("put", transferred=length)
+
+    def create(self, key: str, data: bytes) -> bool:
+        created = super().create(key, data)
+        self._add("put", transferred=len(data) if created else 0)
+        return created
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         data = super().read(key, offset, length)

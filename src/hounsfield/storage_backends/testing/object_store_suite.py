@@ -10,22 +10,25 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TypeVar
 
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import BlobNotFoundError, ShortReadError
 from hounsfield.storage_backends.object_store import (
     TIER_MARKER,
-    CreatesOnce,
     ForeignTierError,
     ObjectStore,
     TierMarkerMissingError,
     claim_tier,
+    create_once,
 )
+from hounsfield.storage_backends.store_wrappers import AroundStore
 from hounsfield.storage_backends.testing.expectations import raises, run_all
 
 __all__ = ["ARCHIVE", "LARGE_BYTES", "OBJECT_STORE_CHECKS"]
 
 OpenStore = Callable[[], ObjectStore]
+T = TypeVar("T")
 
 ARCHIVE = bytes(range(16))
 """Whose tier the stores are that the checks are given."""
@@ -363,21 +366,46 @@ def an_unmarked_tier_is_not_ours(open_store: OpenStore) -> None:
 
 def one_of_many_creates(open_store: OpenStore) -> None:
     store = open_store()
-    if isinstance(store, CreatesOnce):
-        creates = store
-        made: list[bytes] = []
-        lock = threading.Lock()
+    made: list[bytes] = []
+    lock = threading.Lock()
 
-        def create(data: bytes) -> None:
-            if creates.create("once", data):
-                with lock:
-                    made.append(data)
+    def create(data: bytes) -> None:
+        if create_once(store, "once", data):
+            with lock:
+                made.append(data)
 
-        run_all([partial(create, b"%d" % number) for number in range(6)])
-        assert len(made) == 1
-        assert store.read("once", 0, store.size("once")) == made[0]
-        assert keys(store) == ["once"]
+    run_all([partial(create, b"%d" % number) for number in range(6)])
+    assert len(made) == 1
+    assert store.read("once", 0, store.size("once")) == made[0]
+    assert keys(store) == ["once"]
     store.close()
+
+
+def one_of_two_archives_claims(open_store: OpenStore) -> None:
+    """Who saw no mark, and was overtaken by another archive before it made one, does not get the tier."""
+    store = open_store()
+    store.delete(TIER_MARKER)
+    theirs = bytes(16)
+    overtaken = _Overtaken(store, lambda: claim_tier(store, theirs, first_time=True))
+    with raises(ForeignTierError):
+        claim_tier(overtaken, ARCHIVE, first_time=True)
+    assert not claim_tier(store, theirs, first_time=False)
+    store.close()
+
+
+class _Overtaken(AroundStore):
+    """A store in which somebody else does something right after the mark was first looked for."""
+
+    def __init__(self, store: ObjectStore, act: Callable[[], object]) -> None:
+        super().__init__(store)
+        self._acts = [act]
+
+    def _call(self, operation: str, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        finally:
+            if operation == "stream" and self._acts:
+                self._acts.pop()()
 
 
 OBJECT_STORE_CHECKS: tuple[Callable[[OpenStore], None], ...] = (
@@ -399,4 +427,5 @@ OBJECT_STORE_CHECKS: tuple[Callable[[OpenStore], None], ...] = (
     a_tier_has_one_archive,
     an_unmarked_tier_is_not_ours,
     one_of_many_creates,
+    one_of_two_archives_claims,
 )
