@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 import struct
@@ -18,7 +20,7 @@ import trio
 from pydicom.uid import generate_uid
 
 from hounsfield.archive.app.importing import reading
-from hounsfield.archive.app.importing.fates import Fate, Tally, open_report
+from hounsfield.archive.app.importing.fates import Fate, ReportError, Tally, open_report
 from hounsfield.archive.app.importing.recognising import Kind, recognised
 from hounsfield.archive.app.importing.run import ImportOptions, run_import
 from hounsfield.archive.app.importing.state import StateError
@@ -164,6 +166,50 @@ def test_a_damaged_zip_archive_costs_what_is_damaged(archive: Archive, tmp_path:
     assert archive.bring(file) == {"before": 1}
     file.write_bytes(whole[:-30])
     assert archive.bring(file) == {"unreadable": 1}
+
+
+@pytest.mark.parametrize(
+    "way", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_a_byte_that_rots_in_a_zip_archive_costs_its_files_at_most(way: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", way) as archive:
+        archive.writestr("one.dcm", bytes(range(256)))
+        archive.writestr("zw\xf6lf.dcm", b"abc" * 40)
+    whole = packed.getvalue()
+    rotten = [
+        bytes([*whole[:at], value, *whole[at + 1 :]]) for at in range(len(whole)) for value in (0, 0xB5, 0xFF)
+    ]
+    damaged = 0
+    for file in [
+        *rotten,
+        *(whole[at:] for at in range(4, len(whole), 3)),
+        *(whole[:-at] for at in range(1, 60)),
+    ]:
+        try:
+            with reading.open_zip(io.BytesIO(file)) as opened:
+                for member in reading.members(opened):
+                    reading.begin_member(opened, member).blocks.close()
+        except reading.UnreadableError:
+            damaged += 1  # nothing else may leave it: it would end the import
+    assert damaged > len(rotten) // 2
+
+
+def test_what_is_packed_within_a_zip_archive_is_told_to_be_missing(archive: Archive, tmp_path: Path) -> None:
+    inner, letter = io.BytesIO(), io.BytesIO()
+    uid = str(generate_uid())
+    with zipfile.ZipFile(inner, "w") as packed:
+        packed.writestr("1.dcm", part10(ct_slice(sop_uid=uid), uid))
+    with zipfile.ZipFile(letter, "w") as packed:
+        packed.writestr("[Content_Types].xml", "<Types/>")
+    file = tmp_path / "export.zip"
+    with zipfile.ZipFile(file, "w") as packed:
+        packed.writestr("exams.zip", inner.getvalue())
+        packed.writestr("letter.docx", letter.getvalue())
+        packed.writestr("exam.dcm.gz", gzip.compress(part10(ct_slice(sop_uid=uid), uid)))
+    for _ in range(2):  # never done with
+        assert archive.bring(file)["unreadable"] == 2
+        assert all("unpack" in reason for reason in archive.reasons().values())
 
 
 def test_what_the_archive_refuses_is_said_and_tried_again(tmp_path: Path) -> None:
@@ -413,6 +459,19 @@ def test_the_report_names_places_and_reasons_and_no_patient(archive: Archive, tm
     assert (tmp_path / "report").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_report_goes_on_and_never_replaces_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "report.jsonl"
+    for place in "ab":
+        with open_report(path) as file:
+            Tally(file).object(place, Fate.CONFLICT, "why")
+    assert [json.loads(line)["place"] for line in path.read_text().splitlines()] == ["a", "b"]
+    exam = tmp_path / "1.dcm"
+    exam.write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(ReportError, match="no report"):
+        open_report(exam)
+    assert exam.read_bytes() == bytes(128) + b"DICM"
+
+
 def test_objects_say_that_they_were_imported_and_rules_hold_for_them(tmp_path: Path) -> None:
     rule = 'coercions=[{name="x", match={protocol="import"}, set={InstitutionName="NORTH"}}]'
     archive = Archive.make(tmp_path / "ours", rule)
@@ -432,6 +491,10 @@ def test_objects_say_that_they_were_imported_and_rules_hold_for_them(tmp_path: P
         (b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100" + b"\x08\x00\x16\x00UI\x04\x001.2\0", Kind.OTHER),
         (bytes(128) + b"DICN" + bytes(100), Kind.OTHER),
         (dicomdir([b"A"]), Kind.DICOMDIR),
+        (gzip.compress(bytes(300)), Kind.PACKED),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(300), Kind.PACKED),
+        (b"name.dcm" + bytes(249) + b"ustar\x0000" + bytes(300), Kind.PACKED),
+        (bytes(0x8001) + b"CD001" + bytes(300), Kind.PACKED),
     ],
 )
 def test_what_is_no_object_is_told_apart(data: bytes, kind: Kind) -> None:

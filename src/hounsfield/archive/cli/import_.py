@@ -83,7 +83,7 @@ Where from (several at once, one after the other):
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write what was not simply taken to this file, with the reason: a JSON object a line.",
+    help="Add what was not simply taken to this file, with the reason: a JSON object a line.",
 )
 @click.option("--dry-run", is_flag=True, help="List what would be read, and read nothing.")
 @click.option(

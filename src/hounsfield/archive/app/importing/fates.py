@@ -13,6 +13,7 @@ from typing import TextIO
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.errors import HounsfieldError
 
+_REPORT_BEGINS = b'{"place": '
 SHOWN_MAX = 200
 """Of what was not simply taken, so many are kept in memory to be shown; the report file has all."""
 
@@ -131,9 +132,21 @@ class Tally:
 
 
 def open_report(path: Path) -> TextIO:
-    """A new file for a report, readable by its owner only: paths may say who somebody is. ReportError."""
+    """A file for a report, readable by its owner only: paths may say who somebody is. ReportError.
+
+    One that is there goes on: what an import that was killed had said, the next one does not say again.
+    """
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        return os.fdopen(fd, "w", encoding="utf-8", buffering=1)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        file = os.fdopen(fd, "w", encoding="utf-8", buffering=1)
+        if path.is_file() and path.stat().st_size and not _is_report(path):
+            file.close()
+            raise ReportError(f"{path} is there and is no report of an import: name another file")
     except OSError as error:
         raise ReportError(f"cannot write the report {path}: {error.strerror}") from error
+    return file
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_REPORT_BEGINS)) == _REPORT_BEGINS

@@ -23,6 +23,7 @@ from hounsfield.archive.app.importing.recognising import (
     BLOCK_BYTES,
     HeaderCopy,
     Kind,
+    is_document,
     is_of_orthanc,
     recognised,
 )
@@ -95,6 +96,8 @@ class Files:
         EngineError when it is worth another try.
         """
         tally = self._work.tally
+        if what is Kind.PACKED:
+            raise UnreadableError(what.value)
         if isinstance(what, Kind):
             tally.object(place, Fate.NOT_DICOM, what.value)
             return Fate.NOT_DICOM
@@ -196,6 +199,10 @@ class Files:
         begun = await self._thread(lambda: begin_member(archive, member))
         try:
             what = recognised(begun.first)
+            if what is Kind.ZIP and not is_document(begun.first):
+                raise UnreadableError(
+                    "a ZIP archive within another: unpack the outer one, and import its folder"
+                )
             return await self._object(place, begun, what)
         finally:
             begun.blocks.close()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import io
+import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +22,21 @@ from hounsfield.archive.errors import HounsfieldError
 
 MEMBERS_MAX: Final = 1_000_000
 """Of a ZIP archive: more is not a disc image but a bomb."""
+
+
+_ZIP_ERRORS: Final = (
+    OSError,
+    EOFError,
+    MemoryError,  # what a damaged LZMA header asks for
+    NotImplementedError,
+    RuntimeError,
+    ValueError,  # names that are no text, places before the beginning
+    lzma.LZMAError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What zipfile raises at archives that are damaged, or packed in ways that it does not know."""
 
 
 class UnreadableError(HounsfieldError):
@@ -201,14 +218,14 @@ class MemberBlocks:
             raise UnreadableError("encrypted in its ZIP archive")
         try:
             self._file = archive.open(member)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except _ZIP_ERRORS as error:
             raise UnreadableError("damaged in its ZIP archive") from error
 
     def next(self) -> bytes:
         """See :class:`Blocks`."""
         try:
             return self._file.read(BLOCK_BYTES)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _ZIP_ERRORS as error:
             raise UnreadableError("damaged in its ZIP archive") from error
 
     def close(self) -> None:
@@ -244,7 +261,7 @@ def open_zip(file: BinaryIO) -> zipfile.ZipFile:
     """UnreadableError."""
     try:
         archive = zipfile.ZipFile(file)
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except _ZIP_ERRORS as error:
         raise UnreadableError("a ZIP archive that is damaged") from error
     if len(archive.filelist) > MEMBERS_MAX:
         archive.close()
@@ -255,7 +272,7 @@ def open_zip(file: BinaryIO) -> zipfile.ZipFile:
 def members(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     """The files in it, as they lie in it."""
     for member in sorted(archive.infolist(), key=lambda one: one.header_offset):
-        if not member.is_dir():
+        if not member.filename.endswith("/"):  # is_dir() fails at a name of no letters
             yield member
 
 

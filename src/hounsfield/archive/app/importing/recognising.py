@@ -27,6 +27,19 @@ _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _ORTHANC = re.compile(r"(?:.*/)?([0-9a-f]{2})/([0-9a-f]{2})/\1\2[0-9a-f]{4}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
+_DOCUMENTS = (b"[Content_Types].xml", b"_rels/", b"mimetype", b"META-INF/")
+_PACKED = (
+    b"\x1f\x8b\x08",
+    b"BZh",
+    b"\xfd7zXZ\0",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"\x28\xb5\x2f\xfd",
+)
+_PACKED_WITHIN = ((257, b"ustar"), (0x8001, b"CD001"))  # tar; ISO 9660
+_ZIP_NAME_AT = 30  # of the first file's name, in a ZIP archive
+
+
 class Kind(Enum):
     """What is no object, in the words of the report."""
 
@@ -34,6 +47,10 @@ class Kind(Enum):
     OTHER = "not a DICOM file"
     DICOMDIR = "a DICOMDIR, which lists objects and is none"
     ZIP = "a ZIP archive"
+    PACKED = (
+        "packed otherwise than as ZIP (tar, gzip, 7z, RAR, a disc image): unpack it, and import its folder"
+    )
+    """Exams may be in it: it is told as what could not be read."""
 
 
 def recognised(block: bytes) -> Part10 | Kind:
@@ -45,13 +62,19 @@ def recognised(block: bytes) -> Part10 | Kind:
     try:
         part10 = split(block)
     except Part10Error:
-        return Kind.OTHER
+        return Kind.PACKED if _is_packed(block) else Kind.OTHER
     if part10.sop_class_uid == MEDIA_STORAGE_DIRECTORY:
         return Kind.DICOMDIR
     says_so = part10.has_preamble or block.startswith(b"DICM")
     if says_so or (part10.meta and not part10.guessed):
         return part10
-    return part10 if _names_itself(block, part10) else Kind.OTHER
+    if _names_itself(block, part10):
+        return part10
+    return Kind.PACKED if _is_packed(block) else Kind.OTHER
+
+
+def _is_packed(block: bytes) -> bool:
+    return block.startswith(_PACKED) or any(block.startswith(sign, at) for at, sign in _PACKED_WITHIN)
 
 
 def _names_itself(block: bytes, part10: Part10) -> bool:
@@ -67,6 +90,11 @@ def _names_itself(block: bytes, part10: Part10) -> bool:
         if not uid_is_usable(bytes(body[at : at + length]).decode("latin-1").strip(" \0")):
             return False
     return True
+
+
+def is_document(block: bytes) -> bool:
+    """Whether a ZIP archive is a text, a table or a program, by its first file's name: no exam is in it."""
+    return block[_ZIP_NAME_AT:].startswith(_DOCUMENTS)
 
 
 def is_of_orthanc(path: str) -> bool:
