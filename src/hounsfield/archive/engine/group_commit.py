@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError, StorageFailedError
 from hounsfield.archive.engine.types import COERCED, Outcome, StoreResult
 from hounsfield.archive.index.catalog import Stored
-from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.indexing import VANISHED, IndexContentionError, Indexer, progress_batch
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, InstanceRow, Location, ObjectRow, encode
+from hounsfield.archive.index.versions import FLAG_CONFLICT
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
 from hounsfield.storage_backends.segments import RecordIn

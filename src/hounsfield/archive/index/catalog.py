@@ -18,13 +18,8 @@ from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index import corrections, tokens
 from hounsfield.archive.index.corrections import CORRECTIONS, View
 from hounsfield.archive.index.corrections_in_force import NONE, InForce, Opened
-from hounsfield.archive.index.draft import (
-    Patients,
-    StudyDraft,
-    conflicting,
-    received_again,
-    served_of,
-)
+from hounsfield.archive.index.draft import StudyDraft
+from hounsfield.archive.index.patients import Patients
 from hounsfield.archive.index.rows import (
     Attributes,
     CorrectionRow,
@@ -55,6 +50,7 @@ from hounsfield.archive.index.tables import (
     STUDY_ID_BYTES,
     VERSION,
 )
+from hounsfield.archive.index.versions import conflicting, received_again, served_of
 from hounsfield.storage_backends.api import Batch, Snapshot, Table
 
 PATIENT_ID = 0x00100020
@@ -225,7 +221,7 @@ class Catalog:
     ) -> Batch:
         """The batch that adds ``objects``, all of one study and none known yet, to the catalog.
 
-        ``patients``: see :class:`~hounsfield.archive.index.draft.StudyDraft`; without it many new studies of
+        ``patients``: see :data:`~hounsfield.archive.index.patients.Patients`; without it many new studies of
         one patient would fail each other.
         """
         draft = StudyDraft(self, snapshot, objects[0][0].study_uid, patients)

@@ -33,9 +33,10 @@ from hounsfield.archive.index.corrections import (
     number_key,
     target_key,
 )
-from hounsfield.archive.index.draft import Patients, StudyDraft
+from hounsfield.archive.index.draft import StudyDraft
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import FACT_SEALS, Journal
+from hounsfield.archive.index.patients import Patients
 from hounsfield.archive.index.refiling import Refiling, StudyChange
 from hounsfield.archive.index.rows import CorrectionRow, CorrectionsRow, Event, Location
 from hounsfield.archive.index.sealed import RowSealer

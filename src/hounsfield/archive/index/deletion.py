@@ -20,12 +20,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.draft import FLAG_DEMOGRAPHICS, Removed, StudyDraft
+from hounsfield.archive.index.draft import StudyDraft
 from hounsfield.archive.index.holds import ISSUER_OF_PATIENT_ID, PATIENT_ID, Holds, OnHoldError
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.merged_attributes import FLAG_DEMOGRAPHICS
 from hounsfield.archive.index.remaining import Carried
 from hounsfield.archive.index.rows import Event, InstanceRow, Location, QuarantineRow
+from hounsfield.archive.index.series_draft import Removed
 from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, SPARE, TOMBSTONE, VERSION
 from hounsfield.archive.index.use import DeadRecords, with_segments
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot

@@ -20,9 +20,9 @@ from msgspec import structs
 from hounsfield.archive.dicom.attributes import uid_is_usable
 from hounsfield.archive.index.correcting import FACT_KIND, row_of
 from hounsfield.archive.index.corrections import Group, View, is_hidden, patient_of, target_key
-from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.rows import Attributes, CorrectionRow, Event, ObjectRow, PatientRow, StudyRow
 from hounsfield.archive.index.tables import PATIENT
+from hounsfield.archive.index.versions import FLAG_CONFLICT
 
 if TYPE_CHECKING:
     from hounsfield.archive.index.catalog import Catalog

@@ -18,8 +18,8 @@ from hounsfield.archive.dicom.rejection import KEY_OBJECT_SELECTION
 from hounsfield.archive.index.catalog import Catalog, Place, Stored
 from hounsfield.archive.index.contents import open_pieces, same_stretches
 from hounsfield.archive.index.corrections import is_hidden, uid_before_hiding
-from hounsfield.archive.index.draft import Patients
 from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.patients import Patients
 from hounsfield.archive.index.rows import (
     Event,
     InstanceRow,

@@ -22,7 +22,7 @@ from hounsfield.archive.dicom.levels import COMPUTED_STUDY, MODALITIES_IN_STUDY,
 from hounsfield.archive.dicom.query import Query, matches
 from hounsfield.archive.index import merging, postings, tokens, wanted
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.draft import PATIENT_LEVEL
+from hounsfield.archive.index.patients import PATIENT_LEVEL
 from hounsfield.archive.index.postings import Term
 from hounsfield.archive.index.rows import Attributes, InstanceRow, SeriesRow, StudyRow
 from hounsfield.archive.index.sealed import KeyedHash

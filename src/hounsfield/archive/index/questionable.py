@@ -14,7 +14,6 @@ import msgspec
 from hounsfield.archive.dicom.problems import Problem
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.draft import FLAG_AGAIN, FLAG_CONFLICT
 from hounsfield.archive.index.remaining import row_part
 from hounsfield.archive.index.rows import InstanceRow, Location, ObjectRow, QuarantineRow, SeriesRow, StudyRow
 from hounsfield.archive.index.rows import decode as decode_row
@@ -28,6 +27,7 @@ from hounsfield.archive.index.tables import (
     STUDY_ID_BYTES,
     VERSION,
 )
+from hounsfield.archive.index.versions import FLAG_AGAIN, FLAG_CONFLICT
 from hounsfield.storage_backends.api import KeyValueStore, Table
 from hounsfield.storage_backends.errors import KeyringError, SealError, StorageError
 from hounsfield.storage_backends.segments import SegmentLog

@@ -17,18 +17,13 @@ from msgspec import structs
 from hounsfield.archive.dicom.attributes import SERIES_INSTANCE_UID
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.corrections import Group, View
-from hounsfield.archive.index.draft import (
-    FLAG_CONFLICT,
-    Patients,
-    StudyDraft,
-    conflicting,
-    received_again,
-    served_of,
-)
+from hounsfield.archive.index.draft import StudyDraft
 from hounsfield.archive.index.indexing import Indexer
+from hounsfield.archive.index.patients import Patients
 from hounsfield.archive.index.remaining import Carried
 from hounsfield.archive.index.rows import InstanceRow, Location, StudyRow
 from hounsfield.archive.index.tables import PATIENT
+from hounsfield.archive.index.versions import FLAG_CONFLICT, conflicting, received_again, served_of
 from hounsfield.storage_backends.api import Batch, Snapshot, Table
 from hounsfield.storage_backends.errors import StorageError
 

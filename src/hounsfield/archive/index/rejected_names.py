@@ -15,9 +15,9 @@ from hounsfield.archive.index import corrections as overlay
 from hounsfield.archive.index.catalog import Catalog, Place
 from hounsfield.archive.index.correcting import FACT_KIND, row_of
 from hounsfield.archive.index.corrections import MOVES_OBJECTS, View
-from hounsfield.archive.index.draft import FLAG_CONFLICT
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.rows import CorrectionRow
+from hounsfield.archive.index.versions import FLAG_CONFLICT
 from hounsfield.archive.index.waiting_notes import WaitingRow
 from hounsfield.storage_backends.api import Snapshot
 

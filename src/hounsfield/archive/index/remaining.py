@@ -13,8 +13,9 @@ from itertools import islice
 
 import msgspec
 
-from hounsfield.archive.index.draft import FLAG_DEMOGRAPHICS, StudyDraft
+from hounsfield.archive.index.draft import StudyDraft
 from hounsfield.archive.index.indexing import Indexer
+from hounsfield.archive.index.merged_attributes import FLAG_DEMOGRAPHICS
 from hounsfield.archive.index.rows import (
     RECORD_KIND_OBJECT,
     InstanceRow,
