@@ -16,7 +16,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from support.archives import ct_slice
-from support.imports import part10, write_study
+from support.imports import dicomdir, part10, write_study
 
 
 def test_what_came_is_told_and_the_exit_code_says_whether_all(
@@ -75,6 +75,15 @@ def test_a_dry_run_lists_and_reads_nothing(cli: Any, archive: Path, tmp_path: Pa
     assert cli("import", tree, "--data", archive, "--dry-run").out == ""
     assert cli("import", tree, "--data", archive, "--dry-run", "--again").out.count("\n") == 3
     assert cli("import", tree, "--data", archive, "--dry-run").out == "", "nothing was forgotten"
+
+
+def test_a_dry_run_lists_what_a_dicomdir_lists(cli: Any, archive: Path, tmp_path: Path) -> None:
+    disc = tmp_path / "disc"
+    write_study(disc / "A", 2, name="IM{}")
+    (disc / "DICOMDIR").write_bytes(dicomdir([b"A\\IM0", b"A\\IM1", b"A\\IM2"]))
+    done = cli("import", disc / "DICOMDIR", "--data", archive, "--dry-run")
+    assert [Path(line).name for line in done.out.splitlines()] == ["DICOMDIR", "IM0", "IM1"]
+    assert done.code == 1, "one is listed and not there, and nothing is here"
 
 
 @pytest.mark.parametrize(

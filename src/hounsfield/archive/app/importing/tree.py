@@ -9,6 +9,7 @@ import math
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +18,9 @@ import trio
 from hounsfield.archive.app.importing.fates import Fate
 from hounsfield.archive.app.importing.files import Files, Found
 from hounsfield.archive.app.importing.reading import Seen
+from hounsfield.archive.app.importing.recognising import BLOCK_BYTES, Kind, recognised
 from hounsfield.archive.app.importing.work import Work
-from hounsfield.archive.dicom.dicomdir import DicomdirError, Locator, file_ids
+from hounsfield.archive.dicom.dicomdir import DICOMDIR_BYTES_MAX, DicomdirError, Locator, file_ids
 
 AHEAD_MAX: Final = 20_000
 """Files that are known and not yet read: so much further than the reading the search is."""
@@ -51,13 +53,27 @@ class Tree:
 
     async def show(self, work: Work, tell: Callable[[str, int | None], None]) -> None:
         """See :class:`~.work.Source`."""
-        for one in walk(self._root, self._met):
+        for one in chain(walk(self._root, self._met), await trio.to_thread.run_sync(self._listed_here)):
             if isinstance(one, Found):
                 if not work.state.has(work.state.id("file", one.path, one.seen.size, one.seen.mtime_ns)):
                     tell(one.path, one.seen.size)
             else:
                 work.tally.object(*one)
             await trio.lowlevel.checkpoint()
+
+    def _listed_here(self) -> Iterator[Found | Stray]:
+        """What the file lists when it is a DICOMDIR: the only one that is read to show what would be."""
+        if not self._root.is_file():
+            return iter(())
+        try:
+            with self._root.open("rb") as file:
+                data = file.read(BLOCK_BYTES)
+                if recognised(data) is not Kind.DICOMDIR:
+                    return iter(())
+                data += file.read(DICOMDIR_BYTES_MAX)
+            return self._stats(listed_files(self._root, data))
+        except (OSError, DicomdirError) as error:
+            return iter([(str(self._root), Fate.UNREADABLE, f"a DICOMDIR that cannot be followed: {error}")])
 
     async def _bring_file(self, work: Work) -> None:
         listed: list[bytes] = []
