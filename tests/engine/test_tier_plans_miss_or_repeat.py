@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.rules import parse_rule
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.tier_fill import draining_now, note_draining
+from hounsfield.archive.engine.tier_order import in_order
 from hounsfield.archive.engine.tier_planning import PackTask, PlanLimits, SeriesTask, TierPlanning
 from hounsfield.archive.engine.tier_rules import Surroundings, TierRule
 from hounsfield.archive.engine.types import StoreResult
@@ -66,6 +71,13 @@ class Archive:
         planning = TierPlanning(self.stores.catalog, self.stores.journal, rules, self.source, PlanLimits())
         return list(planning.tasks(self.stores.store, around, self.now_ns))
 
+    def ordered(
+        self, *rules: TierRule, around: Surroundings = AROUND, remembered: int = 50_000, **told: Any
+    ) -> Iterator[SeriesTask]:
+        planning = TierPlanning(self.stores.catalog, self.stores.journal, rules, self.source, PlanLimits())
+        index, now = self.stores.store, lambda: self.now_ns
+        return in_order(planning, index, lambda: around, now, remembered=remembered, **told)
+
     def pack(self, study: str, series: str, *tiers: str, since_ns: int = 0) -> bytes:
         """Say that the segment in which the series lies is a pack of it, as if gathering had made it."""
         key = self.stores.catalog.series_key(study, series)
@@ -90,7 +102,8 @@ async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
 def rule(action: str = "move", *to: str, **conditions: object) -> TierRule:
     match = conditions.pop("match", {})
     tiers = to or (("cold",) if action in {"move", "copy"} else ())
-    return TierRule("r", parse_rule(match, "match"), action, tiers, **conditions)  # type: ignore[arg-type]
+    name = str(conditions.pop("name", "r"))
+    return TierRule(name, parse_rule(match, "match"), action, tiers, **conditions)  # type: ignore[arg-type]
 
 
 async def test_what_no_rule_wants_and_what_is_growing_stays(archive: Archive) -> None:
@@ -121,6 +134,64 @@ async def test_every_series_is_looked_at_and_nothing_changes(archive: Archive) -
     assert all(task.copied_bytes == task.freed_bytes == task.gather_bytes for task in found)
     assert contents(archive.stores) == before
     assert not archive.sources
+
+
+def dated(day: str, data: Dataset) -> None:
+    data.StudyDate = day
+
+
+async def received_on_days(archive: Archive, days: Sequence[int]) -> list[str]:
+    """A study of each of these days of a November, by its series."""
+    series = [generate_uid() for _ in days]
+    for uid, day in zip(series, days, strict=True):
+        data = ct_slice(series_uid=uid, change=partial(dated, f"202511{day:02}"))
+        await store(archive.engine, data, ExplicitVRLittleEndian)
+    return series
+
+
+@pytest.mark.parametrize("remembered", [1, 2, 50])
+async def test_the_oldest_studies_go_first(archive: Archive, remembered: int) -> None:
+    days = [5, 3, 9, 1, 7, 2, 8]
+    series = await received_on_days(archive, days)
+    wanted = [uid for _, uid in sorted(zip(days, series, strict=True))]
+    progress: list[int] = []
+    found = archive.ordered(rule(), remembered=remembered, progress=progress.append)
+    assert [task.series_uid for task in found] == wanted
+    assert progress == sorted(progress)
+    assert progress[-1] == len(days)
+
+
+async def test_under_a_mark_of_fill_goes_first_what_was_opened_longest_ago(archive: Archive) -> None:
+    days = [1, 2, 3, 4, 5]
+    series = await received_on_days(archive, days)
+    keys = {task.series_uid: task.series_key for task in archive.plan(rule())}
+    today = datetime.datetime.now().astimezone().date() + datetime.timedelta(100)
+    for uid, ago in zip(series[:4], (10, 40, 20, 30), strict=True):
+        note_opened(archive.stores.store, [keys[uid]], today - datetime.timedelta(ago))
+    around = Surroundings(today, hot_fill=0.9)
+    rules = (rule(name="other", match={"StudyDate": "20251101"}), rule(name="mark", fill_above=0.8))
+    found = [task.series_uid for task in archive.ordered(*rules, around=around)]
+    assert found == [series[4], series[1], series[3], series[2], series[0]]
+
+
+async def test_what_is_opened_while_others_move_stays(archive: Archive) -> None:
+    series = await received_on_days(archive, [1, 2, 3])
+    today = datetime.datetime.now().astimezone().date() + datetime.timedelta(100)
+    around = Surroundings(today)
+    going = archive.ordered(rule(not_opened_days=30), around=around)
+    assert next(going).series_uid == series[0]
+    key = next(task for task in archive.plan(rule()) if task.series_uid == series[1]).series_key
+    note_opened(archive.stores.store, [key], around.today)
+    assert [task.series_uid for task in going] == [series[2]]
+
+
+async def test_a_mark_that_was_passed_is_known_to_the_next_leader(archive: Archive) -> None:
+    index, rules = archive.stores.store, [rule(fill_above=0.9, fill_until=0.8)]
+    assert draining_now(index, rules, 0.85) == frozenset()
+    note_draining(index, draining_now(index, rules, 0.95))
+    assert draining_now(index, rules, 0.85) == {"r"}  # of whatever process
+    note_draining(index, draining_now(index, rules, 0.75))
+    assert draining_now(index, rules, 0.85) == frozenset()
 
 
 async def test_each_step_that_was_done_is_not_wanted_again(archive: Archive) -> None:

@@ -10,6 +10,7 @@ when a rule wants it and not all of it is packed.
 
 from __future__ import annotations
 
+import datetime
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from hounsfield.archive.engine.tier_rules import (
     decide,
 )
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.demand import day_of, last_opened, pinned
+from hounsfield.archive.index.demand import day_of, is_pinned, last_opened, pinned
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.packs import HOT, PackRow, packs_of
 from hounsfield.archive.index.rows import InstanceRow, SeriesRow, SourceRow, StudyRow, UseRow, decode
@@ -32,10 +33,13 @@ from hounsfield.archive.index.tables import SERIES, STUDY_ID_BYTES, USE, VERSION
 from hounsfield.archive.index.use import stored_bytes
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot
 
-__all__ = ["PackTask", "PlanLimits", "PlanPage", "SeriesTask", "TierPlanning"]
+__all__ = ["RANK_BYTES", "PackTask", "PlanLimits", "PlanPage", "SeriesTask", "TierPlanning"]
 
 PAGE_SERIES = 200
 """Series looked at in one snapshot: at 10 ms it is held no longer than others notice."""
+
+RANK_BYTES = 5
+"""Of a task's rank, before the key of its series."""
 
 _MODALITY = 0x00080060
 Source = Callable[[InstanceRow], SourceRow]
@@ -85,12 +89,27 @@ class SeriesTask:
     modality: str = ""
     size: int = 0
     """Bytes of the series, as it lies."""
+    since: datetime.date = datetime.date.min
+    """Under a mark of fill the day on which it was opened last, or came; else the day of the study."""
+    for_room: bool = False
+    """Whether a mark of fill is the reason."""
+
+    @property
+    def rank(self) -> bytes:
+        """What orders the tasks of a plan: for room first, then the oldest ``since``; the series last."""
+        return bytes([not self.for_room]) + self.since.toordinal().to_bytes(4, "big") + self.series_key
 
     @property
     def copied_bytes(self) -> int:
         """Bytes that go into other tiers; before any recompression."""
         new = len(self.tiers - {HOT}) * self.gather_bytes if self.gather else 0
         return new + sum(pack.size * len(pack.copy_to) for pack in self.packs)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that are packed or copied, each once; before any recompression. What the throttle counts."""
+        packed = self.gather_bytes if self.gather else 0
+        return packed + sum(pack.size for pack in self.packs if pack.copy_to)
 
     @property
     def freed_bytes(self) -> int:
@@ -143,6 +162,8 @@ class _Series:
     packs: list[tuple[bytes, PackRow]]
     loose: list[InstanceRow] | None = None  # objects in no pack of it; None: not looked yet
     loose_bytes: int = 0
+    day: datetime.date = datetime.date.min  # of the study
+    used: datetime.date = datetime.date.min  # when it was opened last, or came
 
 
 class TierPlanning:
@@ -168,6 +189,7 @@ class TierPlanning:
         self._source = source
         self._limits = limits or PlanLimits()
         self._tiers = tiers
+        self._for_room = frozenset(rule.name for rule in rules if rule.fill_above is not None)
         self._asks_bytes = any(rule.bytes_min is not None or rule.bytes_max is not None for rule in rules)
 
     def with_rules(self, rules: Sequence[TierRule]) -> TierPlanning:
@@ -208,19 +230,36 @@ class TierPlanning:
             found.after = page[-1][0]
         return found
 
+    def task_of(
+        self, store: KeyValueStore, around: Surroundings, now_ns: int, series_key: bytes
+    ) -> SeriesTask | None:
+        """What is to be done with one series now; None: nothing is."""
+        with store.snapshot() as snapshot:
+            held = snapshot.get(SERIES, series_key)
+            study = self._catalog.study_by_id(snapshot, series_key[:STUDY_ID_BYTES])
+            if held is None or study is None:
+                return None
+            found = PlanPage()
+            self._look_at(self._moment_of(snapshot, around, now_ns, study), [(series_key, held)], found)
+        return found.tasks[0] if found.tasks else None
+
     def is_wanted_hot(
         self, store: KeyValueStore, around: Surroundings, now_ns: int, series_key: bytes
     ) -> bool:
         """Whether a rule or a pin has a series stay in the hot tier."""
         with store.snapshot() as snapshot:
-            moment = _Moment(snapshot, around, pinned(snapshot, self._journal, now_ns), now_ns)
             study = self._catalog.study_by_id(snapshot, series_key[:STUDY_ID_BYTES])
             row = self._catalog.series_by_key(snapshot, series_key)
             if study is None or row is None:
                 return False
             one = _Series(series_key, study, row, _packs_in_use(snapshot, series_key))
-            decision = self._decided(moment, one)
+            decision = self._decided(self._moment_of(snapshot, around, now_ns, study), one)
         return decision is not None and HOT in decision.tiers
+
+    def _moment_of(self, snapshot: Snapshot, around: Surroundings, now_ns: int, study: StudyRow) -> _Moment:
+        """For one study alone."""
+        is_one = is_pinned(snapshot, self._journal, study.uid, now_ns)
+        return _Moment(snapshot, around, frozenset({study.uid} if is_one else ()), now_ns)
 
     def _look_at(self, at: _Moment, page: Sequence[tuple[bytes, bytes]], found: PlanPage) -> None:
         study_id, study = b"", None
@@ -264,6 +303,7 @@ class TierPlanning:
             pinned=one.study.uid in at.pinned,
             source=lambda: self._source_of(at, one),
         )
+        one.day, one.used = subject.day, subject.used
         return decide(self._rules, subject, at.around)
 
     def _source_of(self, at: _Moment, one: _Series) -> SourceRow:
@@ -327,6 +367,8 @@ class TierPlanning:
             packs=tuple(packs),
             size=sum(row.size for _, row in one.packs) + one.loose_bytes,
             modality=one.row.attributes.get(_MODALITY, ""),
+            since=one.used if decision.rule in self._for_room else one.day,
+            for_room=decision.rule in self._for_room,
         )
 
     def _stays(self, row: PackRow, tier: str, now_ns: int) -> bool:

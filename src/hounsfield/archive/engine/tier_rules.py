@@ -80,6 +80,11 @@ class SeriesSubject:
         said = date_of(self.text(_STUDY_DATE))
         return self.received if said is None or said > self.received else said
 
+    @property
+    def used(self) -> datetime.date:
+        """The last day on which it was opened, or came."""
+        return self.received if self.opened is None else max(self.received, self.opened)
+
     def patient_age(self, on: datetime.date) -> int | None:
         """The patient's age in years on a day; None when no birth date is known."""
         born = date_of(self.text(_BIRTH_DATE))
@@ -138,8 +143,7 @@ class TierRule:
     def _is_unopened(self, series: SeriesSubject, today: datetime.date) -> bool:
         if self.not_opened_days is None:
             return True
-        last = series.received if series.opened is None else max(series.received, series.opened)
-        return (today - last).days >= self.not_opened_days
+        return (today - series.used).days >= self.not_opened_days
 
     def _is_of_age(self, series: SeriesSubject, today: datetime.date) -> bool:
         if self.patient_age_min is None and self.patient_age_max is None:

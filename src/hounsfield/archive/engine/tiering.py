@@ -16,6 +16,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,7 +24,9 @@ import trio
 
 from hounsfield.archive.engine.errors import BusyError
 from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.engine.tier_fill import dead_bytes, draining_now, note_draining
 from hounsfield.archive.engine.tier_moves import TierMoves
+from hounsfield.archive.engine.tier_order import in_order
 from hounsfield.archive.engine.tier_planning import PlanPage, SeriesTask, TierPlanning
 from hounsfield.archive.engine.tier_progress import TieringFigures, TierProgress
 from hounsfield.archive.engine.tier_returns import TierReturns
@@ -37,12 +40,11 @@ from hounsfield.archive.index.demand import (
     last_opened,
     note_opened,
 )
-from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError, pack_of
+from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
 from hounsfield.archive.index.prefetching import Prefetching
 from hounsfield.archive.index.remains import Remains
 from hounsfield.archive.index.rows import InstanceRow, SourceRow
 from hounsfield.archive.index.tables import META, PACK
-from hounsfield.archive.index.use import uses
 from hounsfield.archive.index.verifying import Copy, Due, Found, Verifying
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import StorageError
@@ -104,7 +106,6 @@ class Tiering:
         self._asked = trio.Event()
         self._opened: deque[bytes] = deque()
         self._noted: set[bytes] = set()  # not told again for a while
-        self._draining: frozenset[str] = frozenset()
         self._swept_ns = 0
         self._tidied_ns = 0
         self.figures = TieringFigures()
@@ -223,13 +224,18 @@ class Tiering:
         began = self.now()
         self.figures.away.clear()
         with self.progress.of("plan", self.leading.pace()) as (pace, looked):
-            dead = self._dead_bytes()
-            marked = {rule.name for rule in self._options.rules if rule.fill_above is not None}
-            for task in self.planned(began, looked):
-                if task.rule in marked and task.rule not in self._around(dead).draining:
-                    continue  # what was done already is enough
+            dead = dead_bytes(self._store)
+
+            def between() -> None:  # who waits for a series waits for a page of a plan or a task at most
+                pace(0)
+                self._returns.bring_back()
+
+            around = partial(self._around, dead, is_led=True)
+            for task in in_order(
+                self.planning, self._store, around, self.now, between=between, progress=looked
+            ):
                 self._moves.carry_out(task, pace)
-                self._returns.bring_back()  # who waits for a series waits for one task at most
+                between()
         batch = Batch(uses_reserve=True)
         batch.put(META, _PLANNED, began.to_bytes(8, "big"))
         self._store.commit(batch)
@@ -246,21 +252,13 @@ class Tiering:
         around = Surroundings(self._today(), fill, draining(rules, fill, frozenset()))
         return self.planning.with_rules(rules).page(self._store, around, self.now(), after)
 
-    def _around(self, dead_before: int | None = None) -> Surroundings:
+    def _around(self, dead_before: int | None = None, *, is_led: bool = False) -> Surroundings:
         """``dead_before``: what has become dead since will be free when it is compacted, and counts so."""
-        fill = self.hot_fill(0 if dead_before is None else max(0, self._dead_bytes() - dead_before))
-        self._draining = draining(self._options.rules, fill, self._draining)
-        return Surroundings(self._today(), fill, self._draining)
-
-    def _dead_bytes(self) -> int:
-        """Bytes on the local disk that nothing needs any more."""
-        with self._store.snapshot() as snapshot:
-            found = [
-                use.dead_bytes
-                for segment, use in uses(snapshot)
-                if (pack := pack_of(snapshot, segment)) is None or HOT in pack.copies
-            ]
-        return sum(found)
+        fill = self.hot_fill(0 if dead_before is None else max(0, dead_bytes(self._store) - dead_before))
+        begun = draining_now(self._store, self._options.rules, fill)
+        if is_led:
+            note_draining(self._store, begun)
+        return Surroundings(self._today(), fill, begun)
 
     def hot_fill(self, free: int = 0) -> float:
         """How much of the disk of the data directory is used, 0 to 1, had it so many ``free`` bytes more."""

@@ -27,6 +27,7 @@ __all__ = [
     "RecallRow",
     "ask_for",
     "day_of",
+    "is_pinned",
     "last_opened",
     "note_opened",
     "pin",
@@ -178,3 +179,9 @@ def pins(snapshot: Snapshot, journal: Journal) -> Iterator[Pin]:
 def pinned(snapshot: Snapshot, journal: Journal, now_ns: int) -> frozenset[str]:
     """The studies that are pinned now."""
     return frozenset(one.study_uid for one in pins(snapshot, journal) if one.in_force(now_ns))
+
+
+def is_pinned(snapshot: Snapshot, journal: Journal, study_uid: str, now_ns: int) -> bool:
+    """Whether one study is pinned now."""
+    held = journal.state_of(snapshot, FACT_PIN, study_uid)
+    return held is not None and Pin.of(held).in_force(now_ns)
