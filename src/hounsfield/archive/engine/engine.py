@@ -35,6 +35,7 @@ from hounsfield.archive.engine.prepared_build import Blocking
 from hounsfield.archive.engine.prepared_store import PreparedLimits, PreparedStore, open_cache
 from hounsfield.archive.engine.quiet import Consumer, QuietStudies
 from hounsfield.archive.engine.reading_ahead import ReadingAhead, ReadingAheadLimits
+from hounsfield.archive.engine.record_keeping import RecordKeeping
 from hounsfield.archive.engine.rejecting import Rejecting
 from hounsfield.archive.engine.rendered import Rendered, RenderedLimits
 from hounsfield.archive.engine.retrieve import Retrieve
@@ -59,6 +60,7 @@ from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.layout import require_layout
 from hounsfield.archive.index.merging import Merger
 from hounsfield.archive.index.planner import Planner
+from hounsfield.archive.index.records import Records
 from hounsfield.archive.index.recovery import RecoveryReport, catch_up, is_unsettled, reindex
 from hounsfield.archive.index.rejections import Rejections
 from hounsfield.archive.index.sealed import KeyedHash, RowSealer
@@ -140,6 +142,7 @@ class Stores:
             journal=self.journal,
             newest_current=options.duplicates == "newest-current",
         )
+        self.plugin_records = Records(store, self.journal, self.sealer, self.hashes)
         self.deletions = Deletions(
             self.indexer, self.journal, newest_current=options.duplicates == "newest-current"
         )
@@ -339,6 +342,7 @@ class Engine:
             stores.store, stores.journal, stores.catalog, self.records, self._gate, on_commit
         )
         self.associations = AssociationEvents(stores.store, stores.journal, self._gate)
+        self.record_keeping = RecordKeeping(stores.store, stores.plugin_records, on_commit)
         self.search = self._search.search
         self.named = self._retrieve.named
         self.frame_nowait = self._retrieve.frame_nowait
@@ -408,6 +412,7 @@ class Engine:
             await self._ingest.run(task_status=task_status)
             self._ingest.large.close()
             nursery.cancel_scope.cancel()
+            await nursery.start(self.record_keeping.run)
 
     def close(self) -> None:
         """Take no new objects; ``run`` returns when the submitted ones are committed."""

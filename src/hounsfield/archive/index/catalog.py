@@ -66,6 +66,7 @@ HASHED_FIELDS = (
     "place-instance",
     "patient",
     "patient-of-study",
+    "record",
     *tokens.HASHED_FIELDS,
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
@@ -45,6 +45,8 @@ _REPLAYED = b"ledger/"  # and a segment's id: what it holds is in the index
 Apply: TypeAlias = Callable[[Snapshot, Batch, Event], None]
 Change: TypeAlias = Callable[[Snapshot, Batch], None]
 PlanFact: TypeAlias = Callable[[Snapshot, Batch], Event]
+PlanFacts: TypeAlias = Callable[[Snapshot, Batch], Sequence[Event]]
+Told: TypeAlias = Callable[[Event], Iterable[Event]]
 
 
 class Pending(NamedTuple):
@@ -65,6 +67,7 @@ class Journal:
         self._hashes = hashes
         self._ledger = ledger
         self._appliers: dict[str, Apply] = {}
+        self._told: dict[str, Told] = {}
 
     # ------------------------------------------------------------ events
 
@@ -129,13 +132,16 @@ class Journal:
         held = snapshot.get(META, _FACTS)
         return _last_fact(held)[0]
 
-    def on_fact(self, kind: str, apply: Apply) -> None:
+    def on_fact(self, kind: str, apply: Apply, told: Told | None = None) -> None:
         """Let ``apply`` do what facts of ``kind`` change, in place of keeping a state of (kind, name).
 
         Called when such a fact is committed (unless its caller plans the change) and when it is replayed,
-        with the index as the facts before it left it.
+        with the index as the facts before it left it. ``told``: what the journal says of such a fact, where
+        that is not the fact itself.
         """
         self._appliers[kind] = apply
+        if told is not None:
+            self._told[kind] = told
 
     def commit_fact(
         self,
@@ -167,11 +173,22 @@ class Journal:
     def commit_planned_fact(self, plan: PlanFact, *, seals: int = 0) -> tuple[int, Event]:
         """Commit a fact together with what it changes: all of it, or nothing; its number, and the fact.
 
+        See :meth:`commit_planned_facts`, of which this is the one for a single fact.
+        """
+        (made,) = self.commit_planned_facts(lambda snapshot, batch: [plan(snapshot, batch)], seals=seals)
+        return made
+
+    def commit_planned_facts(
+        self, plan: PlanFacts, *, seals: int = 0, alone: bool = False
+    ) -> list[tuple[int, Event]]:
+        """Commit facts together with what they change: all of it, or nothing; their numbers, and the facts.
+
         ``plan(snapshot, batch)`` puts the change into the batch, with preconditions on the rows that it
-        rests on, and returns the fact; or it raises, and nothing has happened. Facts follow one another: none
-        comes between what a plan reads of their states and its commit, so a check made in it (is this on
-        hold?) holds when the fact does. It may be called several times, at last under the store's lock: it
-        must be quick and commit nothing. ``seals``: how many rows it may seal beyond a few thousand.
+        rests on, and returns the facts, none where there is nothing to commit; or it raises, and nothing has
+        happened. Facts follow one another: none comes between what a plan reads of their states and its
+        commit, so a check made in it (is this on hold?) holds when the fact does. It may be called several
+        times, at last (``alone``: at once) under the store's lock: it must be quick and commit nothing.
+        ``seals``: how many rows it may seal beyond a few thousand.
         """
         self._sealer.prepare(FACT_SEALS + seals)
         for attempt in range(COMMIT_ATTEMPTS_MAX):
@@ -183,49 +200,59 @@ class Journal:
                 written: list[RecordRef] = written,
                 made: list[tuple[int, Event]] = made,
             ) -> list[Batch]:
-                batch, number, event = self._planned(snapshot, plan, written)
-                made.append((number, event))
-                return [batch]
+                made[:] = []
+                batch = self._planned(snapshot, plan, written, made)
+                return [batch] if made else []
 
             try:
-                if attempt < ATTEMPTS_BESIDE_OTHERS:
+                if attempt < ATTEMPTS_BESIDE_OTHERS and not alone:
                     with self._store.snapshot() as snapshot:
-                        (batch,) = planned(snapshot)
-                    self._store.commit(batch)
+                        batches = planned(snapshot)
+                    for batch in batches:
+                        self._store.commit(batch)
                 else:
-                    (result,) = self._store.commit_planned(planned)
-                    if isinstance(result, Exception):
-                        raise result
+                    for result in self._store.commit_planned(planned):
+                        if isinstance(result, Exception):
+                            raise result
             except Exception as error:
                 # Whoever asked is told that it did not happen, or tries again: no replay may make it happen.
-                for ref in written:
-                    failed = RecordIn(RECORD_KIND_FACT_FAILED, (ref.record_id,))
-                    self._ledger.append([failed], uses_reserve=True)
+                failed = [RecordIn(RECORD_KIND_FACT_FAILED, (ref.record_id,)) for ref in written]
+                if failed:
+                    self._ledger.append(failed, uses_reserve=True)
                 if isinstance(error, PreconditionError):
                     continue
                 raise
-            return made[-1]
+            return made
         raise RuntimeError("a fact found no place between other commits; this is a defect")
 
     def _planned(
-        self, snapshot: Snapshot, plan: PlanFact, written: list[RecordRef]
-    ) -> tuple[Batch, int, Event]:
+        self, snapshot: Snapshot, plan: PlanFacts, written: list[RecordRef], made: list[tuple[int, Event]]
+    ) -> Batch:
         held = snapshot.get(META, _FACTS)
         number, previous = _last_fact(held)
         batch = Batch()
-        event = plan(snapshot, batch)
-        record_id = os.urandom(RECORD_ID_BYTES)
-        entry = _SEQUENCE.pack(number + 1) + encode(structs.replace(event, follows=previous))
+        records: list[RecordIn] = []
+        for event in plan(snapshot, batch):
+            number += 1
+            record_id = os.urandom(RECORD_ID_BYTES)
+            entry = _SEQUENCE.pack(number) + encode(structs.replace(event, follows=previous))
+            records.append(RecordIn(RECORD_KIND_FACT, _parts(entry), record_id))
+            made.append((number, event))
+            self._tell(batch, event)
+            previous = record_id
 
         def write_ledger(_: CommitResult) -> None:
-            record = RecordIn(RECORD_KIND_FACT, _parts(entry), record_id)
-            written.extend(self._ledger.append([record], uses_reserve=batch.uses_reserve))
+            written.extend(self._ledger.append(records, uses_reserve=batch.uses_reserve))
 
         batch.require(META, _FACTS, held)
-        batch.put(META, _FACTS, _SEQUENCE.pack(number + 1) + record_id)
-        self.append(batch, event)
+        batch.put(META, _FACTS, _SEQUENCE.pack(number) + previous)
         batch.before_commit.append(write_ledger)
-        return batch, number + 1, event
+        return batch
+
+    def _tell(self, batch: Batch, event: Event) -> None:
+        told = self._told.get(event.kind)
+        for one in (event,) if told is None else told(event):
+            self.append(batch, one)
 
     def pending(self, damaged: Callable[[Damage], None]) -> Pending:
         """The facts that the ledger has and the index has not.
@@ -251,7 +278,7 @@ class Journal:
             batch.put(META, _FACTS, _SEQUENCE.pack(number) + record_id)
             with self._store.snapshot() as snapshot:
                 self.apply_fact(snapshot, batch, event)
-            self.append(batch, event)
+            self._tell(batch, event)
             self._store.commit(batch)
         if pending.segments:
             batch = Batch(uses_reserve=True)

@@ -31,6 +31,8 @@ pack       plain    segment id (16)                                      PackRow
 packed     plain    study id (12) | series hash (8) | segment id (16)    nothing: the packs of a series
 opened     plain    study id (12) | series hash (8)                      day (4) on which it was opened last
 recall     plain    study id (12) | series hash (8)                      RecallRow: it is to be hot
+record     plain    plugin and kind, NUL, record id (16)                 RecordRow: a plugin's record
+lookup     plain    hash of what is looked for (12) | ordinal (8) | id   nothing: records that are found so
 ========== ======== ==================================================== ===========================
 """
 
@@ -71,9 +73,11 @@ PACK = Table("pack")
 PACKED = Table("packed")
 OPENED = Table("opened")
 RECALL = Table("recall")
+RECORD = Table("record")
+LOOKUP = Table("lookup")
 
 ALL_TABLES = (
     PATIENT, STUDY, SERIES, INSTANCE, PLACE, TOKEN, VERSION, QUARANTINE, STATE, JOURNAL, META, SEGMENT,
     FRESH, GRAMS, GRAM, TOMBSTONE, SPARE, USE, CORRECTION, CORRECTED, SCRUB, PACK, PACKED,
-    OPENED, RECALL,
+    OPENED, RECALL, RECORD, LOOKUP,
 )  # fmt: skip
