@@ -14,7 +14,7 @@ import hmac
 import io
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from struct import Struct
 from typing import NamedTuple
 
@@ -140,11 +140,18 @@ class PackWriter:
             self._packed.append(self._packing.compress(bytes(record.parts[0])))
         return refs
 
-    def finish(self, row: bytes, objects: int, *, uses_reserve: bool = False) -> PackEnd:
+    def finish(
+        self,
+        row: bytes,
+        objects: int,
+        *,
+        uses_reserve: bool = False,
+        pace: Callable[[int], None] = lambda _: None,
+    ) -> PackEnd:
         """Store contents and end, durably: all that was written is read back for the digest.
 
-        Nothing can be appended after it. The segment stays open, so that nobody takes it for one that a
-        crash left, until :meth:`close`.
+        ``pace`` is called with the length of each stretch that is read. Nothing can be appended after it. The
+        segment stays open, so that nobody takes it for one that a crash left, until :meth:`close`.
         """
         self._require_open()
         entries = b"".join((*self._packed, self._packing.flush()))
@@ -153,6 +160,7 @@ class PackWriter:
         digest = _Digest(self._log.key_of(contents.segment))
         for stretch in self._log.stretches(contents.segment, 0, end_at):
             digest.update(stretch)
+            pace(len(stretch))
         end = PackEnd(contents.offset, end_at, objects, digest.finish())
         (ref,) = self._append([RecordIn(KIND_END, (_END.pack(*end),))], uses_reserve)
         self._finished = True

@@ -255,7 +255,7 @@ class RouteEntry(Section, frozen=True):
 class Tiering(Section, frozen=True):
     plan_minutes: Annotated[float, msgspec.Meta(gt=0, le=10_080)] = 60.0
     quiet_minutes: Annotated[float, msgspec.Meta(ge=0, le=10_080)] = 60.0
-    bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 64 * MIB  # 0: as fast as it goes
+    bytes_per_second: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 32 * MIB  # 0: as fast as they go
     recall_when_opened: bool = True
     recalled_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 7.0
     recalled_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)] = 0  # 0: no limit

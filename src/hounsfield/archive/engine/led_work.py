@@ -2,7 +2,8 @@
 
 What it moves goes through a *pace*, called before so many bytes are read or written. The pace waits as the
 throttle wants, renews the lease, and raises when the task was cancelled or another process has taken over:
-then the work stops where nothing is lost.
+then the work stops where nothing is lost. What goes over its bytes several times tells a pace that
+:func:`~hounsfield.archive.index.carrying.counts_once`, so that the throttle means bytes that were moved.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from hounsfield.archive.index import leases
 from hounsfield.archive.index.carrying import Pace, StoppedError
 from hounsfield.storage_backends.api import KeyValueStore
 
-__all__ = ["LEASE_S", "LedWork"]
+__all__ = ["CREDIT_S", "LEASE_S", "LedWork"]
 
 LEASE_S = 30.0
 RENEW_S = 5.0
 WAIT_S = 0.5  # a throttle that waits notices so soon that it is to stop
+CREDIT_S = 0.25  # so much of a delay is made good at full speed; what a store was away for is not
 _NS = 1_000_000_000
 
 Result = TypeVar("Result")
@@ -70,12 +72,12 @@ class LedWork:
 
     def pace(self, *, throttled: bool = True) -> Pace:
         """A pace for what runs now. It raises ``StoppedError`` when the lease is lost, ``trio.Cancelled``."""
-        renewed = began = time.monotonic()
-        done = 0
+        renewed = at = time.monotonic()
+        owed = 0.0  # bytes that are to be waited for, as of ``at``; below 0: a delay to be made good
 
         def pace(length: int) -> None:
-            nonlocal renewed, done
-            done += length
+            nonlocal renewed, at, owed
+            left = length
             while True:
                 trio.from_thread.check_cancelled()
                 now = time.monotonic()
@@ -84,10 +86,13 @@ class LedWork:
                         raise StoppedError("another process has taken over")
                     renewed = now
                 rate = self.bytes_per_second if throttled else 0
-                ahead = done / rate - (now - began) if rate else 0.0
-                if ahead <= 0:
+                owed = left + max(owed - rate * (now - at), -rate * CREDIT_S)
+                at, left = now, 0
+                if not rate:
+                    owed = 0.0
+                if owed <= 0:
                     return
-                self.wait(min(ahead, WAIT_S))
+                self.wait(min(owed / rate, WAIT_S))
 
         return pace
 

@@ -7,16 +7,16 @@ Each step is safe by itself (:mod:`~hounsfield.archive.index.gathering`,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
 from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import TieringFigures
-from hounsfield.archive.index.carrying import Pace
+from hounsfield.archive.index.carrying import Pace, counts_once
 from hounsfield.archive.index.copying import Copying, NoCopyError
 from hounsfield.archive.index.deletion import NothingToDeleteError, Target
-from hounsfield.archive.index.gathering import Gatherer
+from hounsfield.archive.index.gathering import GATHER_PASSES, Gatherer
 from hounsfield.archive.index.holds import OnHoldError
 from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
 from hounsfield.archive.index.rows import Event
@@ -29,9 +29,20 @@ if TYPE_CHECKING:
 __all__ = ["EVENT_TIERED", "TierMoves"]
 
 EVENT_TIERED = "series-tiered"
+COPY_PASSES = 2  # a byte that is copied is sent, and read back
 _NS = 1_000_000_000
 
 log = structlog.get_logger(__name__)
+
+
+class _Pack(NamedTuple):
+    """What is to be done with a pack."""
+
+    segment: bytes
+    copy_to: tuple[str, ...]
+    drop_from: tuple[str, ...]
+    passes: float
+    """How often its bytes are gone over, from the first to the last."""
 
 
 class TierMoves:
@@ -88,15 +99,20 @@ class TierMoves:
         return True
 
     def _place(self, task: SeriesTask, pace: Pace) -> bool:
-        packs = [(pack.segment, pack.copy_to, pack.drop_from) for pack in task.packs]
+        packs = [
+            _Pack(pack.segment, pack.copy_to, pack.drop_from, max(1, COPY_PASSES * len(pack.copy_to)))
+            for pack in task.packs
+        ]
         if task.gather:
             packs += self._gather(task, pace)
         moved = freed = 0
-        for segment, copy_to, drop_from in packs:
+        for segment, copy_to, drop_from, passes in packs:
+            shared = counts_once(pace, passes)
             for tier in copy_to:
-                moved += self._copying.copy(segment, tier, pace=pace).size
+                moved += self._copying.copy(segment, tier, pace=shared).size
             for tier in drop_from:
-                size = self._copying.drop(segment, tier, others_min=max(1, len(task.tiers))).size
+                others = max(1, len(task.tiers))
+                size = self._copying.drop(segment, tier, others_min=others, pace=shared).size
                 freed += size if tier == HOT else 0
         self._figures.copied_bytes += moved
         self._figures.freed_bytes += freed
@@ -104,23 +120,27 @@ class TierMoves:
             self._announce(task, moved, freed)
         return bool(packs)
 
-    def _gather(self, task: SeriesTask, pace: Pace) -> list[tuple[bytes, tuple[str, ...], tuple[str, ...]]]:
+    def _gather(self, task: SeriesTask, pace: Pace) -> list[_Pack]:
+        tiers = task.tiers or {HOT}
+        copy_to = tuple(sorted(tiers - {HOT}))
+        drop_from = () if HOT in tiers else (HOT,)
+        passes: float = GATHER_PASSES + COPY_PASSES * len(copy_to)  # what is gathered is copied then
         quiet = self._copying.now() - int(self._quiet_s * _NS)
         report = self.gatherer.gather(
             task.series_key,
             quiet_before_ns=quiet,
             recompress=Encoding(task.compress) if task.compress else None,
             renew=task.renew,
-            pace=pace,
+            pace=counts_once(pace, passes),
             uses_reserve=True,
         )
         self._figures.gathered_objects += report.objects
         self._figures.gathered_bytes += report.bytes_before
         self._figures.packed_bytes += report.bytes_after
-        tiers = task.tiers or {HOT}
-        copy_to = tuple(sorted(tiers - {HOT}))
-        drop_from = () if HOT in tiers else (HOT,)
-        return [(segment, copy_to, drop_from) for segment in report.packs]
+        rows = {segment: self._copying.packs.get(segment) for segment in report.packs}
+        size = sum(row.size for row in rows.values() if row is not None)
+        passes *= size / max(1, report.bytes_before)  # what shrank counts as what it was
+        return [_Pack(segment, copy_to, drop_from, passes) for segment in report.packs]
 
     def _announce(self, task: SeriesTask, moved: int, freed: int) -> None:
         body = {

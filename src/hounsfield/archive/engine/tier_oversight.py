@@ -336,6 +336,7 @@ def _sum_of(task: SeriesTask, *, held: bool) -> dict[str, Any]:
         "bytes": task.size,
         "gathered_bytes": task.gather_bytes if task.gather else 0,
         "copied": copied,
+        "moved_bytes": task.moved_bytes,
         "freed_bytes": task.freed_bytes,
         "held": int(held),
     }

@@ -8,8 +8,6 @@ __all__ = ["NOTHING", "PINNED", "added", "seconds_of", "totals"]
 
 PINNED: Final = ""
 """In place of a rule's name: an administrator wants the study hot."""
-GATHERED_AS: Final = 3  # a byte that is packed is read, written, and read again
-COPIED_AS: Final = 2  # one that is copied is sent, and read back
 
 NOTHING: Final[dict[str, Any]] = {
     "looked": 0, "quiet": 0, "unmatched": 0, "settled": {}, "rules": {}, "series": [],
@@ -51,8 +49,4 @@ def seconds_of(plan: dict[str, Any], bytes_per_second: int) -> float | None:
     """How long a plan takes at that speed, before anything is found to shrink."""
     if not bytes_per_second:
         return None
-    moved = sum(
-        GATHERED_AS * rule["gathered_bytes"] + COPIED_AS * sum(rule["copied"].values())
-        for rule in plan["rules"].values()
-    )
-    return float(moved / bytes_per_second)
+    return float(sum(rule["moved_bytes"] for rule in plan["rules"].values()) / bytes_per_second)

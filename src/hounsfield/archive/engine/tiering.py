@@ -33,13 +33,14 @@ from hounsfield.archive.engine.tier_returns import TierReturns
 from hounsfield.archive.engine.tier_rules import Surroundings, TierRule, draining
 from hounsfield.archive.engine.tier_standing import TierStanding
 from hounsfield.archive.engine.tiers import SEGMENTS, TieringOptions
-from hounsfield.archive.index.carrying import Pace, StoppedError
+from hounsfield.archive.index.carrying import Pace, StoppedError, counts_once
 from hounsfield.archive.index.copying import Copying, NoCopyError
 from hounsfield.archive.index.demand import (
     day_of,
     last_opened,
     note_opened,
 )
+from hounsfield.archive.index.gathering import GATHER_PASSES
 from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
 from hounsfield.archive.index.prefetching import Prefetching
 from hounsfield.archive.index.remains import Remains
@@ -278,7 +279,8 @@ class Tiering:
         erase_ns = self.now() - int(self._limits.erase_s * _NS)
         for segment, row in self._remains.partly_dead(erase_ns):
             try:
-                self._moves.gatherer.renew(segment, row, pace=self.leading.pace())
+                pace = counts_once(self.leading.pace(), GATHER_PASSES)
+                self._moves.gatherer.renew(segment, row, pace=pace)
             except StorageError as error:
                 self.figures.failures += 1
                 log.warning("what was deleted from a pack is not erased yet", error=str(error))

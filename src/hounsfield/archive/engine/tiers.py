@@ -72,8 +72,10 @@ class TieringLimits:
     tidy_s: float = 60.0
     """Between two looks at what nothing needs any more."""
 
-    bytes_per_second: int = 64 << 20
-    """Read and written together by moves; 0: as fast as they go. What is brought back is not held up."""
+    bytes_per_second: int = 32 << 20
+    """Of images that are packed, copied or verified, each byte counted once however often it is read and
+    written for that; 0: as fast as they go. 2.9 TB a day: several times what a large hospital takes in.
+    What is brought back is not held up."""
 
     sweep_s: float = 86_400.0
     """Between two looks for what killed moves left in a tier; each lists it."""

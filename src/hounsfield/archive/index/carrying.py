@@ -28,6 +28,20 @@ class StoppedError(Exception):
     """Raised by a pace: stop here. Nothing is lost, and what was begun is begun again."""
 
 
+def counts_once(pace: Pace, passes: float) -> Pace:
+    """A pace for work that goes ``passes`` times over each byte: all of them together count it once."""
+    left = 0.0
+
+    def shared(length: int) -> None:
+        nonlocal left
+        left += length / passes
+        counted = int(left)
+        left -= counted
+        pace(counted)
+
+    return shared
+
+
 @dataclass(frozen=True, slots=True)
 class RewriteLimits:
     """How much is done at a time."""
@@ -108,7 +122,7 @@ class Carrier:
         if not self._waiting:
             return []
         waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        pace(sum(one.length for one in waiting))
+        pace(sum(one.left for one in waiting))  # what shrinks counts as what it was
         refs = self._own.append([one.record for one in waiting], uses_reserve=self._uses_reserve)
         carried = []
         for ref, one in zip(refs, waiting, strict=True):

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import structs
 
-from hounsfield.archive.index.carrying import Carried, Carrier, Pace, RewriteLimits
+from hounsfield.archive.index.carrying import Carried, Carrier, Pace, RewriteLimits, counts_once
 from hounsfield.archive.index.catalog import Stored
 from hounsfield.archive.index.indexing import (
     VANISHED,
@@ -37,18 +37,36 @@ from hounsfield.archive.index.indexing import (
     lengths_as_received,
     progress_batch,
 )
-from hounsfield.archive.index.packs import HOT, ContentsRow, CopyRow, PackRow, packs_of, plan_pack
-from hounsfield.archive.index.rows import InstanceRow, Location, ObjectRow, decode, encode
+from hounsfield.archive.index.packs import (
+    HOT,
+    SERIES_KEY_BYTES,
+    ContentsRow,
+    CopyRow,
+    PackRow,
+    packs_of,
+    plan_pack,
+)
+from hounsfield.archive.index.rows import (
+    RECORD_KIND_OBJECT,
+    InstanceRow,
+    Location,
+    ObjectRow,
+    UseRow,
+    decode,
+    encode,
+)
 from hounsfield.archive.index.smaller_frames import SmallerLimits, is_native, is_worth_it, smaller
 from hounsfield.archive.index.switching import Switching
-from hounsfield.archive.index.tables import INSTANCE, STUDY_ID_BYTES, VERSION
+from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, STUDY_ID_BYTES, USE, VERSION
 from hounsfield.codecs.at_rest import Encoding, name_of
 from hounsfield.codecs.errors import CodecError
 from hounsfield.storage_backends.api import Batch, Buffer, Snapshot, Table
 from hounsfield.storage_backends.errors import SealError, ShortReadError
 from hounsfield.storage_backends.packs import PackWriter
-from hounsfield.storage_backends.segments import RecordIn, RecordRef
+from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRecord
 
+GATHER_PASSES: Final = 3
+"""How often a pace is told of each byte, as it lay before: it is read, written, and read again."""
 PAGE_ROWS: Final = 1000  # some 10 ms of opening rows: a snapshot is held no longer
 LOOKS_MAX: Final = 3  # at one record that compaction moves meanwhile
 INSTANCE_NUMBER: Final = 0x00200013
@@ -140,8 +158,8 @@ class Gatherer:
         Nothing happens while objects still come: unless the series was last changed before
         ``quiet_before_ns``. ``recompress``: have native frames stored so where that is smaller; None: all
         stay as they are stored. ``renew``: packs of the series whose objects are gathered anew, too, so that
-        what was deleted from them can go. ``pace`` and ``uses_reserve``: as of rewriting, for whoever gathers
-        to free space.
+        what was deleted from them can go. ``pace`` is told of each byte :data:`GATHER_PASSES` times.
+        ``uses_reserve``: as of rewriting, for whoever gathers to free space.
 
         Every object of the report is in its pack, durable and read back, when this returns, and its row
         points there; who looked before finds the record where it was, until compaction. May be stopped and
@@ -151,22 +169,61 @@ class Gatherer:
         wanted, contents = self._wanted(series_key, quiet_before_ns, renew, report)
         if contents is not None:
             contents = structs.replace(contents, compress="" if recompress is None else recompress.value)
-            self._make(wanted, contents, report, recompress=recompress, pace=pace, uses_reserve=uses_reserve)
+            self._make(
+                wanted,
+                contents,
+                report,
+                series_key=series_key,
+                recompress=recompress,
+                pace=pace,
+                uses_reserve=uses_reserve,
+            )
         return report
 
     def renew(self, segment: bytes, pack: PackRow, *, pace: Pace = lambda _: None) -> GatherReport:
-        """Bring what rows of its series still need of a pack into a new one, so that the old one can go.
+        """Bring what rows still need of a pack into new ones, so that the old one can go.
 
-        For what was deleted to be erased, and for another key. What is in no pack yet is left alone; frames
+        For what was deleted to be erased, and for another key. What was filed elsewhere since the pack was
+        made comes into a pack of the series that it is of now. What is in no pack yet is left alone; frames
         stay as they are stored. Else as :meth:`gather`.
         """
         report = GatherReport(pack.series_key)
-        wanted, contents = self._wanted(pack.series_key, _ALWAYS, {segment}, report)
+        gathered = self._renew(pack.series_key, segment, pack, report, pace)
+        if gathered < self._live(segment, pack):
+            for series_key in sorted(self._series_in(segment) - {pack.series_key}):
+                self._renew(series_key, segment, pack, report, pace)
+        return report
+
+    def _renew(
+        self, series_key: bytes, segment: bytes, pack: PackRow, report: GatherReport, pace: Pace
+    ) -> int:
+        """The same for one series; of how many objects."""
+        wanted, contents = self._wanted(series_key, _ALWAYS, {segment}, report)
         wanted = [one for one in wanted if one.location.segment == segment]
         if contents is not None and wanted:
             contents = structs.replace(contents, compress=pack.compress)
-            self._make(wanted, contents, report, recompress=None, pace=pace, uses_reserve=True)
-        return report
+            self._make(
+                wanted, contents, report, series_key=series_key, recompress=None, pace=pace, uses_reserve=True
+            )
+        return len(wanted)
+
+    def _live(self, segment: bytes, pack: PackRow) -> int:
+        with self._indexer.store.snapshot() as snapshot:
+            held = snapshot.get(USE, segment)
+        return pack.objects - (0 if held is None else decode(UseRow, held).dead_records)
+
+    def _series_in(self, segment: bytes) -> set[bytes]:
+        """The series, as they are filed now, of which something lies in a segment."""
+        found: set[bytes] = set()
+        for one in self._log.scan(segment):
+            if not isinstance(one, ScannedRecord) or one.kind != RECORD_KIND_OBJECT:
+                continue
+            row = decode(ObjectRow, one.row)
+            with self._indexer.store.snapshot() as snapshot:
+                live = self._rows.find(snapshot, row, one.ref.record_id)
+            if live is not None and live.table is not QUARANTINE and live.row.location.segment == segment:
+                found.add(live.key[:SERIES_KEY_BYTES])
+        return found
 
     def _make(
         self,
@@ -174,6 +231,7 @@ class Gatherer:
         contents: ContentsRow,
         report: GatherReport,
         *,
+        series_key: bytes,
         recompress: Encoding | None,
         pace: Pace,
         uses_reserve: bool,
@@ -192,7 +250,7 @@ class Gatherer:
                     carried += self._take(one, recompress, carrier, report, pace)
                 carried += carrier.flush(pace)
                 packs = self._finish(
-                    carrier, carried, report.series_key, contents, pace, uses_reserve=uses_reserve
+                    carrier, carried, series_key, contents, pace, uses_reserve=uses_reserve
                 )
                 is_switching = True
                 self._switch(carried, packs)
@@ -310,7 +368,8 @@ class Gatherer:
     ) -> Carried:
         ref = self._indexer.ref_of(location)
         row = decode(ObjectRow, self._log.open_part(ref.part(0)))
-        carried = carrier.add_stream(ref, Stored(row, location), pace)
+        two_of_three = counts_once(pace, 3 / 2)  # the last one is made at the end
+        carried = carrier.add_stream(ref, Stored(row, location), two_of_three)
         if encoding is not None:
             report.not_recompressed[IN_PIECES] += 1
         return carried
@@ -381,8 +440,9 @@ class Gatherer:
         for writer in carrier.writers:
             assert isinstance(writer, PackWriter)
             (segment,) = writer.own_segments
-            pace(self._log.size(segment))
-            end = writer.finish(encode(contents), objects[segment], uses_reserve=uses_reserve)
+            left = sum(one.left for one in carried if one.location.segment == segment)
+            over = counts_once(pace, self._log.size(segment) / max(1, left))  # it counts as what it was
+            end = writer.finish(encode(contents), objects[segment], uses_reserve=uses_reserve, pace=over)
             made_ns = contents.made_ns
             copies = {HOT: CopyRow(made_ns, made_ns)}
             size = self._log.size(segment)
