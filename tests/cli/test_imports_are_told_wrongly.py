@@ -91,6 +91,7 @@ def test_a_dry_run_lists_what_a_dicomdir_lists(cli: Any, archive: Path, tmp_path
     [
         (["/no/such/folder"], "ae:/no/such/folder"),
         (["PACS"], "an AE is ae:PACS"),
+        (["x" * 300], "too long"),
         (["https://me:pass@127.0.0.1/dicom-web"], "--passcode"),
         (["https://127.0.0.1/dicom-web?limit=3"], "base alone"),
         (["https://127.0.0.1/dicom-web", "--user", "me"], "go together"),

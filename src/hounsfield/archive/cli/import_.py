@@ -177,7 +177,7 @@ class _Sources:
                 yield self._web(word)
             elif word.startswith("ae:"):
                 yield self._entity(word.removeprefix("ae:"))
-            elif Path(word).exists():
+            elif _is_there(word):
                 yield Tree(Path(word), met)
             else:
                 raise Failed(
@@ -250,6 +250,13 @@ class _Sources:
             return self._stack.enter_context(socket.create_server((host, port), family=family, backlog=64))
         except OSError as error:
             raise Failed(f"cannot listen at {listen}: {error.strerror}") from error
+
+
+def _is_there(word: str) -> bool:
+    try:
+        return Path(word).exists()
+    except OSError as error:  # a folder above it that we may not look into, a name that is too long
+        raise Failed(f"{word}: {error.strerror}", EXIT_USAGE) from error
 
 
 def _bring(
