@@ -25,6 +25,7 @@ from hounsfield.archive.index.demand import (
     PinError,
     RecallRow,
     ask_for,
+    day_of,
     last_opened,
     note_opened,
     pin,
@@ -192,6 +193,22 @@ async def test_a_mark_that_was_passed_is_known_to_the_next_leader(archive: Archi
     assert draining_now(index, rules, 0.85) == {"r"}  # of whatever process
     note_draining(index, draining_now(index, rules, 0.75))
     assert draining_now(index, rules, 0.85) == frozenset()
+
+
+async def test_what_comes_late_keeps_its_series_for_its_own_years(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, old, mixed = generate_uid(), generate_uid(), generate_uid()
+    for series in (old, mixed):
+        await archive.receive(study, series)
+    came = time.time_ns()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: came + 9 * 366 * DAY)
+        await archive.receive(study, mixed)
+    archive.ahead_ns = 11 * 366 * DAY
+    around = Surroundings(day_of(archive.now_ns))
+    found = archive.plan(rule("expire", keep_years=10.0), around=around)
+    assert [task.series_uid for task in found] == [old]
 
 
 async def test_each_step_that_was_done_is_not_wanted_again(archive: Archive) -> None:

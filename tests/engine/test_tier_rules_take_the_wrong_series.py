@@ -146,6 +146,8 @@ def test_nothing_expires_before_its_years_are_over() -> None:
     assert not wanted.matches(series(young.strftime("%Y%m%d"), received=young), AROUND)
     assert not wanted.matches(series("00010101", received=young), AROUND)  # mistyped
     assert not wanted.matches(series(old.strftime("%Y%m%d"), received=young), AROUND)  # imported
+    late = series(old.strftime("%Y%m%d"), received=old, newest=lambda: young)
+    assert not wanted.matches(late, AROUND)  # added to an old study
     imported = rule("expire", keep_years=10, from_study=True)
     assert imported.matches(series(old.strftime("%Y%m%d"), received=young), AROUND)
 

@@ -23,6 +23,7 @@ from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.tiers import TieringLimits, TieringOptions, TierOptions
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.deletion import Target
+from hounsfield.archive.index.demand import Pin, pin
 from hounsfield.archive.index.packs import Packs
 from hounsfield.archive.index.prefetching import Prefetch
 from hounsfield.storage_backends.range_cache import RangeCacheLimits
@@ -347,6 +348,29 @@ async def test_what_is_on_hold_never_expires(place: Place) -> None:
         assert engine.tiering.figures.expired_series == 1
         place.sent = {sop: one for sop, one in place.sent.items() if one[1].study_uid == held.study_uid}
         await place.require_all(engine)
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_what_changed_since_the_plan_does_not_expire(place: Place, pinned: bool) -> None:
+    place.plan = PlanLimits(quiet_s=0.0, recalled_s=0.0)
+    place.rules = (rule("expire", keep_years=0.0),)
+    async with place.open() as engine:
+        series = await place.send(engine)
+        (_, result), *_ = place.sent.values()
+        now = engine.tiering.now()
+        (task,) = engine.tiering.planned(now)
+        if pinned:
+            pin(engine.stores.journal, Pin(result.study_uid, "tester", "board", now))
+        else:
+            await place.send(engine, 1, study_uid=result.study_uid, series_uid=series)
+            engine.tiering._clock = lambda: now
+        await trio.to_thread.run_sync(engine.tiering._moves.carry_out, task, lambda _: None)
+        await place.require_all(engine)
+        if pinned:
+            return
+        engine.tiering._clock = time.time_ns
+        await applied(engine)
+        assert engine.tiering.figures.expired_series == 1
 
 
 def spoil(path: Path, at: int = 20_000) -> None:

@@ -21,6 +21,7 @@ from hounsfield.archive.index.holds import OnHoldError
 from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
 from hounsfield.archive.index.rows import Event
 from hounsfield.codecs.at_rest import Encoding
+from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.errors import StorageError
 
 if TYPE_CHECKING:
@@ -55,13 +56,16 @@ class TierMoves:
         figures: TieringFigures,
         *,
         quiet_s: float,
+        expires: Callable[[Snapshot, bytes, str], bool],
         on_commit: Callable[[], None],
     ) -> None:
-        """``quiet_s``: a series that changed so lately is not packed."""
+        """``quiet_s``: a series that changed so lately is not packed. ``expires``: whether a series, by its
+        key, still goes by a rule, as a snapshot has it."""
         self._stores = stores
         self._copying = copying
         self._figures = figures
         self._quiet_s = quiet_s
+        self._expires = expires
         self._on_commit = on_commit
         self.gatherer = Gatherer(stores.indexer, clock=copying.now)
 
@@ -88,9 +92,10 @@ class TierMoves:
                 reason=f"its retention is over: tier rule {task.rule}",
                 actor="tiering",
                 now_ns=self._copying.now(),
+                only_if=lambda snapshot: self._expires(snapshot, task.series_key, task.rule),
             )
         except NothingToDeleteError:
-            return False
+            return False  # it is gone, or has changed since it was planned: the next plan tells
         except OnHoldError:
             self._figures.held_series += 1
             return False

@@ -29,7 +29,7 @@ from hounsfield.archive.index.demand import day_of, is_pinned, last_opened, pinn
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.packs import HOT, PackRow, packs_of
 from hounsfield.archive.index.rows import InstanceRow, SeriesRow, SourceRow, StudyRow, UseRow, decode
-from hounsfield.archive.index.tables import SERIES, STUDY_ID_BYTES, USE, VERSION
+from hounsfield.archive.index.tables import INSTANCE, SERIES, STUDY_ID_BYTES, USE, VERSION
 from hounsfield.archive.index.use import stored_bytes
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot
 
@@ -261,6 +261,18 @@ class TierPlanning:
         is_one = is_pinned(snapshot, self._journal, study.uid, now_ns)
         return _Moment(snapshot, around, frozenset({study.uid} if is_one else ()), now_ns)
 
+    def expires(
+        self, snapshot: Snapshot, around: Surroundings, now_ns: int, series_key: bytes, rule: str
+    ) -> bool:
+        """Whether ``rule`` still has a series go: a plan may be hours old when it comes to it."""
+        study = self._catalog.study_by_id(snapshot, series_key[:STUDY_ID_BYTES])
+        row = self._catalog.series_by_key(snapshot, series_key)
+        if study is None or row is None or now_ns - row.changed_ns < self._limits.quiet_s * 1e9:
+            return False
+        one = _Series(series_key, study, row, _packs_in_use(snapshot, series_key))
+        decision = self._decided(self._moment_of(snapshot, around, now_ns, study), one)
+        return decision is not None and (decision.action, decision.rule) == ("expire", rule)
+
     def _look_at(self, at: _Moment, page: Sequence[tuple[bytes, bytes]], found: PlanPage) -> None:
         study_id, study = b"", None
         for key, sealed in page:
@@ -302,9 +314,18 @@ class TierPlanning:
             transfer_syntax_uid=one.row.transfer_syntaxes[0] if one.row.transfer_syntaxes else "",
             pinned=one.study.uid in at.pinned,
             source=lambda: self._source_of(at, one),
+            newest=lambda: self._newest(at, one),
         )
         one.day, one.used = subject.day, subject.used
         return decide(self._rules, subject, at.around)
+
+    def _newest(self, at: _Moment, one: _Series) -> datetime.date:
+        """The day on which the last object of the series came, versions included."""
+        newest = one.study.received_ns
+        for table in (INSTANCE, VERSION):
+            for key, sealed in at.snapshot.scan(table, prefix=one.key):
+                newest = max(newest, self._catalog.open_row(table, key, sealed, InstanceRow).received_ns)
+        return day_of(newest)
 
     def _source_of(self, at: _Moment, one: _Series) -> SourceRow:
         """How the first of its objects that comes to hand came in; they mostly came alike."""

@@ -52,6 +52,8 @@ class SeriesSubject:
     report_state: str = ""  # "" when no RIS says
     pinned: bool = False
     source: Callable[[], SourceRow] = field(default=lambda: _NO_SOURCE)
+    newest: Callable[[], datetime.date] = field(default=lambda: datetime.date.min)
+    """The day on which the last of its objects came, which has to be looked up."""
 
     def text(self, tag: int) -> str:
         """The text of an attribute of the series, or of its study; "" when it is absent."""
@@ -100,8 +102,9 @@ class TierRule:
     ``to``: the tiers that are to have it (``move``, ``copy``); ``compress``: an encoding of frames at rest.
     ``fill_above`` and ``fill_until``: begins when the hot tier is fuller than the one, ends at the other.
     ``keep_years`` and ``keep_until_age`` (``expire``): nothing goes that is younger, or whose patient is.
-    The years count from the later of the study's day and the one on which it came, so that a mistyped date
-    deletes nothing; with ``from_study`` from the former alone, for what was imported.
+    The years count from the latest of the study's day and those on which the study and the last object of
+    the series came, so that neither a mistyped date nor another one's age deletes anything; with
+    ``from_study`` from the former alone, for what was imported.
     """
 
     name: str
@@ -133,8 +136,8 @@ class TierRule:
             and self._is_unopened(series, today)
             and (not self.report_states or series.report_state in self.report_states)
             and self._is_of_age(series, today)
-            and self._may_expire(series, today)
             and self.rule.matches(series)
+            and self._may_expire(series, today)
         )
 
     def _is_full(self, around: Surroundings) -> bool:
@@ -161,13 +164,16 @@ class TierRule:
             return True
         if self.keep_years is not None:
             since = series.day if self.from_study else max(series.day, series.received)
-            kept = (today - since).days
-            if kept < self.keep_years * _DAYS_A_YEAR:
+            if not self._are_over(since, today):
                 return False
-        if self.keep_until_age is None:
-            return True
-        age = series.patient_age(today)
-        return age is not None and age >= self.keep_until_age
+        if self.keep_until_age is not None:
+            age = series.patient_age(today)
+            if age is None or age < self.keep_until_age:
+                return False
+        return self.from_study or self._are_over(series.newest(), today)
+
+    def _are_over(self, since: datetime.date, today: datetime.date) -> bool:
+        return self.keep_years is None or (today - since).days >= self.keep_years * _DAYS_A_YEAR
 
 
 @dataclass(frozen=True, slots=True)

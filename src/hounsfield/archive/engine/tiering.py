@@ -47,7 +47,7 @@ from hounsfield.archive.index.remains import Remains
 from hounsfield.archive.index.rows import InstanceRow, SourceRow
 from hounsfield.archive.index.tables import META, PACK
 from hounsfield.archive.index.verifying import Copy, Due, Found, Verifying
-from hounsfield.storage_backends.api import Batch
+from hounsfield.storage_backends.api import Batch, Snapshot
 from hounsfield.storage_backends.errors import StorageError
 
 if TYPE_CHECKING:
@@ -115,7 +115,12 @@ class Tiering:
             stores.store, stores.tiers, stores.keyring.root_id, self.verifying.damaged, clock=self.now
         )
         self._moves = TierMoves(
-            stores, self.copying, self.figures, quiet_s=options.plan.quiet_s, on_commit=on_commit
+            stores,
+            self.copying,
+            self.figures,
+            quiet_s=options.plan.quiet_s,
+            expires=self._expires,
+            on_commit=on_commit,
         )
         self._returns = TierReturns(
             stores,
@@ -244,6 +249,9 @@ class Tiering:
     def planned(self, now_ns: int, progress: Callable[[int], None] = lambda _: None) -> Iterator[SeriesTask]:
         """What the rules want done, as it is at each moment. Changes nothing."""
         return self.planning.tasks(self._store, self._around(), now_ns, progress)
+
+    def _expires(self, snapshot: Snapshot, series_key: bytes, rule: str) -> bool:
+        return self.planning.expires(snapshot, self._around(), self.now(), series_key, rule)
 
     def plan_page(self, after: bytes | None, rules: Sequence[TierRule] | None = None) -> PlanPage:
         """A page of a plan, from where another one ended, by ``rules`` or those in force. Changes nothing."""

@@ -15,7 +15,7 @@ A deletion is refused when anything of it is on legal hold (:mod:`~hounsfield.ar
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,11 +139,19 @@ class Deletions:
             holds = Holds.load(snapshot, self._journal, self.catalog, now_ns)
             return sorted({one for target in targets for one in self._held(snapshot, holds, target, carried)})
 
-    def delete(self, target: Target, *, reason: str, actor: str, now_ns: int) -> DeletionReport:
+    def delete(
+        self,
+        target: Target,
+        *,
+        reason: str,
+        actor: str,
+        now_ns: int,
+        only_if: Callable[[Snapshot], bool] = lambda _: True,
+    ) -> DeletionReport:
         """Delete ``target``: durable, and gone for every reader, when this returns.
 
-        Raises ``NothingToDeleteError``, ``OnHoldError``, or what a failing store raises; then nothing of it
-        has happened.
+        Raises ``NothingToDeleteError``, also unless ``only_if`` says so of what the deletion is made of;
+        ``OnHoldError``, or what a failing store raises; then nothing of it has happened.
         """
         deletion_id = secrets.token_hex(DELETION_ID_BYTES)
         carried = Carried(self._indexer)  # read once, however often it is planned
@@ -153,6 +161,8 @@ class Deletions:
             holds = self._holds(snapshot, target, now_ns, carried)
             if holds:
                 raise OnHoldError(holds)
+            if not only_if(snapshot):
+                raise NothingToDeleteError("this is not to be deleted any more")
             found = self._plan(snapshot, batch, target, now_ns, carried=carried)
             made.append(found)
             body = {
