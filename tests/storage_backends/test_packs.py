@@ -11,7 +11,7 @@ import pytest
 import reference_segment
 from test_segment_format import OneKey
 
-from hounsfield.storage_backends import packs, segments
+from hounsfield.storage_backends import packs, segment_appending
 from hounsfield.storage_backends.errors import FormatError, PoisonedError, SealError, ShortReadError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
@@ -55,7 +55,7 @@ def test_what_is_written_is_the_vector(
     record_ids = "".join(one["record"] for one in vector["records"])
     groups = [vector["segment"], *([record_ids] if record_ids else []), *vector["record_ids"]]
     ids = iter([bytes.fromhex(one) for one in groups])
-    monkeypatch.setattr(segments.os, "urandom", lambda _: next(ids))
+    monkeypatch.setattr(segment_appending.os, "urandom", lambda _: next(ids))
     monkeypatch.setattr(packs.zstandard, "ZstdCompressor", RawFrames)
     writer = PackWriter(log, arena_bytes=ARENA)
     writer.append([RecordIn(r["kind"], [bytes.fromhex(p) for p in r["parts"]]) for r in vector["records"]])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hounsfield.archive.index.rows import RECORD_KIND_PIECE
-from hounsfield.storage_backends import segment_format, segments
+from hounsfield.storage_backends import segment_appending, segment_format
 from hounsfield.storage_backends.errors import FormatError, SealError
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
@@ -44,7 +44,7 @@ def written(
     blobs = MemoryBlobs()
     log = SegmentLog(blobs, OneKey(bytes.fromhex(vector["key"])))  # type: ignore[arg-type]
     random = iter([bytes.fromhex(vector["segment"]), ids])
-    monkeypatch.setattr(segments.os, "urandom", lambda _: next(random))
+    monkeypatch.setattr(segment_appending.os, "urandom", lambda _: next(random))
     log.append(records)
     name = "segments/" + vector["segment"]
     return blobs.read(name, 0, blobs.size(name))
@@ -64,7 +64,7 @@ def test_what_is_written_in_blocks_is_the_vector(monkeypatch: pytest.MonkeyPatch
     random = [bytes.fromhex(vector["segment"])]
     random += [b"".join(bytes.fromhex(r["record"]) for r in group) for group in vector["groups"]]
     following = iter(random)
-    monkeypatch.setattr(segments.os, "urandom", lambda _: next(following))
+    monkeypatch.setattr(segment_appending.os, "urandom", lambda _: next(following))
     for group in vector["groups"]:
         log.append([RecordIn(r["kind"], [bytes.fromhex(p) for p in r["parts"]]) for r in group])
     if not blobs.statistics()["writers_direct"]:
@@ -87,7 +87,7 @@ def test_a_large_object_in_pieces_is_the_vector(monkeypatch: pytest.MonkeyPatch)
     blobs = MemoryBlobs()
     log = SegmentLog(blobs, OneKey(bytes.fromhex(vector["key"])))  # type: ignore[arg-type]
     random = iter([bytes.fromhex(one) for one in (vector["segment"], *vector["record_ids"])])
-    monkeypatch.setattr(segments.os, "urandom", lambda _: next(random))
+    monkeypatch.setattr(segment_appending.os, "urandom", lambda _: next(random))
     data, piece_bytes = bytes.fromhex(vector["data"]), vector["piece_bytes"]
     stream = SegmentStream(log, kind=RECORD_KIND_PIECE, piece_bytes=piece_bytes)
     for start in range(0, len(data), piece_bytes):
