@@ -199,4 +199,8 @@ def test_appointments_are_said_changed_and_cancelled(tier: Tier) -> None:
     tier("prefetch", "--order", "A-1", "--at", "2031-11-24", code=2)
     tier("prefetch", "P-0001", "--order", "A-1", "--at", "2999-01-01", code=1)
     tier("prefetch", "P-0001", "--order", "A" * 129, "--at", "2031-11-24", code=1)
+    assert "over" in tier("prefetch", "P-0001", "--order", "A-1", "--at", "2020-11-24", code=2).err
+    assert "no such moment" in tier("prefetch", "P-0001", "--order", "A-1", "--at", "0001-01-01", code=2).err
+    assert "no appointment" in tier("prefetch", "--cancel", "A-2", code=1).err
+    tier("prefetch", "--cancel", "A-1", "--list", code=2)
     assert json_of(tier, "prefetch", "--list") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import click
 from hounsfield.archive.cli.options import config_options, effective_config, json_option
 from hounsfield.archive.cli.output import EXIT_USAGE, Failed, print_json, print_table, remark
 
+_DAY_S = 86_400
 _MOMENTS = ["%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d"]
 
 
@@ -56,16 +58,20 @@ def prefetch(
     """
     from hounsfield.archive.app.asking import open_archive
 
+    if listed + bool(cancel) + bool(patient or order or at) > 1:
+        raise Failed("announce one, or --cancel one, or --list them: one at a time", EXIT_USAGE)
     if not listed and not cancel and (not patient or not order or at is None):
         raise Failed("say who comes (PATIENT-ID), for what (--order) and when (--at)", EXIT_USAGE)
+    moment = 0.0 if at is None else _moment(at)
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         if cancel:
+            if all(one["name"] != cancel for one in archive.call("tier-prefetches")):
+                raise Failed("no appointment of that order is waited for; `--list` shows those that are")
             archive.call("tier-prefetch-forget", name=cancel)
         elif not listed:
-            assert at is not None
             archive.call(
                 "tier-prefetch", name=order, patient=patient, issuer=issuer, modality=modality,
-                body_part=body_part, at=at.astimezone().timestamp(),
+                body_part=body_part, at=moment,
             )  # fmt: skip
         found: list[dict[str, Any]] = archive.call("tier-prefetches")
     if listed:
@@ -75,6 +81,17 @@ def prefetch(
     else:
         remark("it is cancelled" if cancel else "the priors are brought back before that")
     return 0
+
+
+def _moment(at: datetime) -> float:
+    """In seconds since 1970; one of today is never too late: without a time of day, it is midnight."""
+    try:
+        moment = at.astimezone().timestamp()
+    except (ValueError, OverflowError) as error:
+        raise Failed("--at: there is no such moment", EXIT_USAGE) from error
+    if moment + _DAY_S < time.time():
+        raise Failed("--at: that is over, nothing is brought back for it", EXIT_USAGE)
+    return moment
 
 
 def _list(found: list[dict[str, Any]], *, as_json: bool) -> int:
