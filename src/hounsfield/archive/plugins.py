@@ -3,8 +3,8 @@
 A plugin is an installed package with an entry point in the group ``hounsfield.plugins`` that is a
 :class:`Plugin`. It runs where ``[plugins.NAME]`` stands in config.toml. Every worker process calls its
 ``start`` once, with the :class:`Archive` and its settings; the :class:`Parts` that it returns run beside the
-archive's own, on the same event loop. Nothing else of the archive is a plugin's to import, but for what is pure:
-``hounsfield.archive.dicom`` and ``hounsfield.archive.errors``. See docs/plugins.md.
+archive's own, on the same event loop. Nothing else of the archive is a plugin's to import, but for what is
+pure: ``hounsfield.archive.dicom`` and ``hounsfield.archive.errors``. See docs/plugins.md.
 """
 
 from __future__ import annotations
@@ -171,8 +171,9 @@ class Parts:
     """What one worker runs of a plugin.
 
     ``background``: in each worker, until cancelled. ``leading``: by name, in one worker at a time, which
-    another one succeeds within seconds when it dies. ``streams``: by the name of a listener. ``routes``: Starlette's, below ``/NAME``; ``scope["identity"]`` is the holder of the bearer
-    token, absent where none is needed. ``operations``: what the command line asks for, JSON in and out.
+    another one succeeds within seconds when it dies. ``streams``: by the name of a listener. ``routes``:
+    Starlette's, below ``/NAME``; ``scope["identity"]`` is the holder of the bearer token, absent where none
+    is needed. ``operations``: what the command line asks for, JSON in and out.
     """
 
     services: Sequence[DimseService] = ()
