@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from hounsfield.archive.cli import options
 from hounsfield.archive.cli.main import hounsfield
@@ -31,7 +32,7 @@ Cli = Callable[..., Result]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Cli:
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Cli]:
     """Run ``hounsfield`` with arguments: no configuration of this machine, keys below ``tmp_path``."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(options, "DEFAULT_CONFIG", tmp_path / "no-such.toml")
@@ -43,7 +44,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
         captured = capfd.readouterr()
         return Result(code, captured.out, captured.err)
 
-    return call
+    before = structlog.get_config()
+    yield call
+    structlog.configure(**before)  # commands have the engine log to standard error
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 import time
@@ -13,6 +14,10 @@ import trio
 
 from hounsfield.archive.cli.main import COMMANDS
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.index.copying import Tier, pack_key
+from hounsfield.archive.index.tier_notes import TierNotes
+from hounsfield.storage_backends.directory_store import DirectoryStore
+from hounsfield.storage_backends.object_store import claim_tier
 from support.archives import ct_slice, open_stores, store
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -122,8 +127,8 @@ def test_recovery_keys_are_made_checked_and_removed(
     new = call("keys", "recovery", "new", "--json").json()["recovery_key"]
     assert opens(new)
     assert not opens(recovery)
-    assert call("keys", "recovery", "remove", "--yes", "--json").json() == {"removed": True}
-    assert call("keys", "recovery", "remove", "--yes", "--json").json() == {"removed": False}
+    assert call("keys", "recovery", "remove", "--yes", "--json").json()["removed"]
+    assert call("keys", "recovery", "remove", "--yes", "--json").json() == {"removed": False, "tiers": []}
     assert not opens(new)
     assert "there is no recovery key" in call("keys", "check").err
     assert not opens("HFR1-AAAA")
@@ -246,3 +251,54 @@ def test_an_index_whose_keys_are_lost_gets_no_new_ones_in_silence(
     assert "hounsfield reindex" in refused.err
     assert call("reindex").code == 0
     assert call("ls", "--json").json() == before
+
+
+async def test_a_new_key_comes_to_every_tier_at_once(
+    cli: Any, key: str, recovery: str, tmp_path: Path
+) -> None:
+    """A tier and the key of today are enough; what is away is named, and is told later."""
+    for name in ("cold", "second", "third"):
+        (tmp_path / name).mkdir()
+    tiers = [
+        f'[[tiers]]\nname = "{name}"\ndirectory = "{tmp_path / name}"' for name in ("cold", "second", "third")
+    ]
+    (tmp_path / "config.toml").write_text("\n".join(tiers))
+    stores = open_stores(tmp_path / "a", key)
+    with contextlib.closing(stores):
+        places = {name: Tier(name, DirectoryStore(tmp_path / name), pack_key) for name in ("cold", "second")}
+        for name, place in places.items():
+            claim_tier(place.store, stores.keyring.root_id, first_time=True, name=name)
+            TierNotes(stores.keyring, places).keep(name, places)
+    (tmp_path / "second").rename(tmp_path / "gone")
+
+    def call(*arguments: object, with_key: str = key) -> Any:
+        there = ("--data", tmp_path / "a", "--config", tmp_path / "config.toml")
+        return cli(*arguments, *there, "--set", f"keys.master_key={with_key}")
+
+    def states(done: Any) -> dict[str, str]:
+        assert done.code == 0, done.err
+        return {one["tier"]: one["state"] for one in done.json()["tiers"]}
+
+    new = f"file:{tmp_path}/etc/new.key"
+    done = call("keys", "rotate-master", "--to", new, "--new-key", "--json")
+    assert states(done) == {"cold": "current", "second": "unused", "third": "unused"}
+    root = (tmp_path / "a/keys/root").read_bytes()
+    assert (tmp_path / "cold/keys/root").read_bytes() == root
+    assert not list((tmp_path / "third").iterdir())
+    (tmp_path / "gone").rename(tmp_path / "second")
+    checked = call("keys", "check", "--json", with_key=new)
+    assert states(checked) == {"cold": "current", "second": "former", "third": "unused"}
+    assert "tier second has the root key as it was wrapped before" in call("keys", "check", with_key=new).err
+    again = call("keys", "rotate-master", "--to", new, "--json")  # done again it finishes
+    assert states(again) == {"cold": "current", "second": "current", "third": "unused"}
+    for words in (("new",), ("remove", "--yes")):
+        changed = call("keys", "recovery", *words, "--json", with_key=new)
+        assert states(changed)["cold"] == "current"
+        now = (tmp_path / "a/keys/root").read_bytes()
+        assert now != root
+        assert (
+            (tmp_path / "cold/keys/root").read_bytes() == (tmp_path / "second/keys/root").read_bytes() == now
+        )
+        root = now
+    (tmp_path / "cold/hounsfield-tier").write_text("{}")
+    assert states(call("keys", "check", "--json", with_key=new))["cold"] == "away"

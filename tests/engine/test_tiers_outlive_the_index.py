@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ from hounsfield.archive.index.far_packs import TierAwayError
 from hounsfield.archive.index.packs import Packs
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.storage_backends.errors import MasterKeyError
-from hounsfield.storage_backends.master_key import load_master_key
+from hounsfield.storage_backends.master_key import RecoveryKey, load_master_key
 from hounsfield.storage_backends.object_store import TierMarkerMissingError
 from support.archives import stores_in, write_master_key
 from support.contents import contents
@@ -251,10 +252,19 @@ async def test_a_tier_and_the_key_are_enough(place: Place) -> None:
     write_master_key(other)
     with pytest.raises(MasterKeyError):
         restore_from_tier(data, "cold", load_master_key(f"file:{other}"), place.options)
-    with pytest.raises(TierAwayError, match="second"):  # nobody knows that it was never used
-        restore_from_tier(data, "cold", key, place.options)
-    report = restore_from_tier(data, "cold", key, place.options, without_tiers=["second"])
+    note = place.root / "cold" / "keys" / "tiers"
+    said_used = note.read_bytes()
+    for other in (None, json.dumps(["cold", "second"]).encode()):  # nobody says that it was never used
+        note.unlink()
+        if other is not None:
+            note.write_bytes(other)
+        with pytest.raises(TierAwayError, match="second"):
+            restore_from_tier(data, "cold", key, place.options)
+        note.touch()
+    note.write_bytes(said_used)
+    report = restore_from_tier(data, "cold", key, place.options)
     assert (report.recovery.far_packs, report.far_keys) == (2, 2)
+    assert report.unused_tiers == ["second"]
     await check(place)
     with place.stores() as stores:
         after = contents(stores)
@@ -271,3 +281,31 @@ async def test_a_tier_and_the_key_are_enough(place: Place) -> None:
         await place.send(engine, 2)
         await applied(engine)
         await place.require_all(engine)
+
+
+async def test_every_tier_says_which_are_used_and_what_opens_them(place: Place) -> None:
+    """Also one that had its packs before another was used, or before the master key was another."""
+    place.rules = (rule("move", "cold"),)
+    async with place.open() as engine:
+        await place.send(engine, 1)
+        await applied(engine)
+        assert used(place, "cold") == ["cold"]
+        assert not (place.root / "second" / "keys").exists()
+    place.rules = (rule("move", "cold", "second"),)
+    async with place.open() as engine:
+        await place.send(engine, 1)
+        await applied(engine)
+        assert used(place, "cold") == used(place, "second") == ["cold", "second"]
+        keyring = engine.stores.keyring  # of the process that serves, while another changes it
+        keyring.rewrap(RecoveryKey.generate())
+        (place.root / "cold").rename(place.root / "gone")
+        await applied(engine)
+        assert (place.root / "second" / "keys" / "root").read_bytes() == keyring.wrapped_root()
+        (place.root / "gone").rename(place.root / "cold")
+        await applied(engine)  # it was away, and is told when it is back
+        assert (place.root / "cold" / "keys" / "root").read_bytes() == keyring.wrapped_root()
+
+
+def used(place: Place, tier: str) -> list[str]:
+    found: list[str] = json.loads((place.root / tier / "keys" / "tiers").read_bytes())
+    return found

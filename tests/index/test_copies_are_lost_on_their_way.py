@@ -296,7 +296,7 @@ def test_what_no_row_names_goes_and_what_nobody_knows_stays(place: Place) -> Non
     assert place.copying.sweep("cold") == (0, 1)
     del cold[f"keys/segment/{place.segment.hex()}.key"]  # nobody can read it any more
     assert place.copying.sweep("cold") == (1, 0)
-    assert sorted(cold) == ["keys/root", "packs/zz/not-one"]
+    assert sorted(cold) == ["keys/root", "keys/tiers", "packs/zz/not-one"]
     with pytest.raises(PackGoneError):
         place.copying.copy(place.segment, "second")
 
@@ -306,7 +306,7 @@ def test_a_removed_pack_is_nowhere(place: Place) -> None:
     place.copying.remove(place.segment)
     place.copying.remove(place.segment)
     assert not place.right()
-    assert list(place.buckets["cold"].objects) == ["keys/root"]
+    assert list(place.buckets["cold"].objects) == ["keys/root", "keys/tiers"]
 
 
 def test_what_a_killed_step_left_in_the_hot_tier_goes(place: Place) -> None:

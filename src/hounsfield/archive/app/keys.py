@@ -152,7 +152,9 @@ def _sealed_files(data: Path) -> Iterator[Path]:
                 yield path
 
 
-def rotate_master(config: Config, to: str, *, make: bool, recovery: RecoveryKey | None = None) -> bool:
+def rotate_master(
+    config: Config, to: str, *, make: bool, recovery: RecoveryKey | None = None
+) -> tuple[bool, Keyring]:
     """Let the key that ``to`` names open the archive in place of the present one; False when it does already.
 
     ``make``: write a new key to the file that ``to`` names, which must not exist. ``recovery`` opens the
@@ -165,17 +167,15 @@ def rotate_master(config: Config, to: str, *, make: bool, recovery: RecoveryKey 
         make_master_key(config, to)
     new = load_master_key(to)
     try:
-        Keyring.open(data / "keys", new)
+        return False, Keyring.open(data / "keys", new)
     except MasterKeyError:
         keyring = Keyring.open(data / "keys", recovery) if recovery else keyring_of(config)
-    else:
-        return False
     keyring.rewrap(new)
     if not keyring.opened_by(new):  # from disk again
         raise KeyringError(
             f"{data / 'keys/root'} does not open with the new key; keep the old one and a backup"
         )
-    return True
+    return True, keyring
 
 
 def make_master_key(config: Config, spec: str) -> MasterKey:

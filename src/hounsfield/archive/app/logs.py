@@ -118,9 +118,17 @@ class _Unfailing:
 
 
 def set_up_logs(
-    *, level: str, form: Literal["auto", "json", "console"], salt: bytes, worker: int | None = None
+    *,
+    level: str,
+    form: Literal["auto", "json", "console"],
+    salt: bytes,
+    worker: int | None = None,
+    for_good: bool = True,
 ) -> None:
-    """Log to standard error from here on: JSON lines, or coloured columns on a terminal."""
+    """Log to standard error from here on: JSON lines, or coloured columns on a terminal.
+
+    ``for_good``: loggers that were used stay as they are then, and cost less.
+    """
     threshold = logging.getLevelNamesMapping()[level.upper()]
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: Any = (
@@ -137,7 +145,7 @@ def set_up_logs(
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing(sys.stderr))),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=for_good,
     )
     structlog.contextvars.clear_contextvars()
     if worker is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from hounsfield.archive.app.dicom import remote_aes
 from hounsfield.archive.app.engine_options import engine_options
 from hounsfield.archive.app.identities import Identities
 from hounsfield.archive.app.keys import open_keyring, open_master_key
+from hounsfield.archive.app.logs import set_up_logs
 from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.routing import RouteOperations
 from hounsfield.archive.config import Config
@@ -42,8 +44,10 @@ def as_one_error() -> Iterator[None]:
 def open_stores(config: Config, before: Callable[[], None] = lambda: None) -> Iterator[Stores]:
     """The locked stores of an archive that no server runs on. Raises DataDirectoryBusyError when one does.
 
-    ``before`` is called with the lock held and nothing open yet.
+    ``before`` is called with the lock held and nothing open yet. What the engine has to say goes to standard
+    error, without names: standard output is the command's.
     """
+    set_up_logs(level="warning", form=config.logs.format, salt=os.urandom(16), for_good=False)
     directory = open_data_directory(Path(config.archive.data), create=False)
     try:
         before()

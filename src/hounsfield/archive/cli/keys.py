@@ -15,6 +15,9 @@ from hounsfield.archive.cli.options import config_options, effective_config, jso
 from hounsfield.archive.cli.output import ago, out, print_json, print_table, remark, size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hounsfield.archive.app.tier_roots import TierRoot
     from hounsfield.storage_backends.master_key import RecoveryKey
 
 
@@ -105,11 +108,13 @@ Examples:
 def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
     """Open every key from its file, and prove that the master key fits. Changes nothing.
 
-    Exit code 1 when a key is missing, damaged or of another archive.
+    Says which tiers have the root key as it is wrapped now: these and the master key are enough for
+    `hounsfield restore --from-tier`. Exit code 1 when a key is missing, damaged or of another archive.
     """
     from rich.progress import track
 
     from hounsfield.archive.app.keys import data_path, key_source, key_states, keyring_of
+    from hounsfield.archive.app.tier_roots import tier_roots
     from hounsfield.archive.cli.output import err
 
     config = effective_config(config_file, overrides, data)
@@ -121,6 +126,7 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
         for s in track(states, "keys", console=err(), transient=True, disable=not err().is_terminal)
         if s.problem and s not in unused
     ]
+    tiers = tier_roots(config, keyring, put=False)
     if as_json:
         print_json(
             {
@@ -129,6 +135,7 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
                 "keys": len(states),
                 "bad": [asdict(s) for s in bad],
                 "unused": [asdict(s) for s in unused],
+                "tiers": [asdict(one) for one in tiers],
             }
         )
         return 1 if bad else 0
@@ -141,6 +148,7 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
         )
     for state in bad:
         remark(f"{state.purpose} {state.key_id}: {state.problem}")
+    _tell_of_tiers(tiers)
     if "recovery" not in keyring.wraps():
         remark("note: there is no recovery key; `hounsfield keys recovery new` makes one")
     return 1 if bad else 0
@@ -205,19 +213,23 @@ def rotate_master(
     Only the root key is wrapped anew: one small file, at once, whatever the archive's size. A running
     server goes on. The configuration must name the new key before its next start. A copy of the old
     keys/root together with the old master key still opens what it sealed: see docs/threat-model.md.
+    Tiers have copies: each that answers gets the new one at once, the others when they are back.
     """
     from hounsfield.archive.app import keys
+    from hounsfield.archive.app.tier_roots import tier_roots
 
     config = effective_config(config_file, overrides, data)
     recovery = ask_recovery_key() if with_recovery_key else None
-    changed = keys.rotate_master(config, to, make=new_key, recovery=recovery)
+    changed, keyring = keys.rotate_master(config, to, make=new_key, recovery=recovery)
+    tiers = tier_roots(config, keyring, put=True)
     source = "a command" if to.startswith("command:") else to
     if as_json:
-        print_json({"changed": changed, "master_key": source})
+        print_json({"changed": changed, "master_key": source, "tiers": [asdict(one) for one in tiers]})
         return 0
     remark("the archive is opened by the new master key now" if changed else "that key opens it already")
     remark(f"before the next start set in config.toml, section [keys]: master_key = the source of {source}")
     remark("save the new key elsewhere, then destroy the old one")
+    _tell_of_tiers(tiers)
     return 0
 
 
@@ -311,16 +323,20 @@ def recovery_new(
 ) -> int:
     """Make a recovery key and print it, once. The former one opens nothing from now on."""
     from hounsfield.archive.app.keys import keyring_of
+    from hounsfield.archive.app.tier_roots import tier_roots
     from hounsfield.storage_backends.master_key import RecoveryKey
 
-    keyring = keyring_of(effective_config(config_file, overrides, data))
+    config = effective_config(config_file, overrides, data)
+    keyring = keyring_of(config)
     recovery = RecoveryKey.generate()
     keyring.rewrap(recovery)
     if as_json:
-        print_json({"recovery_key": recovery.text()})
+        tiers = [asdict(one) for one in tier_roots(config, keyring, put=True)]
+        print_json({"recovery_key": recovery.text(), "tiers": tiers})
         return 0
     remark("recovery key, shown once; keep it where neither this machine nor its backups are:")
     out().print(recovery.text())
+    _tell_of_tiers(tier_roots(config, keyring, put=True))
     return 0
 
 
@@ -338,15 +354,19 @@ def recovery_remove(
 ) -> int:
     """Let no recovery key open the archive. When the master key is then lost, everything is."""
     from hounsfield.archive.app.keys import keyring_of
+    from hounsfield.archive.app.tier_roots import tier_roots
 
-    keyring = keyring_of(effective_config(config_file, overrides, data))
+    config = effective_config(config_file, overrides, data)
+    keyring = keyring_of(config)
     if not yes:
         click.confirm("Without it a lost master key means a lost archive. Remove it?", abort=True, err=True)
     removed = keyring.remove_recovery()
+    tiers = tier_roots(config, keyring, put=True)
     if as_json:
-        print_json({"removed": removed})
+        print_json({"removed": removed, "tiers": [asdict(one) for one in tiers]})
     else:
         remark("no recovery key opens the archive any more" if removed else "there was none")
+        _tell_of_tiers(tiers)
     return 0
 
 
@@ -386,6 +406,11 @@ def ask_recovery_key() -> RecoveryKey:
     else:
         text = sys.stdin.readline()
     return RecoveryKey.from_text(text)
+
+
+def _tell_of_tiers(tiers: Sequence[TierRoot]) -> None:
+    for one in tiers:
+        remark(one.text())
 
 
 def _age(now: float, made_at: float) -> str:

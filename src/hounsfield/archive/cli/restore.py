@@ -54,7 +54,7 @@ Examples:
     "without",
     multiple=True,
     metavar="NAME",
-    help="Go on although this tier does not answer. Repeatable.",
+    help="Go on although this tier does not answer, or bears no mark and may have been used. Repeatable.",
 )
 @click.option("--check", is_flag=True, help="Only compare the snapshot with its digests; restore nothing.")
 @config_options
@@ -167,6 +167,7 @@ def command(
                 f"{report.packs_corrected} packs lie in other tiers than they did, and "
                 f"{report.recovery.far_packs} that lie only in other tiers are newer than the index"
             )
+        _tell_unused(report)
         if report.lost:
             remark(f"{report.lost} objects of the index are in no segment that is here: `hounsfield fsck`")
         if report.recovery.unreadable_segments:
@@ -183,6 +184,11 @@ def _plain(report: RestoreReport) -> dict[str, Any]:
     return found
 
 
+def _tell_unused(report: RestoreReport) -> None:
+    for name in report.unused_tiers:
+        remark(f"tier {name} bears no mark: nothing was ever put there, as the others or the index say")
+
+
 def _shown_of_tiers(report: RestoreReport, name: str, *, as_json: bool) -> int:
     recovery = report.recovery
     if as_json:
@@ -192,6 +198,7 @@ def _shown_of_tiers(report: RestoreReport, name: str, *, as_json: bool) -> int:
             f"{recovery.records} objects of {recovery.far_packs} packs are back, from the keys in tier {name}"
         )
         remark("what was in no tier is not, nor corrections, rejections, holds and deletions")
+        _tell_unused(report)
         for reason, count in recovery.damage.items():
             remark(f"damage: {count} × {reason}")
         if recovery.unreadable_segments:

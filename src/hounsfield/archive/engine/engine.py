@@ -200,12 +200,18 @@ class Stores:
         """What the tiers list, but for those that are ``without``; ``TierAwayError`` when one is away.
 
         One may be away as long as every key that is here has what it seals. ``fetch_keys``: packs may be
-        newer than the keyring, whose keys are then taken from the tiers: all must answer.
+        newer than the keyring, whose keys are then taken from the tiers: all must answer that were ever used.
         """
         found = listing(self.tiers.by_name, without=without)
         have = {segment.hex() for log in (self.log, self.ledger) for segment in log.segment_ids()}
         have |= {segment.hex() for segment in found.packs}
         missing = len(set(self.keyring.key_ids("segment")) - have)
+        found.excuse(
+            lambda name: (
+                self.tiers.is_unused(name)
+                and (found.is_said_unused(name) or (not missing and self.tiers.is_empty_bucket(name)))
+            )
+        )
         if missing or fetch_keys:  # else every key that is here has what it seals
             found.require_all(missing)
         far = FarPacks(self.tiers.by_name, found, self.keyring)

@@ -17,12 +17,10 @@ from hounsfield.archive.engine.backup import BackupError, silent, write_file
 from hounsfield.archive.engine.engine import EngineOptions, Stores
 from hounsfield.archive.engine.restore import Progress, RestoreReport, claim, make_index
 from hounsfield.archive.engine.tiers import open_place
-from hounsfield.storage_backends.errors import BlobNotFoundError
+from hounsfield.archive.index.tier_notes import ROOT_KEY, read_small
 from hounsfield.storage_backends.file_systems import make_private_directory
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey, RecoveryKey
-
-ROOT_BYTES_MAX = 65_536
 
 
 def restore_from_tier(
@@ -37,7 +35,8 @@ def restore_from_tier(
     """Make ``data``, an empty directory, an archive of what the tiers hold, all but its marker.
 
     ``name``: the tier whose root key is taken; the other configured ones give their packs, too, and
-    ``TierAwayError`` is raised when one does not answer, unless it is among ``without_tiers``.
+    ``TierAwayError`` is raised when one does not answer, unless it is among ``without_tiers`` or, as the
+    others say, was never used.
     ``BackupError`` when there is no such tier, or no root key in it; ``MasterKeyError`` when ``key`` does not
     open that. Killed, the same goes on.
     """
@@ -53,6 +52,7 @@ def restore_from_tier(
     try:
         progress("asking the tiers", 0, 1)
         far = stores.far_packs(without=without_tiers, fetch_keys=True)
+        report.unused_tiers = sorted(far.unused)
         report.far_keys = report.keys = len(keyring.key_ids("segment"))
         make_index(stores, report, progress, far)
     finally:
@@ -65,12 +65,11 @@ def _root_of(name: str, options: EngineOptions) -> bytes:
         if one.name == name:
             store = open_place(one)
             try:
-                return store.read("keys/root", 0, min(store.size("keys/root"), ROOT_BYTES_MAX))
-            except BlobNotFoundError:
-                raise BackupError(
-                    f"tier {name} holds no root key: no archive ever put a pack there"
-                ) from None
+                root = read_small(store, ROOT_KEY)
             finally:
                 store.close()
+            if root is None:
+                raise BackupError(f"tier {name} holds no root key: no archive ever put a pack there")
+            return root
     known = ", ".join(one.name for one in options.tiering.tiers) or "none"
     raise BackupError(f"config.toml has no tier {name}: it has {known}")

@@ -76,6 +76,7 @@ class RestoreReport:
     moved: int = 0  # objects found in another segment than the snapshot's
     lost: int = 0  # objects of the index whose bytes are nowhere
     far_keys: int = 0  # of packs newer than the snapshot, taken from other tiers
+    unused_tiers: list[str] = field(default_factory=list)  # that bear no mark: nothing was ever put there
     packs_corrected: int = 0  # that lie in other tiers than the snapshot's index says
     index_made_anew: bool = False  # then nobody knows what ``absent`` segments had, and ``lost`` is 0
     recovery: RecoveryReport = field(default_factory=RecoveryReport)
@@ -194,6 +195,7 @@ class Restore:
             progress("asking the tiers", 0, 1)
             keys = len(stores.keyring.key_ids("segment"))
             far = stores.far_packs(without=without_tiers, fetch_keys=True)
+            report.unused_tiers = sorted(far.unused)
             report.far_keys = len(stores.keyring.key_ids("segment")) - keys
             listed = {f"segments/{segment.hex()}" for segment in far.packs}
             report.absent = [name for name in report.absent if name not in listed]

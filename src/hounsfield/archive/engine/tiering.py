@@ -206,6 +206,19 @@ class Tiering:
             self._sweep()
         self.progress.save()
         self.standing.tell(again=is_tidied or is_planned)
+        if is_tidied or is_planned:
+            self._keep_notes()
+
+    def _keep_notes(self) -> None:
+        """Have every tier that is used hold the root key as it is wrapped now, once it is not away."""
+        tiers = self.standing.told().tiers
+        used = [name for name, held in tiers.items() if held.packs and held.configured and name != HOT]
+        for name in used:
+            try:
+                if not tiers[name].trouble:
+                    self.copying.notes.keep(name, used)
+            except StorageError as error:
+                log.warning("a tier has not the root key as it is wrapped now", tier=name, error=str(error))
 
     def _is_anything_due(self) -> bool:
         return self._returns.is_anything_due() or self._is_tidying_due() or self._is_plan_due()

@@ -23,6 +23,7 @@ from hounsfield.archive.index.prefetching import PrefetchRule
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.directory_store import DirectoryLimits, DirectoryStore
+from hounsfield.storage_backends.errors import StorageError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.late_store import LateStore
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits
@@ -130,7 +131,7 @@ class Tiers:
             limited = Limited(metered, one.requests_max)
             memory = self._memories[one.name] = Remembering(limited, MemoryLimits(away_after_s=one.retry_s))
             calls = Retrying(memory, RetryLimits(deadline_s=one.retry_s))
-            place = _Claimed(calls, one.name, keyring.root_id, partial(self._is_unused, one.name))
+            place = _Claimed(calls, one.name, keyring.root_id, partial(self.is_unused, one.name))
             self.by_name[one.name] = Tier(one.name, place, pack_key)
 
     def elsewhere(self, name: str) -> Elsewhere | None:
@@ -158,7 +159,21 @@ class Tiers:
         """Tiers that the last call found away, refusing or full, each as a whole."""
         return frozenset(name for name, memory in self._memories.items() if memory.trouble() is not None)
 
-    def _is_unused(self, name: str) -> bool:
+    def is_empty_bucket(self, name: str) -> bool:
+        """Whether a tier is a bucket in which there is nothing. Asks it once.
+
+        Of an empty directory nobody can say so: its disk may not be mounted.
+        """
+        place = next((one.place for one in self.options.tiers if one.name == name), None)
+        if not isinstance(place, S3Options):
+            return False
+        try:
+            return next(self.metered[name].names(), None) is None
+        except StorageError:
+            return False
+
+    def is_unused(self, name: str) -> bool:
+        """Whether the index knows of nothing there. Reads every pack's row."""
         return not any(name in row.copies for page in self._packs.pages() for _, row in page)
 
     def close(self) -> None:

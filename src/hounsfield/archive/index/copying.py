@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from hounsfield.archive.index.carrying import Pace
 from hounsfield.archive.index.packs import HOT, CopyRow, PackGoneError, PackRow, Packs
+from hounsfield.archive.index.tier_notes import TierNotes
 from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
@@ -87,7 +88,7 @@ class Copying:
         self._keyring = keyring
         self._tiers = tiers
         self.now = clock
-        self._rooted: dict[str, bytes] = {}  # what was put as each tier's root file
+        self.notes = TierNotes(keyring, tiers)
         self.packs = Packs(store)
 
     @property
@@ -271,10 +272,7 @@ class Copying:
     def _put_keys(self, tier: Tier, segment: bytes) -> None:
         if not tier.keeps_keys:
             return
-        root = self._keyring.wrapped_root()
-        if self._rooted.get(tier.name) != root:
-            tier.store.put("keys/root", [root], len(root))
-            self._rooted[tier.name] = root
+        self.notes.keep(tier.name, [tier.name], begins=True)
         wrapped = self._keyring.wrapped_key("segment", segment.hex())
         tier.store.put(segment_key_name(segment), [wrapped], len(wrapped))
 

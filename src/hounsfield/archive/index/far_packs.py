@@ -7,7 +7,7 @@ was never used; only the administrator knows which.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,9 +20,10 @@ from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.copying import Tier, pack_key, segment_key_name
 from hounsfield.archive.index.packs import HOT, ContentsRow, CopyRow, PackRow
 from hounsfield.archive.index.rows import decode
+from hounsfield.archive.index.tier_notes import USED_KEY, read_small, used_tiers
 from hounsfield.storage_backends.errors import BlobNotFoundError, FormatError, KeyringError, StorageError
 from hounsfield.storage_backends.keyring import Keyring
-from hounsfield.storage_backends.object_store import TIER_MARKER
+from hounsfield.storage_backends.object_store import TIER_MARKER, TierMarkerMissingError
 from hounsfield.storage_backends.packs import read_contents, read_end
 from hounsfield.storage_backends.segments import ScannedRecord
 
@@ -47,6 +48,23 @@ class Listing:
     away: dict[str, str] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
     """Tiers that answered."""
+    unmarked: set[str] = field(default_factory=set)
+    """Those of ``away`` that bear no archive's mark."""
+    used: frozenset[str] | None = None
+    """The tiers that were ever used, as those say that answered; None: none of them says."""
+    unused: set[str] = field(default_factory=set)
+
+    def excuse(self, is_unused: Callable[[str], bool]) -> None:
+        """Have those without a mark not be away that were never used."""
+        for name in sorted(self.unmarked):
+            if is_unused(name):
+                self.unused.add(name)
+                del self.away[name]
+        self.unmarked -= self.unused
+
+    def is_said_unused(self, name: str) -> bool:
+        """Whether tiers that answered name those that were ever used, and none names this one."""
+        return self.used is not None and name not in self.used
 
     def require_all(self, missing: int) -> None:
         """Raise ``TierAwayError`` unless every tier answered. ``missing``: segments that are nowhere else."""
@@ -81,8 +99,15 @@ def listing(tiers: Mapping[str, Tier], *, without: Collection[str] = ()) -> List
                 segment = _segment_of(key)
                 if segment is not None:
                     found.packs[segment] = (*found.packs.get(segment, ()), name)
+            said = read_small(tier.store, USED_KEY)
+            if said is not None:
+                found.used = (found.used or frozenset()) | used_tiers(said)
             found.asked.add(name)
+        except TierMarkerMissingError as error:
+            found.unmarked.add(name)
+            found.away[name] = str(error)
         except BlobNotFoundError:
+            found.unmarked.add(name)
             found.away[name] = "it bears no archive's mark: its disk is not mounted, or it was never used"
         except StorageError as error:
             found.away[name] = str(error)
@@ -101,6 +126,7 @@ class FarPacks:
         self.tiers = tiers
         self.packs = found.packs
         self.asked = found.asked
+        self.unused = found.unused
         self._keyring = keyring
 
     def fetch_keys(self) -> int:
