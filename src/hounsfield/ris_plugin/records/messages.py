@@ -1,0 +1,90 @@
+"""HL7 v2 messages: what came, what goes out, and what nobody could take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hounsfield.archive.plugins import Key, Kind
+from hounsfield.ris_plugin.records.base import Row, seconds
+
+
+class Received(Row, frozen=True):
+    """A message that was taken, so that it is taken once: by sender and MSH-10, with what was answered.
+
+    ``digest``: of the message; another one under the same id is no duplicate.
+    """
+
+    sender: str  # MSH-3 and MSH-4, joined by ^
+    control_id: str
+    digest: bytes
+    at_ns: int
+    kind: str = ""
+    answer: bytes = b""
+    listener: str = ""
+
+
+RECEIVED = Kind(
+    "received",
+    Received,
+    lambda one: [
+        Key("control-id", f"{one.sender}\0{one.control_id}", seconds(one.at_ns)),
+        Key("at", "", seconds(one.at_ns)),
+    ],
+)
+
+WAITING, SENT, DEAD = "waiting", "sent", "dead"
+
+
+class Message(Row, frozen=True):
+    """A message for a destination, in its order there. ``number`` counts per destination, from 1."""
+
+    destination: str
+    number: int
+    control_id: str
+    kind: str
+    body: bytes
+    state: str = WAITING
+    made_ns: int = 0
+    attempts: int = 0
+    next_ns: int = 0
+    error: str = ""
+    sent_ns: int = 0
+    about: str = ""  # the record it tells of
+
+
+def _message_keys(one: Message) -> Iterator[Key]:
+    yield Key("control-id", f"{one.destination}\0{one.control_id}", unique=True)
+    yield Key(one.state, one.destination, one.number)
+    if one.about:
+        yield Key("about", one.about, seconds(one.made_ns))
+
+
+MESSAGE = Kind("message", Message, _message_keys)
+
+
+class Letter(Row, frozen=True):
+    """A dead letter: a message that came and could not be applied; kept as it was, to be tried again."""
+
+    listener: str
+    sender: str
+    kind: str
+    control_id: str
+    body: bytes
+    at_ns: int
+    error: str
+    state: str = "open"  # "open", "replayed" or "dismissed"
+    attempts: int = 1
+    by: str = ""
+
+
+LETTER = Kind("letter", Letter, lambda one: [Key("state", one.state, seconds(one.at_ns))])
+
+
+class Cursor(Row, frozen=True):
+    """How far a consumer of the journal is."""
+
+    name: str
+    cursor: str = ""
+
+
+CURSOR = Kind("cursor", Cursor, lambda one: [Key("name", one.name, unique=True)])

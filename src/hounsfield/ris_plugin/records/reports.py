@@ -1,0 +1,127 @@
+"""Reports: what was seen, by whom, in versions that stay as they were signed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hounsfield.archive.plugins import Key, Kind
+from hounsfield.ris_plugin.records.base import Code, Row, seconds
+
+
+class Section(Row, frozen=True):
+    """A part of a report. ``name``: "indication", "technique", "comparison", "findings", "impression", …"""
+
+    name: str
+    text: str
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+class Version(Row, frozen=True):
+    """One version. ``kind``: "preliminary", "final", "correction" or "addendum". It never changes."""
+
+    number: int
+    kind: str
+    sections: tuple[Section, ...]
+    author: str
+    at_ns: int
+    signer: str = ""
+    signed_ns: int = 0
+    reason: str = ""  # of a correction or addendum
+    critical: bool = False
+    critical_told: str = ""
+    document_uid: str = ""  # of the PDF in the archive
+    structured_uid: str = ""  # of the SR in the archive
+
+
+class Report(Row, frozen=True):
+    """The report of a study. ``state``: of ``ris_plugin.reporting.MACHINE``; ``draft``: what is written now."""
+
+    number: str
+    patient: str
+    orders: tuple[str, ...]
+    study_uid: str
+    state: str
+    accession: str = ""
+    template: str = ""
+    modality: str = ""
+    body_part: str = ""
+    subspecialty: str = ""
+    priority: str = "ROUTINE"
+    patient_class: str = ""
+    draft: tuple[Section, ...] = ()
+    drafted_by: str = ""
+    assigned_to: str = ""
+    locked_until_ns: int = 0
+    versions: tuple[Version, ...] = ()
+    priors: tuple[str, ...] = ()  # Study Instance UIDs, as they were listed when it was signed
+    ready_ns: int = 0  # when it could be read: its images were verified
+    changed_ns: int = 0
+
+
+UNREAD = frozenset({"unassigned", "assigned", "dictated", "preliminary"})
+
+
+def _report_keys(one: Report) -> Iterator[Key]:
+    yield Key("number", one.number, unique=True)
+    yield Key("study", one.study_uid, unique=True)
+    yield Key("patient", one.patient, seconds(one.ready_ns))
+    for order in one.orders:
+        yield Key("order", order)
+    yield Key("state", one.state, seconds(one.ready_ns))
+    if one.accession:
+        yield Key("accession", one.accession)
+    if one.state in UNREAD:
+        yield Key("unread", "", seconds(one.ready_ns))
+    if one.assigned_to:
+        yield Key("assigned", one.assigned_to, seconds(one.ready_ns))
+
+
+REPORT = Kind("report", Report, _report_keys)
+
+
+class Field(Row, frozen=True):
+    """A structured field of a template. ``choices``: none for free text; ``unit`` for a number."""
+
+    name: str
+    label: str = ""
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+    required: bool = False
+    code: Code | None = None
+
+
+class TemplateSection(Row, frozen=True):
+    """A section of a template with its text; ``{field}`` stands for a field's value."""
+
+    name: str
+    text: str = ""
+    fields: tuple[Field, ...] = ()
+
+
+class Template(Row, frozen=True):
+    """A report template, for all procedures or some."""
+
+    name: str
+    sections: tuple[TemplateSection, ...]
+    modality: str = ""
+    body_part: str = ""
+    procedures: tuple[str, ...] = ()
+    owner: str = ""  # a person; "" for all
+
+
+TEMPLATE = Kind("template", Template, lambda one: [Key("name", one.name, unique=True), Key("all", "")])
+
+
+class Macro(Row, frozen=True):
+    """A short word that stands for a text, everybody's or one person's."""
+
+    name: str
+    text: str
+    owner: str = ""
+
+
+MACRO = Kind(
+    "macro",
+    Macro,
+    lambda one: [Key("name", f"{one.owner}\0{one.name}", unique=True), Key("owner", one.owner)],
+)
