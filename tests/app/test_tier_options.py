@@ -8,8 +8,11 @@ import pytest
 
 from hounsfield.archive.app.tier_options import check_tiers, tiering_options
 from hounsfield.archive.config import load_config
+from hounsfield.archive.engine.tiers import open_place
 from hounsfield.archive.errors import ConfigError
+from hounsfield.storage_backends.late_store import LateStore
 from hounsfield.storage_backends.s3_store import S3Options
+from hounsfield.storage_backends.store_wrappers import TimedOut
 
 COLD = '[[tiers]]\nname = "cold"\ndirectory = "/mnt/cold"\n'
 RULE = '[[tier_rules]]\nname = "r"\n'
@@ -30,10 +33,24 @@ def test_what_the_example_says(root_directory: Path, tmp_path: Path) -> None:
     (cold,), (old_ct,) = found.tiers, found.rules
     assert cold.place == S3Options("hounsfield", "https://s3.example.org")
     assert (cold.requests_max, cold.retry_s, cold.verify_s) == (16, 60.0, 90 * 86_400.0)
+    assert cold.silence_s == 20.0
     assert (old_ct.action, old_ct.to, old_ct.compress) == ("move", ("cold",), "")
     assert (old_ct.older_than_days, old_ct.not_opened_days, old_ct.bytes_min) == (365.0, 90.0, None)
     assert old_ct.fill_above is None
     assert old_ct.keep_years is None
+
+
+def test_how_long_a_silent_place_is_waited_for(tmp_path: Path) -> None:
+    bucket = '[[tiers]]\nname = "far"\nbucket = "b"\nendpoint = "https://s3.example.org"\n'
+    found = options_of(tmp_path, f"{COLD}silence_seconds = 1.5\n{bucket}silence_seconds = 90\n")
+    assert [one.silence_s for one in found.tiers] == [1.5, 90.0]
+    cold, far = map(open_place, found.tiers)
+    assert isinstance(cold, TimedOut)
+    assert cold._seconds == 1.5
+    assert isinstance(far, LateStore)
+    limits = far._opened()._limits  # type: ignore[attr-defined]
+    assert limits.silence_s == limits.request_s == 90.0
+    far.close()
 
 
 def test_the_memory_for_distant_stretches_is_the_archives(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ def _tier(entry: TierEntry) -> TierOptions:
         place=_bucket(entry) if entry.bucket else Path(entry.directory),
         requests_max=entry.requests_max,
         retry_s=entry.retry_seconds,
+        silence_s=entry.silence_seconds,
         verify_s=entry.verify_days * 86_400,
     )
 

@@ -284,6 +284,7 @@ class TierEntry(Section, frozen=True):
     credentials: str = "default"
     requests_max: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 16
     retry_seconds: Seconds = 60.0
+    silence_seconds: Seconds = 20.0
     verify_days: Annotated[float, msgspec.Meta(ge=0, le=36_500)] = 90.0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,8 @@ class TierOptions:
     is told so at once, but for one every few seconds."""
 
     silence_s: float = 20.0
-    """A bucket that says nothing for so long is away."""
+    """A request of which nothing comes, or a call of a disk that hangs, for so long has failed. Busy servers
+    take seconds for a first byte; whoever opens a study waits for it before another copy is read."""
 
     verify_s: float = 90 * 86_400.0
     """Every copy there is read again, all of it, after so long; 0: only when asked. Reads may cost money."""
@@ -200,8 +201,9 @@ def open_place(options: TierOptions) -> ObjectStore:
     """A tier's place as it is, with nothing around it. Asks nothing of it."""
     place = options.place
     if isinstance(place, Path):
-        return TimedOut(DirectoryStore(place), threads=2 * options.requests_max)
+        return TimedOut(DirectoryStore(place), options.silence_s, threads=2 * options.requests_max)
     limits = S3Limits(threads=options.requests_max, silence_s=options.silence_s)
+    limits = replace(limits, request_s=max(limits.request_s, options.silence_s))
     return LateStore(partial(S3Store, place, limits), f"<tier {options.name}, not opened yet>")
 
 
