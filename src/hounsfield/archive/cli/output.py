@@ -128,7 +128,10 @@ def print_json(value: Any) -> None:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", right: Sequence[str] = ()
 ) -> None:
-    """A table with ``columns``; those in ``right`` are set to the right. An empty table says so."""
+    """A table with ``columns``; those in ``right`` are set to the right. An empty table says so.
+
+    What strangers wrote, as the reason of a hold or a pin, does not steer the terminal.
+    """
     if not rows:
         remark("nothing to show")
         return
@@ -139,8 +142,12 @@ def print_table(
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(escape("" if cell is None else _cell(str(cell))) for cell in row))
     out().print(table)
+
+
+def _cell(text: str) -> str:
+    return text if text.isprintable() else "\n".join(printable(line) for line in text.split("\n"))
 
 
 def ago(seconds: float) -> str:
