@@ -64,7 +64,7 @@ class Patient(Row, frozen=True):
     """One person. ``identifiers``: the first is the one that images carry.
 
     ``as_of_ns`` and ``as_of_from`` say up to which event of which sender the demographics are (EVN-2, else
-    MSH-7); of two events of one moment the sender whose name comes later wins, so that every order ends alike.
+    MSH-7); of two events of one moment the sender whose name sorts later wins, so that any order ends alike.
     """
 
     identifiers: tuple[Identifier, ...]

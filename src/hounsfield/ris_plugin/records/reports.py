@@ -34,7 +34,7 @@ class Version(Row, frozen=True):
 
 
 class Report(Row, frozen=True):
-    """The report of a study. ``state``: of ``ris_plugin.reporting.MACHINE``; ``draft``: what is written now."""
+    """The report of a study. ``state``: of ``ris_plugin.reporting.MACHINE``; ``draft``: not signed."""
 
     number: str
     patient: str
