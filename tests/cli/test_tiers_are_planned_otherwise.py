@@ -175,6 +175,7 @@ def test_damage_and_missing_tiers_are_exit_code_4(tier: Tier, tmp_path: Path) ->
     assert json_of(tier, "verify")["copies"] == 0
     tier("apply")
     assert json_of(tier, "verify")["run"]["verified_copies"] == 2
+    assert "put into packs of" in tier("status").err  # what a plan promised to free was that, before
     path = next((tmp_path / "cold/packs").glob("*/*"))
     whole = path.read_bytes()
     path.write_bytes(whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:])
@@ -189,6 +190,14 @@ def test_damage_and_missing_tiers_are_exit_code_4(tier: Tier, tmp_path: Path) ->
     assert "mount" in tier("status", code=4).out
     assert json_of(tier, "verify", code=4)["copies"] == 2
     assert json_of(tier, "apply")["run"]["failures"] == 0  # there was nothing to move
+
+
+def test_what_a_missing_tier_puts_off_is_said(tier: Tier, tmp_path: Path) -> None:
+    (tmp_path / "cold").rename(tmp_path / "gone")
+    done = tier("apply", code=4)
+    assert "1 errors, and what they put off is in the next one" in done.err
+    (tmp_path / "gone").rename(tmp_path / "cold")
+    assert "2 series placed" in tier("apply").err
 
 
 def test_appointments_are_said_changed_and_cancelled(tier: Tier) -> None:

@@ -113,14 +113,21 @@ def _say_progress(found: dict[str, Any], *, running: bool) -> None:
 def _did(run: dict[str, Any]) -> str:
     words = {
         "plan": (
-            f"{run['series'] - run['expired_series']} series placed, {size(run['copied_bytes'])} copied, "
-            f"{size(run['freed_bytes'])} freed"
+            f"{run['series'] - run['expired_series']} series placed, "
+            + (
+                f"{size(run['gathered_bytes'])} put into packs of {size(run['packed_bytes'])}, "
+                if run["gathered_bytes"]
+                else ""
+            )
+            + f"{size(run['copied_bytes'])} copied, {size(run['freed_bytes'])} of packs freed"
             + (f", {run['expired_series']} series expired" if run["expired_series"] else "")
         ),
         "verify": f"{run['verified_copies']} copies are right, {run['repaired_packs']} repaired",
         "recall": f"{run['recalled_series']} series brought back",
     }[run["task"]]
-    return words + (f", {run['failures']} put off by errors" if run["failures"] else "")
+    if not run["failures"]:
+        return words
+    return f"{words}; {run['failures']} errors, and what they put off is in the next one"
 
 
 def _say_savings(done: dict[str, int]) -> None:
