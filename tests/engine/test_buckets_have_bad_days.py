@@ -32,7 +32,11 @@ pytestmark = [pytest.mark.peer("weed"), pytest.mark.usefixtures("s3_server")]
 __all__ = ["s3_server"]
 
 NAMES = ("cold", "second")
-RETRY_S, SILENCE_S = 0.3, 2.0
+RETRY_S = 0.1
+PATIENT_S, IMPATIENT_S = (
+    60.0,
+    0.3,
+)  # with a bucket that says nothing; the latter only where one is to be silent
 
 
 @dataclass
@@ -43,12 +47,13 @@ class Buckets(Place):
     places: dict[str, S3Options] = field(default_factory=dict)
     real: dict[str, S3Store] = field(default_factory=dict)
     """The same, past the proxies."""
+    silence_s: float = PATIENT_S
 
     @property
     def options(self) -> EngineOptions:
         of = super().options
         tiers = tuple(
-            TierOptions(name, place, retry_s=RETRY_S, silence_s=SILENCE_S)
+            TierOptions(name, place, retry_s=RETRY_S, silence_s=self.silence_s)
             for name, place in self.places.items()
         )
         return replace(of, tiering=replace(of.tiering, tiers=tiers))
@@ -65,14 +70,14 @@ class Buckets(Place):
     async def require_settled(self, engine: Engine, *tiers: str) -> None:
         """All is well again: everything is where the rules want it, once, and as it was sent."""
         self.behave()
-        for _ in range(5):  # what was under way while it was not well may fail once more
-            engine.tiering._swept_ns = 0
-            for one in engine.stores.tiers._memories.values():
-                one._reads.failed_at = one._writes.failed_at = float("-inf")  # it is not waited for here
-            await applied(engine)
-            if not list(engine.tiering.planned(engine.tiering.now())):
-                break
-        assert not list(engine.tiering.planned(engine.tiering.now()))
+        with trio.fail_after(60):  # what was under way while it was not well may fail once more
+            while True:
+                engine.tiering._swept_ns = 0
+                forget_troubles(engine)
+                await applied(engine)
+                if not list(engine.tiering.planned(engine.tiering.now())):
+                    break
+                await trio.sleep(0.02)
         named = self.named(engine.stores)
         assert all(of == set(tiers) for of in named.values())
         for tier in (*NAMES, "hot"):
@@ -86,6 +91,12 @@ class Buckets(Place):
             for one in await engine.instances(study)
         ]
         assert sorted(found) == sorted(self.sent)
+
+
+def forget_troubles(engine: Engine) -> None:
+    """A store that is back is asked at once: that it is left alone for a while is not waited for here."""
+    for one in engine.stores.tiers._memories.values():
+        one._reads.failed_at = one._writes.failed_at = float("-inf")
 
 
 @pytest.fixture
@@ -233,6 +244,7 @@ async def header_of(engine: Engine, result: StoreResult) -> bytes:
 async def test_who_reads_is_told_whether_waiting_helps(place: Buckets, fault: str) -> None:
     await moved(place, "cold", count=1)
     expected = DamagedError if fault in {"404", "wrong bytes"} else UnavailableError
+    place.silence_s = IMPATIENT_S if fault == "silence" else PATIENT_S
     async with place.open() as engine:
         place.proxies["cold"].on(ERRORS[fault], anything)
         for _, result in place.sent.values():
@@ -240,6 +252,9 @@ async def test_who_reads_is_told_whether_waiting_helps(place: Buckets, fault: st
                 with pytest.raises(expected) as told:
                     await read(engine, result)
                 assert result.sop_instance_uid not in str(told.value)
+    place.behave()
+    place.silence_s = PATIENT_S
+    async with place.open() as engine:
         await place.require_settled(engine, "cold")
         for data, result in place.sent.values():
             assert await frame_of(engine, result) in data
@@ -275,6 +290,7 @@ async def test_what_one_copy_does_not_give_is_read_from_the_other(place: Buckets
 
 async def test_a_copy_that_is_away_holds_up_nobody_who_has_another(place: Buckets) -> None:
     await moved(place, *NAMES)
+    place.silence_s = IMPATIENT_S
     async with place.open() as engine:
         held = Held()
         place.proxies["cold"].on(held, anything)
@@ -319,16 +335,29 @@ async def test_rot_in_a_bucket_is_read_round_and_repaired(place: Buckets, tmp_pa
         await place.require_settled(engine, *NAMES)
 
 
-async def test_rot_without_another_copy_is_looked_into_once(place: Buckets) -> None:
+async def test_rot_without_another_copy_is_looked_into_once(
+    place: Buckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiering, "TOGETHER_S", 0.05)
     await moved(place, "cold")
     async with place.open() as engine:
         place.proxies["cold"].on(faults.wrong_bytes, gets)
         (_, result), *_ = place.sent.values()
+        doubt, doubted = engine.tiering.verifying.doubt, 0
+
+        def count(segments: set[bytes]) -> None:
+            nonlocal doubted
+            doubt(segments)
+            doubted += 1
+
+        monkeypatch.setattr(engine.tiering.verifying, "doubt", count)
         heads = []  # each look at a whole copy begins with its size
-        for _ in range(3):
+        for number in range(3):
             with pytest.raises(DamagedError):
                 await frame_of(engine, result)
-            await trio.sleep(2 * tiering.TOGETHER_S)
+            with trio.fail_after(60):
+                while doubted <= number:
+                    await trio.sleep(0.02)
             await tidied(engine)
             assert engine.tiering.verifying.damaged()
             heads.append(sum(one.method == "HEAD" for one in place.proxies["cold"].requests))
@@ -424,6 +453,7 @@ async def test_series_of_another_tier_come_back_while_one_is_away(
         with trio.fail_after(60):
             while engine.tiering.figures.recalled_series < 4:
                 seconds += tier_returns.RECALL_AGAIN_S
+                forget_troubles(engine)
                 await engine.tiering.leading.run(engine.tiering.step)
                 await trio.sleep(0.02)
         await place.require_all(engine)

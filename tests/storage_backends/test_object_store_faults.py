@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.peer("weed")
 
 MIB = 1 << 20
 PATIENCE = S3Limits(
-    connect_s=1, silence_s=1, request_s=1, retries=0, range_bytes=MIB, part_bytes=5 * MIB, whole_bytes=MIB
+    connect_s=30, silence_s=30, request_s=30, retries=0, range_bytes=MIB, part_bytes=5 * MIB, whole_bytes=MIB
 )
 SMALL, LARGE = os.urandom(5000), os.urandom(10 * MIB + 11)
 OTHER_SMALL, OTHER_LARGE = SMALL[::-1], LARGE[::-1]
@@ -228,7 +229,7 @@ def test_a_large_put_fails_at_any_step(
     """And leaves no upload behind, but where the answer with its name was lost: a lifecycle rule ends it."""
     bucket.proxy.on(fault, step)
     with pytest.raises(StoreAwayError):
-        put_large(bucket.store)
+        put_large(bucket.opened(request_s=2) if fault is faults.silence else bucket.store)
     if step is is_start and "lost answer" in request.node.name:
         left = bucket.server.unfinished_uploads(bucket.prefix)
         assert len(left) == 1
@@ -317,7 +318,7 @@ def test_pieces_may_come_from_a_bucket(bucket: Bucket) -> None:
 def fresh(s3_server: S3Server) -> Iterator[Bucket]:  # noqa: F811
     """With a proxy at which nothing hangs any more."""
     with faulty_store(s3_server.port) as proxy:
-        yield Bucket(s3_server, proxy, replace(PATIENCE, request_s=30))
+        yield Bucket(s3_server, proxy, PATIENCE)
 
 
 @pytest.mark.parametrize("taken", [1, 3])
@@ -348,8 +349,14 @@ def test_all_streams_together_have_so_many_threads(fresh: Bucket) -> None:
 
 def test_a_put_holds_so_many_parts_and_no_more(fresh: Bucket) -> None:
     """A store that takes nothing for a while is not sent a whole pack's memory."""
-    fresh.proxy.on(faults.silence, lambda request: request.is_part)
-    made = 0
+    both, made = threading.Barrier(2), 0
+
+    def takes_nothing(exchange: faults.Exchange) -> None:
+        both.wait(60)
+        exchange.proxy.closing.wait(0.5)
+        exchange.hang_up()
+
+    fresh.proxy.on(takes_nothing, lambda request: request.is_part)
 
     def pieces() -> Iterator[bytes]:
         nonlocal made
@@ -358,7 +365,7 @@ def test_a_put_holds_so_many_parts_and_no_more(fresh: Bucket) -> None:
             made += MIB
 
     with pytest.raises(StoreAwayError):
-        fresh.opened(parts_in_flight=2, request_s=1).put("new", pieces(), 200 * MIB)
+        fresh.opened(parts_in_flight=2).put("new", pieces(), 200 * MIB)
     assert made <= (2 + 4) * 5 * MIB
     assert sum(request.is_part for request in fresh.proxy.requests) == 2
 
@@ -378,14 +385,14 @@ def test_a_store_that_is_closed_under_a_stream(fresh: Bucket) -> None:
 @pytest.mark.parametrize("act", ALL)
 @pytest.mark.parametrize("answer", ["500", "503", "hangs up"])
 def test_what_fails_once_is_not_noticed(bucket: Bucket, act: str, answer: str) -> None:
-    patient = bucket.opened(retries=2, retry_s=5, request_s=10)
+    patient = bucket.opened(retries=2, retry_s=30)
     bucket.proxy.on(ANSWERS[answer][0], lambda request: not is_end(request), times=1)
     ALL[act](patient)
 
 
 @pytest.mark.parametrize("act", READS)
 def test_an_answer_that_breaks_off_once_is_not_noticed(bucket: Bucket, act: str) -> None:
-    patient = Retrying(bucket.opened(retries=2, retry_s=5, request_s=10), pause=lambda seconds: None)
+    patient = Retrying(bucket.opened(retries=2, retry_s=30), pause=lambda seconds: None)
     bucket.proxy.on_method(faults.half_a_body, "GET", times=1)
     ALL[act](patient)
 
@@ -405,8 +412,7 @@ def test_a_bucket_that_has_many_bad_days(s3_server: S3Server, seed: int) -> None
     options = s3_server.options()
     with faulty_store(s3_server.port) as proxy:
         proxy.on(badly, lambda request: choose.random() < 0.2)
-        limits = replace(PATIENCE, request_s=10, range_bytes=MIB)
-        bad = S3Store(replace(options, endpoint=proxy.endpoint), limits)
+        bad = S3Store(replace(options, endpoint=proxy.endpoint), PATIENCE)
         store = Retrying(Limited(Metered(bad), 4), pause=lambda seconds: None)
         contents = {
             f"packs/{number}": choose.randbytes(choose.choice((10, 300_000, 6 * MIB))) for number in range(6)

@@ -255,8 +255,10 @@ def test_a_call_that_hangs_is_left_behind(troubled: Troubled, act: str) -> None:
 def test_a_stream_that_hangs_in_the_middle(troubled: Troubled) -> None:
     release = threading.Event()
     troubled.trouble = [None, None, None, release]
-    stream = TimedOut(troubled, 0.5).stream("object")
+    store = TimedOut(troubled, 60)
+    stream = store.stream("object")
     assert len(next(stream)) == len(next(stream)) == 1000
+    store._seconds = 0.05
     with pytest.raises(StoreAwayError, match="hangs"):
         next(stream)
     release.set()

@@ -76,8 +76,9 @@ async def applied(client) -> dict:
     """Have the rules carried out; the status then."""
     assert (await client.post("/tiers/apply")).status_code == 202
     with trio.fail_after(60):
-        while (status := (await client.get("/tiers")).json())["plan_asked"]:
+        while (await client.get("/tiers")).json()["plan_asked"]:
             await trio.sleep(0.02)
+    status: dict = (await client.get("/tiers")).json()  # looked up when it was over
     return status
 
 
@@ -119,6 +120,11 @@ async def test_planned_carried_out_recalled_and_told(keyed):
         assert more.json() == {"series": 1}  # the other one
         for path in ("/tiers/studies/1.2.3/recall", f"/tiers/studies/{STUDY}/series/1.2/recall"):
             assert (await client.post(path)).status_code == 404
+        with trio.fail_after(60):  # it is hot before it is said
+            while "series-recalled" not in {
+                one["kind"] for one in (await client.get("/tiers/history")).json()["events"]
+            }:
+                await trio.sleep(0.02)
         told = (await client.get("/tiers/history", params={"limit": 2})).json()
         assert len(told["events"]) == 2
         rest = (await client.get("/tiers/history", params={"before": told["before"]})).json()
