@@ -109,6 +109,7 @@ tier-kills: setup
 	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.tier_kills $(TIER_KILLS)
 	TIER_STORE_KILLS=3 $(BIN)/pytest -n 0 tests/engine/test_store_is_killed_in_a_move.py
 	HOUNSFIELD_KILL_EVERY=2 $(BIN)/pytest -n 0 --timeout 1800 tests/engine/test_moves_are_killed_anywhere.py
+	HOUNSFIELD_KILL_EVERY=1 $(BIN)/pytest -n 0 tests/engine/test_gathering_crashes.py tests/engine/test_compaction_crashes.py
 
 kills: setup
 	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.kills $(KILLS)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ from hounsfield.storage_backends.local_writer import LocalBlobWriter
 from support.archives import ct_slice, store, stores_in
 from support.contents import contents
 from support.killed_steps import STEPS, Killed, compact_everything, killed_at
+from support.leader_child import killed_after
 
-CHILD = Path(__file__).resolve().parent.parent / "support" / "compaction_child.py"
+EVERY = int(os.environ.get("HOUNSFIELD_KILL_EVERY") or 2)  # so-manieth step
 LIMITS = RewriteLimits(group_bytes=4096, group_records=2)
 
 
@@ -80,7 +79,7 @@ def test_stopped_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     with stores_in(tmp_path / "data") as stores:
         before = located(stores)
     met: set[str] = set()
-    for step in range(1, 200, 8 if after else 1):
+    for step in range(1, 200, EVERY * (4 if after else 1)):
         directory = tmp_path / str(step)
         shutil.copytree(tmp_path / "data", directory)
         (tmp_path / f"{step}.key").write_text((tmp_path / "data.key").read_text())
@@ -114,16 +113,7 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
         before = located(stores)
     source = random.Random(4)
     for _ in range(3):
-        child = subprocess.Popen(
-            [sys.executable, str(CHILD), str(directory), f"file:{tmp_path / 'data.key'}"],
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        for _ in range(source.randrange(1, 30)):
-            assert child.stdout.readline()
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+        killed_after(source.randrange(1, 30), "compact", directory)
         with stores_in(directory) as stores:
             assert stores.catch_up(at_start=True).damaged == 0
             assert located(stores) == before

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,9 @@ from hounsfield.storage_backends.local_writer import LocalBlobWriter
 from support.archives import ct_slice, store, stores_in
 from support.contents import contents
 from support.killed_steps import STEPS, Killed, compact_everything, killed_at
+from support.leader_child import killed_after
 
-CHILD = Path(__file__).resolve().parent.parent / "support" / "gathering_child.py"
+EVERY = int(os.environ.get("HOUNSFIELD_KILL_EVERY") or 2)  # so-manieth step
 LIMITS = GatherLimits(group_bytes=4096, group_records=2, pack_bytes=14_000)
 OPTIONS = EngineOptions(ingest=IngestLimits(stream_bytes_min=20_000, large=LargeLimits(piece_bytes=10_000)))
 
@@ -121,7 +120,7 @@ def test_stopped_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         before = shown(stores)
         key = stores.catalog.series_key("2.25.1", "2.25.1.1")
     met: set[str] = set()
-    for step in range(1, 200, 3 if after else 1):
+    for step in range(1, 200, EVERY * (3 if after else 1)):
         directory = copied(tmp_path / "data", tmp_path / str(step))
         with stores_in(directory, OPTIONS) as stores:
             stores.sealer.prepare(100)
@@ -168,16 +167,7 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
         before = shown(stores)
     source = random.Random(4)
     for turn in range(3):
-        child = subprocess.Popen(
-            [sys.executable, str(CHILD), str(directory), f"file:{tmp_path / 'data.key'}"],
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        for _ in range(source.randrange(1, 60)):
-            assert child.stdout.readline()
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
+        killed_after(source.randrange(1, 60), "gather", directory)
         if turn % 2:
             shutil.rmtree(directory / "index")
             with stores_in(directory, OPTIONS) as stores:
