@@ -13,29 +13,29 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import signal
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import trio
 
 from hounsfield import __version__
-from hounsfield.archive.app.boot import Boot, Channel, ChannelClosed, ListenerFd
+from hounsfield.archive.app.boot import Channel, ChannelClosed
+from hounsfield.archive.app.config_checks import check_for_start, check_whole, ending_certificates
 from hounsfield.archive.app.control import ControlServer
-from hounsfield.archive.app.data_directory import CONTROL_SOCKET, DataDirectory, open_data_directory
-from hounsfield.archive.app.keys import key_source, open_keyring, open_master_key
+from hounsfield.archive.app.data_directory import CONTROL_SOCKET
+from hounsfield.archive.app.keys import key_source
 from hounsfield.archive.app.lean_structlog import structlog
-from hounsfield.archive.app.listeners import Listener, allow_descriptors, check_token_file, open_listeners
+from hounsfield.archive.app.listeners import allow_descriptors
 from hounsfield.archive.app.place import WORKER_COMMAND, Place, ending
+from hounsfield.archive.app.premises import Premises
 from hounsfield.archive.app.recent import RecentPeers
-from hounsfield.archive.app.scoreboard import Kind, Scoreboard, metrics_with
-from hounsfield.archive.app.wakeups import Wakeups
-from hounsfield.archive.config import Config, check_safety
-from hounsfield.archive.errors import ConfigError, ControlError, HounsfieldError
+from hounsfield.archive.app.scoreboard import Kind
+from hounsfield.archive.app.talking import Talking
+from hounsfield.archive.config import Config
+from hounsfield.archive.errors import ConfigError, HounsfieldError
 
 RESTART_SECONDS_MIN = 0.1
 RESTART_SECONDS_MAX = 10.0  # a worker that cannot start must not fill the disk with logs
@@ -44,8 +44,6 @@ READY_SECONDS_MAX = 120.0  # from the moment the archive is open: a worker then 
 RECOVERY_NOTE_SECONDS = 60.0  # how often a long recovery is mentioned: it may take hours, and is no failure
 LAST_WORDS_SECONDS = 1.0
 KILL_SECONDS = 5.0  # after a drain's grace or a stop, until SIGKILL
-ANSWER_SECONDS_MAX = 600.0
-HAND_OUT_SECONDS_MAX = 10.0  # a worker that hangs must not keep a command waiting
 
 
 class State(Enum):
@@ -70,7 +68,6 @@ class Supervisor:
         *,
         reload_config: Callable[[], Config] | None = None,
         on_ready: Callable[[dict[str, Any]], None] | None = None,
-        announce: Callable[[str], None] | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
         ready_seconds_max: float = READY_SECONDS_MAX,
         recovery_note_seconds: float = RECOVERY_NOTE_SECONDS,
@@ -81,16 +78,11 @@ class Supervisor:
         self.recovery_key: str | None = None
         self._reload_config = reload_config or (lambda: config)
         self._on_ready = on_ready
-        self._announce = announce
         self._worker_command = tuple(worker_command)
         self._ready_seconds_max = ready_seconds_max
         self._recovery_note_seconds = recovery_note_seconds
         self._log = structlog.get_logger()
         self._recent = RecentPeers()
-        self._questions: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
-        self._question = 0
-        self._hand_outs = 0
-        self._taken = trio.lowlevel.ParkingLot()
         self._signals_seen = 0
         self._failure: str | None = None
         self._all_ready = trio.Event()
@@ -104,11 +96,10 @@ class Supervisor:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 await nursery.start(self._hear_signals)
-                control = ControlServer(self._data.path / CONTROL_SOCKET, self._operations())
+                control = ControlServer(self._premises.directory / CONTROL_SOCKET, self._operations())
                 await nursery.start(control.serve)
                 try:
                     async with trio.open_nursery() as workers:
-                        self._worker_nursery = workers
                         for place in self._places:
                             workers.start_soon(self._keep_running, place)
                         workers.start_soon(self._become_ready)
@@ -123,20 +114,11 @@ class Supervisor:
 
     def _prepare(self, stack: contextlib.ExitStack) -> None:
         config = self.config
-        self.announcements = check_safety(config)
-        self._check_rules(config)
-        check_token_file(config)
-        self._data: DataDirectory = open_data_directory(Path(config.archive.data), create=True)
-        stack.callback(self._data.close)
-        master = open_master_key(config, self._data.path)
-        keyring = open_keyring(self._data.path, master, create=True)
-        recovery = keyring.take_recovery_key()
-        self.recovery_key = recovery.text() if recovery else None
-        self._root_key = keyring.reveal_root()
-        scheme, _, name = config.keys.master_key.partition(":")
-        self._key_variable = name if scheme == "env" else ""
-        if self._data.created:
-            self.announcements.insert(0, f"made a new archive in {self._data.path}")
+        self.announcements = check_for_start(config)
+        self._premises = premises = Premises(config, stack)
+        self.recovery_key = premises.recovery_key
+        if premises.created:
+            self.announcements.insert(0, f"made a new archive in {premises.directory}")
         if not config.keys.master_key:
             self.announcements.append(
                 f"the key is the {key_source(config)}; the archive stays on loopback with it"
@@ -145,32 +127,16 @@ class Supervisor:
             self.announcements.append(too_few)
         for announcement in self.announcements:
             self._log.warning("announcement", announcement=announcement)
-            if self._announce:
-                self._announce(announcement)
-        self._listeners: list[Listener] = open_listeners(config)
-        stack.callback(self._close_listeners)
-        self._workers = config.archive.workers or os.cpu_count() or 1
-        self._board_tiers = tuple(tier.name for tier in config.tiers)
-        board_fd, self.board = Scoreboard.create(self._workers, metrics_with(self._board_tiers))
-        stack.callback(self.board.close)
-        stack.callback(os.close, board_fd)
-        self._board_fd = board_fd
-        self._bells = Wakeups.create(self._workers)
-        for fd in self._bells:
-            stack.callback(os.close, fd)
-        self._salt = secrets.token_bytes(32)
-        self._places = [Place(number) for number in range(self._workers)]
+        premises.open_shared(config)
+        self._places = [Place(number) for number in range(premises.workers)]
+        self._talking = Talking(self._places, premises.board)
         self._log.info(
             "starting",
             version=__version__,
-            workers=self._workers,
-            directory=str(self._data.path),
+            workers=premises.workers,
+            directory=str(premises.directory),
             key_source=key_source(config),
         )
-
-    def _close_listeners(self) -> None:
-        for listener in self._listeners:
-            listener.sock.close()
 
     async def _become_ready(self) -> None:
         while not self._opened.is_set():
@@ -194,7 +160,7 @@ class Supervisor:
         self._log.info(
             "ready",
             listeners=[f"{each['kind']} {each['host']}:{each['port']}" for each in status["listeners"]],
-            workers=self._workers,
+            workers=self._premises.workers,
             seconds=round(time.monotonic() - self._started_at, 2),
         )
         if self._on_ready:
@@ -206,7 +172,7 @@ class Supervisor:
         delay = RESTART_SECONDS_MIN
         while self._now() in {State.STARTING, State.SERVING}:
             code = await self._run_once(place)
-            self.board.clear_gauges(place.number)
+            self._premises.board.clear_gauges(place.number)
             place.ready = False
             match self._now():
                 case State.STARTING if place.failure or not self._opened.is_set():
@@ -234,13 +200,9 @@ class Supervisor:
 
     async def _run_once(self, place: Place) -> int:
         """Start a worker, talk with it until it ends; its return code."""
-        fds = [
-            *(each.sock.fileno() for each in self._listeners),
-            self._board_fd,
-            self._data.lock_fd,
-            *self._bells,
-        ]
-        channel = place.start(self._worker_command, fds, without=self._key_variable)
+        channel = place.start(
+            self._worker_command, self._premises.descriptors(), without=self._premises.key_variable
+        )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._hear_worker, place, channel)
@@ -251,25 +213,6 @@ class Supervisor:
             await place.end()
         return code
 
-    def _boot(self, place: Place) -> Boot:
-        return Boot(
-            worker=place.number,
-            workers=self._workers,
-            config=self.config,
-            directory=str(self._data.path),
-            listeners=tuple(
-                ListenerFd(each.kind, each.index, each.sock.fileno(), *each.address)
-                for each in self._listeners
-            ),
-            scoreboard_fd=self._board_fd,
-            scoreboard_tiers=self._board_tiers,
-            wakeup_fds=tuple(self._bells),
-            lock_fd=self._data.lock_fd,
-            root_key=self._root_key,
-            log_salt=self._salt,
-            first=not self._opened.is_set(),
-        )
-
     async def _hear_worker(self, place: Place, channel: Channel) -> None:
         try:
             if place.number > 0:
@@ -278,9 +221,9 @@ class Supervisor:
                 if self._now() not in {State.STARTING, State.SERVING}:
                     await channel.aclose()
                     return
-            place.told = True
-            place.lists = self._hand_outs
-            await channel.send(self._boot(place))
+            self._talking.begin(place)
+            first = not self._opened.is_set()
+            await channel.send(self._premises.boot(place.number, self.config, first=first))
             while True:
                 message = await channel.receive()
                 match message["type"]:
@@ -292,16 +235,13 @@ class Supervisor:
                     case "failed":
                         place.failure = message["error"]
                     case "aes-changed":
-                        await self._hand_out()
+                        await self._talking.hand_out(self.config)
                     case "reloaded":
-                        place.lists = message["number"]
-                        self._taken.unpark_all()
+                        self._talking.taken(place, message["number"])
                     case "peer":
                         self._recent.note(message)
                     case "reply":
-                        waiting = self._questions.pop(message["id"], None)
-                        if waiting is not None:
-                            waiting.send_nowait(message)
+                        self._talking.answered(message)
         except ChannelClosed:
             return
 
@@ -311,14 +251,9 @@ class Supervisor:
         self._opened.set()
         for place in self._places:
             if place.told:
-                self._nursery.start_soon(self._tell, place, message)
+                self._nursery.start_soon(self._talking.tell, place, message)
         grace = self.config.archive.drain_seconds if message == "drain" else 0.0
         self._nursery.start_soon(self._kill_after, grace + KILL_SECONDS)
-
-    async def _tell(self, place: Place, message: str) -> None:
-        if place.channel is not None:
-            with contextlib.suppress(ChannelClosed):
-                await place.channel.send({"type": message})
 
     async def _kill_after(self, seconds: float) -> None:
         await trio.sleep(seconds)
@@ -353,42 +288,20 @@ class Supervisor:
     def drain(self) -> None:
         """Stop accepting, let what is under way finish within ``archive.drain_seconds``, then stop."""
         if self.state in {State.STARTING, State.SERVING}:
-            self._close_listeners()
+            self._premises.close_listeners()
             self._shut_down(State.DRAINING, "drain")
 
     async def reload(self) -> None:
         """Read AE lists, certificates and tokens anew and tell the workers. ConfigError: nothing changed."""
         config = self._reload_config()
-        check_safety(config)
-        check_token_file(config)
-        self._check_files(config)
-        self._check_rules(config)
+        check_whole(config)
         if config.dicom.listeners != self.config.dicom.listeners:
             raise ConfigError("dicom.listeners changed: restart the server for that")
         if config.http.listeners != self.config.http.listeners:
             raise ConfigError("http.listeners changed: restart the server for that")
         self.config = config
-        await self._hand_out()
+        await self._talking.hand_out(config)
         self._log.info("loaded AE lists, certificates and tokens anew")
-
-    async def _hand_out(self) -> None:
-        """Tell every worker to use the lists, tokens and added AEs as they are now."""
-        self._hand_outs += 1
-        message = {"type": "reload", "config": self.config, "number": self._hand_outs}
-        for place in self._places:
-            if place.channel is not None and place.told:
-                with contextlib.suppress(ChannelClosed):
-                    await place.channel.send(message)
-
-    async def _handed_out(self) -> None:
-        """Wait until every worker uses what was handed out: who removed an AE has to rely on it."""
-        number = self._hand_outs
-        with trio.move_on_after(HAND_OUT_SECONDS_MAX) as patience:
-            while late := [each.number for each in self._places if each.ready and each.lists < number]:
-                with trio.move_on_after(1.0):  # one that ends meanwhile says nothing
-                    await self._taken.park()
-        if patience.cancelled_caught:
-            self._log.warning("workers did not take the lists in time", what=f"workers {late}")
 
     def status(self) -> dict[str, Any]:
         """What runs, where it listens, and the archive's totals."""
@@ -396,52 +309,18 @@ class Supervisor:
             "version": __version__,
             "pid": os.getpid(),
             "state": self.state.value,
-            "data": str(self._data.path),
+            "data": str(self._premises.directory),
             "ae_title": self.config.archive.ae_title,
             "seconds": round(time.monotonic() - self._started_at, 1),
-            "listeners": [self._describe(listener) for listener in self._listeners],
+            "listeners": self._premises.listeners(self.config),
             "workers": [place.describe() for place in self._places],
             "totals": {
-                metric.key: self.board.total(metric.key)
-                for metric in self.board.metrics
+                metric.key: self._premises.board.total(metric.key)
+                for metric in self._premises.board.metrics
                 if metric.kind in {Kind.COUNTER, Kind.GAUGE}
             },
-            "announcements": [*self.announcements, *self._certificates()],
+            "announcements": [*self.announcements, *ending_certificates(self.config)],
         }
-
-    def _check_rules(self, config: Config) -> None:
-        if config.routes or config.coercions:
-            from hounsfield.archive.app.route_options import check_rules  # most archives have none
-
-            check_rules(config)
-        if config.tiers or config.tier_rules:
-            from hounsfield.archive.app.tier_options import check_tiers
-
-            check_tiers(config)
-
-    def _check_files(self, config: Config) -> None:
-        from hounsfield.archive.app.ae_registry import remote_ae
-        from hounsfield.archive.app.certificates import check_files  # most of the network layer: not at start
-
-        check_files(config, map(remote_ae, config.aes))
-
-    def _certificates(self) -> list[str]:
-        """Those of ours that have ended, or will soon."""
-        config = self.config
-        files = [config.dicom.tls_client_certificate, *(ae.tls_certificate for ae in config.aes)]
-        files += [config.dicom.tls_client_crl, *(ae.tls_crl for ae in config.aes)]
-        files += [each.tls_certificate for each in config.dicom.listeners]
-        files += [each.tls_certificate for each in config.http.listeners]
-        if not any(files):
-            return []
-        from hounsfield.archive.app.certificates import running_out
-
-        return running_out(config)
-
-    def _describe(self, listener: Listener) -> dict[str, Any]:
-        entries = self.config.dicom.listeners if listener.kind == "dicom" else self.config.http.listeners
-        host, port = listener.address if listener.sock.fileno() >= 0 else ("closed", 0)
-        return {"kind": listener.kind, "host": host, "port": port, "tls": entries[listener.index].tls}
 
     def _operations(self) -> dict[str, Callable[..., Any]]:
         async def status() -> dict[str, Any]:
@@ -456,44 +335,19 @@ class Supervisor:
 
         async def reload() -> str:
             await self.reload()
-            await self._handed_out()
+            await self._talking.all_taken()
             return "loaded"
+
+        async def ask_worker(op: str, args: dict[str, Any]) -> Any:
+            return await self._talking.ask(op, args, state=self.state.value)
 
         return {
             "status": status,
             "ae-recent": ae_recent,
             "drain": drain,
             "reload": reload,
-            "": self._ask_worker,
+            "": ask_worker,
         }
-
-    async def _ask_worker(self, op: str, args: dict[str, Any]) -> Any:
-        """Pass a question on to a ready worker and wait for its answer. Raises ControlError."""
-        place = min(
-            (each for each in self._places if each.ready and each.channel is not None),
-            key=lambda each: self.board.by_worker("worker_connections")[each.number],
-            default=None,
-        )
-        if place is None or place.channel is None:
-            raise ControlError(
-                f"the server is {self.state.value}, no worker can answer; try again in a moment"
-            )
-        self._question += 1
-        number = self._question
-        send, receive = trio.open_memory_channel[dict[str, Any]](1)
-        self._questions[number] = send
-        try:
-            await place.channel.send({"type": "ask", "id": number, "op": op, "args": args})
-            with trio.fail_after(ANSWER_SECONDS_MAX):
-                reply = await receive.receive()
-        except (ChannelClosed, trio.TooSlowError):
-            raise ControlError("the worker that was asked ended or did not answer; try again") from None
-        finally:
-            self._questions.pop(number, None)
-        await self._handed_out()
-        if "error" in reply:
-            raise ControlError(reply["error"], mistaken=reply.get("mistaken", False))
-        return reply["result"]
 
 
 def ready_line(status: dict[str, Any]) -> str:

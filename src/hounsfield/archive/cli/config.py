@@ -31,24 +31,10 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
 
     Exit code 0: it would. 2: it would not, and the line says why and what to do.
     """
-    from hounsfield.archive.app.ae_registry import remote_ae
-    from hounsfield.archive.app.certificates import check_files, running_out
-    from hounsfield.archive.app.listeners import check_token_file
-    from hounsfield.archive.config import check_safety
+    from hounsfield.archive.app.config_checks import check_whole, ending_certificates
 
     config = effective_config(config_file, overrides, data)
-    announcements = check_safety(config)
-    check_token_file(config)
-    check_files(config, map(remote_ae, config.aes))
-    announcements += running_out(config)
-    if config.routes or config.coercions:
-        from hounsfield.archive.app.route_options import check_rules
-
-        check_rules(config)
-    if config.tiers or config.tier_rules:
-        from hounsfield.archive.app.tier_options import check_tiers
-
-        check_tiers(config)
+    announcements = [*check_whole(config), *ending_certificates(config)]
     if as_json:
         print_json({"ok": True, "announcements": announcements})
         return 0
