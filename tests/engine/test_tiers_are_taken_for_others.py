@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, Place, applied, rule, tidied
-from hounsfield.archive.engine.engine import EngineOptions
+from hounsfield.archive.engine.engine import Engine, EngineOptions
+from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.engine.tiers import TierOptions
 from hounsfield.archive.index.deletion import Target
+from hounsfield.storage_backends.tier_holder import TIER_HOLDER
 
 
 @dataclass
@@ -117,6 +120,49 @@ async def test_what_is_not_there_any_more_is_no_copy(place: Renaming) -> None:
         assert place.packs("cold") == set(place.named(engine.stores))
         await place.require_all(engine)
     assert before
+
+
+def twin_of(place: Renaming) -> Renaming:
+    """The same archive on another machine, as of now: its backup, restored, or its disk, copied."""
+    root = place.root / "twin"
+    shutil.copytree(place.root / "data", root / "data")
+    shutil.copy(place.root / "data.key", root / "data.key")
+    (root / "data" / TIER_HOLDER).unlink()  # which is in no backup
+    return replace(place, root=root, tiers={"cold": str(place.root / "cold")})
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_a_twin_reads_a_tier_and_changes_nothing_there(
+    place: Renaming, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """What the archive moved since its backup is no rest of a killed move, when that is tried elsewhere."""
+    monkeypatch.setattr("hounsfield.archive.engine.tiers.HELD_S", -1.0)
+    await moved(place, "cold")
+    place.rules = (rule("move", "hot"),)
+    async with place.open() as engine:
+        await applied(engine)
+    twin = twin_of(place)
+    place.rules = twin.rules = (rule(),)
+    async with place.open() as engine:
+        await applied(engine)
+        (segment,) = place.packs("cold")
+        async with twin.open() as other:
+            assert twin.named(other.stores) == {segment: {"hot"}}
+            if taken:
+                await TierOversight(other).take("cold")
+            await applied(other)
+            assert place.packs("cold") == {segment}
+            assert ("tier take cold" in trouble(other)) != taken
+            await twin.require_all(other)
+        await place.require_all(engine)
+        assert ("tier take cold" in trouble(engine)) == taken
+        await engine.delete(Target(next(iter(place.sent.values()))[1].study_uid), reason="x", actor="tester")
+        await tidied(engine)
+        assert (segment in place.packs("cold")) == taken
+
+
+def trouble(engine: Engine) -> str:
+    return engine.tiering.standing.look().tiers["cold"].trouble
 
 
 async def test_what_is_pinned_is_not_sent_away_to_make_room(place: Renaming) -> None:

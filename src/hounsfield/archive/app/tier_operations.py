@@ -38,6 +38,7 @@ class TierOperations:
             "tier-progress": self._oversight.progress,
             "tier-plan": self.plan,
             "tier-apply": self._oversight.apply,
+            "tier-take": self.take,
             "tier-recall": self.recall,
             "tier-pin": self.pin,
             "tier-unpin": self.unpin,
@@ -66,6 +67,10 @@ class TierOperations:
             after = page.pop("after")
             found = added(found, page)
         return {**found, "after": after}
+
+    async def take(self, tier: str) -> None:
+        """Write to a tier from here on; see :meth:`TierOversight.take`."""
+        await self._oversight.take(tier)
 
     async def recall(self, study: str, series: str) -> dict[str, int]:
         """Bring a study back; see :meth:`TierOversight.recall`."""

@@ -375,6 +375,37 @@ def _watch(
         time.sleep(POLL_SECONDS)
 
 
+# ---------------------------------------------------------------- take
+
+
+@command.command(
+    "take",
+    epilog="""\b
+Examples:
+  hounsfield tier take cold""",
+)
+@click.argument("tier")
+@config_options
+@json_option
+def take(
+    *, tier: str, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool
+) -> int:
+    """Write to a tier from this data directory from now on, and from no other one.
+
+    For an archive that was restored or moved to other disks. Its former data directory must not be served any
+    more: it would miss what is changed there from here. One that was restored to be tried takes nothing.
+    """
+    from hounsfield.archive.app.asking import open_archive
+
+    with open_archive(effective_config(config_file, overrides, data)) as archive:
+        archive.call("tier-take", tier=tier)
+    if as_json:
+        print_json({"tier": tier})
+    else:
+        remark(f"tier {tier} is written from this data directory from now on")
+    return 0
+
+
 # ---------------------------------------------------------------- verify
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
+import structlog
 import trio
 
-from hounsfield.archive.engine.errors import NotFoundError, RefusedError
+from hounsfield.archive.engine.errors import NotFoundError, RefusedError, UnavailableError
 from hounsfield.archive.engine.tier_moves import EVENT_TIERED
 from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import runs, sums
@@ -23,6 +24,7 @@ from hounsfield.archive.index.packs import HOT
 from hounsfield.archive.index.prefetching import Prefetch, PrefetchError
 from hounsfield.archive.index.rows import Event
 from hounsfield.archive.index.verifying import EVENT_DAMAGED, EVENT_REPAIRED
+from hounsfield.storage_backends.errors import StorageError
 
 if TYPE_CHECKING:
     from hounsfield.archive.engine.engine import Engine
@@ -42,6 +44,8 @@ TOLD: Final = frozenset({
     EVENT_TIERED, EVENT_RECALLED, EVENT_REPAIRED, EVENT_DAMAGED, EVENT_UNPINNED, FACT_PIN,
 })  # fmt: skip
 _NS = 1_000_000_000
+
+log = structlog.get_logger(__name__)
 
 
 class TierOversight:
@@ -94,6 +98,19 @@ class TierOversight:
             "series": store.statistics()["entries_series"],
             "bytes_per_second": self._limits.bytes_per_second,
         }
+
+    async def take(self, name: str) -> None:
+        """Have a tier be written from this data directory, and from no other one of this archive any more.
+
+        ``NotFoundError``; ``UnavailableError`` when the tier does not answer, or will not.
+        """
+        if name == HOT or name not in self._stores.tiers.by_name:
+            raise NotFoundError("no such tier in config.toml")
+        try:
+            await self._slowly(self._stores.tiers.take, name)
+        except StorageError as error:
+            raise UnavailableError(f"tier {name} was not taken: {error}") from error
+        log.warning("a tier is written from this data directory from now on", tier=name)
 
     # ------------------------------------------------------------ plans
 

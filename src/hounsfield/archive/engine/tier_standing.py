@@ -106,11 +106,11 @@ class TierStanding:
         store = self._tiers.metered[name]
         try:
             claim_tier(store, self._archive, first_time=False, name=name)
+            return self._tiers.holder_trouble(name)
         except TierMarkerMissingError as error:
             return "" if not is_used and _is_empty(store) else str(error)
         except (StorageError, OSError) as error:
             return str(error) or type(error).__name__
-        return ""
 
     def tell(self, *, again: bool) -> None:
         """Keep how it stands for who asks :meth:`told`. Not ``again``: only what may change within a second.

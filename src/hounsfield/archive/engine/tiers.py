@@ -8,9 +8,10 @@ archives never share one.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,20 @@ from hounsfield.storage_backends.range_cache import RangeCacheLimits
 from hounsfield.storage_backends.s3_store import S3Limits, S3Options, S3Store
 from hounsfield.storage_backends.store_memory import MemoryLimits, Remembering
 from hounsfield.storage_backends.store_wrappers import Limited, Metered, Retrying, RetryLimits, TimedOut
+from hounsfield.storage_backends.tier_holder import (
+    TierHeldError,
+    hold_tier,
+    holder_of,
+    name_of_directory,
+    take_tier,
+)
 from hounsfield.storage_backends.tiered_blobs import Elsewhere, TieredBlobs
 
 __all__ = ["TierOptions", "TieringLimits", "TieringOptions", "Tiers"]
 
 SEGMENTS = "segments/"
 _ID_BYTES = 16
+HELD_S = 60.0  # after so long it is looked again whether a tier is still written from here
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +133,20 @@ class Tiers:
         self._names = tuple(one.name for one in options.tiers)
         self.metered: dict[str, Metered] = {}
         self._memories: dict[str, Remembering] = {}
+        self._places: dict[str, _Claimed] = {}
         hot = DirectoryStore(directory, DirectoryLimits(reserve_bytes=blobs.reserve_bytes))
-        place = _Claimed(hot, HOT, keyring.root_id, lambda: True)
+        self._holder = cache(partial(_name_of, directory, keyring.root_id))
+        place = _Claimed(hot, HOT, keyring.root_id, lambda: True, None)
         self.by_name = {HOT: Tier(HOT, place, lambda segment: SEGMENTS + segment.hex(), keeps_keys=False)}
         for one in options.tiers:
             metered = self.metered[one.name] = Metered(open_place(one))
             limited = Limited(metered, one.requests_max)
             memory = self._memories[one.name] = Remembering(limited, MemoryLimits(away_after_s=one.retry_s))
             calls = Retrying(memory, RetryLimits(deadline_s=one.retry_s))
-            place = _Claimed(calls, one.name, keyring.root_id, partial(self.is_unused, one.name))
+            is_unused = partial(self.is_unused, one.name)
+            place = self._places[one.name] = _Claimed(
+                calls, one.name, keyring.root_id, is_unused, self._holder
+            )
             self.by_name[one.name] = Tier(one.name, place, pack_key)
 
     def elsewhere(self, name: str) -> Elsewhere | None:
@@ -155,6 +169,21 @@ class Tiers:
             at_once = tuple(self._memories[tier] for tier in tiers)
         stores = tuple(self.by_name[tier].store for tier in tiers)
         return Elsewhere(row.size, pack_key(segment), stores, at_once)
+
+    def holder_trouble(self, name: str) -> str:
+        """Why nothing is written to a tier, if it is written from another data directory; asked once."""
+        held = holder_of(self.metered[name])
+        try:
+            if held:
+                hold_tier(self.metered[name], self._holder(), name)
+        except TierHeldError as error:
+            return str(error)
+        return ""
+
+    def take(self, name: str) -> None:
+        """Have a tier be written from this data directory, and from no other one any more. ``LookupError``
+        for one that is not configured; what its store raises."""
+        self._places[name].take()
 
     def troubled(self) -> frozenset[str]:
         """Tiers that the last call found away, refusing or full, each as a whole."""
@@ -197,6 +226,16 @@ def far_reads(reading: TieredBlobs) -> Callable[[tuple[Any, ...]], bool]:
     return is_far
 
 
+def _name_of(directory: Path, archive: bytes) -> str:
+    """The name of a data directory among those that have its keys."""
+    place = DirectoryStore(directory, DirectoryLimits(reserve_bytes=0))  # a full disk has room for it
+    try:
+        claim_tier(place, archive, first_time=True, name=HOT)
+        return name_of_directory(place)
+    finally:
+        place.close()
+
+
 def open_place(options: TierOptions) -> ObjectStore:
     """A tier's place as it is, with nothing around it. Asks nothing of it."""
     place = options.place
@@ -210,14 +249,24 @@ def open_place(options: TierOptions) -> ObjectStore:
 class _Claimed:
     """A place in which nothing is put, listed or deleted before it is known to be this archive's."""
 
-    def __init__(self, store: ObjectStore, name: str, archive: bytes, is_new: Callable[[], bool]) -> None:
-        """``is_new``: whether no copy there is known, so that it may be marked."""
+    def __init__(
+        self,
+        store: ObjectStore,
+        name: str,
+        archive: bytes,
+        is_new: Callable[[], bool],
+        holder: Callable[[], str] | None,
+    ) -> None:
+        """``is_new``: whether no copy there is known, so that it may be marked. ``holder``: which data
+        directory this is, unless the place is that itself; another one's place is only read."""
         self._store = store
         self._name = name
         self._archive = archive
         self._is_new = is_new
         self._lock = threading.Lock()
         self._claimed = False
+        self._holder = holder
+        self._held_s: float | None = None  # when it was looked at last
         self.read = store.read
         self.read_into = store.read_into
         self.stream = store.stream
@@ -229,6 +278,7 @@ class _Claimed:
 
     def put(self, key: str, pieces: Iterable[Buffer], length: int) -> None:
         self._claim()
+        self._hold()
         self._store.put(key, pieces, length)
 
     def names(self, prefix: str = "") -> Iterator[str]:
@@ -237,7 +287,22 @@ class _Claimed:
 
     def delete(self, key: str) -> None:
         self._claim()
+        self._hold()
         self._store.delete(key)
+
+    def take(self) -> None:
+        assert self._holder is not None
+        self._claim()
+        take_tier(self._store, self._holder())
+
+    def _hold(self) -> None:
+        if self._holder is None:
+            return
+        with self._lock:
+            if self._held_s is not None and time.monotonic() - self._held_s < HELD_S:
+                return
+            hold_tier(self._store, self._holder(), self._name)
+            self._held_s = time.monotonic()
 
     def _claim(self) -> None:
         with self._lock:
