@@ -26,6 +26,7 @@ class Listener:
     kind: str
     index: int
     sock: socket.socket
+    tls: bool = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -38,10 +39,11 @@ def open_listeners(config: Config) -> list[Listener]:
     """Listen on every address of the configuration, or on none: ListenError for the first bad one."""
     opened: list[Listener] = []
     try:
-        wanted = [("dicom", index, each.host, each.port) for index, each in enumerate(config.dicom.listeners)]
-        wanted += [("http", index, each.host, each.port) for index, each in enumerate(config.http.listeners)]
-        for kind, index, host, port in wanted:
-            opened += [Listener(kind, index, sock) for sock in _listen(kind, index, host, port)]
+        wanted = [("dicom", *one) for one in enumerate(config.dicom.listeners)]
+        wanted += [("http", *one) for one in enumerate(config.http.listeners)]
+        for kind, index, each in wanted:
+            for sock in _listen(kind, index, each.host, each.port):
+                opened.append(Listener(kind, index, sock, each.tls))
     except BaseException:
         for listener in opened:
             listener.sock.close()

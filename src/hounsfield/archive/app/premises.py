@@ -86,9 +86,9 @@ class Premises:
             first=first,
         )
 
-    def listeners(self, config: Config) -> list[dict[str, Any]]:
+    def listeners(self) -> list[dict[str, Any]]:
         """Where it listens, for people."""
-        return [_description(listener, config) for listener in self._listeners]
+        return [_description(listener) for listener in self._listeners]
 
     def close_listeners(self) -> None:
         """Accept nobody any more here; workers have sockets of their own. Idempotent."""
@@ -96,7 +96,6 @@ class Premises:
             listener.sock.close()
 
 
-def _description(listener: Listener, config: Config) -> dict[str, Any]:
-    entries = config.dicom.listeners if listener.kind == "dicom" else config.http.listeners
+def _description(listener: Listener) -> dict[str, Any]:
     host, port = listener.address if listener.sock.fileno() >= 0 else ("closed", 0)
-    return {"kind": listener.kind, "host": host, "port": port, "tls": entries[listener.index].tls}
+    return {"kind": listener.kind, "host": host, "port": port, "tls": listener.tls}

@@ -312,7 +312,7 @@ class Supervisor:
             "data": str(self._premises.directory),
             "ae_title": self.config.archive.ae_title,
             "seconds": round(time.monotonic() - self._started_at, 1),
-            "listeners": self._premises.listeners(self.config),
+            "listeners": self._premises.listeners(),
             "workers": [place.describe() for place in self._places],
             "totals": {
                 metric.key: self._premises.board.total(metric.key)
