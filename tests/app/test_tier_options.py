@@ -76,6 +76,17 @@ def test_the_memory_for_distant_stretches_is_the_archives(tmp_path: Path) -> Non
             '[[tiers]]\nname = "cold"\nbucket = "b"\nendpoint = "https://me:secret@10.0.0.1"\n',
             "an endpoint holds no keys",
         ),
+        (
+            '[[tiers]]\nname = "cold"\nbucket = "b"\ncredentials = "AKIA:secret"\n',
+            "tiers 'cold': credentials are default",
+        ),
+        ('[[tiers]]\nname = "cold"\nbucket = "b"\ncredentials = "profile:"\n', "profile:NAME"),
+        ('[[tiers]]\nname = "cold"\ndirectory = "/x\\u0000y"\n', "the whole path"),
+        ('[archive]\ndata = "/mnt/cold/a"\n[[tiers]]\nname = "cold"\ndirectory = "/mnt/cold"\n', "is in it"),
+        (
+            '[[tiers]]\nname = "a"\ndirectory = "/x/packs"\n[[tiers]]\nname = "b"\ndirectory = "/x"\n',
+            "one is in the other",
+        ),
         (COLD + COLD, "listed more than once"),
         (COLD + COLD.replace('"cold"', '"too"').replace("/mnt/", "/mnt//x/../"), "where tier 'cold' is"),
         ('[archive]\ndata = "/mnt"\n' + COLD, "in the data directory"),

@@ -190,6 +190,8 @@ def test_config_show_shows_sources_never_secrets(cli: Any, tmp_path: Path) -> No
         f"http.bearer_token_file={tokens}",
         "--set",
         "keys.master_key=command:vault read TOKEN=s3cr3t",
+        "--set",
+        'tiers=[{name="cold", bucket="b", credentials="AKIA:s3cr3t"}]',  # where only their place belongs
     )
     shown = cli("config", "show", "--json", *settings)
     assert shown.json()["http"]["bearer_token_file"] == str(tokens)

@@ -15,10 +15,13 @@ from hounsfield.storage_backends.object_store import StoreRefusedError
 if TYPE_CHECKING:
     from obstore.store import S3Credential
 
-__all__ = ["ANONYMOUS", "CredentialSource", "credential_source"]
+__all__ = ["ANONYMOUS", "WHAT_THEY_ARE", "CredentialSource", "credential_source", "names_a_source"]
 
 ANONYMOUS = "anonymous"
+# What was given is not repeated: it may be a key, put in the wrong place.
+WHAT_THEY_ARE = "credentials are default, anonymous, profile:NAME, file:PATH, env:NAME or credential:NAME"
 
+_SCHEMES = frozenset({"profile", "file", "env", "credential"})
 _SOURCE_BYTES_MAX = 16384  # two keys and a token are 2 KB; a file of profiles has some dozens
 _READ_AGAIN = timedelta(minutes=10)  # so that keys that were replaced in a file are used without a restart
 
@@ -56,6 +59,12 @@ class CredentialSource:
         raise TypeError("keys are never serialised")
 
 
+def names_a_source(spec: str) -> bool:
+    """Whether ``spec`` says where keys are, rather than being some: only then may it be shown."""
+    scheme, _, rest = spec.partition(":")
+    return spec in {ANONYMOUS, "default"} or (scheme in _SCHEMES and bool(rest))
+
+
 def credential_source(spec: str) -> CredentialSource | None:
     """The source that ``spec`` names, tried once; ``StoreRefusedError`` that says what is wrong with it.
 
@@ -71,11 +80,8 @@ def credential_source(spec: str) -> CredentialSource | None:
         return None
     if spec == "default":
         return _default()
-    if scheme not in {"profile", "file", "env", "credential"} or not rest:
-        # What was given is not repeated: it may be a key, put in the wrong place.
-        raise StoreRefusedError(
-            "credentials are default, anonymous, profile:NAME, file:PATH, env:NAME or credential:NAME"
-        )
+    if not names_a_source(spec):
+        raise StoreRefusedError(WHAT_THEY_ARE)
     if scheme == "profile":
         path = _shared_file()
         source = CredentialSource(f"profile {rest} of {path}", lambda: _of_profile(path, rest))

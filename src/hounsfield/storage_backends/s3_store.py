@@ -27,7 +27,12 @@ from hounsfield.storage_backends.errors import BlobNotFoundError, ShortReadError
 from hounsfield.storage_backends.handover import Handover
 from hounsfield.storage_backends.local_blobs import check_blob_name, is_blob_name
 from hounsfield.storage_backends.object_store import StoreAwayError, StoreRefusedError
-from hounsfield.storage_backends.s3_credentials import ANONYMOUS, credential_source
+from hounsfield.storage_backends.s3_credentials import (
+    ANONYMOUS,
+    WHAT_THEY_ARE,
+    credential_source,
+    names_a_source,
+)
 from hounsfield.storage_backends.s3_errors import is_not_implemented, translated
 
 if TYPE_CHECKING:
@@ -75,6 +80,8 @@ class S3Options:
             raise ValueError(f"not the name of a bucket: {self.bucket!r}")
         if self.prefix:
             check_blob_name(self.prefix)
+        if not names_a_source(self.credentials):
+            raise ValueError(f"{WHAT_THEY_ARE}: the keys themselves do not belong here")
         if self.endpoint is None:
             return
         parts = urlsplit(self.endpoint)

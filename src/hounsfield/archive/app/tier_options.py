@@ -5,7 +5,7 @@ Imports nothing heavy at first: the supervisor, which has no engine, checks what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,10 +34,8 @@ def check_tiers(config: Config) -> None:
     for tier in config.tiers:
         _check_tier(tier)
         place = _place_of(tier)
-        if isinstance(place, Path) and place.is_relative_to(data.resolve()):
-            raise ConfigError(
-                f"tiers {tier.name!r}: directory: this is in the data directory; use another disk"
-            )
+        if isinstance(place, Path):
+            _check_directory(tier.name, place, data.resolve(), places)
         if place in places:
             raise ConfigError(
                 f"tiers {tier.name!r}: this is where tier {places[place]!r} is: a second copy there is none"
@@ -90,7 +88,7 @@ def _check_tier(tier: TierEntry) -> None:
         raise ConfigError(f"{where}: hot is the data directory itself; call this one otherwise")
     if bool(tier.directory) == bool(tier.bucket):
         raise ConfigError(f"{where}: name either a directory or a bucket")
-    if tier.directory and not Path(tier.directory).is_absolute():
+    if tier.directory and (not Path(tier.directory).is_absolute() or "\0" in tier.directory):
         raise ConfigError(f"{where}: directory: write the whole path, from / on")
     if tier.bucket:
         _bucket(tier)
@@ -101,6 +99,18 @@ def _place_of(tier: TierEntry) -> object:
     if tier.directory:
         return Path(tier.directory).resolve()
     return tier.endpoint.rstrip("/"), tier.bucket, tier.prefix.strip("/")
+
+
+def _check_directory(tier: str, place: Path, data: Path, others: Mapping[object, str]) -> None:
+    """That nothing of another tier, or of the archive itself, lies within it, or it within that."""
+    where = f"tiers {tier!r}: directory"
+    if place.is_relative_to(data):
+        raise ConfigError(f"{where}: this is in the data directory; use another disk")
+    if data.is_relative_to(place):
+        raise ConfigError(f"{where}: the data directory is in it; make an empty one for the tier")
+    for other, name in others.items():
+        if isinstance(other, Path) and (other in place.parents or place in other.parents):
+            raise ConfigError(f"{where}: of this and that of tier {name!r}, one is in the other")
 
 
 def _bucket(tier: TierEntry) -> S3Options:

@@ -35,6 +35,9 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
 
     config = effective_config(config_file, overrides, data)
     announcements = [*check_whole(config), *ending_certificates(config)]
+    for tier in config.tiers:
+        if tier.tls_ca and not Path(tier.tls_ca).is_file():
+            announcements.append(f"tiers {tier.name!r}: tls_ca: no such file: {tier.tls_ca}")
     if as_json:
         print_json({"ok": True, "announcements": announcements})
         return 0
@@ -60,10 +63,15 @@ def show(*, config_file: Path | None, overrides: tuple[str, ...], data: str | No
     """
     import msgspec
 
+    from hounsfield.storage_backends.s3_credentials import names_a_source
+
     config = effective_config(config_file, overrides, data)
     tree: dict[str, Any] = msgspec.to_builtins(config)
     if tree["keys"]["master_key"].startswith("command:"):
         tree["keys"]["master_key"] = "command:…"
+    for tier in tree["tiers"]:
+        if not names_a_source(tier["credentials"]):
+            tier["credentials"] = "…"
     if as_json:
         print_json(tree)
         return 0
