@@ -179,9 +179,15 @@ def test_damage_and_missing_tiers_are_exit_code_4(tier: Tier, tmp_path: Path) ->
     path = next((tmp_path / "cold/packs").glob("*/*"))
     whole = path.read_bytes()
     path.write_bytes(whole[:9000] + bytes([whole[9000] ^ 1]) + whole[9001:])
-    assert json_of(tier, "verify", code=4)["damaged"] == [{"pack": path.name, "tier": "cold"}]
+    (wrong,) = json_of(tier, "verify", code=4)["damaged"]
+    assert wrong == {"pack": path.name, "tier": "cold", "missing": False}
     assert json_of(tier, "status", code=4)["damaged"] == 1
     assert "damaged" in tier("status", code=4).err
+    path.rename(path.with_suffix(".gone"))
+    assert json_of(tier, "verify", code=4)["damaged"] == [{**wrong, "missing": True}]
+    assert json_of(tier, "status", code=4)["missing"] == 1
+    assert "not where they were put" in tier("status", code=4).err
+    path.with_suffix(".gone").rename(path)
     assert path.name in tier("history").out
     path.write_bytes(whole)
     assert not json_of(tier, "verify")["damaged"]

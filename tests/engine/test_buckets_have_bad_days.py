@@ -445,9 +445,10 @@ async def test_series_of_another_tier_come_back_while_one_is_away(
             for _ in range(20):
                 await engine.tiering.leading.run(engine.tiering.step)
         assert engine.tiering.figures.recalled_series == 1
-        said = [str(entry) for entry in logged if "brought back" in entry["event"]]
-        assert len(said) == len(away)  # no time has passed: each was tried once
-        assert not any(result.series_uid in text for text in said for _, result in away.values())
+        said = [entry for entry in logged if "brought back" in entry["event"]]
+        assert {entry["tier"] for entry in said} == {"cold"}
+        assert sum(entry["count"] for entry in said) == len(away)  # no time has passed: each had one turn
+        assert not any(result.series_uid in str(said) for _, result in away.values())
         place.behave()
         place.sent |= away
         with trio.fail_after(60):

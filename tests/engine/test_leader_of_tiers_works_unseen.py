@@ -18,6 +18,7 @@ from hounsfield.archive.engine.tiers import TieringOptions, TierOptions
 from hounsfield.archive.index.demand import RecallRow, ask_for
 from hounsfield.archive.index.packs import CopyRow, PackRow, plan_pack
 from hounsfield.archive.index.rows import Event
+from hounsfield.archive.index.verifying import Damage, DamageRow
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.object_store import TIER_MARKER
 from support.archives import stores_in
@@ -120,7 +121,7 @@ def test_a_recall_that_fails_again_and_again_writes_little(stores: Stores) -> No
 # ---------------------------------------------------------------- how it stands
 
 
-def standing_of(stores: Stores, damaged: list[tuple[bytes, str]] | None = None) -> TierStanding:
+def standing_of(stores: Stores, damaged: list[Damage] | None = None) -> TierStanding:
     return TierStanding(
         stores.store, stores.tiers, stores.keyring.root_id, lambda: damaged or [], clock=Clock()
     )
@@ -136,7 +137,7 @@ def add_pack(stores: Stores, segment: bytes, *tiers: str) -> None:
 def test_what_is_told_is_what_was_looked_up_and_waiting_recalls_are_news(stores: Stores) -> None:
     add_pack(stores, b"a" * 16, "hot")
     add_pack(stores, b"b" * 16, "hot", "gone")
-    standing = standing_of(stores, [(b"b" * 16, "gone")])
+    standing = standing_of(stores, [Damage(b"b" * 16, "gone", DamageRow())])
     assert standing.told().at_ns == 0
     standing.tell(again=True)
     told = standing.told()

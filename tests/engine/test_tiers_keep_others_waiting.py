@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
+from structlog.testing import capture_logs
 
-from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, Place, applied, rule
+from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, Place, applied, rule, spoil, tidied
 from hounsfield.archive.engine import tier_returns
+from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index import locations
 from support.archives import ct_slice, store
@@ -101,3 +105,99 @@ async def test_what_compaction_is_about_to_free_counts_as_free(place: Place) -> 
         engine.tiering.hot_fill = lambda free=0: 0.9 * (1 - free / size)  # type: ignore[method-assign]
         await applied(engine)
         assert engine.tiering.figures.series in {3, 4}
+
+
+async def test_a_tier_that_is_away_is_asked_once_a_round_and_said_once(place: Place) -> None:
+    async with place.open() as engine:
+        for _ in range(4):
+            await place.send(engine, 1)
+        await applied(engine)
+    (place.root / "cold").rename(place.root / "gone")
+    place.rules = (rule("pin"),)  # so that plans want them here, too
+    place.limits = replace(place.limits, check_s=NEVER)
+    async with place.open() as engine:
+        asked = engine.stores.tiers.metered["cold"].figures
+        for _, result in place.sent.values():
+            await engine.tiering.recall(result.study_uid)
+        for step in (engine.tiering._returns.bring_back, engine.tiering._carry_out_plan):
+            before = sum(of.calls for of in asked.values())
+            with capture_logs() as logged:
+                await engine.tiering.leading.run(step)
+            (said,) = [entry for entry in logged if entry["log_level"] == "warning"]
+            assert (said["tier"], said["count"]) == ("cold", 4)
+            assert sum(of.calls for of in asked.values()) - before <= 1
+
+
+async def test_a_damaged_pack_is_not_read_again_for_whoever_waits_for_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = 1000.0
+    monkeypatch.setattr(tier_returns, "time", SimpleNamespace(monotonic=lambda: seconds))
+    async with place.open() as engine:
+        await place.send(engine, 1)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    path = place.root / "cold" / "packs" / segment[:2] / segment
+    whole = path.read_bytes()
+    spoil(path, 9000)
+    place.rules = ()
+    place.limits = replace(place.limits, check_s=NEVER)
+    async with place.open() as engine:
+        reads = engine.stores.tiers.metered["cold"].figures["stream"]
+        (_, result), *_ = place.sent.values()
+        assert await engine.tiering.recall(result.study_uid) == 1
+        await tidied(engine)  # read by the recall, and once more by who looks into it
+        assert engine.tiering.verifying.damaged() == [(bytes.fromhex(segment), "cold")]
+        before = reads.bytes
+        for _ in range(20):
+            seconds += 600
+            await engine.tiering.leading.run(engine.tiering.step)
+        assert reads.bytes == before
+        held = engine.tiering.standing.look()
+        assert (held.recalls, held.stuck, held.damaged) == (1, 1, 1)
+        path.write_bytes(whole)
+        await engine.tiering.verify()
+        await tidied(engine)
+        seconds += 600
+        await engine.tiering.leading.run(engine.tiering.step)
+        assert engine.tiering.figures.recalled_series == 1
+        await place.require_all(engine)
+
+
+async def test_a_pack_that_is_gone_and_comes_back_is_found_without_being_asked(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place.open() as engine:
+        await place.send(engine, 1)
+        await applied(engine)
+        (segment,) = place.named(engine.stores)
+    path = place.root / "cold" / "packs" / segment[:2] / segment
+    path.rename(place.root / "gone")
+    place.limits = replace(place.limits, check_s=NEVER)
+    place.rules = (rule("pin"),)
+    async with place.open() as engine:
+        tiering = engine.tiering
+        ahead = 0
+        monkeypatch.setattr(tiering, "_clock", lambda: time.time_ns() + ahead)
+        (_, result), *_ = place.sent.values()
+        with pytest.raises(DamagedError, match="missing"):
+            await engine.frame(result.study_uid, result.series_uid, result.sop_instance_uid, 1)
+        tiering.verifying.doubt([bytes.fromhex(segment)])  # as the reader does, a moment later
+        await tidied(engine)
+        held = tiering.standing.look()
+        assert (held.damaged, held.missing) == (1, 1)
+        page = tiering.plan_page(None)
+        assert (page.damaged, page.tasks) == (1, [])  # nothing can be done, and that is said
+        asked = engine.stores.tiers.metered["cold"].figures["size"]
+        before = asked.calls
+        for _ in range(10):
+            await tidied(engine)
+        assert asked.calls == before  # not every minute
+        (place.root / "gone").rename(path)
+        ahead = 700 * 10**9
+        await tidied(engine)
+        assert not tiering.verifying.damaged()
+        assert tiering.standing.look().missing == 0
+        await place.require_all(engine)
+        await applied(engine)
+        assert place.named(engine.stores)[segment] == {"cold", "hot"}

@@ -84,8 +84,16 @@ def status(*, config_file: Path | None, overrides: tuple[str, ...], data: str | 
     if found["recalls"]:
         since = ago(time.time() - found["oldest_recall"])
         remark(f"to be brought back: {found['recalls']} series, the first asked for {since} ago")
+    if found["stuck"]:
+        remark(f"of them {found['stuck']} wait for packs of which no copy is right: see below")
+    if wrong := found["damaged"] - found["missing"]:
+        remark(f"damaged, with no right copy beside them: {wrong} copies")
+    if found["missing"]:
+        remark(
+            f"not where they were put, with no right copy beside them: {found['missing']} copies; the tier "
+            "answers otherwise. When they are there again that is noticed by itself"
+        )
     if found["damaged"]:
-        remark(f"damaged, with no right copy beside them: {found['damaged']} copies")
         remark("bring the bytes back where they lie, then `hounsfield tier verify`")
     return code
 
@@ -264,6 +272,8 @@ def _show_plan(found: dict[str, Any]) -> None:
         f"looked at {found['looked']} series: no rule matches {found['unmatched']}, "
         f"{found['quiet']} changed too lately (tiering.quiet_minutes)"
     )
+    if found["damaged"]:
+        remark(f"{found['damaged']} series stay where no copy is right: `hounsfield tier status`")
     total = found["totals"]
     if total["series"]:
         copied = ", ".join(f"{size(count)} to {tier}" for tier, count in total["copied"].items()) or "nothing"
@@ -469,8 +479,10 @@ def _say_verified(found: dict[str, Any]) -> None:
     if found["copies"]:
         remark(f"{found['copies']} copies could not be read now; they are tried again")
     if found["damaged"]:
-        rows = [(one["pack"], one["tier"]) for one in found["damaged"]]
-        print_table(["pack", "tier"], rows, title="damaged")
+        rows = [
+            (one["pack"], one["tier"], "missing" if one["missing"] else "wrong") for one in found["damaged"]
+        ]
+        print_table(["pack", "tier", "it is"], rows, title="damaged")
 
 
 def _is_over(now: dict[str, Any], asked: dict[str, Any]) -> bool:

@@ -268,7 +268,9 @@ def _what(one: dict[str, Any]) -> str:
         case "pack-repaired":
             return f"repaired {one['pack']}"
         case "pack-damaged":
-            return f"damaged {one['pack']}"
+            return f"{'missing' if one.get('missing') else 'damaged'} {one['pack']}"
+        case "pack-found":
+            return f"right again {one['pack']}"
         case "pinned":
             return f"pinned: {one['why']}"
     return str(one["kind"])

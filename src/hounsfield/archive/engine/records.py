@@ -50,6 +50,7 @@ from hounsfield.storage_backends.segments import PartRef
 #: What reading a damaged or missing record raises.
 UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, KeyringError, FormatError, CodecError)
 _OUT_OF_REACH = "it lies in another tier, which does not give it at the moment: try again later"
+_MISSING = "its bytes are missing where they lay, and nowhere else: bring them back, or restore a backup"
 _DAMAGED = "the stored record does not open: it is damaged; restore it from a backup"
 PIECE_BYTES = 4 << 20  # of a data set on its way out: parts are read together up to this
 FRAMES_NOWAIT_MAX = 64  # of one object, while others wait: each is opened alone, however few bytes it has
@@ -357,6 +358,8 @@ def _damage_named() -> Iterator[None]:
         yield
     except (*OUT_OF_REACH, OtherCopyAwayError) as error:
         raise UnavailableError(_OUT_OF_REACH) from error
+    except BlobNotFoundError as error:
+        raise DamagedError(_MISSING) from error
     except UNREADABLE as error:
         raise DamagedError(_DAMAGED) from error
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
-
 from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import TieringFigures
+from hounsfield.archive.engine.tier_troubles import Troubles
 from hounsfield.archive.index.carrying import Pace, counts_once
 from hounsfield.archive.index.copying import Copying, NoCopyError
 from hounsfield.archive.index.deletion import NothingToDeleteError, Target
@@ -32,8 +31,6 @@ __all__ = ["EVENT_TIERED", "TierMoves"]
 EVENT_TIERED = "series-tiered"
 COPY_PASSES = 2  # a byte that is copied is sent, and read back
 _NS = 1_000_000_000
-
-log = structlog.get_logger(__name__)
 
 
 class _Pack(NamedTuple):
@@ -68,18 +65,21 @@ class TierMoves:
         self._expires = expires
         self._on_commit = on_commit
         self.gatherer = Gatherer(stores.indexer, clock=copying.now)
+        self.troubles = Troubles()
 
     def carry_out(self, task: SeriesTask, pace: Pace) -> None:
         """One task, or as much of it as can be done; the rest is in the next plan."""
-        needed = task.tiers | {name for pack in task.packs for name in pack.drop_from}
-        if needed & self._figures.away:
+        needed = task.tiers | task.only_in | {name for pack in task.packs for name in pack.drop_from}
+        if away := needed & self._figures.away:
+            self.troubles.note(away, "it does not answer")
             return
         try:
             done = self._expire(task) if task.action == "expire" else self._place(task, pace)
         except (NoCopyError, LastCopyError, PackGoneError, StorageError) as error:
             self._figures.failures += 1
-            self._figures.away |= needed & self._stores.tiers.troubled()  # others of its tasks need not wait
-            log.warning("a series stays where it is for now", rule=task.rule, error=str(error))
+            away = needed & self._stores.tiers.troubled()
+            self._figures.away |= away  # others of its tasks need not wait
+            self.troubles.note(away or needed - {HOT} or {HOT}, str(error))
             return
         if done:
             self._figures.series += 1

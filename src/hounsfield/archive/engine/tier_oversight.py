@@ -23,7 +23,7 @@ from hounsfield.archive.index.holds import Holds
 from hounsfield.archive.index.packs import HOT
 from hounsfield.archive.index.prefetching import Prefetch, PrefetchError
 from hounsfield.archive.index.rows import Event
-from hounsfield.archive.index.verifying import EVENT_DAMAGED, EVENT_REPAIRED
+from hounsfield.archive.index.verifying import EVENT_DAMAGED, EVENT_FOUND, EVENT_REPAIRED
 from hounsfield.storage_backends.errors import StorageError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ HISTORY_PAGES_MAX: Final = 50
 """In one answer: a second."""
 EVENT_UNPINNED: Final = "study-unpinned"
 TOLD: Final = frozenset({
-    EVENT_TIERED, EVENT_RECALLED, EVENT_REPAIRED, EVENT_DAMAGED, EVENT_UNPINNED, FACT_PIN,
+    EVENT_TIERED, EVENT_RECALLED, EVENT_REPAIRED, EVENT_DAMAGED, EVENT_FOUND, EVENT_UNPINNED, FACT_PIN,
 })  # fmt: skip
 _NS = 1_000_000_000
 
@@ -146,6 +146,7 @@ class TierOversight:
             "looked": page.looked,
             "quiet": page.quiet,
             "unmatched": page.unmatched,
+            "damaged": page.damaged,
             "settled": dict(page.settled),
             "rules": rules,
             "series": [_listed(task) for task in page.tasks] if listed else [],
@@ -285,7 +286,10 @@ class TierOversight:
             "copies": copies,
             "bytes": size,
             "run": done.get("verify"),
-            "damaged": [{"pack": pack.hex(), "tier": tier} for pack, tier in verifying.damaged()],
+            "damaged": [
+                {"pack": one.segment.hex(), "tier": one.tier, "missing": one.row.missing}
+                for one in verifying.damages()
+            ],
         }
 
     # ------------------------------------------------------------ what was done

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -27,7 +27,7 @@ from hounsfield.archive.engine.tier_rules import (
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.demand import day_of, is_pinned, last_opened, pinned
 from hounsfield.archive.index.journal import Journal
-from hounsfield.archive.index.packs import HOT, PackRow, packs_of
+from hounsfield.archive.index.packs import HOT, PackRow, pack_of, packs_of
 from hounsfield.archive.index.rows import InstanceRow, SeriesRow, SourceRow, StudyRow, UseRow, decode
 from hounsfield.archive.index.tables import INSTANCE, SERIES, STUDY_ID_BYTES, USE, VERSION
 from hounsfield.archive.index.use import stored_bytes
@@ -82,6 +82,8 @@ class SeriesTask:
     action: Action
     tiers: frozenset[str] = frozenset()
     compress: str = ""
+    only_in: frozenset[str] = frozenset()
+    """Tiers that alone have something that is to be copied or gathered."""
     gather: bool = False
     gather_bytes: int = 0
     renew: tuple[bytes, ...] = ()
@@ -138,6 +140,8 @@ class PlanPage:
     """No rule wants anything of them."""
     settled: Counter[str] = field(default_factory=Counter)
     """They are as a rule wants them, by its name."""
+    damaged: int = 0
+    """Something of them has no right copy that is known of: it stays where it was."""
     after: bytes | None = None
     """Where the next page goes on; None: this was the last."""
 
@@ -150,6 +154,7 @@ class _Moment:
     around: Surroundings
     pinned: frozenset[str]
     now_ns: int
+    damaged: frozenset[tuple[bytes, str]]
 
 
 @dataclass(slots=True)
@@ -162,6 +167,7 @@ class _Series:
     packs: list[tuple[bytes, PackRow]]
     loose: list[InstanceRow] | None = None  # objects in no pack of it; None: not looked yet
     loose_bytes: int = 0
+    damaged: bool = False  # something that was to be copied has no right copy
     day: datetime.date = datetime.date.min  # of the study
     used: datetime.date = datetime.date.min  # when it was opened last, or came
 
@@ -178,10 +184,12 @@ class TierPlanning:
         limits: PlanLimits | None = None,
         *,
         tiers: Collection[str] | None = None,
+        damaged: Callable[[], Iterable[tuple[bytes, str]]] = tuple,
     ) -> None:
         """``tiers``: those that are configured, the hot one too; None: all that packs are said to lie in.
 
-        A copy in another one is left alone: nobody can look at it, or delete it.
+        A copy in another one is left alone: nobody can look at it, or delete it. ``damaged``: copies that
+        are known not to be right, pack and tier: nothing is copied from there.
         """
         self._catalog = catalog
         self._journal = journal
@@ -189,13 +197,20 @@ class TierPlanning:
         self._source = source
         self._limits = limits or PlanLimits()
         self._tiers = tiers
+        self._damaged = damaged
         self._for_room = frozenset(rule.name for rule in rules if rule.fill_above is not None)
         self._asks_bytes = any(rule.bytes_min is not None or rule.bytes_max is not None for rule in rules)
 
     def with_rules(self, rules: Sequence[TierRule]) -> TierPlanning:
         """Another one, that plans by other rules."""
         return TierPlanning(
-            self._catalog, self._journal, rules, self._source, self._limits, tiers=self._tiers
+            self._catalog,
+            self._journal,
+            rules,
+            self._source,
+            self._limits,
+            tiers=self._tiers,
+            damaged=self._damaged,
         )
 
     def tasks(
@@ -223,7 +238,7 @@ class TierPlanning:
         """The next :data:`PAGE_SERIES` series, from the one after ``after`` on."""
         found = PlanPage()
         with store.snapshot() as snapshot:
-            moment = _Moment(snapshot, around, pinned(snapshot, self._journal, now_ns), now_ns)
+            moment = self._moment(snapshot, around, pinned(snapshot, self._journal, now_ns), now_ns)
             page = list(snapshot.scan(SERIES, after=after, limit=PAGE_SERIES))
             self._look_at(moment, page, found)
         if len(page) == PAGE_SERIES:
@@ -259,7 +274,10 @@ class TierPlanning:
     def _moment_of(self, snapshot: Snapshot, around: Surroundings, now_ns: int, study: StudyRow) -> _Moment:
         """For one study alone."""
         is_one = is_pinned(snapshot, self._journal, study.uid, now_ns)
-        return _Moment(snapshot, around, frozenset({study.uid} if is_one else ()), now_ns)
+        return self._moment(snapshot, around, frozenset({study.uid} if is_one else ()), now_ns)
+
+    def _moment(self, snapshot: Snapshot, around: Surroundings, pins: frozenset[str], now_ns: int) -> _Moment:
+        return _Moment(snapshot, around, pins, now_ns, frozenset(self._damaged()))
 
     def expires(
         self, snapshot: Snapshot, around: Surroundings, now_ns: int, series_key: bytes, rule: str
@@ -286,7 +304,9 @@ class TierPlanning:
             if at.now_ns - row.changed_ns < self._limits.quiet_s * 1e9:
                 found.quiet += 1
                 continue
-            task = self._task(at, _Series(key, study, row, _packs_in_use(at.snapshot, key)))
+            one = _Series(key, study, row, _packs_in_use(at.snapshot, key))
+            task = self._task(at, one)
+            found.damaged += one.damaged
             if task is None:
                 found.unmatched += 1
             elif task.idle:
@@ -340,13 +360,22 @@ class TierPlanning:
             one.loose = []
             return
         own = {segment for segment, _ in one.packs}
+        one.loose = [row for row in self._objects(at, one) if row.location.segment not in own]
+        one.loose_bytes = sum(stored_bytes(row.location) or 0 for row in one.loose)
+
+    def _objects(self, at: _Moment, one: _Series) -> Iterator[InstanceRow]:
         versions = (
             self._catalog.open_row(VERSION, key, sealed, InstanceRow)
             for key, sealed in at.snapshot.scan(VERSION, prefix=one.key)
         )
-        objects = chain(self._catalog.instances_of(at.snapshot, one.key), versions)
-        one.loose = [row for row in objects if row.location.segment not in own]
-        one.loose_bytes = sum(stored_bytes(row.location) or 0 for row in one.loose)
+        return chain(self._catalog.instances_of(at.snapshot, one.key), versions)
+
+    def _is_loose_elsewhere(self, at: _Moment, one: _Series) -> bool:
+        """Whether something of it lies in another series' pack that is not in the hot tier: it came here
+        by a correction, and only a pack of its own can stay hot whatever becomes of that one."""
+        segments = {row.location.segment for row in one.loose or ()}
+        found = (pack_of(at.snapshot, segment) for segment in segments)
+        return any(pack is not None and HOT not in pack.copies for pack in found)
 
     def _is_all_packed(self, at: _Moment, one: _Series) -> bool:
         """Whether nothing came since the last pack was made, as is so of most series of an archive."""
@@ -363,17 +392,26 @@ class TierPlanning:
     def _difference(self, at: _Moment, one: _Series, decision: Decision) -> SeriesTask:
         tiers, packs = decision.tiers, []
         compress = decision.compress
+        needed: list[PackRow] = []
         renewed = {segment: row for segment, row in one.packs if compress not in {"", row.compress}}
+        if renewed:  # but for those that hold what was filed elsewhere since: renewing is for what is here
+            lived_in = {row.location.segment for row in self._objects(at, one)}
+            renewed = {segment: row for segment, row in renewed.items() if segment in lived_in}
         for segment, row in one.packs if tiers else ():
             if segment in renewed:
                 continue
             copy_to = tuple(sorted(tiers - row.copies.keys()))
+            if copy_to and self._is_damaged(at, segment, row):
+                one.damaged = True
+                continue
             # What is pinned keeps the copies it has: when the pin is over, no byte has to move again.
             leaving = sorted(row.copies.keys() - tiers) if decision.action != "pin" else []
             drop_from = tuple(tier for tier in leaving if not self._stays(row, tier, at.now_ns))
             if copy_to or drop_from:
                 packs.append(PackTask(segment, row.size, copy_to, drop_from))
+                needed += [row] if copy_to else []
         wants_pack = decision.action in {"move", "copy", "recompress"} and tiers != {HOT}
+        wants_pack |= HOT in tiers and self._is_loose_elsewhere(at, one)
         return SeriesTask(
             study_uid=one.study.uid,
             series_uid=one.row.uid,
@@ -382,6 +420,9 @@ class TierPlanning:
             action=decision.action,
             tiers=tiers or frozenset(tier for row in renewed.values() for tier in row.copies),
             compress=compress,
+            only_in=frozenset(
+                next(iter(row.copies)) for row in (*needed, *renewed.values()) if len(row.copies) == 1
+            ),
             gather=bool(one.loose or renewed) and wants_pack,
             gather_bytes=one.loose_bytes + sum(row.size for row in renewed.values()) if wants_pack else 0,
             renew=tuple(renewed),
@@ -391,6 +432,11 @@ class TierPlanning:
             since=one.used if decision.rule in self._for_room else one.day,
             for_room=decision.rule in self._for_room,
         )
+
+    def _is_damaged(self, at: _Moment, segment: bytes, row: PackRow) -> bool:
+        """Whether none of its copies that can be reached is right."""
+        names = [tier for tier in row.copies if self._tiers is None or tier in self._tiers]
+        return bool(names) and all((segment, tier) in at.damaged for tier in names)
 
     def _stays(self, row: PackRow, tier: str, now_ns: int) -> bool:
         """Whether a copy is one that was brought back lately, or out of reach."""

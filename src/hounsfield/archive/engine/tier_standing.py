@@ -17,6 +17,7 @@ from hounsfield.archive.engine.tiers import Tiers
 from hounsfield.archive.index.demand import recalls
 from hounsfield.archive.index.packs import HOT, Packs
 from hounsfield.archive.index.tables import META
+from hounsfield.archive.index.verifying import Damage
 from hounsfield.storage_backends.api import Batch, KeyValueStore
 from hounsfield.storage_backends.errors import BlobNotFoundError, StorageError
 from hounsfield.storage_backends.object_store import (
@@ -35,12 +36,14 @@ _NS = 1_000_000_000
 
 
 class Held(msgspec.Struct, frozen=True):
-    """What one tier holds, as the index has it. ``damaged``: wrong copies, with no right one beside them."""
+    """What one tier holds, as the index has it. ``damaged``: copies that are wrong, with no right one beside
+    them; ``missing``: those of them that the tier says are not there."""
 
     packs: int = 0
     bytes: int = 0
     objects: int = 0
     damaged: int = 0
+    missing: int = 0
     trouble: str = ""
     """Why it does not answer; "" when it does."""
     configured: bool = True
@@ -53,11 +56,18 @@ class Standing(msgspec.Struct, frozen=True):
     tiers: dict[str, Held] = {}
     recalls: int = 0
     oldest_recall_ns: int = 0
+    stuck: int = 0
+    """Recalls that wait for what no tier has a right copy of."""
 
     @property
     def damaged(self) -> int:
         """Damaged copies, in all tiers."""
         return sum(held.damaged for held in self.tiers.values())
+
+    @property
+    def missing(self) -> int:
+        """Those of them that are not there."""
+        return sum(held.missing for held in self.tiers.values())
 
 
 class TierStanding:
@@ -68,11 +78,11 @@ class TierStanding:
         store: KeyValueStore,
         tiers: Tiers,
         archive: bytes,
-        damaged: Callable[[], Iterable[tuple[bytes, str]]],
+        damaged: Callable[[], Iterable[Damage]],
         *,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        """``archive``: the keyring's root id; ``damaged``: the copies that are known to be, pack and tier."""
+        """``archive``: the keyring's root id; ``damaged``: the copies that are known to be."""
         self._store = store
         self._tiers = tiers
         self._archive = archive
@@ -87,7 +97,9 @@ class TierStanding:
 
     def look(self, *, ask: bool = True) -> Standing:
         """As it is now. Reads every pack's row; ``ask``: and asks each tier once whether it is there."""
-        damaged = Counter(tier for _, tier in self._damaged())
+        known = list(self._damaged())
+        damaged = Counter(one.tier for one in known)
+        missing = Counter(one.tier for one in known if one.row.missing)
         totals = self._packs.totals()
         tiers = {}
         for name in dict.fromkeys((*self.names, *totals)):
@@ -96,10 +108,25 @@ class TierStanding:
             trouble = "" if configured else "it is not in config.toml any more"
             if ask and configured and name != HOT:
                 trouble = self._trouble(name, is_used=bool(packs))
-            tiers[name] = Held(packs, size, objects, damaged[name], trouble, configured)
+            tiers[name] = Held(packs, size, objects, damaged[name], missing[name], trouble, configured)
         waiting = recalls(self._store, RECALLS_MAX)
         oldest = min((row.asked_ns for _, row in waiting), default=0)
-        return Standing(self._clock(), tiers, len(waiting), oldest)
+        stuck = self._stuck([key for key, _ in waiting], known)
+        return Standing(self._clock(), tiers, len(waiting), oldest, stuck)
+
+    def _stuck(self, waiting: list[bytes], known: list[Damage]) -> int:
+        """How many of the series that are waited for have a pack without any right copy."""
+        damaged = {(one.segment, one.tier) for one in known}
+        if not damaged:
+            return 0
+        return sum(
+            any(
+                (tiers := row.copies.keys() & self._tiers.by_name.keys())
+                and all((segment, tier) in damaged for tier in tiers)
+                for segment, row in self._packs.of_series(series_key)
+            )
+            for series_key in waiting
+        )
 
     def _trouble(self, name: str, *, is_used: bool) -> str:
         """Why a tier does not serve now, asked without patience."""
@@ -123,7 +150,7 @@ class TierStanding:
         else:
             waiting = recalls(self._store, RECALLS_MAX)
             oldest = min((row.asked_ns for _, row in waiting), default=0)
-            standing = Standing(told.at_ns, told.tiers, len(waiting), oldest)
+            standing = msgspec.structs.replace(told, recalls=len(waiting), oldest_recall_ns=oldest)
             if standing == told:
                 return
         batch = Batch(uses_reserve=True)
@@ -144,7 +171,9 @@ class TierStanding:
             ],
             "recalls": standing.recalls,
             "oldest_recall": standing.oldest_recall_ns / _NS if standing.recalls else None,
+            "stuck": standing.stuck,
             "damaged": standing.damaged,
+            "missing": standing.missing,
         }
 
 

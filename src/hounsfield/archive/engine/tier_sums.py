@@ -10,7 +10,7 @@ PINNED: Final = ""
 """In place of a rule's name: an administrator wants the study hot."""
 
 NOTHING: Final[dict[str, Any]] = {
-    "looked": 0, "quiet": 0, "unmatched": 0, "settled": {}, "rules": {}, "series": [],
+    "looked": 0, "quiet": 0, "unmatched": 0, "damaged": 0, "settled": {}, "rules": {}, "series": [],
 }  # fmt: skip
 """Of no page yet."""
 

@@ -85,10 +85,16 @@ class Tiering:
         self._clock = clock
         self._doubted: deque[bytes] = deque()  # from whatever thread reads
         self.copying = Copying(stores.store, stores.keyring, stores.tiers.by_name, clock=self.now)
-        self.planning = TierPlanning(
-            stores.catalog, stores.journal, options.rules, source, options.plan, tiers=self.copying.tiers
-        )
         self.verifying = Verifying(stores.store, stores.journal, self.copying)
+        self.planning = TierPlanning(
+            stores.catalog,
+            stores.journal,
+            options.rules,
+            source,
+            options.plan,
+            tiers=self.copying.tiers,
+            damaged=self.verifying.damaged,
+        )
         stores.log.damaged = self._doubted.append
         self.prefetching = Prefetching(
             stores.store, stores.journal, stores.catalog, stores.planner, options.prefetch
@@ -112,7 +118,7 @@ class Tiering:
         self.figures = TieringFigures()
         self.progress = TierProgress(stores.store, self.figures, clock=self.now)
         self.standing = TierStanding(
-            stores.store, stores.tiers, stores.keyring.root_id, self.verifying.damaged, clock=self.now
+            stores.store, stores.tiers, stores.keyring.root_id, self.verifying.damages, clock=self.now
         )
         self._moves = TierMoves(
             stores,
@@ -129,6 +135,7 @@ class Tiering:
             progress=self.progress,
             leading=self.leading,
             prefetching=self.prefetching,
+            verifying=self.verifying,
             on_commit=on_commit,
         )
 
@@ -250,11 +257,13 @@ class Tiering:
                 self._returns.bring_back()
 
             around = partial(self._around, dead, is_led=True)
-            for task in in_order(
-                self.planning, self._store, around, self.now, between=between, progress=looked
-            ):
-                self._moves.carry_out(task, pace)
-                between()
+            plan = in_order(self.planning, self._store, around, self.now, between=between, progress=looked)
+            try:
+                for task in plan:
+                    self._moves.carry_out(task, pace)
+                    between()
+            finally:
+                self._moves.troubles.say("series stay where they are for now")
         batch = Batch(uses_reserve=True)
         batch.put(META, _PLANNED, began.to_bytes(8, "big"))
         self._store.commit(batch)

@@ -67,6 +67,7 @@ from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRec
 
 GATHER_PASSES: Final = 3
 """How often a pace is told of each byte, as it lay before: it is read, written, and read again."""
+WRITE_BYTES: Final = 1 << 20  # of one write: others, whose writes wait behind it, get their turn
 PAGE_ROWS: Final = 1000  # some 10 ms of opening rows: a snapshot is held no longer
 LOOKS_MAX: Final = 3  # at one record that compaction moves meanwhile
 INSTANCE_NUMBER: Final = 0x00200013
@@ -188,16 +189,16 @@ class Gatherer:
         stay as they are stored. Else as :meth:`gather`.
         """
         report = GatherReport(pack.series_key)
-        gathered = self._renew(pack.series_key, segment, pack, report, pace)
-        if gathered < self._live(segment, pack):
+        self._renew(pack.series_key, segment, pack, report, pace)
+        if self._live(segment, pack) > 0:
             for series_key in sorted(self._series_in(segment) - {pack.series_key}):
                 self._renew(series_key, segment, pack, report, pace)
         return report
 
     def _renew(
         self, series_key: bytes, segment: bytes, pack: PackRow, report: GatherReport, pace: Pace
-    ) -> int:
-        """The same for one series; of how many objects."""
+    ) -> None:
+        """The same for one series."""
         wanted, contents = self._wanted(series_key, _ALWAYS, {segment}, report)
         wanted = [one for one in wanted if one.location.segment == segment]
         if contents is not None and wanted:
@@ -205,7 +206,6 @@ class Gatherer:
             self._make(
                 wanted, contents, report, series_key=series_key, recompress=None, pace=pace, uses_reserve=True
             )
-        return len(wanted)
 
     def _live(self, segment: bytes, pack: PackRow) -> int:
         with self._indexer.store.snapshot() as snapshot:
@@ -240,7 +240,9 @@ class Gatherer:
             carrier = Carrier(
                 self._log,
                 self._limits,
-                open_segment=lambda arena_bytes: PackWriter(self._log, arena_bytes=arena_bytes),
+                open_segment=lambda arena_bytes: PackWriter(
+                    self._log, arena_bytes=min(arena_bytes, WRITE_BYTES)
+                ),
                 uses_reserve=uses_reserve,
             )
             is_switching = False
@@ -249,9 +251,7 @@ class Gatherer:
                 for one in some:
                     carried += self._take(one, recompress, carrier, report, pace)
                 carried += carrier.flush(pace)
-                packs = self._finish(
-                    carrier, carried, series_key, contents, pace, uses_reserve=uses_reserve
-                )
+                packs = self._finish(carrier, carried, series_key, contents, pace, uses_reserve=uses_reserve)
                 is_switching = True
                 self._switch(carried, packs)
             except BaseException:

@@ -16,8 +16,8 @@ import msgspec
 from msgspec import structs
 
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.rows import decode, encode
-from hounsfield.archive.index.tables import PACK, PACKED, SERIES_HASH_BYTES, STUDY_ID_BYTES
+from hounsfield.archive.index.rows import InstanceRow, decode, encode
+from hounsfield.archive.index.tables import INSTANCE, PACK, PACKED, SERIES_HASH_BYTES, STUDY_ID_BYTES
 from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
 from hounsfield.storage_backends.errors import PreconditionError, StorageError
 from hounsfield.storage_backends.packs import contents_row, end_of
@@ -190,6 +190,35 @@ def packs_of(snapshot: Snapshot, series_key: bytes) -> Iterator[tuple[bytes, Pac
         row = pack_of(snapshot, segment)
         if row is not None:
             yield segment, row
+
+
+def packs_holding(
+    store: KeyValueStore, catalog: Catalog, series_key: bytes, rows_max: int | None = None
+) -> list[tuple[bytes, PackRow]]:
+    """The packs in which objects of a series lie: its own, and those of series that they were moved out of by
+    a correction since. ``rows_max``: look at so many of its objects for the latter."""
+    with store.snapshot() as snapshot:
+        found = dict(packs_of(snapshot, series_key))
+    looked: set[bytes] = set()
+    after: bytes | None = None
+    left = rows_max if rows_max is not None else 1 << 62
+    while left > 0:
+        page = min(PAGE_ROWS, left)
+        with store.snapshot() as snapshot:
+            held = list(snapshot.scan(INSTANCE, prefix=series_key, after=after, limit=page))
+            for key, sealed in held:
+                segment = catalog.open_row(INSTANCE, key, sealed, InstanceRow).location.segment
+                if segment in looked or segment in found:
+                    continue
+                looked.add(segment)
+                row = pack_of(snapshot, segment)
+                if row is not None:
+                    found[segment] = row
+        left -= page
+        if len(held) < page:
+            break
+        after = held[-1][0]
+    return sorted(found.items(), key=lambda one: (one[1].made_ns, one[0]))
 
 
 def plan_pack(batch: Batch, segment: bytes, row: PackRow) -> None:

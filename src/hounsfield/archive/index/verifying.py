@@ -3,6 +3,10 @@
 A copy is due when it was verified too long ago, before somebody asked for it, or when a reader met bytes in
 its pack that did not open. One that is wrong is put anew from a copy that is right; where there is none, the
 pack is damaged, which is said until it is mended, and what still opens of it is read on.
+
+A copy that its store says is not there is as bad as one that is wrong, and may come back by itself: a store
+that was restored, or mounted in part, has it again. So what is missing is looked for again, and what is wrong
+read again, ever more seldom, and is right again without anybody's asking.
 """
 
 from __future__ import annotations
@@ -10,24 +14,35 @@ from __future__ import annotations
 import heapq
 from collections.abc import Container, Iterable, Iterator, Mapping
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import msgspec
 
 from hounsfield.archive.index.carrying import Pace
 from hounsfield.archive.index.copying import WRONG_BYTES, Copying, NoCopyError
 from hounsfield.archive.index.journal import Journal
-from hounsfield.archive.index.packs import PackGoneError
-from hounsfield.archive.index.rows import Event
+from hounsfield.archive.index.packs import HOT, PackGoneError
+from hounsfield.archive.index.rows import Event, decode, encode
 from hounsfield.archive.index.tables import META
 from hounsfield.storage_backends.api import Batch, KeyValueStore
-from hounsfield.storage_backends.errors import StorageError
+from hounsfield.storage_backends.errors import BlobNotFoundError, StorageError
 
-__all__ = ["EVENT_DAMAGED", "EVENT_REPAIRED", "Due", "Found", "Verifying"]
+__all__ = ["EVENT_DAMAGED", "EVENT_FOUND", "EVENT_REPAIRED", "Damage", "Due", "Found", "Verifying"]
 
+MISSING_AGAIN_S: Final = 600
+"""What is missing is looked for again after so long: a question, no bytes."""
+WRONG_AGAIN_S: Final = 86_400
+"""What is wrong is read again after so long, all of it."""
+AGAIN_MAX_S: Final = 7 * 86_400
+"""And later, when it has been so for longer: but no later than this."""
+EVENT_FOUND = "pack-found"
+"""A copy that was damaged or missing is right again, and not by our doing."""
 EVENT_REPAIRED = "pack-repaired"
 EVENT_DAMAGED = "pack-damaged"
 _DOUBT = b"tiering/doubt/"
 _DAMAGED = b"tiering/damaged/"
 _BEFORE = b"tiering/verify-before"
+_NS = 1_000_000_000
 
 
 Copy = tuple[bytes, str]
@@ -51,6 +66,30 @@ class Due(NamedTuple):
     segment: bytes
     tier: str
     size: int
+
+
+class DamageRow(msgspec.Struct, array_like=True, frozen=True):
+    """What is known of a copy that is not right: since when, when it was looked at last, and whether it was
+    not there at all."""
+
+    since_ns: int = 0
+    looked_ns: int = 0
+    missing: bool = False
+
+    @property
+    def again_ns(self) -> int:
+        """When it is to be looked at again: after as long as it has been so, within limits."""
+        least = MISSING_AGAIN_S if self.missing else WRONG_AGAIN_S
+        wait_ns = min(max(least * _NS, self.looked_ns - self.since_ns), AGAIN_MAX_S * _NS)
+        return self.looked_ns + wait_ns
+
+
+class Damage(NamedTuple):
+    """A copy that is not right, and has no right one beside it."""
+
+    segment: bytes
+    tier: str
+    row: DamageRow
 
 
 class Verifying:
@@ -104,8 +143,22 @@ class Verifying:
             for due in self._copies(segment)
             if (segment, due.tier) not in but
         ]
+        doubted += [due for due in self._damaged_due(now_ns, intervals_ns, but) if due not in doubted]
         found = heapq.nsmallest(limit, self._overdue(now_ns, intervals_ns, before))
         return (doubted + [due for due in found if due not in doubted])[:limit]
+
+    def _damaged_due(
+        self, now_ns: int, intervals_ns: Mapping[str, int], but: Container[Copy]
+    ) -> Iterator[Due]:
+        for segment, tier, row in self.damages():
+            if now_ns < row.again_ns or (segment, tier) in but:
+                continue
+            if tier != HOT and tier not in intervals_ns:
+                continue
+            copies = [due for due in self._copies(segment) if due.tier == tier]
+            if not copies and tier in self._copying.tiers:  # it is not said to be there any more
+                self._forget_damage(segment, tier)
+            yield from copies
 
     def _doubts(self) -> list[bytes]:
         with self._store.snapshot() as snapshot:
@@ -154,21 +207,23 @@ class Verifying:
             found = Found.RIGHT
         except PackGoneError:
             found = Found.GONE
-        except WRONG_BYTES:
-            found = self._repaired(segment, tier, pace)
+        except WRONG_BYTES as error:
+            found = self._repaired(segment, tier, pace, missing=isinstance(error, BlobNotFoundError))
         except StorageError:
             return Found.AWAY
         if found in {Found.RIGHT, Found.REPAIRED, Found.GONE}:
-            self._note_damage(segment, tier, damaged=False)
+            was_damaged = self._forget_damage(segment, tier)
+            if was_damaged and found is Found.RIGHT:
+                self._announce(EVENT_FOUND, segment, tier)
         return found
 
-    def _repaired(self, segment: bytes, tier: str, pace: Pace) -> Found:
+    def _repaired(self, segment: bytes, tier: str, pace: Pace, *, missing: bool) -> Found:
         try:
             self._copying.repair(segment, tier, pace=pace)
         except PackGoneError:
             return Found.GONE
         except (NoCopyError, *WRONG_BYTES):
-            self._note_damage(segment, tier, damaged=True)
+            self._note_damage(segment, tier, missing=missing)
             return Found.DAMAGED
         except StorageError:
             return Found.AWAY
@@ -188,26 +243,42 @@ class Verifying:
         self._store.commit(batch)
 
     def damaged(self) -> list[tuple[bytes, str]]:
-        """Copies that are wrong and have no right one beside them: pack and tier."""
-        with self._store.snapshot() as snapshot:
-            keys = [key[len(_DAMAGED) :] for key, _ in snapshot.scan(META, prefix=_DAMAGED)]
-        return [(key[:16], key[16:].decode()) for key in keys]
+        """Copies that are wrong, or missing, and have no right one beside them: pack and tier."""
+        return [(one.segment, one.tier) for one in self.damages()]
 
-    def _note_damage(self, segment: bytes, tier: str, *, damaged: bool) -> None:
+    def damages(self) -> list[Damage]:
+        """The same, and what is known of each."""
+        with self._store.snapshot() as snapshot:
+            found = list(snapshot.scan(META, prefix=_DAMAGED))
+        at = len(_DAMAGED)
+        return [Damage(key[at : at + 16], key[at + 16 :].decode(), _damage(held)) for key, held in found]
+
+    def _note_damage(self, segment: bytes, tier: str, *, missing: bool) -> None:
+        key, now_ns = _DAMAGED + segment + tier.encode(), self._copying.now()
+        with self._store.snapshot() as snapshot:
+            held = snapshot.get(META, key)
+        since_ns = now_ns if held is None else _damage(held).since_ns
+        batch = Batch(uses_reserve=True)
+        batch.put(META, key, encode(DamageRow(since_ns, now_ns, missing)))
+        self._store.commit(batch)
+        if held is None:
+            self._announce(EVENT_DAMAGED, segment, tier, missing=missing)
+
+    def _forget_damage(self, segment: bytes, tier: str) -> bool:
+        """Whether any was known."""
         key = _DAMAGED + segment + tier.encode()
         with self._store.snapshot() as snapshot:
-            known = snapshot.get(META, key) is not None
-        if known == damaged:
-            return
+            if snapshot.get(META, key) is None:
+                return False
         batch = Batch(uses_reserve=True)
-        if damaged:
-            batch.put(META, key, b"")
-        else:
-            batch.delete(META, key)
+        batch.delete(META, key)
         self._store.commit(batch)
-        if damaged:
-            self._announce(EVENT_DAMAGED, segment, tier)
+        return True
 
-    def _announce(self, kind: str, segment: bytes, tier: str) -> None:
-        body = {"pack": segment.hex(), "tier": tier}
+    def _announce(self, kind: str, segment: bytes, tier: str, **more: object) -> None:
+        body = {"pack": segment.hex(), "tier": tier, **more}
         self._journal.commit_events([Event(kind, self._copying.now(), body)])
+
+
+def _damage(held: bytes) -> DamageRow:
+    return decode(DamageRow, held) if held else DamageRow()  # a release before this one kept no more
