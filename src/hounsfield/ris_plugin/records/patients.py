@@ -114,26 +114,18 @@ def _patient_keys(patient: Patient) -> Iterator[Key]:
 PATIENT = Kind("patient", Patient, _patient_keys)
 
 
-class Moved(Row, frozen=True):
-    """A record that a merge gave to the survivor. ``kind``: of its Kind."""
-
-    kind: str
-    record: str
-
-
 class Merge(Row, frozen=True):
     """That two records turned out to be one person: ``merged`` was merged into ``survivor``.
 
-    ``moved``: what followed, for the way back; ``corrections``: numbers of the archive's, by which its
-    studies are shown under the survivor.
+    ``corrections``: numbers of the archive's, by which its studies are shown under the survivor.
     """
 
     merged: str
     survivor: str
     at_ns: int
+    sender: str
     actor: str
     reason: str = ""
-    moved: tuple[Moved, ...] = ()
     corrections: tuple[int, ...] = ()
     undone_ns: int = 0
     undone_by: str = ""

@@ -1,0 +1,385 @@
+"""Orders: placed, accepted and protocolled, scheduled, done; held, rejected, cancelled, replaced.
+
+One order is one requested procedure. It gets its accession number and Study Instance UID when it is placed,
+so that whatever is told of it later (the worklist, a report) names the same study (IHE RAD-TF 2:4.4.4.1.2.2).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from msgspec import structs
+
+from hounsfield.archive.plugins import Change, View
+from hounsfield.ris_plugin.actors import Actor, Role
+from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
+from hounsfield.ris_plugin.patients import resolve
+from hounsfield.ris_plugin.records.base import Code, Row
+from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Procedure
+from hounsfield.ris_plugin.records.orders import ORDER, Order, Protocol, Question
+from hounsfield.ris_plugin.settings import RisSettings
+from hounsfield.ris_plugin.states import SAME, Machine, Transition
+
+__all__ = [
+    "MACHINE",
+    "PRIORITIES",
+    "NewOrder",
+    "accept",
+    "act",
+    "answer",
+    "change_order",
+    "get",
+    "images_began",
+    "images_ended",
+    "open_questions",
+    "place",
+    "replace",
+]
+
+_PLACERS: Final = (Role.REFERRER, Role.CLERK, Role.RADIOLOGIST, Role.INTERFACE)
+_DESK: Final = (Role.CLERK, Role.RADIOLOGIST)
+_ROOM: Final = (Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.MODALITY)
+_EARLY: Final = ("placed", "accepted", "scheduled", "held")
+
+MACHINE: Final = Machine(
+    "order",
+    (
+        "placed", "accepted", "scheduled", "in-progress", "completed",
+        "held", "rejected", "cancelled", "replaced",
+    ),
+    (
+        Transition("accept", ("placed",), "accepted", (Role.RADIOLOGIST, Role.TRAINEE, Role.CLERK)),
+        Transition("reject", ("placed", "accepted", "held"), "rejected", (Role.RADIOLOGIST, Role.CLERK)),
+        Transition("hold", ("placed", "accepted", "scheduled"), "held", (*_PLACERS,)),
+        Transition("release", ("held",), "placed", (*_PLACERS,)),
+        Transition("schedule", ("accepted", "scheduled"), "scheduled", (*_DESK, Role.INTERFACE)),
+        Transition("unschedule", ("scheduled",), "accepted", (*_DESK, Role.INTERFACE)),
+        Transition("cancel", _EARLY, "cancelled", (*_PLACERS,)),
+        Transition("replace", _EARLY, "replaced", (*_PLACERS,)),
+        Transition("change", _EARLY, SAME, (*_PLACERS,)),
+        Transition("begin", ("placed", "accepted", "scheduled", "held"), "in-progress", _ROOM),
+        Transition("begin-again", ("completed", "in-progress"), "in-progress", _ROOM),
+        Transition("complete", ("in-progress",), "completed", _ROOM),
+        Transition("abandon", ("in-progress",), "accepted", _ROOM),
+    ),
+)  # fmt: skip
+"""Acceptance and protocol are a radiologist's or a delegate's; a placer cancels only before the start."""
+
+SAID: Final = {
+    "accept": "order-accepted",
+    "reject": "order-rejected",
+    "hold": "order-held",
+    "release": "order-released",
+    "schedule": "order-scheduled",
+    "unschedule": "order-unscheduled",
+    "cancel": "order-cancelled",
+    "replace": "order-replaced",
+    "change": "order-changed",
+    "begin": "order-started",
+    "begin-again": "order-started",
+    "complete": "order-completed",
+    "abandon": "order-abandoned",
+}
+
+PRIORITIES: Final = ("STAT", "HIGH", "ROUTINE", "MEDIUM", "LOW")
+"""PS3.3 C.4.12, (0040,1003)."""
+ACCESSION_CHARACTERS_MAX: Final = 16  # VR SH
+WHY_NEEDED: Final = frozenset({"hold", "reject", "cancel"})
+
+
+class NewOrder(Row, frozen=True):
+    """What is asked for. ``procedure``: a code of the catalog. Accession and study: only where the placer
+    gives them; else they are made."""
+
+    patient: str
+    procedure: str
+    scheme: str = ""
+    accession: str = ""
+    study_uid: str = ""
+    placer_number: str = ""
+    placer_issuer: str = ""
+    group_number: str = ""
+    laterality: str = ""
+    priority: str = "ROUTINE"
+    reason: str = ""
+    reason_codes: tuple[Code, ...] = ()
+    clinical_information: str = ""
+    requester: str = ""
+    requester_code: str = ""
+    referring: str = ""
+    requester_location: str = ""
+    requester_phone: str = ""
+    copies_to: tuple[str, ...] = ()
+    transport: str = ""
+    visit_number: str = ""
+    visit_issuer: str = ""
+    placed_ns: int = 0
+    wanted_ns: int = 0
+    wanted_until_ns: int = 0
+    answers: tuple[Question, ...] = ()
+    replaces: str = ""
+    source: str = ""
+
+
+# ---------------------------------------------------------------- finding
+
+
+def get(view: View, order_id: str) -> Order:
+    """The order. UnknownError."""
+    order = view.get(ORDER, order_id)
+    if order is None:
+        raise UnknownError("there is no such order")
+    return order
+
+
+def open_questions(order: Order) -> list[str]:
+    """The safety questions that nobody has answered, and those whose answer forbids it."""
+    return [one.name for one in order.questions if not one.answer or one.blocks]
+
+
+# ---------------------------------------------------------------- placing
+
+
+def place(
+    change: Change, actor: Actor, settings: RisSettings, new: NewOrder, *, event_ns: int = 0, sender: str = ""
+) -> str:
+    """Place an order; its id. InvalidError for a procedure that is not offered, UnknownError for a patient
+    that there is not, TakenError when another order has its accession number or study."""
+    actor.require(*_PLACERS, what="placing an order")
+    resolve(change, new.patient)
+    procedure = _procedure(change, new.procedure, new.scheme)
+    if new.priority not in PRIORITIES:
+        raise InvalidError(f"a priority is one of {', '.join(PRIORITIES)}", "priority")
+    if procedure.laterality and new.laterality not in ("L", "R", "B"):
+        raise InvalidError("this procedure needs a side: L, R or B", "laterality")
+    known = {one.name: one for one in new.answers}
+    order = Order(
+        patient=new.patient,
+        accession=new.accession or next_accession(change, settings),
+        study_uid=new.study_uid or new_uid(settings),
+        procedure=procedure.code,
+        # What needs no protocol is accepted as it is.
+        state=MACHINE.initial if procedure.needs_protocol else "accepted",
+        modality=procedure.modality,
+        body_part=procedure.body_part,
+        questions=tuple(known.get(name, Question(name=name)) for name in procedure.questions),
+        as_of_ns=event_ns or change.now_ns,
+        as_of_from=sender or actor.person,
+        changed_ns=change.now_ns,
+        **_taken(new),
+    )
+    _check_accession(order.accession)
+    if not order.requested_procedure_id:
+        order = structs.replace(order, requested_procedure_id=order.accession)
+    if not order.placed_ns:
+        order = structs.replace(order, placed_ns=change.now_ns)
+    order_id = change.new_id()
+    change.put(ORDER, order_id, order)
+    say(change, "order-placed", actor, order_id, order)
+    return order_id
+
+
+_TAKEN: Final = (
+    "placer_number", "placer_issuer", "group_number", "laterality", "priority", "reason", "reason_codes",
+    "clinical_information", "requester", "requester_code", "referring", "requester_location",
+    "requester_phone", "copies_to", "transport", "visit_number", "visit_issuer", "placed_ns", "wanted_ns",
+    "wanted_until_ns", "replaces", "source",
+)  # fmt: skip
+
+
+def _taken(new: NewOrder) -> dict[str, Any]:
+    return {name: getattr(new, name) for name in _TAKEN}
+
+
+def next_accession(change: Change, settings: RisSettings) -> str:
+    """An accession number that no order has: the next one, in the department's format."""
+    year = datetime.fromtimestamp(change.now_ns / 1e9, ZoneInfo(settings.time_zone)).year
+    while True:
+        number = change.count("accession")
+        accession = settings.accession_format.format(year=year, year2=year % 100, number=number)
+        if change.first(ORDER, "accession", accession) is None:
+            return accession
+
+
+def new_uid(settings: RisSettings) -> str:
+    """A UID that nobody has (PS3.5 B.2), below our root if there is one."""
+    number = uuid.uuid4().int
+    if settings.uid_root == "2.25":
+        return f"2.25.{number}"
+    return f"{settings.uid_root}.{number}"[:64].rstrip(".")
+
+
+def _procedure(view: View, value: str, scheme: str) -> Procedure:
+    found = list(view.find(PROCEDURE, "value", value, limit=8))
+    for _, one in found:
+        if one.active and (not scheme or one.code.scheme == scheme):
+            return one
+    raise InvalidError("the catalog has no active procedure of this code", "procedure")
+
+
+def _check_accession(accession: str) -> None:
+    if not accession.strip() or len(accession) > ACCESSION_CHARACTERS_MAX or "\\" in accession:
+        raise InvalidError("an accession number has 1 to 16 characters and no backslash (VR SH)", "accession")
+
+
+# ---------------------------------------------------------------- acting
+
+
+def act(change: Change, actor: Actor, order_id: str, action: str, *, why: str = "") -> Order:
+    """Take an order through an action of the table; the order then. To hold, reject or cancel needs a why."""
+    order = get(change, order_id)
+    state = MACHINE.after(order.state, action, actor)
+    if action in WHY_NEEDED and not why.strip():
+        raise InvalidError(f"say why: to {action} an order needs a reason", "why")
+    changed = structs.replace(order, state=state, why=why.strip() or order.why, changed_ns=change.now_ns)
+    change.put(ORDER, order_id, changed)
+    say(change, SAID[action], actor, order_id, changed)
+    return changed
+
+
+def accept(
+    change: Change,
+    actor: Actor,
+    order_id: str,
+    *,
+    text: str = "",
+    codes: Sequence[Code] = (),
+    contrast: str = "",
+) -> Order:
+    """Accept an order, with the protocol by which it is to be done. A procedure that needs one is accepted by
+    a radiologist, or by somebody who deputises for one."""
+    order = get(change, order_id)
+    found = change.first(PROCEDURE, "code", f"{order.procedure.scheme}\0{order.procedure.value}")
+    needs = found is not None and found[1].needs_protocol
+    if needs:
+        if not text.strip() and not codes:
+            raise InvalidError("this procedure needs a protocol: say how it is to be done", "text")
+        if not _deputises(change, actor):
+            actor.require(Role.RADIOLOGIST, Role.TRAINEE, what="protocolling an order")
+    if text.strip() or codes or contrast:
+        protocol = Protocol(
+            text=text.strip(), by=actor.person, at_ns=change.now_ns, codes=tuple(codes), contrast=contrast
+        )
+        change.put(ORDER, order_id, structs.replace(order, protocol=protocol))
+    return act(change, actor, order_id, "accept")
+
+
+def _deputises(view: View, actor: Actor) -> bool:
+    """Whether a radiologist has named the actor to protocol in his place."""
+    found = view.first(PERSON, "code", actor.person)
+    for code in found[1].deputises_for if found is not None and found[1].active else ():
+        chief = view.first(PERSON, "code", code)
+        if chief is not None and chief[1].active and Role.RADIOLOGIST in chief[1].roles:
+            return True
+    return False
+
+
+def answer(
+    change: Change, actor: Actor, order_id: str, name: str, text: str, *, blocks: bool = False, note: str = ""
+) -> Order:
+    """Answer a safety question, before the start. ``blocks``: so answered it must not be scheduled; a
+    radiologist may answer it again."""
+    actor.require(Role.REFERRER, Role.CLERK, Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.INTERFACE,
+                  what="answering a safety question")  # fmt: skip
+    order = get(change, order_id)
+    if order.state not in _EARLY:
+        raise NotNowError(f"the order is {order.state}; safety questions are answered before the start")
+    if not text.strip():
+        raise InvalidError("the answer is empty", "answer")
+    before = next((one for one in order.questions if one.name == name), None)
+    if before is None:
+        raise UnknownError("the order has no such question")
+    if before.blocks and not actor.may((Role.RADIOLOGIST,)):
+        actor.require(Role.RADIOLOGIST, what="answering what forbids the examination")
+    answered = Question(
+        name=name,
+        answer=text.strip(),
+        note=note,
+        blocks=blocks,
+        answered_by=actor.person,
+        answered_ns=change.now_ns,
+    )
+    questions = tuple(answered if one.name == name else one for one in order.questions)
+    changed = structs.replace(order, questions=questions, changed_ns=change.now_ns)
+    change.put(ORDER, order_id, changed)
+    say(change, "order-answered", actor, order_id, changed)
+    return changed
+
+
+def change_order(
+    change: Change, actor: Actor, order_id: str, *, event_ns: int = 0, sender: str = "", **fields: Any
+) -> Order:
+    """Change what an order says, before the start. Of what several say, the newest event counts."""
+    order = get(change, order_id)
+    MACHINE.after(order.state, "change", actor)
+    unknown = fields.keys() - set(_TAKEN) | (fields.keys() & {"replaces", "placed_ns", "source"})
+    if unknown:
+        raise InvalidError("of an order this cannot be changed", min(unknown))
+    as_of = (event_ns or change.now_ns, sender or actor.person)
+    if as_of < (order.as_of_ns, order.as_of_from):
+        return order
+    if fields.get("priority", order.priority) not in PRIORITIES:
+        raise InvalidError(f"a priority is one of {', '.join(PRIORITIES)}", "priority")
+    changed = structs.replace(
+        order, **fields, as_of_ns=as_of[0], as_of_from=as_of[1], changed_ns=change.now_ns
+    )
+    if changed != structs.replace(order, as_of_ns=as_of[0], as_of_from=as_of[1], changed_ns=change.now_ns):
+        change.put(ORDER, order_id, changed)
+        say(change, "order-changed", actor, order_id, changed)
+    return changed
+
+
+def replace(
+    change: Change,
+    actor: Actor,
+    settings: RisSettings,
+    order_id: str,
+    new: NewOrder,
+    *,
+    event_ns: int = 0,
+    sender: str = "",
+) -> str:
+    """Replace an order by another one (HL7 v2 ORC-1 RP); the new one's id."""
+    replaced = act(change, actor, order_id, "replace", why="replaced")
+    new_id = place(
+        change, actor, settings, structs.replace(new, replaces=order_id), event_ns=event_ns, sender=sender
+    )
+    change.put(ORDER, order_id, structs.replace(replaced, replaced_by=new_id))
+    return new_id
+
+
+def images_began(change: Change, actor: Actor, order_id: str) -> None:
+    """A modality has begun (MPPS in progress). Also what was cancelled meanwhile is then under way: the
+    patient lies there; somebody is told by the event."""
+    order = get(change, order_id)
+    if order.state == "in-progress":
+        return
+    if order.state in ("rejected", "cancelled", "replaced"):
+        change.put(ORDER, order_id, structs.replace(order, state="in-progress", changed_ns=change.now_ns))
+        say(change, "order-started", actor, order_id, order, although=order.state)
+        return
+    act(change, actor, order_id, "begin-again" if order.state == "completed" else "begin")
+
+
+def images_ended(change: Change, actor: Actor, order_id: str, *, completed: bool) -> None:
+    """A modality has ended its last step: completed, or discontinued with nothing done."""
+    if get(change, order_id).state == "in-progress":
+        act(change, actor, order_id, "complete" if completed else "abandon")
+
+
+def say(change: Change, event: str, actor: Actor, order_id: str, order: Order, **more: Any) -> None:
+    """Tell of an order in the journal."""
+    change.say(
+        event,
+        {
+            "order": order_id,
+            "patient": order.patient,
+            "study": order.study_uid,
+            "actor": actor.person,
+            **more,
+        },
+    )
