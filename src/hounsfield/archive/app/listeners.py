@@ -39,11 +39,10 @@ def open_listeners(config: Config) -> list[Listener]:
     """Listen on every address of the configuration, or on none: ListenError for the first bad one."""
     opened: list[Listener] = []
     try:
-        wanted = [("dicom", *one) for one in enumerate(config.dicom.listeners)]
-        wanted += [("http", *one) for one in enumerate(config.http.listeners)]
-        for kind, index, each in wanted:
-            for sock in _listen(kind, index, each.host, each.port):
-                opened.append(Listener(kind, index, sock, each.tls))
+        for index, dicom in enumerate(config.dicom.listeners):
+            opened += _opened("dicom", index, dicom.host, dicom.port, tls=dicom.tls)
+        for index, http in enumerate(config.http.listeners):
+            opened += _opened("http", index, http.host, http.port, tls=http.tls)
     except BaseException:
         for listener in opened:
             listener.sock.close()
@@ -67,6 +66,10 @@ def allow_descriptors(config: Config) -> str:
         f"{most} open files are permitted (ulimit -Hn), {needed} may be needed: raise it, or lower "
         "dicom.associations_max and http.connections_max"
     )
+
+
+def _opened(kind: str, index: int, host: str, port: int, *, tls: bool) -> list[Listener]:
+    return [Listener(kind, index, sock, tls) for sock in _listen(kind, index, host, port)]
 
 
 def _listen(kind: str, index: int, host: str, port: int) -> list[socket.socket]:
