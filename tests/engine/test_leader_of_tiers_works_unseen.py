@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from hounsfield.archive.engine import tier_standing
 from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.tier_moves import EVENT_TIERED
 from hounsfield.archive.engine.tier_oversight import TierOversight
@@ -32,6 +34,12 @@ class Clock:
 
     def __call__(self) -> int:
         return self.now
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, a directory that is there answers."""
+    monkeypatch.setattr(tier_standing, "LEADER_WAIT_S", 60.0)
 
 
 @pytest.fixture
@@ -221,3 +229,24 @@ async def test_history_is_whole_however_little_of_a_journal_it_is(stores: Stores
                 if before is None:
                     break
         assert found == ["20", "0"]
+
+
+def test_a_tier_that_hangs_does_not_hold_up_the_leader(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_pack(stores, b"a" * 16, "cold")
+    standing = standing_of(stores)
+    answers, asked = threading.Event(), []
+
+    def hang(*_: object, **__: object) -> None:
+        asked.append(1)
+        answers.wait(60)
+
+    monkeypatch.setattr(tier_standing, "claim_tier", hang)
+    monkeypatch.setattr(tier_standing, "LEADER_WAIT_S", 0.0)
+    for _ in range(3):  # returns although nothing has answered
+        standing.tell(again=True)
+        assert "has not answered" in standing.told().tiers["cold"].trouble
+    assert len(asked) <= 1  # one thread, however often it is asked
+    answers.set()
+    assert "has not answered" not in standing.look(wait_s=60).tiers["cold"].trouble

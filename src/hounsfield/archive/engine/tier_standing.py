@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
+from hounsfield.archive.engine.tier_probes import Probes
 from hounsfield.archive.engine.tiers import Tiers
 from hounsfield.archive.index.demand import recalls
 from hounsfield.archive.index.packs import HOT, Packs
@@ -31,7 +33,12 @@ __all__ = ["Held", "Standing", "TierStanding"]
 
 RECALLS_MAX: Final = 10_000
 """Waiting recalls that are counted: more is as bad."""
+ASKED_WAIT_S: Final = 10.0
+"""So long a person waits for tiers to say whether they are there."""
+LEADER_WAIT_S: Final = 2.0
+"""So long, once a minute, whoever moves and brings back what others wait for."""
 _TOLD = b"tiering/told"
+_NONE = (0, 0, 0)
 _NS = 1_000_000_000
 
 
@@ -88,6 +95,7 @@ class TierStanding:
         self._archive = archive
         self._packs = Packs(store)
         self._damaged = damaged
+        self._probes = Probes()
         self._clock = clock
 
     @property
@@ -95,19 +103,26 @@ class TierStanding:
         """Every tier that is configured, the hot one first."""
         return tuple(self._tiers.by_name)
 
-    def look(self, *, ask: bool = True) -> Standing:
-        """As it is now. Reads every pack's row; ``ask``: and asks each tier once whether it is there."""
+    def look(self, *, wait_s: float = ASKED_WAIT_S) -> Standing:
+        """As it is now. Reads every pack's row, and asks each tier once whether it is there: one that says
+        nothing for ``wait_s`` is said not to answer."""
         known = list(self._damaged())
         damaged = Counter(one.tier for one in known)
         missing = Counter(one.tier for one in known if one.row.missing)
         totals = self._packs.totals()
         tiers = {}
+        troubles = self._probes.ask(
+            {
+                name: partial(self._trouble, name, is_used=bool(totals.get(name, _NONE)[0]))
+                for name in self.names
+                if name != HOT
+            },
+            wait_s,
+        )
         for name in dict.fromkeys((*self.names, *totals)):
-            packs, size, objects = totals.get(name, (0, 0, 0))
+            packs, size, objects = totals.get(name, _NONE)
             configured = name in self._tiers.by_name
-            trouble = "" if configured else "it is not in config.toml any more"
-            if ask and configured and name != HOT:
-                trouble = self._trouble(name, is_used=bool(packs))
+            trouble = troubles.get(name, "") if configured else "it is not in config.toml any more"
             tiers[name] = Held(packs, size, objects, damaged[name], missing[name], trouble, configured)
         waiting = recalls(self._store, RECALLS_MAX)
         oldest = min((row.asked_ns for _, row in waiting), default=0)
@@ -146,7 +161,7 @@ class TierStanding:
         """
         told = self.told()
         if again or not told.at_ns:
-            standing = self.look()
+            standing = self.look(wait_s=LEADER_WAIT_S)
         else:
             waiting = recalls(self._store, RECALLS_MAX)
             oldest = min((row.asked_ns for _, row in waiting), default=0)
