@@ -166,9 +166,9 @@ def test_recalls_wait_for_a_server_and_pins_are_facts(tier: Tier) -> None:
     assert {one["study"] for one in events[3:]} == {*STUDIES[:2]}
     assert "study" not in json_of(tier, "history", "--limit", "1")[0]
     assert "old" in tier("history").out
-    tier("pin", "1.2.98", "--why", "\x1b[31mred [bold]")
+    tier("pin", "1.2.98", "--why", "\x1b[31mred [bold] :heart:")
     assert "\x1b" not in tier("pin", "--list").out + tier("history").out
-    assert "red [bold]" in tier("pin", "--list").out
+    assert "red [bold] :heart:" in tier("pin", "--list").out
 
 
 def test_damage_and_missing_tiers_are_exit_code_4(tier: Tier, tmp_path: Path) -> None:

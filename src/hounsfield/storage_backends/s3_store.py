@@ -12,6 +12,7 @@ leaves invisible parts that cost money: a lifecycle rule of the bucket (AbortInc
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -46,6 +47,17 @@ _PARTS_MAX = 10_000  # of one multipart upload: S3's own limit,
 _PART_BYTES_MIN = 5 * _MIB  # and of all parts but the last
 
 
+# What obstore takes the process down for, when it makes a request of it, is refused before.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_REGION = re.compile(r"[A-Za-z0-9-]{1,64}")
+_HOST = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+
+
+def _is_address(host: str) -> bool:
+    """Also what an URL takes for one: its last part is a number."""
+    return ":" in host or host.rstrip(".").rpartition(".")[2].isdigit()
+
+
 @dataclass(frozen=True, slots=True)
 class S3Options:
     """Where a bucket is and how it is spoken to. Holds no secret: it may be shown."""
@@ -76,8 +88,10 @@ class S3Options:
     """HTTP proxy; None: as the environment says (``HTTPS_PROXY``, ``NO_PROXY``)."""
 
     def __post_init__(self) -> None:
-        if not self.bucket or "/" in self.bucket:
+        if not _BUCKET.fullmatch(self.bucket):
             raise ValueError(f"not the name of a bucket: {self.bucket!r}")
+        if not _REGION.fullmatch(self.region):
+            raise ValueError(f"not the name of a region: {self.region!r}")
         if self.prefix:
             check_blob_name(self.prefix)
         if not names_a_source(self.credentials):
@@ -90,12 +104,17 @@ class S3Options:
             or not parts.hostname
             or parts.query
             or parts.path.strip("/")
+            or not (_HOST.fullmatch(parts.hostname) or _is_address(parts.hostname))
         ):
             raise ValueError("an endpoint is https://host or https://host:port")
         if parts.username or parts.password:
             raise ValueError("an endpoint holds no keys; see credentials")
+        if parts.port == 0:  # and urlsplit itself refuses one that is too large
+            raise ValueError("an endpoint's port is 1 to 65535")
+        if self.path_style is False and _is_address(parts.hostname):
+            raise ValueError("no bucket goes before an address: path_style is path there, or auto")
         if parts.scheme == "http" and not self.allow_http:
-            raise ValueError(f"{self.endpoint} is without TLS: use https://, or permit plain HTTP there")
+            raise ValueError(f"{self.endpoint} is without TLS: use https://, or permit it there: plain = true")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def out() -> Console:
     """Standard output, for what is drawn there."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
+    return Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _PIPE_COLUMNS)
 
 
 @cache
@@ -42,7 +42,7 @@ def err() -> Console:
     """Standard error, for progress bars."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 class Failed(Exception):  # noqa: N818 - the outcome of a command, not a fault of the program
