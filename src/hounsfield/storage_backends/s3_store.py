@@ -114,7 +114,9 @@ class S3Options:
         if self.path_style is False and _is_address(parts.hostname):
             raise ValueError("no bucket goes before an address: path_style is path there, or auto")
         if parts.scheme == "http" and not self.allow_http:
-            raise ValueError(f"{self.endpoint} is without TLS: use https://, or permit it there: plain = true")
+            raise ValueError(
+                f"{self.endpoint} is without TLS: use https://, or permit it there: plain = true"
+            )
 
 
 @dataclass(frozen=True, slots=True)
