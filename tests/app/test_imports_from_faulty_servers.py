@@ -9,14 +9,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import trio
 from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import generate_uid
@@ -33,8 +35,10 @@ from hounsfield.archive.app.importing.arriving import Arriving
 from hounsfield.archive.app.importing.dicomweb import DicomWeb
 from hounsfield.archive.app.importing.entity import Entity
 from hounsfield.archive.app.importing.entity_ways import EntityOptions
-from hounsfield.archive.app.importing.fates import Fate
+from hounsfield.archive.app.importing.fates import Fate, Tally
+from hounsfield.archive.app.importing.run import ImportOptions, run_import
 from hounsfield.archive.app.importing.web_client import WebOptions
+from hounsfield.archive.app.importing.work import Source
 from hounsfield.archive.net.remote import RemoteEntity, ScuLimits
 from support.archives import ct_slice
 from support.imports import Archive, part10
@@ -63,14 +67,17 @@ class Theirs:
     studies: dict[str, dict[str, list[Instance]]] = field(default_factory=dict)
     twist: Callable[[str, Answer], Answer] = lambda _, answer: answer
     page: int = 1000
+    heeds_offset: bool = True
+    dates: dict[str, str] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
     headers: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
     ended: threading.Event = field(default_factory=threading.Event)
 
-    def add(self, series: int = 1, instances: int = 3) -> str:
+    def add(self, series: int = 1, instances: int = 3, day: str = "20260102") -> str:
         study = str(generate_uid())
         self.studies[study] = {}
+        self.dates[study] = day
         for _ in range(series):
             uid = str(generate_uid())
             self.studies[study][uid] = []
@@ -86,12 +93,17 @@ class Theirs:
 
     def answer(self, path: str, query: dict[str, list[str]]) -> Answer:
         words = path.strip("/").split("/")[1:]  # behind dicom-web
-        offset = int(query.get("offset", ["0"])[0])
+        offset = int(query.get("offset", ["0"])[0]) if self.heeds_offset else 0
         limit = min(int(query.get("limit", ["1000"])[0]), self.page)
         if words == ["studies"]:
             rows = [
-                {"0020000D": {"vr": "UI", "Value": [study]}, "00201208": {"vr": "IS", "Value": [count(one)]}}
+                {
+                    "00080020": {"vr": "DA", "Value": [self.dates.get(study, "20260102")]},
+                    "0020000D": {"vr": "UI", "Value": [study]},
+                    "00201208": {"vr": "IS", "Value": [count(one)]},
+                }
                 for study, one in self.studies.items()
+                if within(query.get("StudyDate", [""])[0], self.dates.get(study, "20260102"))
             ]
             return listed(rows[offset : offset + limit])
         every = self.studies.get(words[1])
@@ -126,6 +138,12 @@ def multipart(parts: list[bytes]) -> bytes:
 
 def listed(rows: list[Any]) -> Answer:
     return Answer(200, json.dumps(rows).encode()) if rows else Answer(204)
+
+
+def within(asked: str, value: str) -> bool:
+    """Whether a date or time matches a range, or itself; none matches only nothing."""
+    first, dash, last = str(asked).partition("-")
+    return not asked or (bool(value) and first <= value <= (last or "9" * 8 if dash else first))
 
 
 def count(study: dict[str, list[Instance]]) -> int:
@@ -224,6 +242,51 @@ def test_a_server_that_repeats_itself_is_not_believed(theirs: Theirs, archive: A
     theirs.twist = twist
     assert archive.bring(web(theirs)) == {"imported": 2}
     assert theirs.asked["/dicom-web/studies"] == 2
+
+
+def test_a_server_that_heeds_no_offset_is_asked_for_stretches_of_time(
+    theirs: Theirs, archive: Archive
+) -> None:
+    """It gives 4 rows at most, whichever page is asked for, and loops if one lets it."""
+    for number in range(13):
+        theirs.add(instances=1, day=f"202601{1 + number:02}")
+    theirs.page, theirs.heeds_offset = 11, False
+    assert listed_by(archive, web(theirs)) == sorted(theirs.studies)
+    assert archive.tally.complaints == []
+    assert "stretches of time" in archive.tally.remarks[0]
+    assert theirs.asked["/dicom-web/studies"] < 20
+    wanted = DicomWeb(theirs.url, [("StudyDate", "20260102-")], WebOptions(pauses_s=(0.0,)))
+    assert len(listed_by(archive, wanted)) == 12
+    theirs.dates = dict.fromkeys(theirs.dates, "20260101")  # no stretch of time has fewer
+    assert len(listed_by(archive, web(theirs))) == 11
+
+
+@pytest.mark.parametrize("sign", [Answer(413), Answer(200, headers={"Warning": "299 them: more"})])
+def test_a_server_that_says_that_there_is_more_is_believed(
+    theirs: Theirs, archive: Archive, sign: Answer
+) -> None:
+    for number in range(13):
+        theirs.add(instances=1, day=f"202601{1 + number:02}")
+
+    def twist(path: str, honest: Answer) -> Answer:
+        rows = json.loads(honest.body or b"[]")
+        if not path.endswith("/studies") or len(rows) <= 10:
+            return honest
+        return sign if sign.status == 413 else replace(sign, body=json.dumps(rows[:10]).encode())
+
+    theirs.twist = twist
+    if sign.status == 200:
+        theirs.heeds_offset = False
+    assert listed_by(archive, web(theirs)) == sorted(theirs.studies)
+
+
+def test_a_list_of_series_that_is_cut_short_is_not_all(theirs: Theirs, archive: Archive) -> None:
+    study = theirs.add(series=3, instances=1)
+    theirs.page, theirs.heeds_offset = 2, False
+    assert archive.bring(web(theirs)) == {"imported": 2, "unreadable": 1}
+    assert archive.reasons() == {study: "its list of series is cut short"}
+    theirs.page = 100
+    assert archive.bring(web(theirs)) == {"imported": 1, "before": 2}
 
 
 @pytest.mark.parametrize("cut", [0, 100, 3000, -300, -1])
@@ -433,12 +496,20 @@ class TheirAe:
     failing: set[str] = field(default_factory=set)
     provides_get: bool = True
     more_than_there_are: int = 0
+    finds: int = 0
+    at_most: int = 0
+    """Answers to one C-FIND, the newest studies; 0: all."""
+    says_so: int = 0x0000
+    """The status when there are more."""
+    heeds_ranges: bool = True
+    dates: dict[str, tuple[str, str]] = field(default_factory=dict)
     server: Any = None
 
-    def add(self) -> str:
+    def add(self, day: str = "", time: str = "", slices: int = 3) -> str:
         study, series = str(generate_uid()), generate_uid()
         self.studies[study] = []
-        for number in range(3):
+        self.dates[study] = day, time
+        for number in range(slices):
             uid = str(generate_uid())
             raw = part10(ct_slice(sop_uid=uid, study_uid=study, series_uid=series, number=number), uid)
             self.studies[study].append(dcmread(DicomBytesIO(raw)))
@@ -458,12 +529,22 @@ class TheirAe:
             if self.find_status:
                 yield self.find_status, None
                 return
-            for study, slices in self.studies.items():
+            self.finds += 1
+            wanted = [
+                one
+                for one in sorted(self.dates, key=self.dates.__getitem__, reverse=True)
+                if not self.heeds_ranges or self._matches(event.identifier, *self.dates[one])
+            ]
+            for study in wanted[: self.at_most or None]:
+                slices = self.studies[study]
                 row = Dataset()
                 row.QueryRetrieveLevel = "STUDY"
+                row.StudyDate, row.StudyTime = self.dates[study]
                 row.StudyInstanceUID = study
                 row.NumberOfStudyRelatedInstances = len(slices) + self.more_than_there_are
                 yield 0xFF00, row
+            if self.at_most and len(wanted) > self.at_most:
+                yield self.says_so, None
 
         def get(event: Any) -> Any:
             self.gets += 1
@@ -485,14 +566,18 @@ class TheirAe:
         self.server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         self.port = self.server.server_address[1]
 
+    def _matches(self, asked: Dataset, day: str, time: str) -> bool:
+        return within(asked.StudyDate or "", day) and within(asked.StudyTime or "", time)
+
     @property
     def uids(self) -> list[str]:
         return sorted(str(one.SOPInstanceUID) for every in self.studies.values() for one in every)
 
-    def source(self, called: str = "THEIRS") -> Entity:
+    def source(self, called: str = "THEIRS", **keys: str) -> Entity:
         remote = RemoteEntity("127.0.0.1", self.port, called_ae=called, calling_ae="OURS")
         limits = ScuLimits(associate_s=20, response_s=20)
-        return Entity(remote, {}, EntityOptions(limits=limits, pauses_s=(0.0, 0.0)))
+        wanted = {f"{tag_for_keyword(key):08X}": {"vr": "DA", "Value": [text]} for key, text in keys.items()}
+        return Entity(remote, wanted, EntityOptions(limits=limits, pauses_s=(0.0, 0.0)))
 
 
 @pytest.fixture
@@ -562,3 +647,82 @@ def test_an_ae_that_does_not_know_the_title_is_no_silence(
     (complaint,) = archive.tally.complaints
     assert "another AE title" in complaint
     assert not archive.tally.unreachable
+
+
+@pytest.fixture
+def busy() -> Iterator[TheirAe]:
+    """An AE with 60 studies of one slice: most of one week, twenty of one day, one without a date."""
+    one = TheirAe()
+    for number in range(39):
+        one.add(f"202611{1 + number % 7:02}", f"1{number % 10}0000", slices=1)
+    for number in range(20):
+        one.add("20251224", f"0800{number:02}", slices=1)
+    one.add(slices=1)
+    yield one
+    if one.server is not None:
+        one.server.shutdown()
+
+
+def listed_by(archive: Archive, source: Source) -> list[str]:
+    """The UIDs of the studies that an import would fetch, as often as it would."""
+    archive.tally = Tally()
+    found: list[str] = []
+
+    async def run() -> None:
+        await run_import(
+            archive.config,
+            [source],
+            archive.tally,
+            ImportOptions(),
+            listing=lambda place, _: found.append(place.rpartition("/")[2]),
+        )
+
+    trio.run(run)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("says_so", [0x0000, 0xB000, 0xA700, 0xC001, 0xFE00])
+def test_an_ae_that_answers_with_some_only_is_asked_for_stretches_of_time(
+    busy: TheirAe, archive: Archive, says_so: int
+) -> None:
+    """Also one that says nothing of it. Each study is listed once."""
+    busy.at_most, busy.says_so = 11, says_so
+    del busy.dates[next(one for one, day in busy.dates.items() if not day[0])]
+    busy.start()
+    assert listed_by(archive, busy.source()) == sorted(busy.dates)
+    assert archive.tally.complaints == []
+    (said,) = archive.tally.remarks
+    assert "stretches of time" in said
+
+
+def test_only_stretches_of_what_is_asked_for(busy: TheirAe, archive: Archive) -> None:
+    busy.at_most = 10
+    busy.start()
+    source = busy.source(StudyDate="20251201-20261102")
+    wanted = [one for one, (day, _) in busy.dates.items() if "20251201" <= day <= "20261102"]
+    assert len(wanted) == 32
+    assert listed_by(archive, source) == sorted(wanted)
+
+
+def test_an_ae_that_gives_all_is_asked_three_times(busy: TheirAe, archive: Archive) -> None:
+    busy.start()
+    assert listed_by(archive, busy.source()) == sorted(busy.dates)
+    assert busy.finds == 3
+    busy.heeds_ranges = False  # 60 is no number that people choose
+    assert listed_by(archive, busy.source()) == sorted(busy.dates)
+    assert archive.tally.complaints == archive.tally.remarks == []
+
+
+def test_what_an_ae_cannot_be_asked_for_is_said(busy: TheirAe, archive: Archive) -> None:
+    """Too many at one moment; or it heeds no ranges of dates, and gives a number that is a limit."""
+    for study, (day, _) in busy.dates.items():
+        busy.dates[study] = day, "080000"
+    busy.at_most = 12
+    busy.start()
+    assert len(listed_by(archive, busy.source())) == 60 - 8 - 1
+    (complaint,) = archive.tally.complaints
+    assert "it gave 12 studies of 20251224 and has more" in complaint
+    busy.heeds_ranges, busy.at_most = False, 50
+    assert len(listed_by(archive, busy.source())) == 50
+    (complaint,) = archive.tally.complaints
+    assert "it gave 50 studies and may have more" in complaint

@@ -360,6 +360,7 @@ def _show(tally: Tally, as_json: bool, interrupted: bool) -> None:
                 "before": tally.before,
                 "bytes": tally.bytes,
                 "noted": [one.body() for one in tally.noted],
+                "remarks": tally.remarks,
                 "complaints": tally.complaints,
                 "interrupted": interrupted,
             }
@@ -377,6 +378,8 @@ def _show(tally: Tally, as_json: bool, interrupted: bool) -> None:
         if tally.flagged:
             remark(f"{tally.flagged} of those imported have something that is worth a look")
         remark(f"{size(tally.bytes)} in objects that are here{'; interrupted' if interrupted else ''}")
+        for text in tally.remarks:
+            remark(printable(text))
     for complaint in tally.complaints:
         complain(complaint)
 

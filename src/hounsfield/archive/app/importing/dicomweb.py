@@ -6,18 +6,29 @@ What breaks off is not begun anew: the instances that did not come are asked for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from hounsfield.archive.app.importing.fates import Fate, fate_of
+from hounsfield.archive.app.importing.stretches import (
+    STUDY_DATE,
+    STUDY_TIME,
+    Came,
+    CutShortError,
+    Stretch,
+    Stretches,
+)
 from hounsfield.archive.app.importing.web_client import (
     AwayError,
     Given,
     NotThereError,
     RefusedError,
+    SearchEnd,
+    TooManyError,
     WebClient,
     WebError,
     WebOptions,
@@ -30,6 +41,13 @@ from hounsfield.archive.errors import HounsfieldError
 FAILURES_MAX: Final = 20
 """Series in a row of which nothing came: the server has a fault of its own, and going on is of no use."""
 STUDIES_AHEAD: Final = 50
+_NAMES: Final = {
+    "StudyDate": STUDY_DATE,
+    "StudyTime": STUDY_TIME,
+    STUDY_DATE: STUDY_DATE,
+    STUDY_TIME: STUDY_TIME,
+}
+_KEYWORDS: Final = {STUDY_DATE: "StudyDate", STUDY_TIME: "StudyTime"}
 _NO_UID: Final = "the server lists something whose UID is none"
 _STUDY, _SERIES, _INSTANCE = "0020000D", "0020000E", "00080018"
 _IN_STUDY, _IN_SERIES = "00201208", "00201209"  # how many instances
@@ -51,6 +69,8 @@ class _Series:
     uid: str
     count: int
     """Of instances, 0 when the server does not say."""
+    is_doubtful: bool = False
+    """Whether the list that it is from may have been cut short."""
 
     @property
     def path(self) -> str:
@@ -87,17 +107,51 @@ class DicomWeb:
         """See :class:`~.work.Source`."""
         async with WebClient.open(self._url, self._options, 1) as client:
             try:
-                async for row in client.search("/studies", self._match, _STUDY):
-                    uid, count = value(row, _STUDY), _number(value(row, _IN_STUDY))
-                    if not work.state.has(_study_id(work, self._url, uid, count)):
-                        tell(f"{self._url}/studies/{uid}", None)
-            except WebError as error:
+                async with aclosing(_studies(client, work, self._match)) as rows:
+                    async for uid, count in rows:
+                        if not work.state.has(_study_id(work, self._url, uid, count)):
+                            tell(f"{self._url}/studies/{uid}", None)
+            except (WebError, CutShortError) as error:
                 work.tally.complain(f"{self._url}: {error}", unreachable=isinstance(error, AwayError))
 
 
 def _study_id(work: Work, url: str, uid: str, count: int) -> bytes:
     """A study that has grown since is another one."""
     return work.state.id("web study", url, uid, count)
+
+
+async def _studies(
+    client: WebClient, work: Work, match: Sequence[tuple[str, str]]
+) -> AsyncGenerator[tuple[str, int], None]:
+    """Every study, once: its UID and how many instances it has. Raises WebError, CutShortError."""
+
+    async def ask(stretch: Stretch, came: Came) -> AsyncGenerator[dict[str, Any], None]:
+        days = stretch.matching()
+        asked = [one for one in match if _NAMES.get(one[0].replace(",", "")) not in days]
+        asked += [(_KEYWORDS[key], days[key]) for key in days]
+        end = SearchEnd()
+        try:
+            rows = client.search("/studies", [*asked, ("includefield", _IN_STUDY)], _STUDY, end)
+            async with aclosing(rows):
+                async for row in rows:
+                    yield row
+        except TooManyError as error:
+            came.failure = error
+        came.is_doubtful = end.is_doubtful
+
+    stretches = Stretches(
+        ask,
+        {_NAMES.get(name.replace(",", ""), name): text for name, text in match},
+        lambda text: work.tally.remarks.append(f"{client.url}: {text}"),
+        lambda text: work.tally.complain(f"{client.url}: {text}"),
+    )
+    seen: set[str] = set()
+    async with aclosing(stretches.studies()) as rows:
+        async for row in rows:
+            uid = value(row, _STUDY)
+            if uid not in seen:
+                seen.add(uid)
+                yield uid, _number(value(row, _IN_STUDY))
 
 
 class _Bringing:
@@ -119,13 +173,13 @@ class _Bringing:
             take.close()
 
     async def _search(self, give: trio.MemorySendChannel[tuple[str, int]]) -> None:
-        parameters = [*self._match, ("includefield", _IN_STUDY)]
         async with give:
             try:
-                async for row in self._client.search("/studies", parameters, _STUDY):
-                    self._work.progress.found(1, 0)
-                    await give.send((value(row, _STUDY), _number(value(row, _IN_STUDY))))
-            except WebError as error:
+                async with aclosing(_studies(self._client, self._work, self._match)) as rows:
+                    async for study in rows:
+                        self._work.progress.found(1, 0)
+                        await give.send(study)
+            except (WebError, CutShortError) as error:
                 raise _SourceError(
                     f"the search for studies failed: {error}", away=isinstance(error, AwayError)
                 ) from error
@@ -153,23 +207,30 @@ class _Bringing:
         whole = True
         for series in every:
             whole = await self._one(series) and whole
+        if self._listed_short(every, count):
+            work.tally.object(place, Fate.UNREADABLE, "its list of series is cut short")
+            whole = False
         if whole and every:
             work.state.note(id_)
         elif not every:
             work.tally.object(place, Fate.UNREADABLE, "listed, and without a series")
 
+    def _listed_short(self, every: Sequence[_Series], count: int) -> bool:
+        return bool(every) and every[0].is_doubtful and 0 < sum(one.count for one in every) < count
+
     async def _series(self, study: str, count: int) -> list[_Series]:
+        end = SearchEnd()
         try:
             rows = [
                 row
                 async for row in self._client.search(
-                    f"/studies/{study}/series", [("includefield", _IN_SERIES)], _SERIES
+                    f"/studies/{study}/series", [("includefield", _IN_SERIES)], _SERIES, end
                 )
             ]
         except NotThereError:
             return [_Series(study, "", count)]
         return [
-            _Series(study, uid, _number(value(row, _IN_SERIES)))
+            _Series(study, uid, _number(value(row, _IN_SERIES)), end.is_doubtful)
             for uid, row in ((value(row, _SERIES) or "none", row) for row in rows)
         ]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -22,25 +23,38 @@ from hounsfield.archive.app.importing.entity_ways import (
     open_way,
 )
 from hounsfield.archive.app.importing.fates import Fate
+from hounsfield.archive.app.importing.stretches import (
+    STUDY_DATE,
+    STUDY_TIME,
+    Came,
+    CutShortError,
+    Stretch,
+    Stretches,
+)
 from hounsfield.archive.app.importing.work import Work
 from hounsfield.archive.dicom.from_json import ModelError
 from hounsfield.archive.errors import HounsfieldError
 from hounsfield.archive.net.errors import ConnectError, NetError, NoAcceptedContextError, RejectedError
 from hounsfield.archive.net.query_retrieve import (
     Ended,
+    RefusedError,
     UnreadableAnswer,
     find,
     identifier_bytes,
     proposal,
 )
-from hounsfield.archive.net.scu import RemoteEntity, associate
-from hounsfield.archive.wire import Category
+from hounsfield.archive.net.scu import RemoteEntity, RequestorAssociation, associate
+from hounsfield.archive.wire import AcceptedContext, Category
 
 FAILURES_MAX: Final = 20
 """Studies in a row of which nothing came."""
 STUDIES_AHEAD: Final = 100_000
 """Studies found and not yet fetched: a peer is not kept waiting within a query."""
 _IN_STUDY, _CLASSES = "00201208", "00080062"
+_VRS: Final = {STUDY_DATE: "DA", STUDY_TIME: "TM"}
+_TOO_MANY: Final = {0xA700, 0xB000}
+"""Of failures: out of resources; a warning for the same. What is wrong with the query itself is no limit."""
+_UNABLE: Final = 0xC000
 
 Identifier = dict[str, Any]
 
@@ -67,6 +81,7 @@ class Entity:
             STUDY_UID: identifier.get(STUDY_UID, {"vr": "UI"}),
             _IN_STUDY: {"vr": "IS"},
             _CLASSES: {"vr": "UI"},
+            **{key: identifier.get(key, {"vr": vr}) for key, vr in _VRS.items()},
         }
         self._options = options or EntityOptions()
 
@@ -78,7 +93,7 @@ class Entity:
         try:
             async with open_way(self._remote, self._options, work) as way:
                 await self._bring(work, way)
-        except* (_SourceError, NetError) as group:
+        except* (_SourceError, NetError, CutShortError) as group:
             first: BaseException = group
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
@@ -88,11 +103,11 @@ class Entity:
     async def show(self, work: Work, tell: Callable[[str, int | None], None]) -> None:
         """See :class:`~.work.Source`."""
         try:
-            async with aclosing(self._found()) as found:
+            async with aclosing(self._found(work)) as found:
                 async for study in found:
                     if not work.state.has(self._id(work, study)):
                         tell(self._place(study), None)
-        except (NetError, _SourceError) as error:
+        except (NetError, _SourceError, CutShortError) as error:
             work.tally.complain(f"{error}", unreachable=isinstance(error, ConnectError))
 
     async def _bring(self, work: Work, way: Way) -> None:
@@ -100,7 +115,7 @@ class Entity:
         turns = _InARow()
 
         async def search() -> None:
-            async with give, aclosing(self._found()) as found:
+            async with give, aclosing(self._found(work)) as found:
                 async for study in found:
                     work.progress.found(1, 0)
                     await give.send(study)
@@ -116,32 +131,52 @@ class Entity:
                 nursery.start_soon(fetch)
         take.close()
 
-    async def _found(self) -> AsyncGenerator[WantedStudy, None]:
-        """Every study, once. Raises NetError, _SourceError."""
+    async def _found(self, work: Work) -> AsyncGenerator[WantedStudy, None]:
+        """Every study, once. Raises NetError, _SourceError, CutShortError."""
         uid = MODEL.find_uid
         seen: set[str] = set()
         async with associate(self._remote, [proposal(1, uid)], self._options.limits) as association:
             context = association.context_for(uid)
-            try:
-                identifier = identifier_bytes(self._identifier, context, self._options.character_set)
-            except ModelError as error:
-                raise _SourceError(str(error)) from error
-            async with aclosing(find(association, context, identifier)) as answers:
+            stretches = Stretches(
+                partial(self._asked, association, context),
+                {key: _text(self._identifier, key) for key in (STUDY_DATE, STUDY_TIME)},
+                lambda text: work.tally.remarks.append(f"{self._remote}: {text}"),
+                lambda text: work.tally.complain(f"{self._remote}: {text}"),
+            )
+            async with aclosing(stretches.studies()) as answers:
                 async for answer in answers:
-                    if isinstance(answer, Ended):
-                        if answer.category is not Category.SUCCESS:
-                            raise _SourceError(
-                                f"{self._remote}: the query ended with {answer.meaning}: not all was found"
-                            )
-                        continue
-                    if isinstance(answer, UnreadableAnswer):
-                        raise _SourceError(f"{self._remote}: an answer to the query cannot be read")
                     study = WantedStudy(
                         _text(answer, STUDY_UID), _number(_text(answer, _IN_STUDY)), _texts(answer, _CLASSES)
                     )
                     if study.uid and study.uid not in seen:
                         seen.add(study.uid)
                         yield study
+
+    async def _asked(
+        self, association: RequestorAssociation, context: AcceptedContext, stretch: Stretch, came: Came
+    ) -> AsyncGenerator[Identifier, None]:
+        """One C-FIND. See :data:`~.stretches.Ask`. Raises NetError, _SourceError."""
+        days = {key: {"vr": _VRS[key], "Value": [value]} for key, value in stretch.matching().items()}
+        try:
+            identifier = identifier_bytes({**self._identifier, **days}, context, self._options.character_set)
+        except ModelError as error:
+            raise _SourceError(str(error)) from error
+        try:
+            async with aclosing(find(association, context, identifier)) as answers:
+                async for answer in answers:
+                    if isinstance(answer, UnreadableAnswer):
+                        raise _SourceError(f"{self._remote}: an answer to the query cannot be read")
+                    if not isinstance(answer, Ended):
+                        yield answer
+                    elif answer.category is not Category.SUCCESS:
+                        came.failure = self._not_all(answer.meaning)
+        except RefusedError as error:
+            if error.status & 0xFF00 not in _TOO_MANY and error.status & 0xF000 != _UNABLE:
+                raise
+            came.failure = self._not_all(str(error))
+
+    def _not_all(self, meaning: str) -> _SourceError:
+        return _SourceError(f"{self._remote}: the query ended with {meaning}: not all was found")
 
     def _id(self, work: Work, study: WantedStudy) -> bytes:
         remote = self._remote

@@ -93,6 +93,8 @@ class Tally:
     flagged: int = 0
     """Of those imported, how many have something worth a look, such as being cut short."""
     noted: list[Noted] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """Of sources as a whole, what is good to know."""
     complaints: list[str] = field(default_factory=list)
     """Of sources as a whole: one that does not answer, a query that failed."""
     unreachable: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import Message
@@ -17,6 +17,7 @@ import trio
 
 from hounsfield.archive.app.importing.arriving import Arriving
 from hounsfield.archive.app.importing.doors import PROTOCOL
+from hounsfield.archive.app.importing.stretches import is_round
 from hounsfield.archive.app.importing.work import Work
 from hounsfield.archive.dicom.part10 import Part10Error
 from hounsfield.archive.engine.errors import EngineError
@@ -65,6 +66,10 @@ class NotThereError(WebError):
     """It has no such thing, or no such service."""
 
 
+class TooManyError(WebError):
+    """It does not answer a search with so much (413)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebOptions:
     """How a server is asked. ``tls``: None trusts the system's authorities."""
@@ -81,6 +86,13 @@ class WebOptions:
 def is_uid(text: str) -> bool:
     """Whether it may stand in a URL as one."""
     return _UID.fullmatch(text) is not None
+
+
+@dataclass
+class SearchEnd:
+    """How a search ended. ``is_doubtful``: there may be more than the server gave."""
+
+    is_doubtful: bool = False
 
 
 @dataclass
@@ -124,14 +136,18 @@ class WebClient:
     # ------------------------------------------------------------ searching
 
     async def search(
-        self, path: str, parameters: Sequence[tuple[str, str]], key: str
-    ) -> AsyncIterator[dict[str, Any]]:
-        """Every row at ``path``, each value of its attribute ``key`` once, however the server pages."""
+        self, path: str, parameters: Sequence[tuple[str, str]], key: str, end: SearchEnd | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Every row at ``path``, each value of its attribute ``key`` once, however the server pages.
+
+        ``end`` is told how it ended.
+        """
+        end = end or SearchEnd()
         seen: set[str] = set()
         offset = 0
         while True:
             page = [*parameters, ("limit", str(PAGE)), ("offset", str(offset))]
-            rows = await self.patiently(lambda page=page: self._page(path, page))
+            rows = await self.patiently(lambda page=page: self._page(path, page, end))
             fresh = 0
             for row in rows:
                 name = value(row, key)
@@ -139,15 +155,20 @@ class WebClient:
                     seen.add(name)
                     fresh += 1
                     yield row
-            if not fresh:  # also of a server that gives everything at once, again and again
+            if not fresh:
+                # Pages without end, or always the same: one that heeds no offset gives all at once, or not.
+                end.is_doubtful |= (bool(rows) and len(seen) <= PAGE) or is_round(len(seen))
                 return
             offset += len(rows)
 
-    async def _page(self, path: str, parameters: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    async def _page(
+        self, path: str, parameters: Sequence[tuple[str, str]], end: SearchEnd
+    ) -> list[dict[str, Any]]:
         accept = {"Accept": "application/dicom+json"}
         async with self._asked(path, accept, parameters) as answer:
             if answer.status_code == 204:
                 return []
+            end.is_doubtful |= answer.headers.get("warning", "").lstrip().startswith("299")
             body = bytearray()
             async for piece in answer.aiter_bytes():
                 body += piece
@@ -267,6 +288,8 @@ class WebClient:
         if status == 406 and self._accept == _AS_STORED and answer.request.headers["accept"] == _AS_STORED:
             self._accept = _AS_IT_LIKES  # an old one; it converts then
             raise PassingError("it does not give objects as they are stored (406)")
+        if status == 413:
+            raise TooManyError("it answers 413: that is more than it gives at once")
         if status in (400, 404, 405, 410, 501):
             raise NotThereError(f"it answers {status}")
         if status in _PASSING:
