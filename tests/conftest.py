@@ -1,4 +1,4 @@
-"""What every test directory shares: the ``peer`` marker."""
+"""What every test directory shares: the ``peer`` marker, and that no clock fails a test of random data."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from viewers.npm_packages import PACKAGES
+
+# How fast an example is says how busy the machine is.
+settings.register_profile("hounsfield", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hounsfield")
 
 # Jobs of their own, by the variable that their target in the Makefile sets: not part of the suite.
 _JOBS = {
