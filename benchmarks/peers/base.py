@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -172,10 +173,14 @@ class Peer(ABC):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listens on now, for programs that cannot choose one themselves."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nothing listens on now, for programs that cannot choose one themselves.
+
+    None of those that systems give to whoever calls (Linux from 32768): one of them may be taken by then.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(22_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def http_get(url: str, *, timeout: float = 30.0) -> bytes | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.peers.base import Endpoints, Peer, free_port
@@ -13,6 +14,55 @@ from hounsfield.storage_backends.s3_store import S3Options
 ACCESS_KEY, SECRET_KEY = "hounsfield-bench", "not-so-secret-0123456789"
 BUCKET = "hounsfield"
 _PROGRAM = Path(sys.executable).with_name("weed")
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """How a SeaweedFS of a directory is started, now and again, and where it then is."""
+
+    command: list[str]
+    port: int
+    """Of S3."""
+    filer_port: int
+
+
+def set_up(
+    directory: Path, access_key: str, secret_key: str, *, volume_mb: int, domain: str | None = None
+) -> SetUp:
+    """Write what a SeaweedFS needs into an empty directory: also ``keys``, as config.toml takes them.
+
+    ``domain``: a bucket is also reached as a host of it.
+    """
+    (directory / "keys").write_text(f"{access_key}:{secret_key}\n")
+    identity = {
+        "name": "hounsfield",
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    (directory / "data").mkdir()
+    programs = ("master", "volume", "filer", "s3")
+    ports = {
+        name: free_port() for program in programs for name in (f"{program}.port", f"{program}.port.grpc")
+    }
+    flags = {
+        "dir": directory / "data",
+        "ip": "127.0.0.1",
+        "ip.bind": "127.0.0.1",
+        "s3.config": directory / "s3.json",
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.localSocket": directory / "s3.sock",
+        "filer.localSocket": directory / "filer.sock",
+        "master.telemetry": "false",
+        "master.volumeSizeLimitMB": volume_mb,
+        "volume.max": 0,
+        **({"s3.domainName": domain} if domain else {}),
+        **ports,
+    }
+    command = [str(_PROGRAM), "-logtostderr", "server", "-filer", "-s3"]
+    command += [f"-{name}={value}" for name, value in flags.items()]
+    return SetUp(command, ports["s3.port"], ports["filer.port"])
 
 
 class SeaweedFs(Peer):
@@ -52,38 +102,11 @@ class SeaweedFs(Peer):
         )
 
     def _launch(self) -> Endpoints:
-        ports = {name: free_port() for name in ("master", "volume", "filer", "s3")}
-        rpc = {f"{name}.port.grpc": free_port() for name in ports}
-        self.keys.write_text(f"{ACCESS_KEY}:{SECRET_KEY}\n")
-        identity = {
-            "name": "hounsfield",
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        identities = self.directory / "s3.json"
-        identities.write_text(json.dumps({"identities": [identity]}))
-        data = self.directory / "data"
-        data.mkdir()
-        flags = {
-            "dir": data,
-            "ip": "127.0.0.1",
-            "ip.bind": "127.0.0.1",
-            "s3.config": identities,
-            "s3.port.iceberg": 0,
-            "s3.port.lance": 0,
-            "s3.localSocket": self.directory / "s3.sock",
-            "filer.localSocket": self.directory / "filer.sock",
-            "master.telemetry": "false",
-            "master.volumeSizeLimitMB": 1024,
-            "volume.max": 0,
-            **{f"{name}.port": port for name, port in ports.items()},
-            **rpc,
-        }
-        command = [str(_PROGRAM), "-logtostderr", "server", "-filer", "-s3"]
-        self._start([*command, *(f"-{name}={value}" for name, value in flags.items())])
-        self._wait_http(f"http://127.0.0.1:{ports['s3']}/healthz")
-        self._wait(lambda: _made(f"http://127.0.0.1:{ports['filer']}/buckets/{BUCKET}/"), "its bucket")
-        return Endpoints(dicom_port=0, http_port=ports["s3"])
+        made = set_up(self.directory, ACCESS_KEY, SECRET_KEY, volume_mb=1024)
+        self._start(made.command)
+        self._wait_http(f"http://127.0.0.1:{made.port}/healthz")
+        self._wait(lambda: _made(f"http://127.0.0.1:{made.filer_port}/buckets/{BUCKET}/"), "its bucket")
+        return Endpoints(dicom_port=0, http_port=made.port)
 
 
 def _made(folder: str) -> bool:

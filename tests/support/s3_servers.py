@@ -8,12 +8,10 @@ import functools
 import hashlib
 import hmac
 import itertools
-import json
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -25,7 +23,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from benchmarks.peers.base import free_port
+from benchmarks.peers.seaweedfs import set_up
 
 from hounsfield.storage_backends.s3_store import S3Options
 
@@ -170,37 +168,9 @@ class Weed:
 
     def __init__(self) -> None:
         directory = Path(tempfile.mkdtemp(prefix="hounsfield-seaweedfs-"))
-        names = ("master", "volume", "filer", "s3")
-        ports = {name: free_port() for name in names} | {f"{name}.grpc": free_port() for name in names}
-        (directory / "keys").write_text(f"{ACCESS_KEY}:{SECRET_KEY}\n")
-        identity = {
-            "name": "hounsfield",
-            "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
-        (directory / "data").mkdir()
-        self._command = [
-            str(Path(sys.executable).with_name("weed")),
-            "-logtostderr",
-            "server",
-            f"-dir={directory / 'data'}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-filer",
-            "-s3",
-            f"-s3.config={directory / 's3.json'}",
-            f"-s3.domainName={DOMAIN}",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            f"-s3.localSocket={directory / 's3.sock'}",
-            f"-filer.localSocket={directory / 'filer.sock'}",
-            "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=256",
-            "-volume.max=0",
-        ]
-        self._command += [f"-{'.port'.join(_split(name))}={port}" for name, port in ports.items()]
-        self.server = S3Server("SeaweedFS", ports["s3"], directory)
+        made = set_up(directory, ACCESS_KEY, SECRET_KEY, volume_mb=256, domain=DOMAIN)
+        self._command = made.command
+        self.server = S3Server("SeaweedFS", made.port, directory)
         self.start()
 
     def start(self) -> None:
@@ -218,11 +188,6 @@ class Weed:
         """Kill it, and remove what it wrote: asked politely it takes ten seconds."""
         self.kill()
         shutil.rmtree(self.server.directory, ignore_errors=True)
-
-
-def _split(name: str) -> tuple[str, str]:
-    program, dot, kind = name.partition(".")
-    return program, dot + kind
 
 
 @pytest.fixture(scope="session")
