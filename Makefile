@@ -72,9 +72,13 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# One more than two cores: most tests wait for the disk half of their time. In runs of neighbours, which share
+# servers.
+WORKERS ?= 3
+
 test: setup peers
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -n 2 $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 CEPH := ceph-mon ceph-osd ceph-common radosgw
 

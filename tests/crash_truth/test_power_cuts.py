@@ -21,7 +21,7 @@ from crash_truth.disk import Choice, Disk
 from crash_truth.recovery import Promises
 from crash_truth.trace import IS_DIRECTORY, Entry, Kind, entries
 
-STATES = 300  # of some 20,000
+STATES = 200  # of some 20,000
 
 
 @pytest.fixture(scope="module")

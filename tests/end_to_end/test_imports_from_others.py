@@ -15,6 +15,7 @@ import pytest
 from benchmarks.peers.base import free_port
 from benchmarks.peers.servers import ORTHANC_PLUGIN
 
+from hounsfield.archive.app.asking import ask
 from support.foreign_servers import Server, dcmqrscp, orthanc
 from support.server import ArchiveServer, Sample, archive_server, samples
 
@@ -84,7 +85,7 @@ def ours(running: ArchiveServer) -> Iterator[ArchiveServer]:
     """Empty."""
     yield running
     for study in {row["0020000D"]["Value"][0] for row in running.instances()}:
-        assert running.run("delete", study, "--reason", "test", "--yes").returncode == 0
+        ask(running.data / "control.sock", "delete", study=study, reason="test", actor="test")
     assert running.listed() == []
 
 

@@ -46,6 +46,10 @@ def asked(server: ArchiveServer, op: str) -> dict[str, Any]:
     return dict(ask(server.data / "control.sock", op))
 
 
+def recalls_said(server: ArchiveServer) -> int:
+    return sum(one["kind"] == "series-recalled" for one in server.run_json("tier", "history"))
+
+
 def require_all(server: ArchiveServer, files: list[Sample]) -> None:
     """Frames and objects over HTTP, bit for bit."""
     for sample in files:
@@ -86,12 +90,14 @@ def test_planned_carried_out_read_and_brought_back(
 
         study, series, _ = files[0].ids
         assert server.run_json("tier", "recall", study, "--series", series) == {"series": 1}
-        until(lambda: tier_of(server, "hot")["packs"] == 1, "what was recalled")
+        until(lambda: recalls_said(server) == 1, "what was recalled")
+        assert tier_of(server, "hot")["packs"] == 1
         too_late = ("tier", "pin", files[1].ids[0], "--why", "a board", "--until", "2999-12-31")
         assert "2262" in server.run(*too_late).stderr
         pinned = server.run_json("tier", "pin", files[1].ids[0], "--why", "a board", "--until", "2199-12-31")
         assert pinned == {"here": True, "series": 1}
-        until(lambda: tier_of(server, "hot")["packs"] == 2, "what was pinned")
+        until(lambda: recalls_said(server) == 2, "what was pinned")
+        assert tier_of(server, "hot")["packs"] == 2
         (pin,) = server.run_json("tier", "pin", "--list")
         assert (pin["study"], pin["why"], pin["in_force"]) == (files[1].ids[0], "a board", True)
         require_all(server, files)
