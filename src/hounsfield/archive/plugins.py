@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 import trio
 
+from hounsfield.archive.engine.errors import EngineError, GoneError
 from hounsfield.archive.index.records import (
     ORDINAL_MAX,
     Change,
@@ -36,26 +37,33 @@ __all__ = [
     "ENTRY_POINTS",
     "ORDINAL_MAX",
     "Answer",
+    "Answers",
     "Archive",
     "Caller",
     "Change",
     "CommandLine",
+    "DimseRefusedError",
     "DimseService",
+    "EngineError",
     "Event",
     "Events",
+    "GoneError",
     "Key",
     "Kind",
     "Listen",
     "Outgoing",
     "Parts",
+    "Perform",
     "Plugin",
     "RecordError",
     "Records",
     "Request",
+    "Serve",
     "Settings",
     "Stored",
     "StreamPeer",
     "TakenError",
+    "UnreachableError",
     "View",
 ]
 
@@ -94,6 +102,8 @@ class Request:
     dataset: bytes
     cancelled: Callable[[], bool] = lambda: False
     """Whether a C-CANCEL came."""
+    attributes: tuple[int, ...] = ()
+    """Tags that an N-GET asks for; all there are when empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,22 +121,25 @@ class Answer:
 
 
 class DimseRefusedError(Exception):
-    """Raised by a C-FIND's answers in place of more of them: the request ends with this status."""
+    """Raised in place of an answer, or of more of them: the request ends with this status."""
 
     def __init__(self, status: int, comment: str = "") -> None:
         super().__init__(comment)
         self.answer = Answer(status, comment=comment)
 
 
-Answers = Callable[[Request], AsyncIterator[bytes]]
-"""Answers to a C-FIND, as encoded identifiers in the transfer syntax of the request. They may end early when
-``cancelled``. Raises DimseRefusedError."""
+Answers = Callable[[Request], AsyncIterator[bytes | Answer]]
+"""Answers to a C-FIND, as encoded identifiers in the transfer syntax of the request: bytes (pending, FF00),
+or an Answer whose status is FF00 or FF01 (keys that are not supported were ignored). They go out some dozens
+at a time, and may end early when ``cancelled``. Raises DimseRefusedError."""
 Perform = Callable[[Request], Awaitable[Answer]]
+"""The answer, its data set in the transfer syntax of the request. Raises DimseRefusedError."""
 
 
 @dataclass(frozen=True, slots=True)
 class DimseService:
-    """SOP classes that we provide as SCP. ``name`` is what an AE's ``services`` list in config.toml."""
+    """SOP classes that we provide as SCP. ``name`` is what an AE's ``services`` list in config.toml, one of
+    the plugin's :attr:`Plugin.services`."""
 
     name: str
     sop_classes: frozenset[str]
@@ -134,6 +147,8 @@ class DimseService:
     create: Perform | None = None
     set: Perform | None = None
     get: Perform | None = None
+    transfer_syntaxes: tuple[str, ...] = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+    """Those that are taken, the best one first: Explicit and Implicit VR Little Endian."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +178,11 @@ class StreamPeer:
 
 
 Serve = Callable[[trio.abc.Stream, StreamPeer], Awaitable[None]]
-"""Serves one connection; it is closed when this returns. What it raises ends this connection only."""
+"""Serves one connection; it is closed when this returns. What it raises ends this connection only.
+
+When the archive stops, what is read of the stream ends, as if the peer had closed it: answer what came whole,
+and return.
+"""
 
 
 @dataclass(slots=True)
@@ -171,9 +190,11 @@ class Parts:
     """What one worker runs of a plugin.
 
     ``background``: in each worker, until cancelled. ``leading``: by name, in one worker at a time, which
-    another one succeeds within seconds when it dies. ``streams``: by the name of a listener. ``routes``:
-    Starlette's, below ``/NAME``; ``scope["identity"]`` is the holder of the bearer token, absent where none
-    is needed. ``operations``: what the command line asks for, JSON in and out.
+    another one succeeds within seconds when it dies. One of either that raises is begun again after a pause;
+    one that returns is done. ``streams``: by the name of a listener. ``routes``: Starlette's, below
+    ``/NAME``; ``scope["identity"]`` is the holder of the bearer token, absent where none is needed.
+    ``operations``: what the command line asks for, JSON in and out; errors with a ``retry`` of their own are
+    told in their words, others by type and place.
     """
 
     services: Sequence[DimseService] = ()
@@ -187,12 +208,15 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """A plugin. ``name`` is that of its records, its table in config.toml, its routes and its command."""
+    """A plugin. ``name`` is that of its entry point, records, table in config.toml, routes and command: small
+    letters, digits and hyphens, of which the first is a letter."""
 
     name: str
     summary: str
     start: Callable[[Archive, Any], Awaitable[Parts]]
     settings: type[Settings] = Settings
+    services: tuple[str, ...] = ()
+    """Names of the DimseServices that it may have: what an AE's ``services`` may list."""
     listens: Callable[[Any], Sequence[Listen]] = lambda settings: ()  # noqa: ARG005
     check: Callable[[Any], Sequence[str]] = lambda settings: ()  # noqa: ARG005
     """What must be announced of settings at every start. Raises ConfigError for those that cannot be."""
@@ -279,13 +303,16 @@ class Archive(Protocol):
         """
 
     async def store(self, data: bytes) -> Stored:
-        """Keep a DICOM file (PS3.10), as if it had been received. Raises EngineError."""
+        """Keep a DICOM file (PS3.10), as if it had been received; ``stored`` and ``duplicate`` are here.
+
+        Raises ValueError for what is no DICOM file, EngineError when it could not be kept.
+        """
 
     async def correct(self, kind: str, *, actor: str, reason: str, **fields: Any) -> int:
         """Make a correction, which is shown and delivered while the original stays; its number.
 
         As ``hounsfield fix``: ``set-study`` with ``study`` and ``values`` by keyword, ``move-study`` with
-        ``study`` and ``to_patient``, and so on. Raises ValueError for what cannot be corrected so.
+        ``study`` and ``to_patient`` (id and issuer), and so on. Raises ValueError for what cannot be so.
         """
 
     async def revert(self, number: int, *, actor: str, reason: str) -> None:
@@ -315,8 +342,10 @@ class Archive(Protocol):
         """Whether, within so many seconds, anything happened after a cursor."""
 
     async def send(self, ae_title: str, requests: Sequence[Outgoing]) -> list[Answer]:
-        """Ask a known AE, on one association, in order; its answers, as many as it gave. Raises
-        UnreachableError."""
+        """Ask a known AE, on one association, in order; its answers, as many as it gave.
+
+        Raises UnreachableError when that is none.
+        """
 
 
 class UnreachableError(Exception):

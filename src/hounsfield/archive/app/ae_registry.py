@@ -59,8 +59,12 @@ class AeRegistry:
         store: FactStore,
         configured: Iterable[RemoteAe] = (),
         changed: Callable[[], Awaitable[None]] = _nobody,
+        services: Iterable[str] = SERVICES,
     ) -> None:
-        """``changed`` is called when an AE was added or removed here: the others must :meth:`refresh`."""
+        """``changed`` is called when an AE was added or removed here: the others must :meth:`refresh`.
+        ``services``: what an AE may be allowed to use, plugins' among them.
+        """
+        self._services = tuple(services)
         self._store = store
         self._changed = changed
         self._added: dict[str, RemoteAe] = {}
@@ -120,6 +124,9 @@ class AeRegistry:
 
     async def _keep(self, ae: RemoteAe) -> dict[str, Any]:
         self._refuse_configured(ae.title)
+        unknown = ae.services.difference(self._services)
+        if unknown:
+            raise AeError(f"there is no service {min(unknown)!r}; there are {', '.join(self._services)}")
         await self._store.commit_fact(FACT_KIND, ae.title, as_dict(ae), time.time_ns())
         await self._changed()
         return as_dict(ae)
@@ -152,10 +159,10 @@ def checked(fields: Mapping[str, Any], *, strict: bool = True) -> RemoteAe:
         check_ae(ae, f"AE {ae.title!r}")
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `$.")
-        if "matching regex" in message:
+        if "matching regex" in message and place.startswith("services"):
+            message = f"no name of a service; there are {', '.join(SERVICES)}, and those of plugins"
+        elif "matching regex" in message:
             message = f"{words['title']!r} is no AE title: 1 to 16 ASCII characters, no backslash"
-        elif "enum value" in message:
-            message = f"{message}; there are {', '.join(SERVICES)}"
         raise AeError(f"{place.rstrip('`')}: {message}" if place else message) from None
     except ConfigError as error:
         raise AeError(str(error)) from None

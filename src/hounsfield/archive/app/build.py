@@ -19,6 +19,7 @@ from hounsfield.archive.app.http import HttpService
 from hounsfield.archive.app.importing.doors import ImportDoor
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.operations import Operations
+from hounsfield.archive.app.plugin_parts import PluginHost
 from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.route_options import coercions_of
 from hounsfield.archive.app.routing import RoutingService
@@ -26,6 +27,7 @@ from hounsfield.archive.app.sampling import Sampler
 from hounsfield.archive.app.tier_operations import tier_metrics
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine, Stores, open_engine
+from hounsfield.archive.index import leases
 from hounsfield.storage_backends.file_systems import make_private_directory
 from hounsfield.storage_backends.keyring import Keyring
 
@@ -40,6 +42,8 @@ async def build_services(resources: Resources) -> AsyncIterator[Services]:
     stores = await trio.to_thread.run_sync(Stores.open, directory, keyring, options)
     try:
         await _recover(stores, first=boot.first)
+        # Who was in this place before has ended: what it led is free.
+        await trio.to_thread.run_sync(leases.end_those_of, stores.store, f"worker {boot.worker} ")
         owner = f"worker {boot.worker} {os.getpid()}"
         async with open_engine(
             stores, options, owner=owner, on_commit=resources.wakeups.notify_others
@@ -75,7 +79,10 @@ async def _services(resources: Resources, engine: Engine) -> Services:
     services.operations |= Operations(engine).table()
     _let_imports_in(resources, engine, services)
 
-    dicom = DicomService(resources, engine)
+    plugins = PluginHost(resources, engine)
+    await plugins.start()
+    dicom = DicomService(resources, engine, plugins.services())
+    plugins.use(dicom.destinations)
     await dicom.start()
     services.listeners.append(dicom.listener.serve)
     services.drains.append(dicom.listener.drain)
@@ -90,11 +97,21 @@ async def _services(resources: Resources, engine: Engine) -> Services:
     services.operations |= routing.operations()
 
     tiers = tier_metrics(engine)
-    http = HttpService(resources, engine, lambda: (*routing.metrics(), *tiers()))
+    http = HttpService(
+        resources,
+        engine,
+        lambda: (*routing.metrics(), *tiers(), *plugins.metrics()),
+        plugins=plugins.routes(),
+    )
     services.background.append(partial(engine.changes.hear, resources.wakeups.wait))
     services.listeners += http.listeners()
     services.drains.append(http.drain)
     sampler.add(http.figures)
+
+    services.listeners += plugins.listeners()
+    services.drains += plugins.drains()
+    services.background += plugins.background()
+    services.operations |= plugins.operations()
 
     async def reload(message: dict[str, Any]) -> None:
         config = msgspec.convert(message["config"], Config)
@@ -102,6 +119,7 @@ async def _services(resources: Resources, engine: Engine) -> Services:
         await routing.load(config)
         engine.use_coercions(coercions_of(config))
         http.reload()
+        plugins.load(config)
 
     services.reload = reload
     return services

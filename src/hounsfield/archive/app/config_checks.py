@@ -7,6 +7,7 @@ reload, and for `hounsfield config check`.
 from __future__ import annotations
 
 from hounsfield.archive.app.listeners import check_token_file
+from hounsfield.archive.app.plugins import check_plugins
 from hounsfield.archive.config import Config, check_safety
 
 
@@ -17,6 +18,7 @@ def check_for_start(config: Config) -> list[str]:
     """
     announcements = check_safety(config)
     _check_rules(config)
+    announcements += check_plugins(config)
     check_token_file(config)
     return announcements
 
@@ -30,6 +32,7 @@ def check_whole(config: Config) -> list[str]:
     check_token_file(config)
     check_files(config, map(remote_ae, config.aes))
     _check_rules(config)
+    announcements += check_plugins(config)
     return announcements
 
 

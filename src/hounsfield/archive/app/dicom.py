@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from hounsfield.archive.app.certificates import (
 from hounsfield.archive.app.dicom_services import DicomServices
 from hounsfield.archive.app.identities import Identities, IdentityLimits, token_verifier
 from hounsfield.archive.app.lean_structlog import structlog
+from hounsfield.archive.app.plugins import service_names
 from hounsfield.archive.app.resources import Resources
 from hounsfield.archive.app.scoreboard import Cell, Scoreboard
 from hounsfield.archive.config import Config, DicomListener, is_loopback
@@ -32,6 +33,7 @@ from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe, networks
 from hounsfield.archive.net.records import CallRecord, EndRecord, ListenerObserver
+from hounsfield.archive.net.services import Service
 
 # Calls waiting to be told to the supervisor; past it the newest are dropped, the counters still count them.
 CALLS_WAITING_MAX = 256
@@ -129,10 +131,11 @@ class BoardObserver(ListenerObserver):
 class DicomService:
     """The listener and its services, and what changes in them when the configuration is loaded anew."""
 
-    def __init__(self, resources: Resources, engine: Engine) -> None:
+    def __init__(self, resources: Resources, engine: Engine, more: Sequence[Service] = ()) -> None:
+        """``more``: services of plugins."""
         config, board = resources.config, resources.board
         changed = partial(resources.tell_supervisor, {"type": "aes-changed"})
-        self.registry = AeRegistry(engine, remote_aes(config), changed)
+        self.registry = AeRegistry(engine, remote_aes(config), changed, service_names(config))
         self.identities = Identities(engine, changed, IdentityLimits.of_one(resources.boot.workers))
         self.destinations = Destinations(
             lambda: self.registry.known, ae_title=config.archive.ae_title, tls=client_tls(config)
@@ -161,7 +164,7 @@ class DicomService:
             limits=net_limits(config, resources.boot.workers),
             observer=self._observer,
             accept_delay=board.accept_delay,
-            services=self._services.services,
+            services=(*self._services.services, *more),
             identify=self.identities.identify,
         )
 

@@ -6,14 +6,17 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
 from prometheus_client.metrics_core import Metric
+from starlette.routing import BaseRoute
 
 from hounsfield.archive.app.metrics import prometheus_text
 from hounsfield.archive.app.resources import Resources
+from hounsfield.archive.app.tier_options import tried_rules
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.security.bearer import BearerTokens
@@ -35,8 +38,9 @@ class HttpService:
         resources: Resources,
         engine: Engine,
         more_metrics: Callable[[], Iterable[Metric]] = tuple,
+        plugins: Mapping[str, Sequence[BaseRoute]] | None = None,
     ) -> None:
-        """``more_metrics``: what ``/metrics`` shows besides the scoreboard."""
+        """``more_metrics``: what ``/metrics`` shows besides the scoreboard. ``plugins``: their routes."""
         config = resources.config
         self._board = resources.board
         self._directory = resources.boot.directory
@@ -55,6 +59,7 @@ class HttpService:
                 cors_origins=config.http.cors_origins,
                 deletion_by=config.http.deletion_by,
                 tiering_by=config.http.tiering_by,
+                tier_rules=partial(tried_rules, tiers=[tier.name for tier in config.tiers]),
                 limits=WebLimits(
                     uploads_max=config.http.uploads_max,
                     upload_wait_s=config.ingest.memory_wait_seconds,
@@ -69,6 +74,7 @@ class HttpService:
             else None,
             health=self._health,
             tokens=self._tokens,
+            plugins=plugins,
         )
         limits = http_limits(config, resources.boot.workers)
         groups: dict[tuple[str, str], list[socket.socket]] = {}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import resource
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hounsfield.archive.config import Config
 from hounsfield.archive.errors import ListenError
@@ -23,7 +25,7 @@ DESCRIPTORS_BESIDE = 256
 class Listener:
     """A listening socket, and the entry of the configuration that asked for it."""
 
-    kind: str
+    kind: str  # "dicom", "http", or PLUGIN.LISTENER
     index: int
     sock: socket.socket
     tls: bool = False
@@ -39,15 +41,26 @@ def open_listeners(config: Config) -> list[Listener]:
     """Listen on every address of the configuration, or on none: ListenError for the first bad one."""
     opened: list[Listener] = []
     try:
-        for index, dicom in enumerate(config.dicom.listeners):
-            opened += _opened("dicom", index, dicom.host, dicom.port, tls=dicom.tls)
-        for index, http in enumerate(config.http.listeners):
-            opened += _opened("http", index, http.host, http.port, tls=http.tls)
+        for kind, index, listener, tls in _wanted(config):
+            host, port = listener.host, listener.port
+            opened += [Listener(kind, index, sock, tls) for sock in _listen(kind, index, host, port)]
     except BaseException:
         for listener in opened:
             listener.sock.close()
         raise
     return opened
+
+
+def _wanted(config: Config) -> Iterator[tuple[str, int, Any, bool]]:
+    for index, dicom in enumerate(config.dicom.listeners):
+        yield "dicom", index, dicom, dicom.tls
+    for index, http in enumerate(config.http.listeners):
+        yield "http", index, http, http.tls
+    if config.plugins:
+        from hounsfield.archive.app.plugins import listens_of
+
+        for name, listen in listens_of(config):
+            yield name, 0, listen, bool(listen.tls_certificate)
 
 
 def allow_descriptors(config: Config) -> str:
@@ -68,12 +81,8 @@ def allow_descriptors(config: Config) -> str:
     )
 
 
-def _opened(kind: str, index: int, host: str, port: int, *, tls: bool) -> list[Listener]:
-    return [Listener(kind, index, sock, tls) for sock in _listen(kind, index, host, port)]
-
-
 def _listen(kind: str, index: int, host: str, port: int) -> list[socket.socket]:
-    name = f"{kind}.listeners[{index}] ({host}:{port})"
+    name = f"{kind if '.' in kind else f'{kind}.listeners[{index}]'} ({host}:{port})"
     try:
         found = socket.getaddrinfo(
             host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -102,14 +111,17 @@ def _listen(kind: str, index: int, host: str, port: int) -> list[socket.socket]:
 
 def _why(error: OSError, kind: str, port: int) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"something else listens there already; stop it, or choose another port with --{kind}"
+        return f"something else listens there already; stop it, or choose another port{_how(kind)}"
     if error.errno == errno.EACCES and port < 1024:
-        return (
-            f"ports below 1024 need a privilege; choose another with --{kind} or grant CAP_NET_BIND_SERVICE"
-        )
+        return f"ports below 1024 need a privilege; choose another{_how(kind)} or grant CAP_NET_BIND_SERVICE"
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address"
     return str(error.strerror or error)
+
+
+def _how(kind: str) -> str:
+    """With which option; a plugin's listeners have none."""
+    return "" if "." in kind else f" with --{kind}"
 
 
 def check_token_file(config: Config) -> None:

@@ -14,6 +14,7 @@ import trio
 from hounsfield.archive.app.ae_registry import AeRegistry
 from hounsfield.archive.app.asking import Archive
 from hounsfield.archive.app.auditing import AssociationAudit
+from hounsfield.archive.app.certificates import client_tls
 from hounsfield.archive.app.data_directory import open_data_directory
 from hounsfield.archive.app.dicom import remote_aes
 from hounsfield.archive.app.engine_options import engine_options
@@ -21,11 +22,13 @@ from hounsfield.archive.app.identities import Identities
 from hounsfield.archive.app.keys import open_keyring, open_master_key
 from hounsfield.archive.app.logs import set_up_logs
 from hounsfield.archive.app.operations import Operations
+from hounsfield.archive.app.plugins import configured_plugins, service_names
 from hounsfield.archive.app.routing import RouteOperations
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.engine.tier_oversight import TierOversight
-from hounsfield.archive.errors import alone
+from hounsfield.archive.errors import ControlError, alone
+from hounsfield.archive.net.destinations import Destinations
 
 SHOW_SECONDS = 0.5  # between two looks at how far a long operation is
 _NEVER = 1e9  # seconds: longer than any command
@@ -143,12 +146,36 @@ class OpenedArchive(Archive):
         async with open_engine(stores, self._options, owner="command line") as engine:
             table = {
                 **Operations(engine).table(),
-                **AeRegistry(engine, remote_aes(self._config)).operations(),
+                **self._registry(engine).operations(),
                 **Identities(engine).operations(),
                 **AssociationAudit(engine.associations).operations(),
                 **RouteOperations(engine, self._config, running=False).table(),
             }
+            if op not in table:
+                return await self._call_plugin(engine, op, args)
             return await table[op](**args)
+
+    def _registry(self, engine: Engine) -> AeRegistry:
+        return AeRegistry(engine, remote_aes(self._config), services=service_names(self._config))
+
+    async def _call_plugin(self, engine: Engine, op: str, args: dict[str, Any]) -> Any:
+        from hounsfield.archive.app.plugin_parts import started
+
+        registry = self._registry(engine)
+        await registry.refresh()
+        config = self._config
+        destinations = Destinations(
+            lambda: registry.known, ae_title=config.archive.ae_title, tls=client_tls(config)
+        )
+        name, _, operation = op.partition(".")
+        for configured in configured_plugins(config):
+            if configured.plugin.name == name:
+                parts = await started(
+                    configured, engine, ae_title=config.archive.ae_title, destinations=lambda: destinations
+                )
+                if operation in parts.operations:
+                    return await parts.operations[operation](**args)
+        raise ControlError(f"{op!r} is not known here: put [plugins.{name}] into the configuration")
 
 
 def _only_when_asked(options: EngineOptions) -> EngineOptions:

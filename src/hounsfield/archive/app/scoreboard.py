@@ -128,6 +128,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("commitment_given_up_total", Kind.COUNTER, "Storage commitment reports that nobody ever took"),
     Metric("availability_notifications_total", Kind.COUNTER, "Instance availability notifications taken"),
     Metric("availability_given_up_total", Kind.COUNTER, "Such notifications that nobody ever took"),
+    Metric("plugin_connections", Kind.TABLE, "Open connections by listener of a plugin"),
     Metric("http_connections", Kind.GAUGE, "Open HTTP connections"),
     Metric("http_uploads", Kind.GAUGE, "Open store requests"),
     Metric("http_feeds", Kind.GAUGE, "Open change feeds"),

@@ -295,6 +295,8 @@ class Supervisor:
         """Read AE lists, certificates and tokens anew and tell the workers. ConfigError: nothing changed."""
         config = self._reload_config()
         check_whole(config)
+        if config.plugins != self.config.plugins:
+            raise ConfigError("[plugins] changed: restart the server for that")
         if config.dicom.listeners != self.config.dicom.listeners:
             raise ConfigError("dicom.listeners changed: restart the server for that")
         if config.http.listeners != self.config.http.listeners:

@@ -76,8 +76,9 @@ def entity_options(function: Command) -> Command:
             "--service",
             "services",
             multiple=True,
-            type=click.Choice(_SERVICES),
-            help="It may use this one, and no others that are not named. Repeatable.  [default: all]",
+            metavar=f"[{'|'.join(_SERVICES)}|NAME]",
+            help="It may use this one, and no others that are not named; plugins have more. Repeatable.  "
+            "[default: all]",
         ),
         click.option(
             "--source", "sources", multiple=True, metavar="CIDR", help="It may call from here. Repeatable."

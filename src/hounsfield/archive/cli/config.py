@@ -33,7 +33,7 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
     """
     from hounsfield.archive.app.config_checks import check_whole, ending_certificates
 
-    config = effective_config(config_file, overrides, data)
+    config = effective_config(config_file, overrides, data, plugins=True)
     announcements = [*check_whole(config), *ending_certificates(config)]
     for tier in config.tiers:
         if tier.tls_ca and not Path(tier.tls_ca).is_file():
@@ -63,10 +63,13 @@ def show(*, config_file: Path | None, overrides: tuple[str, ...], data: str | No
     """
     import msgspec
 
+    from hounsfield.archive.app.plugins import configured_plugins
     from hounsfield.storage_backends.s3_credentials import names_a_source
 
-    config = effective_config(config_file, overrides, data)
+    config = effective_config(config_file, overrides, data, plugins=True)
     tree: dict[str, Any] = msgspec.to_builtins(config)
+    for plugin, settings in configured_plugins(config):  # with their defaults
+        tree["plugins"][plugin.name] = msgspec.to_builtins(settings)
     if tree["keys"]["master_key"].startswith("command:"):
         tree["keys"]["master_key"] = "command:…"
     for tier in tree["tiers"]:

@@ -6,11 +6,14 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hounsfield.archive.config import Config, load_config
+
+if TYPE_CHECKING:
+    from msgspec import Struct
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,15 +44,29 @@ def json_option(function: Command) -> Command:
 
 
 def effective_config(
-    config_file: Path | None, overrides: tuple[str, ...], data: str | None, extra: tuple[str, ...] = ()
+    config_file: Path | None,
+    overrides: tuple[str, ...],
+    data: str | None,
+    extra: tuple[str, ...] = (),
+    *,
+    plugins: bool = False,
 ) -> Config:
-    """The configuration that these options mean. Raises ConfigError."""
+    """The configuration that these options mean. Raises ConfigError.
+
+    ``plugins``: with what their tables say checked, for which they are imported.
+    """
     if config_file is None and DEFAULT_CONFIG.is_file() and os.access(DEFAULT_CONFIG, os.R_OK):
         config_file = DEFAULT_CONFIG
     settings = list(overrides)
     if data is not None:
         settings.append(f"archive.data={_toml_string(data)}")
-    return load_config(config_file, [*settings, *extra])
+    return load_config(config_file, [*settings, *extra], _settings_of if plugins else None)
+
+
+def _settings_of(name: str) -> type[Struct]:
+    from hounsfield.archive.app.plugins import settings_of
+
+    return settings_of(name)
 
 
 def _toml_string(text: str) -> str:

@@ -64,7 +64,7 @@ def command(
         extra.append(f"archive.workers={workers}")
 
     def load() -> Any:
-        return effective_config(config_file, overrides, data, tuple(extra))
+        return effective_config(config_file, overrides, data, tuple(extra), plugins=True)
 
     config = load()
     set_up_logs(level=config.logs.level, form=config.logs.format, salt=secrets.token_bytes(32))
@@ -80,6 +80,8 @@ def command(
             if each["kind"] == "http":
                 scheme = "https" if each["tls"] else "http"
                 remark(f"DICOMweb  {scheme}://{host}:{each['port']}/dicom-web")
+            elif each["kind"] != "dicom":
+                remark(f"{each['kind']:<9} {host}:{each['port']}{' (TLS)' if each['tls'] else ''}")
             else:
                 remark(
                     f"DICOM     {status['ae_title']}@{host}:{each['port']}{' (TLS)' if each['tls'] else ''}"

@@ -10,7 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from hounsfield.archive.config.entities import check_ae
 from hounsfield.archive.config.sections import Config, DicomListener, HttpListener
@@ -97,11 +97,7 @@ def _check_dicom(config: Config, listener: DicomListener, name: str) -> list[str
         raise UnsafeConfigError(
             f"{name}: dicom.calling_titles and dicom.sources go together beyond loopback: set {missing} too"
         )
-    for source in (*dicom.sources, *(source for ae in config.aes for source in ae.sources)):
-        if ipaddress.ip_network(source, strict=False).prefixlen == 0:
-            raise UnsafeConfigError(
-                f"{name}: the source {source} lets every address in; name the networks you mean"
-            )
+    _refuse_everywhere((*dicom.sources, *(source for ae in config.aes for source in ae.sources)), name)
     if listener.tls:
         return []
     if not listener.plain:
@@ -110,6 +106,51 @@ def _check_dicom(config: Config, listener: DicomListener, name: str) -> list[str
             f"tls_certificate and tls_key, or permit it with plain = true where devices speak nothing else"
         )
     return [f"{name} speaks plain DICOM: everything on it can be read by the network it is on"]
+
+
+class StreamListener(Protocol):
+    """Where a plugin listens for a protocol of its own."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def sources(self) -> tuple[str, ...]: ...
+    @property
+    def plain(self) -> bool: ...
+    @property
+    def tls_certificate(self) -> str: ...
+    @property
+    def tls_key(self) -> str: ...
+    @property
+    def tls_client_ca(self) -> str: ...
+
+
+def check_stream_listener(config: Config, listener: StreamListener, name: str) -> list[str]:
+    """What must be announced of a listener of a plugin. Raises UnsafeConfigError and ConfigError."""
+    if bool(listener.tls_certificate) != bool(listener.tls_key):
+        missing = "tls_key" if listener.tls_certificate else "tls_certificate"
+        raise ConfigError(f"{name}: tls_certificate and tls_key go together: set {missing} too")
+    if listener.tls_client_ca and not listener.tls_certificate:
+        raise ConfigError(f"{name}: tls_client_ca needs tls_certificate and tls_key")
+    _check_files(name, (listener.tls_certificate, listener.tls_key, listener.tls_client_ca))
+    _check_sources(f"{name} sources", listener.sources)
+    if is_loopback(listener.host):
+        return []
+    _refuse_development_key(config, name)
+    if not listener.sources:
+        raise UnsafeConfigError(
+            f"{name} can be reached from other machines, which needs a source-address allow-list: "
+            "set its sources; or listen on 127.0.0.1"
+        )
+    _refuse_everywhere(listener.sources, name)
+    if listener.tls_certificate:
+        return []
+    if not listener.plain:
+        raise UnsafeConfigError(
+            f"{name} would carry names unencrypted over a network: give it tls_certificate and tls_key, or "
+            "permit it with plain = true where others speak nothing else"
+        )
+    return [f"{name} has no TLS: everything on it can be read by the network it is on"]
 
 
 def _check_http(config: Config, listener: HttpListener, name: str) -> None:
@@ -183,15 +224,26 @@ def _refuse_development_key(config: Config, name: str) -> None:
 
 
 def _check_networks(config: Config) -> None:
-    lists = [("dicom.sources", config.dicom.sources), ("http.trusted_proxies", config.http.trusted_proxies)]
-    for name, sources in lists:
-        for source in sources:
-            try:
-                ipaddress.ip_network(source, strict=False)
-            except ValueError:
-                raise ConfigError(
-                    f"{name}: {source!r} is not an address or network; write 192.0.2.7 or 192.0.2.0/24"
-                ) from None
+    _check_sources("dicom.sources", config.dicom.sources)
+    _check_sources("http.trusted_proxies", config.http.trusted_proxies)
+
+
+def _check_sources(name: str, sources: Iterable[str]) -> None:
+    for source in sources:
+        try:
+            ipaddress.ip_network(source, strict=False)
+        except ValueError:
+            raise ConfigError(
+                f"{name}: {source!r} is not an address or network; write 192.0.2.7 or 192.0.2.0/24"
+            ) from None
+
+
+def _refuse_everywhere(sources: Iterable[str], name: str) -> None:
+    for source in sources:
+        if ipaddress.ip_network(source, strict=False).prefixlen == 0:
+            raise UnsafeConfigError(
+                f"{name}: the source {source} lets every address in; name the networks you mean"
+            )
 
 
 def _check_origins(config: Config) -> None:

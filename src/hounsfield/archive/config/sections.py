@@ -24,7 +24,8 @@ Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=10_000)]
 # PS3.5 6.2, VR AE: at most 16 characters of the default repertoire, no backslash, not only spaces.
 Title = Annotated[str, msgspec.Meta(pattern=r"^(?! *$)[ -\[\]-~]{1,16}$")]
 
-AeService = Literal["echo", "store", "find", "move", "get", "commit"]
+# Of the archive, or of a plugin: which there are is checked where plugins are known.
+AeService = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 Reason = Literal["quality", "patient-safety", "worklist", "expired"]
 
 
@@ -333,6 +334,7 @@ class Config(Section, frozen=True):
     coercions: tuple[CoercionEntry, ...] = ()
     tiers: tuple[TierEntry, ...] = ()
     tier_rules: tuple[TierRuleEntry, ...] = ()
+    plugins: dict[str, dict[str, Any]] = {}  # by name; what may stand there is each one's own
 
 
 # The keys whose value says where a secret is. They are shown; what they point at never is.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 import trio
@@ -53,6 +53,9 @@ LOOK_S: Final = 1.0  # while it waits: other workers' commits, and what is appen
 SETTLE_S: Final = 0.1  # after a commit: under load many follow, and are told together
 _NS: Final = 1_000_000_000
 _CURSOR: Final = re.compile(rf"([0-9a-f]{{{2 * EPOCH_BYTES}}})-([0-9]{{1,19}})", re.ASCII)
+
+
+Told = TypeVar("Told")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,48 +178,81 @@ class Changes:
             )
 
     def _read(self, cursor: Cursor, limit: int) -> ChangePage:
-        changes: list[Change] = []
-        size = 0
-        with self._store.snapshot() as snapshot:
-            epoch = current_epoch(snapshot)
-            try:
-                after = go_on_from(snapshot, cursor.epoch_id, cursor.sequence)
-            except UnknownEpochError as error:
-                raise GoneError(
-                    "this cursor is of a journal that was made anew since, or of another archive: read from "
-                    "the beginning, and take what is told there for the truth"
-                ) from error
-            again = after < cursor.sequence
-            looked_at = 0
-            while looked_at < EVENTS_LOOKED_AT_MAX and len(changes) < limit and size < PAGE_BYTES_MAX:
-                events = self._journal.read(snapshot, after, EVENTS_PER_READ)
-                for sequence, event in events:
-                    looked_at += 1
-                    after = sequence
-                    change = _told(epoch, sequence, event)
-                    if change is not None:
-                        changes.append(change)
-                        size += len(change.body)
-                        if len(changes) >= limit or size >= PAGE_BYTES_MAX:
-                            break
-                if len(events) < EVENTS_PER_READ:
-                    break
-            more = snapshot.last(JOURNAL) > after
-        return ChangePage(tuple(changes), Cursor(epoch.epoch_id, after), more, again)
+        page = events_after(
+            self._store, self._journal, cursor, limit, _told, size=lambda change: len(change.body)
+        )
+        return ChangePage(tuple(page.events), page.next, page.more, page.again)
 
 
-def _told(epoch: Epoch, sequence: int, event: Event) -> Change | None:
-    """What is told of an event, None for nothing at all."""
+@dataclass(frozen=True, slots=True)
+class EventPage(Generic[Told]):
+    """As :class:`ChangePage`, of anything that is told."""
+
+    events: list[Told]
+    next: Cursor
+    more: bool
+    again: bool
+
+
+def events_after(
+    store: KeyValueStore,
+    journal: Journal,
+    cursor: Cursor,
+    limit: int,
+    told: Callable[[Epoch, int, Event], Told | None],
+    *,
+    size: Callable[[Told], int],
+) -> EventPage[Told]:
+    """What ``told`` makes of at most ``limit`` events after ``cursor``: of some thousands that are looked at,
+    and until they are ``PAGE_BYTES_MAX`` by ``size``. Blocking. ``GoneError``."""
+    found: list[Told] = []
+    bytes_told = 0
+    with store.snapshot() as snapshot:
+        epoch = current_epoch(snapshot)
+        try:
+            after = go_on_from(snapshot, cursor.epoch_id, cursor.sequence)
+        except UnknownEpochError as error:
+            raise GoneError(
+                "this cursor is of a journal that was made anew since, or of another archive: read from "
+                "the beginning, and take what is told there for the truth"
+            ) from error
+        again = after < cursor.sequence
+        looked_at = 0
+        while looked_at < EVENTS_LOOKED_AT_MAX and len(found) < limit and bytes_told < PAGE_BYTES_MAX:
+            events = journal.read(snapshot, after, EVENTS_PER_READ)
+            for sequence, event in events:
+                looked_at += 1
+                after = sequence
+                one = told(epoch, sequence, event)
+                if one is not None:
+                    found.append(one)
+                    bytes_told += size(one)
+                    if len(found) >= limit or bytes_told >= PAGE_BYTES_MAX:
+                        break
+            if len(events) < EVENTS_PER_READ:
+                break
+        more = snapshot.last(JOURNAL) > after
+    return EventPage(found, Cursor(epoch.epoch_id, after), more, again)
+
+
+def change_of(event: Event) -> dict[str, Any] | None:
+    """What is told of an event besides kind and time, None when nothing is told of it at all."""
     names = TOLD.get(event.kind)
     if names is None or event.fact or ("study" in names and not event.body.get("study")):
         return None  # the last: what was deleted had been in quarantine
     if is_hidden(event.body.get("study", "")):
         return None  # what was deleted had been rejected
+    return {name: _instances(event.body) if name == "instances" else event.body[name] for name in names}
+
+
+def _told(epoch: Epoch, sequence: int, event: Event) -> Change | None:
+    """What is told of an event, None for nothing at all."""
+    told = change_of(event)
+    if told is None:
+        return None
     cursor = Cursor(epoch.epoch_id, sequence)
     at = datetime.fromtimestamp(event.at_ns // _NS, UTC).isoformat().replace("+00:00", "Z")
-    body: dict[str, Any] = {"cursor": str(cursor), "kind": event.kind, "at": at}
-    for name in names:
-        body[name] = _instances(event.body) if name == "instances" else event.body[name]
+    body = {"cursor": str(cursor), "kind": event.kind, "at": at, **told}
     return Change(cursor, event.kind, msgspec.json.encode(body))
 
 

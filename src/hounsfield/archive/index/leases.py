@@ -53,9 +53,15 @@ def give_up(store: KeyValueStore, name: str, owner: str) -> None:
 
 def end_all(store: KeyValueStore) -> None:
     """End every lease. At a start, while nobody else is here: those who hold them are gone."""
-    batch = Batch()
+    end_those_of(store, "")
+
+
+def end_those_of(store: KeyValueStore, owners: str) -> None:
+    """End the leases of all owners whose names begin so: they are gone."""
+    batch = Batch(uses_reserve=True)
     with store.snapshot() as snapshot:
-        for key, _ in snapshot.scan(META, prefix=_LEASE):
-            batch.delete(META, key)
+        for key, held in snapshot.scan(META, prefix=_LEASE):
+            if msgspec.msgpack.decode(held, type=LeaseRow).owner.startswith(owners):
+                batch.delete(META, key)
     if batch.deletes:
         store.commit(batch)

@@ -24,7 +24,7 @@ from hounsfield.archive.wire import (
     UserIdentity,
 )
 
-__all__ = ["SERVICES", "ListenerPolicy", "Network", "Refusal", "RemoteAe", "networks", "over_limit"]
+__all__ = ["SERVICES", "ListenerPolicy", "Network", "Refusal", "RemoteAe", "networks", "over_limit", "within"]
 
 SERVICES = ("echo", "store", "find", "move", "get", "commit")
 """What an AE may be allowed to use: the names of the services we provide, and two that need none."""
@@ -134,12 +134,12 @@ class ListenerPolicy:
     def _against_the_place(self, calling: str, address: str, ae: RemoteAe | None) -> str:
         if self.calling_titles or self.sources or self.open:
             title_fits = not self.calling_titles or calling in self.calling_titles
-            if title_fits and (not self.sources or _within(address, self.sources)):
+            if title_fits and (not self.sources or within(address, self.sources)):
                 return ""
         else:
             title_fits = False
         if ae is not None and ae.sources:
-            if _within(address, networks(ae.sources)):
+            if within(address, networks(ae.sources)):
                 return ""
             title_fits = True
         return (
@@ -209,7 +209,8 @@ def _refuse(reason: int, words: str) -> Refusal:
     return Refusal(AssociateReject(RejectResult.PERMANENT, RejectSource.SERVICE_USER, reason), words)
 
 
-def _within(address: str, nets: tuple[Network, ...]) -> bool:
+def within(address: str, nets: tuple[Network, ...]) -> bool:
+    """Whether an address is in one of the networks; what is no address is in none."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -53,6 +53,8 @@ from hounsfield.archive.wire import (
     NCreateResponse,
     NEventReportRequest,
     NEventReportResponse,
+    NSetRequest,
+    NSetResponse,
     PresentationContext,
     RejectReason,
     RejectSource,
@@ -89,6 +91,7 @@ _RESPONSES: Mapping[type[Command], type[Command]] = {
     CGetRequest: CGetResponse,
     NActionRequest: NActionResponse,
     NCreateRequest: NCreateResponse,
+    NSetRequest: NSetResponse,
     NEventReportRequest: NEventReportResponse,
 }
 

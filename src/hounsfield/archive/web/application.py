@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import trio
 from starlette.exceptions import HTTPException
-from starlette.routing import Route, Router
+from starlette.routing import BaseRoute, Route, Router
 
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.security.bearer import BearerTokens
@@ -16,6 +16,7 @@ from hounsfield.archive.web.frames import Frames, is_frames_path
 from hounsfield.archive.web.guard import Guard
 from hounsfield.archive.web.http import AsgiApp, Receive, ResponseError, Scope, Send
 from hounsfield.archive.web.limits import WebSettings
+from hounsfield.archive.web.plugin_routes import PluginRoutes
 from hounsfield.archive.web.problems import WebError, web_error_of
 from hounsfield.archive.web.responses import problem_response
 from hounsfield.archive.web.routes import Health, RouteRow, routes
@@ -32,13 +33,15 @@ def create_app(
     uploads_open: SharedCount | None = None,
     feeds_open: SharedCount | None = None,
     closing: trio.Event | None = None,
+    plugins: Mapping[str, Sequence[BaseRoute]] | None = None,
 ) -> AsgiApp:
     """The ASGI application over a running engine.
 
     ``metrics`` makes the answer of ``/metrics``; ``health`` the named checks of ``/healthz/ready``. With
     ``tokens``, everything but ``/healthz`` wants one of them. ``uploads_open`` counts the store requests that
     are open, over all workers; without it, this application's own; ``feeds_open`` the change feeds. When
-    ``closing`` is set, feeds end.
+    ``closing`` is set, feeds end. ``plugins``: routes by the name below which they lie; ValueError when there
+    is something else.
     """
     settings = settings or WebSettings()
     table = routes(
@@ -49,8 +52,9 @@ def create_app(
         uploads_open=uploads_open,
         feeds_open=feeds_open,
         closing=closing,
+        plugins=tuple(plugins or ()),
     )
-    app: AsgiApp = Application(engine, settings, table)
+    app: AsgiApp = Application(engine, settings, table, plugins or {})
     if tokens is not None:
         app = Guard(app, tokens)
     if settings.cors_origins:
@@ -63,11 +67,21 @@ def create_app(
 class Application:
     """Dispatches requests, and turns the errors that :mod:`.problems` knows into problem documents."""
 
-    def __init__(self, engine: Engine, settings: WebSettings, table: tuple[RouteRow, ...]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: WebSettings,
+        table: tuple[RouteRow, ...],
+        plugins: Mapping[str, Sequence[BaseRoute]],
+    ) -> None:
         self._frames = Frames(engine, settings)
         self._routers = _Routers(table)
+        self._plugins = PluginRoutes(plugins, {row.path.split("/")[1] for row in table})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in {"http", "websocket"} and self._plugins.has(scope["path"]):
+            await self._plugins(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._routers.of("")(scope, receive, send)
             return

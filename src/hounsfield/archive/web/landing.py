@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Final
 
@@ -16,11 +17,12 @@ code{{background:#8882;padding:.1em .3em;border-radius:.2em}}</style>
 <li><a href="/dicom-web/studies?limit=25">Newest studies</a> (DICOM JSON)</li>
 <li><a href="/openapi.json">OpenAPI document</a> of every route</li>
 <li><a href="/healthz">Health</a> and <a href="/metrics">metrics</a></li>
-</ul>
+{plugins}</ul>
 </html>
 """
 
 
-def landing_page(base: str) -> bytes:
-    """The page for an archive whose DICOMweb root is ``base``."""
-    return _PAGE.format(base=escape(base)).encode()
+def landing_page(base: str, plugins: Iterable[str] = ()) -> bytes:
+    """The page for an archive whose DICOMweb root is ``base``, with ``plugins`` that have routes."""
+    more = "".join(f'<li><a href="/{name}">{name}</a>, a plugin</li>\n' for name in map(escape, plugins))
+    return _PAGE.format(base=escape(base), plugins=more).encode()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -62,6 +62,7 @@ def routes(
     uploads_open: SharedCount | None = None,
     feeds_open: SharedCount | None = None,
     closing: trio.Event | None = None,
+    plugins: Sequence[str] = (),
 ) -> tuple[RouteRow, ...]:
     """The table, over one engine."""
     qido, instances = Qido(engine, settings), Instances(engine, settings)
@@ -121,6 +122,9 @@ def routes(
     async def tier_plan(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await tiers.plan(scope)
 
+    async def tier_trial(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
+        return await tiers.try_rules(scope, receive)
+
     async def tier_apply(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
         return await tiers.apply(scope)
 
@@ -161,7 +165,7 @@ def routes(
         return capabilities_response(scope, base_url(scope, settings.base_url))
 
     async def landing(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
-        page = landing_page(base_url(scope, settings.base_url))
+        page = landing_page(base_url(scope, settings.base_url), plugins)
         return BuffersResponse(200, [(b"content-type", b"text/html; charset=utf-8"), *_PAGE], (page,))
 
     async def uri(scope: Scope, receive: Receive, path: Mapping[str, str]) -> AsgiApp:
@@ -177,6 +181,7 @@ def routes(
         ("GET", "/changes", follow),
         ("GET", TIERS, tier_status),
         ("GET", f"{TIERS}/plan", tier_plan),
+        ("POST", f"{TIERS}/plan", tier_trial),
         ("POST", f"{TIERS}/apply", tier_apply),
         ("GET", f"{TIERS}/history", tier_history),
         ("GET", f"{TIERS}/pins", tier_pins),
