@@ -17,17 +17,17 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import trio
 
 from hounsfield.archive.errors import where
-from hounsfield.archive.net.errors import NoAcceptedContextError, PeerGoneError, TimedOutError
+from hounsfield.archive.net.errors import NoAcceptedContextError, PeerGoneError
 from hounsfield.archive.net.providers import discard_dataset, refuse, response_to
+from hounsfield.archive.net.requests_of_ours import Awaited, RequestsOfOurs
 from hounsfield.archive.net.sending import MessageSender, Pieces
 from hounsfield.archive.net.services import Begin, Whole
-from hounsfield.archive.net.turns import Turns
 from hounsfield.archive.wire import (
     AcceptedContext,
     Buffer,
@@ -42,7 +42,6 @@ from hounsfield.archive.wire import (
     NEventReportRequest,
     NEventReportResponse,
     Priority,
-    RemoteProtocolError,
     Status,
 )
 
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["Operations"]
 
 log = structlog.get_logger(__name__)
-
-Response = TypeVar("Response", CStoreResponse, NEventReportResponse)
 
 _UNYIELDED_S = 0.001
 _PENDING = (Status.PENDING, Status.PENDING_OPTIONAL_KEYS_NOT_SUPPORTED)
@@ -96,9 +93,7 @@ class Operations:
         self._tasks = 0
         self._held = 0  # bytes of data sets of requests that are not answered
         self._long: dict[int, _Running] = {}
-        self._awaited: dict[int, _Awaited[Any]] = {}
-        self._ours = Turns(peer.asynchronous[1])
-        self._message_id = 0
+        self.ours = RequestsOfOurs(connection, peer.asynchronous[1], limits.dimse_s)
         self._yielded = 0.0
         self._changed = trio.lowlevel.ParkingLot()
         self._performers: trio.Nursery
@@ -144,21 +139,13 @@ class Operations:
             if running is not None:
                 running.cancelled = True
         elif not self.begins_something(command):
-            await self._take_response(command)
+            await self.ours.take_response(command)
         else:
             provider = self._provided.get((context.abstract_syntax, type(command)))
             if provider is None:
                 await refuse(self.connection, context, command)
             else:
                 await self._begin(provider, context, command)
-
-    async def _take_response(self, response: Any) -> None:
-        awaited = self._awaited.pop(response.message_id_responded_to, None)
-        if awaited is None or type(response) is not awaited.expected:
-            raise RemoteProtocolError(f"{type(response).__name__} without a request of ours")
-        await discard_dataset(self.connection, response)
-        awaited.value = response
-        awaited.came.set()
 
     async def _begin(self, provider: LongProvider, context: AcceptedContext, request: Any) -> None:
         identifier = await self._identifier(request)
@@ -285,84 +272,6 @@ class Operations:
             self._held -= running.held
             self._ended()
 
-    # ------------------------------------------------------------ requests of ours
-
-    async def ask(self, expected: type[Response], send: Callable[[int], Awaitable[None]]) -> Response:
-        """Send a request, given its message id, and wait for its response, within the peer's window.
-
-        Raises PeerGoneError and TimedOutError, and what ``send`` raises.
-        """
-        return await (await self.begin(expected, send)).response()
-
-    async def begin(
-        self, expected: type[Response], send: Callable[[int], Awaitable[None]]
-    ) -> _Awaited[Response]:
-        """As :meth:`ask`, to the moment when the request is sent."""
-        await self._ours.take()
-        message_id = self._next_message_id()
-        awaited: _Awaited[Response] = _Awaited(self, message_id, expected)
-        self._awaited[message_id] = awaited
-        try:
-            await send(message_id)
-        except BaseException:
-            self._awaited.pop(message_id, None)
-            awaited.give_up()
-            raise
-        # cancelled from here on, the message id stays taken: the response may still come
-        return awaited
-
-    async def hear(self, awaited: _Awaited[Any]) -> None:
-        """Wait for a response. Raises PeerGoneError and TimedOutError."""
-        here = self.connection.response_nowait(awaited.message_id, awaited.expected)
-        if here is not None:
-            awaited.value = here
-            del self._awaited[awaited.message_id]
-            return
-        with trio.move_on_after(self._limits.dimse_s):
-            await awaited.came.wait()
-        if awaited.value is None:
-            self.connection.end("the peer does not answer a request of ours", too_slow=True)
-            await trio.lowlevel.checkpoint_if_cancelled()
-            raise TimedOutError("the peer does not answer a request on its own association")
-
-    def turn_over(self) -> None:
-        """A request of ours is not outstanding any more, as far as we care."""
-        self._ours.give_back()
-
-    def _next_message_id(self) -> int:
-        while True:
-            self._message_id = self._message_id % 0xFFFF + 1
-            if self._message_id not in self._awaited:
-                return self._message_id
-
-
-class _Awaited(Generic[Response]):
-    """A response that is to come. It is waited for once, or given up."""
-
-    __slots__ = ("_operations", "_outstanding", "came", "expected", "message_id", "value")
-
-    def __init__(self, operations: Operations, message_id: int, expected: type[Response]) -> None:
-        self.message_id = message_id
-        self.expected: type[Command] = expected
-        self.came = trio.Event()
-        self.value: Response | None = None
-        self._operations = operations
-        self._outstanding = True
-
-    async def response(self) -> Response:
-        try:
-            if self.value is None:
-                await self._operations.hear(self)
-        finally:
-            self.give_up()
-        assert self.value is not None
-        return self.value
-
-    def give_up(self) -> None:
-        if self._outstanding:
-            self._outstanding = False
-            self._operations.turn_over()
-
 
 class _Running:
     """One long operation: what :class:`~hounsfield.archive.net.services.Operation` promises."""
@@ -456,7 +365,7 @@ class _Running:
         *,
         sop_class_uid: str = "",
         move_originator: tuple[str, int] | None = None,
-    ) -> _Awaited[CStoreResponse]:
+    ) -> Awaited[CStoreResponse]:
         if context.abstract_syntax not in self.peer.scp_of:
             raise NoAcceptedContextError(
                 f"the peer did not take the SCP role for SOP class {context.abstract_syntax}"
@@ -478,7 +387,7 @@ class _Running:
             else:
                 await sender.message(context.context_id, request, dataset)
 
-        return await self._operations.begin(CStoreResponse, send)
+        return await self._operations.ours.begin(CStoreResponse, send)
 
     async def report(
         self, context: AcceptedContext, request: NEventReportRequest, dataset: Buffer
@@ -492,7 +401,7 @@ class _Running:
             else:
                 await sender.command(context.context_id, numbered)
 
-        return await self._operations.ask(NEventReportResponse, send)
+        return await self._operations.ours.ask(NEventReportResponse, send)
 
     def end(self) -> None:
         """Its task is over: nothing of it is outstanding, answered or not."""
