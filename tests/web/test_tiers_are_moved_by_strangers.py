@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
+from hounsfield.archive.app.tier_options import tried_rules
 from hounsfield.archive.dicom.rules import parse_rule
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.tier_planning import PlanLimits
@@ -26,6 +28,7 @@ PIN = f"/tiers/studies/{STUDY}/pin"
 EVERYTHING = (
     ("GET", "/tiers"),
     ("GET", "/tiers/plan"),
+    ("POST", "/tiers/plan"),
     ("GET", "/tiers/history"),
     ("GET", "/tiers/pins"),
     ("POST", "/tiers/apply"),
@@ -58,7 +61,7 @@ def keyed(archives, settings, tmp_path: Path):
             tmp_path / "data",
             engine_options=options,
             tokens=BearerTokens(file),
-            settings=settings(tiering_by=tiering_by),
+            settings=settings(tiering_by=tiering_by, tier_rules=partial(tried_rules, tiers=["cold"])),
         )
 
     return opened
@@ -132,6 +135,34 @@ async def test_planned_carried_out_recalled_and_told(keyed):
         assert "series-recalled" in {one["kind"] for one in everything}
         assert {one["series"] for one in everything} == {SERIES, "2.25.12", "2.25.21"}
         assert rest["before"] is None
+
+
+async def test_rules_are_tried_before_they_are_in_force(keyed):
+    async with keyed() as archive, archive.client(headers=MAY) as client:
+        await fill(archive)
+        newer = {"name": "newer", "action": "move", "to": ["cold"], "match": {"StudyInstanceUID": "2.25.2"}}
+        rest = {"name": "rest", "action": "copy", "to": ["cold"], "fill_above": 0.0}
+        answer = await client.post("/tiers/plan?list=2", json={"tier_rules": [newer, rest]})
+        assert answer.status_code == 200
+        plan = answer.json()
+        assert {name: one["series"] for name, one in plan["rules"].items()} == {"newer": 1, "rest": 2}
+        assert len(plan["series"]) == 2
+        assert archive.engine.tiering.planned_ns()[0] == 0  # nothing was asked for
+        assert list((await client.get("/tiers/plan")).json()["rules"]) == ["all"]
+        for body, said in (
+            (b"", "tier_rules"),
+            (b"[]", "tier_rules"),
+            (b'{"tier_rules": {}}', "tier_rules"),
+            (b'{"rules": []}', "tier_rules"),
+            (b'{"tier_rules": [{"name": "a"}]}', "action"),
+            (b'{"tier_rules": [{"name": "a", "action": "move", "to": ["attic"]}]}', "attic"),
+            (b'{"tier_rules": [{"name": "a", "action": "pin", "colour": 1}]}', "colour"),
+            (b'{"tier_rules": [{"name": "a", "action": "pin"}, {"name": "a", "action": "pin"}]}', "once"),
+        ):
+            refused = await client.post("/tiers/plan", content=body)
+            assert refused.status_code == 400, body
+            assert said in refused.json()["detail"]
+        assert (await client.post("/tiers/plan", content=bytes(300_000))).status_code == 413
 
 
 async def test_pins_say_who_and_why_and_end(keyed):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from hounsfield.archive.app.route_options import refuse_namesakes
 from hounsfield.archive.config import Config
@@ -80,6 +82,16 @@ def rules_of(entries: Sequence[TierRuleEntry], tiers: Sequence[str]) -> tuple[Ti
     """Entries of [[tier_rules]] as the engine has them, with these tiers beside the hot one. ConfigError."""
     names = [HOT, *tiers]
     return tuple(_rule(entry, _checked_rule(entry, names)) for entry in entries)
+
+
+def tried_rules(entries: Sequence[Any], tiers: Sequence[str]) -> tuple[TierRule, ...]:
+    """The same of entries as JSON has them: rules that somebody tries. ConfigError."""
+    try:
+        checked = msgspec.convert(entries, tuple[TierRuleEntry, ...])
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"tier_rules: {error}") from None
+    refuse_namesakes(checked, "tier_rules")
+    return rules_of(checked, tiers)
 
 
 def _check_tier(tier: TierEntry) -> None:

@@ -199,8 +199,9 @@ def plan(
     ):
         found = _planned(archive, bar, listed=listed, **_tried(rules_file))
         now = archive.call("tier-progress")
-    from hounsfield.archive.engine.tier_sums import totals
+    from hounsfield.archive.engine.tier_sums import totals, turn
 
+    found["series"].sort(key=turn)
     found["totals"] = totals(found, now["bytes_per_second"])
     if not identify:
         found["series"] = [

@@ -5,6 +5,7 @@ Nothing here names a patient; UIDs of series and studies are told when they are 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
@@ -17,7 +18,7 @@ from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import runs, sums
 from hounsfield.archive.engine.tier_returns import EVENT_RECALLED
 from hounsfield.archive.engine.tier_rules import TierRule
-from hounsfield.archive.engine.tier_sums import NOTHING, added, totals
+from hounsfield.archive.engine.tier_sums import NOTHING, added, totals, turn
 from hounsfield.archive.index.demand import FACT_PIN, Pin, PinError, pin, pins, unpin
 from hounsfield.archive.index.holds import Holds
 from hounsfield.archive.index.packs import HOT
@@ -153,18 +154,18 @@ class TierOversight:
             "after": None if page.after is None else page.after.hex(),
         }
 
-    async def plan(self, series_max: int = 0) -> dict[str, Any]:
-        """The whole plan, added up; ``series_max``: with the first so many series of it.
+    async def plan(self, series_max: int = 0, *, rules: Sequence[TierRule] | None = None) -> dict[str, Any]:
+        """The whole plan, added up; ``series_max``: with so many series of it, those whose turn comes first.
 
-        Some 40 µs a series of the archive.
+        ``rules``: as of :meth:`plan_page`. Some 40 µs a series of the archive.
         """
         found: dict[str, Any] = NOTHING
         after: str | None = ""
         while after is not None:
-            page = await self.plan_page(after, listed=len(found["series"]) < series_max)
+            page = await self.plan_page(after, listed=bool(series_max), rules=rules)
             after = page.pop("after")
             found = added(found, page)
-        found["series"] = found["series"][:series_max]
+            found["series"] = heapq.nsmallest(series_max, found["series"], key=turn)
         return {**found, "totals": totals(found, self._limits.bytes_per_second)}
 
     async def apply(self) -> dict[str, Any]:
@@ -360,6 +361,7 @@ def _sum_of(task: SeriesTask, *, held: bool) -> dict[str, Any]:
         "moved_bytes": task.moved_bytes,
         "freed_bytes": task.freed_bytes,
         "held": int(held),
+        "held_bytes": task.size if held else 0,
     }
 
 
@@ -371,6 +373,8 @@ def _listed(task: SeriesTask) -> dict[str, Any]:
         "modality": task.modality,
         "rule": task.rule,
         "action": task.action,
+        "since": task.since.isoformat(),
+        "for_room": task.for_room,
         "tiers": sorted(task.tiers),
         "compress": task.compress,
         "packs": len(task.packs) + task.gather,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["NOTHING", "PINNED", "added", "seconds_of", "totals"]
+__all__ = ["NOTHING", "PINNED", "added", "seconds_of", "totals", "turn"]
 
 PINNED: Final = ""
 """In place of a rule's name: an administrator wants the study hot."""
@@ -29,6 +29,11 @@ def added(one: Any, other: Any) -> Any:
     return other
 
 
+def turn(listed: dict[str, Any]) -> tuple[bool, str, str]:
+    """What orders the listed series of a plan as they will have their turn."""
+    return not listed["for_room"], listed["since"], listed["key"]
+
+
 def totals(plan: dict[str, Any], bytes_per_second: int) -> dict[str, Any]:
     """What all rules of a plan come to. ``seconds``: None when moves go as fast as they can."""
     rules = plan["rules"].values()
@@ -36,11 +41,13 @@ def totals(plan: dict[str, Any], bytes_per_second: int) -> dict[str, Any]:
     for rule in rules:
         copied = added(copied, rule["copied"])
     return {
-        "series": sum(rule["series"] for rule in rules),
+        "series": sum(rule["series"] - rule["held"] for rule in rules),
         "copied": copied,
         "freed_bytes": sum(rule["freed_bytes"] for rule in rules),
         "gathered_bytes": sum(rule["gathered_bytes"] for rule in rules),
-        "expired_bytes": sum(rule["bytes"] for rule in rules if rule["action"] == "expire"),
+        "expired_bytes": sum(
+            rule["bytes"] - rule["held_bytes"] for rule in rules if rule["action"] == "expire"
+        ),
         "seconds": seconds_of(plan, bytes_per_second),
     }
 

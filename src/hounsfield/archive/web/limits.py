@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hounsfield.archive.engine.tier_rules import TierRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,8 @@ class WebSettings:
     Host header says. ``cors_origins``: origins whose scripts may read answers, ``("*",)`` for all.
     ``trusted_proxies``: addresses and networks whose ``Forwarded`` and X-Forwarded-* headers are believed.
     ``deletion_by``: names of the bearer tokens whose holders may delete; none: nobody. ``tiering_by``: those
-    whose holders see and move what lies in tiers.
+    whose holders see and move what lies in tiers. ``tier_rules``: makes rules of ``[[tier_rules]]`` as JSON
+    has them, or raises ``ConfigError``; None: no rules can be tried.
     """
 
     base_url: str = ""
@@ -56,4 +62,5 @@ class WebSettings:
     cors_origins: tuple[str, ...] = ()
     deletion_by: tuple[str, ...] = ()
     tiering_by: tuple[str, ...] = ()
+    tier_rules: Callable[[Sequence[Any]], Sequence[TierRule]] | None = None
     limits: WebLimits = field(default_factory=WebLimits)

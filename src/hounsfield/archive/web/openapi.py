@@ -256,6 +256,29 @@ def _delete(summary: str) -> dict[str, Any]:
     }
 
 
+_TIER_RULES: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["tier_rules"],
+    "additionalProperties": False,
+    "properties": {
+        "tier_rules": {
+            "type": "array",
+            "description": "Each as [[tier_rules]] of config.toml has it",
+            "items": {
+                "type": "object",
+                "required": ["name", "action"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "action": {"enum": ["move", "copy", "recompress", "pin", "expire"]},
+                    "match": {"type": "object"},
+                    "to": {"type": "array", "items": {"type": "string"}},
+                },
+            },
+        }
+    },
+}
+
+
 def _tiers(
     summary: str, *parameters: dict[str, Any], status: str = "200", errors: str = ""
 ) -> dict[str, Any]:
@@ -300,6 +323,11 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
         _query("list", "integer", "How many series to list, 0 of them when it is not given"),
         errors="400",
     ),
+    ("POST", f"{TIERS}/plan"): _tiers(
+        "What other rules than those in force would do; changes nothing",
+        _query("list", "integer", "How many series to list, 0 of them when it is not given"),
+        errors="400 413",
+    ) | {"requestBody": {"required": True, "content": _content("application/json", schema=_TIER_RULES)}},
     ("POST", f"{TIERS}/apply"): _tiers("Carry the rules out soon", status="202"),
     ("GET", f"{TIERS}/history"): _tiers(
         "What was moved, pinned, repaired or found damaged, newest first",

@@ -13,7 +13,8 @@ import msgspec
 
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.tier_oversight import TierOversight
-from hounsfield.archive.web.http import Scope
+from hounsfield.archive.errors import ConfigError
+from hounsfield.archive.web.http import Receive, Scope
 from hounsfield.archive.web.limits import WebSettings
 from hounsfield.archive.web.problems import Header, WebError
 from hounsfield.archive.web.responses import BuffersResponse, json_response
@@ -24,7 +25,15 @@ HISTORY_DEFAULT: Final = 100
 HISTORY_MAX: Final = 1000
 LISTED_MAX: Final = 1000
 """Series of a plan in one answer; `hounsfield tier plan --series` lists them all."""
+RULES_BYTES_MAX: Final = 256 << 10
+"""Of rules that are tried: a hundred rules have 20 KiB."""
 _FRESH: Final[tuple[Header, ...]] = ((b"cache-control", b"no-store"),)
+
+
+class _Tried(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of a request that tries rules."""
+
+    tier_rules: list[Any]
 
 
 class TierRequests:
@@ -33,6 +42,7 @@ class TierRequests:
     def __init__(self, engine: Engine, settings: WebSettings) -> None:
         self._oversight = TierOversight(engine) if engine is not None else None
         self._allowed = frozenset(settings.tiering_by)
+        self._rules_of = settings.tier_rules
 
     async def status(self, scope: Scope) -> BuffersResponse:
         """What lies in which tier, what is being done, what waits."""
@@ -43,6 +53,20 @@ class TierRequests:
         oversight = self._for(scope)
         asked = _asked(scope, "list")
         return _json(await oversight.plan(_number(asked.get("list"), "list", 0, LISTED_MAX)))
+
+    async def try_rules(self, scope: Scope, receive: Receive) -> BuffersResponse:
+        """What rules that are not in force would do: ``{"tier_rules": [...]}``, as config.toml has them."""
+        oversight = self._for(scope)
+        asked = _asked(scope, "list")
+        listed = _number(asked.get("list"), "list", 0, LISTED_MAX)
+        entries = await _rules_in(receive)
+        try:
+            if self._rules_of is None:
+                raise WebError(404, "this server tries no rules")
+            rules = self._rules_of(entries)
+        except ConfigError as error:
+            raise WebError(400, f"nothing was planned: {error}") from error
+        return _json(await oversight.plan(listed, rules=rules))
 
     async def apply(self, scope: Scope) -> BuffersResponse:
         """202: the rules are carried out soon."""
@@ -95,6 +119,26 @@ def _actor(scope: Scope) -> str:
 
 def _json(value: Any, status: int = 200) -> BuffersResponse:
     return json_response(msgspec.json.encode(value), "application/json", headers=_FRESH, status=status)
+
+
+async def _rules_in(receive: Receive) -> list[Any]:
+    """The entries of ``tier_rules`` in a request's body."""
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise WebError(400, "nothing was planned: the request broke off")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > RULES_BYTES_MAX:
+            raise WebError(413, f"nothing was planned: rules of more than {RULES_BYTES_MAX >> 10} KiB")
+    try:
+        return msgspec.json.decode(body, type=_Tried).tier_rules
+    except msgspec.MsgspecError as error:
+        raise WebError(
+            400, f'nothing was planned: send {{"tier_rules": [...]}}, each as in config.toml ({error})'
+        ) from error
 
 
 def _asked(scope: Scope, *names: str) -> Mapping[str, str]:
