@@ -35,6 +35,7 @@ __all__ = [
     "get",
     "images_began",
     "images_ended",
+    "lost_its_time",
     "open_questions",
     "place",
     "replace",
@@ -350,6 +351,15 @@ def replace(
     )
     change.put(ORDER, order_id, structs.replace(replaced, replaced_by=new_id))
     return new_id
+
+
+def lost_its_time(change: Change, actor: Actor, order_id: str) -> None:
+    """An order's appointment was cancelled or missed, by whoever may do that: it is to be scheduled again."""
+    order = get(change, order_id)
+    if order.state == "scheduled":
+        lost = structs.replace(order, state="accepted", changed_ns=change.now_ns)
+        change.put(ORDER, order_id, lost)
+        say(change, SAID["unschedule"], actor, order_id, lost)
 
 
 def images_began(change: Change, actor: Actor, order_id: str) -> None:
