@@ -22,10 +22,13 @@ from hounsfield.archive.engine.tier_planning import PlanLimits
 from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.tiers import TieringLimits, TieringOptions, TierOptions
 from hounsfield.archive.engine.types import Outcome, StoreResult
+from hounsfield.archive.index import leases
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.demand import Pin, pin
 from hounsfield.archive.index.packs import Packs
 from hounsfield.archive.index.prefetching import Prefetch
+from hounsfield.archive.index.tables import META
+from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.range_cache import RangeCacheLimits
 from support.archives import ct_slice, store, stored_bytes, stores_in
 
@@ -462,6 +465,31 @@ async def test_every_copy_is_read_again_in_its_time(place: Place) -> None:
         assert engine.tiering.figures.verified_copies == 1
         await tidied(engine)
         assert engine.tiering.figures.verified_copies == 1
+
+
+async def test_a_clock_that_is_put_back_stops_nothing(place: Place) -> None:
+    place.limits = replace(LIMITS, tidy_s=60.0, check_s=NEVER)  # nobody works but the test
+    async with place.open() as engine:
+        tiering, ahead = engine.tiering, 10 * 366 * 86_400 * 1_000_000_000
+        tiering._clock = lambda: time.time_ns() + ahead
+        asked = Batch()
+        asked.put(META, b"tiering/asked", tiering.now().to_bytes(8, "big"))
+        engine.stores.store.commit(asked)
+        await place.send(engine)
+        await tiering.leading.run(tiering.step)
+        engine.stores.store.commit(asked)
+        tiering.verifying.ask(tiering.now())
+        assert leases.hold(engine.stores.store, "some", "who is gone", tiering.now(), 1)
+        tiering._clock = time.time_ns
+        assert leases.hold(engine.stores.store, "some", "another", tiering.now(), 1)
+        await place.send(engine)
+        assert tiering._is_plan_due()
+        for _ in range(2):
+            await tiering.leading.run(tiering.step)
+        assert [*place.named(engine.stores).values()] == [{"cold"}] * 2
+        assert tiering.figures.verified_copies == 1
+        assert not tiering._is_anything_due()  # and it does not go on for ten years
+        await place.require_all(engine)
 
 
 async def test_two_workers_do_not_move_the_same(place: Place) -> None:

@@ -208,7 +208,7 @@ class Tiering:
         if is_planned:
             self._carry_out_plan()
             self._make_room()
-        if self.now() - self._swept_ns >= self._limits.sweep_s * _NS:
+        if not 0 <= self.now() - self._swept_ns < self._limits.sweep_s * _NS:
             self._swept_ns = self.now()
             self._sweep()
         self.progress.save()
@@ -233,7 +233,7 @@ class Tiering:
     def _is_tidying_due(self) -> bool:
         if self.verifying.asked_ns() > self._tidied_ns:
             return True
-        if self.now() - self._tidied_ns < self._limits.tidy_s * _NS:
+        if 0 <= self.now() - self._tidied_ns < self._limits.tidy_s * _NS:
             return False
         if self._options.tiers:
             return True
@@ -242,12 +242,14 @@ class Tiering:
 
     def _is_plan_due(self) -> bool:
         asked, planned = self.planned_ns()
-        return asked > planned or (
-            bool(self._options.rules) and self.now() - planned >= self._limits.plan_s * _NS
-        )
+        if asked > planned:
+            return True
+        now = self.now()  # a plan of tomorrow was made before the clock was put back
+        return bool(self._options.rules) and not 0 <= now - planned < self._limits.plan_s * _NS
 
     def _carry_out_plan(self) -> None:
         began = self.now()
+        asked, _ = self.planned_ns()
         self.figures.away.clear()
         with self.progress.of("plan", self.leading.pace()) as (pace, looked):
             dead = dead_bytes(self._store)
@@ -266,6 +268,8 @@ class Tiering:
                 self._moves.troubles.say("series stay where they are for now")
         batch = Batch(uses_reserve=True)
         batch.put(META, _PLANNED, began.to_bytes(8, "big"))
+        if asked > began and self.planned_ns()[0] == asked:  # before the clock was put back
+            batch.put(META, _ASKED, began.to_bytes(8, "big"))
         self._store.commit(batch)
 
     def planned(self, now_ns: int, progress: Callable[[int], None] = lambda _: None) -> Iterator[SeriesTask]:

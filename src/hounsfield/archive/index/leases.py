@@ -17,13 +17,17 @@ class LeaseRow(msgspec.Struct, array_like=True, frozen=True):
 
 
 def hold(store: KeyValueStore, name: str, owner: str, now_ns: int, duration_ns: int) -> bool:
-    """Take or renew lease ``name`` for ``owner``; False while another owner's has not run out."""
+    """Take or renew lease ``name`` for ``owner``; False while another owner's has not run out.
+
+    One that ends later than any does that is taken now was taken before the clock was put back: who has it
+    would have to renew it for years, and nobody could take over.
+    """
     key = _LEASE + name.encode()
     with store.snapshot() as snapshot:
         held = snapshot.get(META, key)
     if held is not None:
         row = msgspec.msgpack.decode(held, type=LeaseRow)
-        if row.owner != owner and row.until_ns > now_ns:
+        if row.owner != owner and now_ns < row.until_ns <= now_ns + duration_ns:
             return False
     batch = Batch(uses_reserve=True)  # one small row, which a leader on a full disk needs
     batch.require(META, key, held)

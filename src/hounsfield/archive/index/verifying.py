@@ -44,6 +44,8 @@ _DAMAGED = b"tiering/damaged/"
 _BEFORE = b"tiering/verify-before"
 _NS = 1_000_000_000
 
+AHEAD_NS = 86_400 * 1_000_000_000
+"""What was verified so long after now was so before the clock was put back: nobody can say when."""
 
 Copy = tuple[bytes, str]
 """A pack, and the tier that has the copy."""
@@ -100,7 +102,7 @@ class Verifying:
         self._journal = journal
         self._copying = copying
         self._walked: tuple[int, dict[str, int]] = 0, {}
-        self._nothing_until_ns = 0
+        self._nothing_until_ns = self._looked_ns = 0
 
     # ------------------------------------------------------------ what is due
 
@@ -136,7 +138,7 @@ class Verifying:
 
         ``but``: copies in doubt that were looked at a moment ago.
         """
-        before = self.asked_ns()
+        before = self._asked_by(now_ns)
         doubted = [
             due
             for segment in self._doubts()
@@ -146,6 +148,16 @@ class Verifying:
         doubted += [due for due in self._damaged_due(now_ns, intervals_ns, but) if due not in doubted]
         found = heapq.nsmallest(limit, self._overdue(now_ns, intervals_ns, before))
         return (doubted + [due for due in found if due not in doubted])[:limit]
+
+    def _asked_by(self, now_ns: int) -> int:
+        """When somebody asked last; now, if that was before the clock was put back."""
+        asked = self.asked_ns()
+        if asked <= now_ns:
+            return asked
+        batch = Batch(uses_reserve=True)
+        batch.put(META, _BEFORE, now_ns.to_bytes(8, "big"))
+        self._store.commit(batch)
+        return now_ns
 
     def _damaged_due(
         self, now_ns: int, intervals_ns: Mapping[str, int], but: Container[Copy]
@@ -176,7 +188,7 @@ class Verifying:
     def _overdue(self, now_ns: int, intervals_ns: Mapping[str, int], before: int) -> Iterator[Due]:
         """Walks over all packs, but not again before one of them can be due."""
         asked = before, dict(intervals_ns)
-        if asked == self._walked and now_ns < self._nothing_until_ns:
+        if asked == self._walked and self._looked_ns <= now_ns < self._nothing_until_ns:
             return
         known = set(self.damaged())  # read in vain until somebody asks
         next_ns, any_due = 1 << 63, False
@@ -187,6 +199,7 @@ class Verifying:
                     if interval is None or (segment, tier) in known:
                         continue  # the hot tier is the scrub's; of one that is not configured nobody can say
                     late = interval and now_ns - copy.verified_ns >= interval
+                    late = late or (now_ns and copy.verified_ns > now_ns + AHEAD_NS)
                     if late or copy.verified_ns < before:
                         any_due = True
                         yield Due(copy.verified_ns, segment, tier, row.size)
@@ -194,7 +207,7 @@ class Verifying:
                         next_ns = min(next_ns, copy.verified_ns + interval)
         shortest = min((interval for interval in intervals_ns.values() if interval), default=next_ns)
         # A copy that comes later was verified when it came, so it is due no sooner than that.
-        self._walked = asked
+        self._walked, self._looked_ns = asked, now_ns
         self._nothing_until_ns = 0 if any_due else min(next_ns, now_ns + shortest)
 
     # ------------------------------------------------------------ verifying
