@@ -178,6 +178,15 @@ def test_who_reads_from_front_to_back_waits_for_few_requests() -> None:
     assert sum(length for _, length in store.asked) == len(BLOB)  # no byte twice
 
 
+def test_what_is_fetched_ahead_comes_in_requests_that_nobody_waits_long_for() -> None:
+    store = Requests()
+    cache = store.cache(RangeCacheLimits(request_bytes_max=5 * GRAIN, ahead_bytes_max=64 * GRAIN))
+    cache.read_ahead("a", [(0, 22 * GRAIN)])
+    assert read(cache, 0, 22 * GRAIN) == BLOB[: 22 * GRAIN]  # waits for what is under way
+    cache.close()
+    assert sorted(store.asked) == [(at * GRAIN, min(5, 22 - at) * GRAIN) for at in range(0, 22, 5)]
+
+
 def test_who_jumps_about_fetches_nothing_ahead() -> None:
     store = Requests()
     cache = store.cache()

@@ -12,19 +12,20 @@ import pytest
 from hounsfield.storage_backends import drafts
 from hounsfield.storage_backends.drafts import DIRECT_BYTES_MIN, STAGING_BYTES, Draft
 
-DATA = random.Random(6).randbytes(2 * STAGING_BYTES + 12_345)
+DATA = random.Random(6).randbytes(4 * STAGING_BYTES + 12_345)
 
 
 def written(path: Path, data: bytes, piece_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    draft = Draft(descriptor, len(data))
     try:
-        draft = Draft(descriptor, len(data))
         for start in range(0, len(data), piece_bytes):
             piece = bytearray(data[start : start + piece_bytes])
             draft.write(piece)
             piece[:] = bytes(len(piece))  # its maker may use the memory again
         draft.sync()
     finally:
+        draft.close()
         os.close(descriptor)
     return path.read_bytes()
 
@@ -59,6 +60,39 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
         drafts.os, "write", lambda to, view: write(to, view[: max(4096, len(view) // 8192 * 4096)])
     )
     assert written(tmp_path / "file", DATA, 1 << 20) == DATA
+
+
+def test_a_disk_that_fills_while_more_is_staged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    calls = 0
+
+    def full(descriptor: int, view: memoryview) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise OSError(errno.ENOSPC, "full")
+        return write(descriptor, view)
+
+    monkeypatch.setattr(drafts.os, "write", full)
+    with pytest.raises(OSError, match="full"):
+        written(tmp_path / "file", DATA, 1 << 20)
+    assert calls == 3, "nothing is written behind what failed"
+    assert (tmp_path / "file").read_bytes() == DATA[: 2 * STAGING_BYTES]
+
+
+def test_the_last_write_of_all_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    left = [2]
+
+    def failing(descriptor: int, view: memoryview) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.EIO, "broken")
+        return write(descriptor, view)
+
+    monkeypatch.setattr(drafts.os, "write", failing)
+    with pytest.raises(OSError, match="broken"):  # it was made beside, and the sync tells
+        written(tmp_path / "file", DATA[: 3 * STAGING_BYTES], 1 << 20)
 
 
 def test_across_a_network_nothing_is_written_directly(

@@ -64,8 +64,12 @@ class DirectoryLimits:
     reserve_bytes: int = 1 << 30
     """Free space that puts leave: others may use the disk, and file systems slow down when they are full."""
 
-    piece_bytes: int = 4 * _MIB
-    """Of one read of a stream, which holds one and has the kernel fetch the next."""
+    piece_bytes: int = _MIB
+    """Of one read of a stream, which holds one and has the kernel fetch what follows. Pieces are copied on
+    their way, with the interpreter's lock held: of 4 MiB for two milliseconds, and nobody is answered."""
+
+    ahead_bytes: int = 4 * _MIB
+    """Fetched by the kernel ahead of a stream."""
 
     stale_s: float = 24 * 3600
     """An unfinished file that nobody wrote to for so long is of a process that was killed. Longer than a
@@ -171,8 +175,8 @@ class DirectoryStore:
     def _fill(self, incoming: int, draft: str, pieces: Iterable[Buffer], length: int, key: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(draft, flags, 0o600, dir_fd=incoming)
+        draft_file = Draft(descriptor, length)
         try:
-            draft_file = Draft(descriptor, length)
             left = length
             for piece in _marked_as_theirs(pieces):
                 left -= memoryview(piece).nbytes
@@ -183,6 +187,7 @@ class DirectoryStore:
                 raise ValueError(f"putting {key!r}: {left} bytes fewer than were said to come")
             draft_file.sync()
         finally:
+            draft_file.close()
             os.close(descriptor)
 
     def _require_space(self, root: int, length: int) -> None:
@@ -215,7 +220,7 @@ class DirectoryStore:
                 view = memoryview(bytearray(min(self._limits.piece_bytes, end - start)))
                 self._read(descriptor, key, start, view)
                 start += len(view)
-                os.posix_fadvise(descriptor, start, self._limits.piece_bytes, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(descriptor, start, self._limits.ahead_bytes, os.POSIX_FADV_WILLNEED)
                 yield view
 
     def _read(self, descriptor: int, key: str, offset: int, view: memoryview) -> None:

@@ -39,6 +39,10 @@ class RangeCacheLimits:
     ahead_bytes_max: int = 16 << 20
     """Fetched ahead of one reader at most: at 1 GB/s and 10 ms away that is what is on its way."""
 
+    request_bytes_max: int = 2 << 20
+    """Of one request ahead: who catches up with it waits for all of it, and shorter ones are slower. The
+    longest waits of a fast reader: 47 ms with 4 MiB, 25 ms with 2 MiB, 38 ms with 1 MiB."""
+
     requests: int = 4
     """Ahead, at the same time: one connection of many stores gives a quarter of what they have."""
 
@@ -270,9 +274,9 @@ class RangeCache:
         self._bring_ahead(name, wanted, size)
 
     def _bring_ahead(self, name: str, blocks: Iterable[int], size: int) -> None:
-        per_request = max(
-            1, self._limits.ahead_bytes_max // self._limits.block_bytes // self._limits.requests
-        )
+        limits = self._limits
+        each = min(limits.request_bytes_max, limits.ahead_bytes_max // limits.requests)
+        per_request = max(1, each // limits.block_bytes)
         with self._lock:
             if self._closed:
                 return
