@@ -38,7 +38,8 @@ from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.errors import NotFoundError, NotSeparableError, NotTranscodableError
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.isolation import IsolationLimits
-from hounsfield.archive.engine.transcoding import SAME_FRAMES, TARGETS, TranscodingLimits, transcodable
+from hounsfield.archive.engine.target_syntaxes import SAME_FRAMES, TARGETS, transcodable
+from hounsfield.archive.engine.transcoding import TranscodingLimits
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.errors import CodecError

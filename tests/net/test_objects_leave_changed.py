@@ -15,7 +15,7 @@ from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.engine.corrections import Request
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.opening import Opening
-from hounsfield.archive.engine.transcoding import TARGETS
+from hounsfield.archive.engine.target_syntaxes import TARGETS
 from hounsfield.archive.engine.types import Source
 from hounsfield.archive.net.outgoing import (
     CONTEXTS_MAX,

@@ -1,20 +1,18 @@
 """Objects and frames in another transfer syntax than they are stored in.
 
-One frame after the other is read, decoded and encoded, a few at a time; an object is never in memory whole.
-Frames that others compressed are decoded and encoded in a process of their own, plain cells on a thread of
-this one: nothing of them is parsed. Encoded frames are kept as long as there is room, and made once for all
-who ask. Nothing is lost on the way unless the transfer syntax asked for cannot do otherwise: then the object
-is another one, and says so (:mod:`~hounsfield.archive.engine.derivation`).
+One frame after the other is read, decoded and encoded, a few at a time
+(:mod:`~hounsfield.archive.engine.transcoded_frames`); an object is never in memory whole. Nothing is lost on
+the way unless the transfer syntax asked for cannot do otherwise: then the object is another one, and says so
+(:mod:`~hounsfield.archive.engine.derivation`).
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import Final
 
 import trio
 
@@ -30,46 +28,20 @@ from hounsfield.archive.engine.derivation import (
     LOSSY_RATIO,
     Derivation,
     derivation,
-    derived_uid,
 )
 from hounsfield.archive.engine.errors import NotTranscodableError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.isolation import Isolation
 from hounsfield.archive.engine.retrieve import Retrieve
-from hounsfield.archive.engine.shared_work import SharedWork
+from hounsfield.archive.engine.target_syntaxes import SAME_FRAMES, transcodable
+from hounsfield.archive.engine.transcoded_frames import TranscodedFrames, check_writable
 from hounsfield.archive.engine.types import Instance
-from hounsfield.archive.index.smaller_frames import little_endian_cells
-from hounsfield.codecs.coders import coder_of
-from hounsfield.codecs.deferred import deferred
-from hounsfield.codecs.errors import CodecError, UnsupportedPixelsError
+from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.frames import JoinedBits
-from hounsfield.codecs.pixels import NAMELESS, PixelFormat, decoded_format, native_bytes, packed_bits
+from hounsfield.codecs.pixels import PixelFormat, decoded_format, native_bytes
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax, lookup
 from hounsfield.storage_backends.api import Buffer
 
-if TYPE_CHECKING:
-    import numpy as np
-else:
-    np = deferred("numpy")
-
-_ROOT: Final = "1.2.840.10008.1.2"
-#: What is written here, in the order of what decoding it costs a viewer; what loses comes last.
-TARGETS: Final = tuple(
-    f"{_ROOT}{suffix}"
-    for suffix in (
-        ".1", ".4.201", ".4.202", ".4.203", ".4.80", ".4.110", ".4.112", ".4.70", ".5", ".4.90", ".4.91", "",
-        ".1.99", ".4.50",
-    )
-)  # fmt: skip
-#: A frame of the one is a frame of the others, too: nothing has to be done.
-SAME_FRAMES: Final = {
-    f"{_ROOT}.4.{stored}": tuple(f"{_ROOT}.4.{other}" for other in others)
-    for stored, others in {
-        50: (51,), 70: (57,), 80: (81,), 90: (91,), 110: (112,), 111: (112,), 201: (203,), 202: (201, 203),
-    }.items()
-}  # fmt: skip
-#: What frames that are HTJ2K on disk are, whatever syntax they came in; .202 wants tile-part lengths, too.
-_HTJ2K: Final = frozenset({f"{_ROOT}.4.201", f"{_ROOT}.4.203"})
 _NATIVE_BYTES_MAX: Final = 0xFFFFFFFE
 
 
@@ -83,28 +55,6 @@ class TranscodingLimits:
 
     cache_bytes_max: int = 128 << 20
     offset_table_bytes_max: int = 8 << 20
-
-
-@lru_cache(maxsize=256)  # asked for every frame; there are some 60 transfer syntaxes
-def transcodable(stored_uid: str) -> tuple[str, ...]:
-    """Transfer syntaxes in which objects stored so can be given: as they are stored first, then TARGETS.
-
-    A single object may be refused nevertheless: 16 bits do not go into JPEG baseline.
-    """
-    source = coder_of(stored_uid)
-    same = SAME_FRAMES.get(stored_uid, ())
-    if source is None or not source.decoders:
-        return (stored_uid, *same)
-    others = (uid for uid in TARGETS if uid != stored_uid and uid not in same)
-    return (stored_uid, *same, *others)
-
-
-def sop_uid_of(one: Instance, syntax: str) -> str:
-    """The SOP Instance UID in a transfer syntax: where something is lost it is another object's."""
-    stored = one.row.transfer_syntax_uid
-    if syntax == stored or syntax not in LOSSY_METHODS or syntax in SAME_FRAMES.get(stored, ()):
-        return one.row.sop_uid
-    return derived_uid(one.row.sop_uid, syntax)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +82,10 @@ class Transcoding:
     ) -> None:
         self._retrieve = retrieve
         self._decoding = decoding
-        self._isolation = isolation
+        self._at_once = isolation.limits.processes_max
         self._gate = gate
         self._limits = limits
-        self._threads = trio.CapacityLimiter(isolation.limits.processes_max)
-        self._frames: SharedWork[tuple[bytes, int, str], Buffer] = SharedWork(limits.cache_bytes_max, len)
+        self._frames = TranscodedFrames(decoding, isolation, limits.cache_bytes_max)
         self.figures = self._frames.figures
 
     async def transcoded_frame(self, instance: Instance, number: int, transfer_syntax_uid: str) -> Buffer:
@@ -149,7 +98,7 @@ class Transcoding:
         stored = instance.row.transfer_syntax_uid
         if transfer_syntax_uid == stored or transfer_syntax_uid in SAME_FRAMES.get(stored, ()):
             return await self._decoding.frame(instance, number)
-        return await self._frame(instance, number, transfer_syntax_uid, self._decoding.frame)
+        return await self._frames.frame(instance, number, transfer_syntax_uid, self._decoding.frame)
 
     async def made_ahead(
         self, study_uid: str, series_uid: str, sop_uid: str, number: int, transfer_syntax_uid: str
@@ -185,69 +134,9 @@ class Transcoding:
         async for piece in pieces:
             yield piece
 
-    # ------------------------------------------------------------ frames
-
     def _check(self, instance: Instance, target_uid: str) -> None:
         if target_uid not in transcodable(instance.row.transfer_syntax_uid):
             raise NotTranscodableError("this object cannot be given in that transfer syntax")
-
-    async def _frame(
-        self,
-        instance: Instance,
-        number: int,
-        target_uid: str,
-        read: Callable[[Instance, int], Awaitable[Buffer]],
-    ) -> Buffer:
-        target = lookup(target_uid)
-        if not target.encapsulated and not lookup(instance.row.transfer_syntax_uid).encapsulated:
-            return await self._in_order(instance, await read(instance, number))
-        if target_uid in _HTJ2K and not lookup(instance.row.transfer_syntax_uid).encapsulated:
-            with suppress(UnsupportedPixelsError):
-                at_rest = await self._decoding.htj2k_at_rest(instance, number)
-                if at_rest is not None:
-                    return at_rest
-        # All native targets have the same cells.
-        kept_as = target_uid if target.encapsulated else EXPLICIT_VR_LITTLE_ENDIAN.uid
-        key = (instance.row.location.record_id, number, kept_as)
-
-        async def made() -> Buffer:
-            async with self._decoding.turns.of(instance.row.location.record_id):
-                return await self._made(instance, number, target, await read(instance, number))
-
-        return await self._frames.get(key, made)
-
-    async def _made(self, instance: Instance, number: int, target: TransferSyntax, frame: Buffer) -> Buffer:
-        stored = instance.row.transfer_syntax_uid
-        try:
-            pixels = await self._decoding.format(instance)
-            if target.encapsulated:
-                _check_writable(stored, pixels)
-            within_limits = pixels.frame_bytes <= self._isolation.limits.frame_bytes_max
-            if target.encapsulated and within_limits and not is_isolated(stored, target.uid):
-                with suppress(CodecError, ValueError):  # another encoder may take it, in a process of its own
-                    return await trio.to_thread.run_sync(
-                        encoded_beside, stored, target.uid, frame, pixels, limiter=self._threads
-                    )
-            if target.encapsulated:
-                return await self._isolation.transcode_in_turn(stored, target.uid, frame, pixels)
-            cells = await self._isolation.decode_in_turn(stored, frame, pixels)
-            if pixels.bits_allocated > 1:
-                return cells
-            await self._decoding.arrays()
-            return await trio.to_thread.run_sync(packed_bits, cells, limiter=self._threads)
-        except CodecError as error:
-            raise NotTranscodableError(
-                f"frame {number} cannot be given in that transfer syntax ({error}); ask for it as stored"
-            ) from error
-
-    async def _in_order(self, instance: Instance, data: Buffer, *, frame: bool = True) -> Buffer:
-        """Native cells, least significant byte first: those of a frame, or all of an object."""
-        if little_endian_cells(instance.row.transfer_syntax_uid):
-            return data
-        pixels = await self._decoding.format(instance, frame=frame)
-        size = 2 if pixels.in_words and pixels.bits_allocated <= 8 else max(1, pixels.bits_allocated // 8)
-        await self._decoding.arrays()
-        return _swapped(data, size)
 
     # ------------------------------------------------------------ objects
 
@@ -296,10 +185,10 @@ class Transcoding:
         length = len(first) * (1 if cells else source.frames)
         before, behind = self._ends(source, target, Derivation(), max(0, declared - length))
         yield before + _native_head(tag, vr, length, target)
-        yield await self._in_order(instance, first, frame=not cells)
+        yield await self._frames.in_order(instance, first, frame=not cells)
         if not cells:
             for number in range(2, source.frames + 1):
-                yield await self._in_order(instance, await source.frame(number))
+                yield await self._frames.in_order(instance, await source.frame(number))
         yield bytes(length % 2) + behind
 
     async def _bulk(self, instance: Instance, source: _Source) -> Buffer:
@@ -375,7 +264,7 @@ class Transcoding:
         try:
             pixels = image_format(instance)
             if source.syntax.encapsulated or target.encapsulated:
-                _check_writable(instance.row.transfer_syntax_uid, pixels, cells=not target.encapsulated)
+                check_writable(instance.row.transfer_syntax_uid, pixels, cells=not target.encapsulated)
             return pixels
         except CodecError as error:
             raise NotTranscodableError(f"{error}; ask for the object as it is stored") from error
@@ -407,14 +296,14 @@ class Transcoding:
         self, instance: Instance, source: _Source, target: TransferSyntax
     ) -> AsyncIterator[list[Buffer]]:
         """The frames in order, as many made at once as there are processes."""
-        at_once = self._isolation.limits.processes_max
+        at_once = self._at_once
 
         async def read(_: Instance, number: int) -> Buffer:
             return await source.frame(number)
 
         async def one(number: int, made: dict[int, Buffer], errors: list[Exception]) -> None:
             try:
-                made[number] = await self._frame(instance, number, target.uid, read)
+                made[number] = await self._frames.frame(instance, number, target.uid, read)
             except Exception as error:  # noqa: BLE001 - raised below, without a group around it
                 errors.append(error)
 
@@ -427,32 +316,6 @@ class Transcoding:
             if errors:
                 raise errors[0]
             yield [made[number] for number in sorted(made)]
-
-
-def _check_writable(stored_uid: str, pixels: PixelFormat, *, cells: bool = False) -> None:
-    """``UnsupportedPixelsError`` when what is decoded is nothing that an object can say of itself."""
-    if not cells and pixels.bits_allocated == 1:
-        raise UnsupportedPixelsError("cells of one bit")
-    if decoded_format(stored_uid, pixels).photometric in NAMELESS:
-        raise UnsupportedPixelsError(
-            "YBR_PARTIAL_422 has no name with all its chrominance, and would lose something as YBR_FULL"
-        )
-
-
-def is_isolated(source_uid: str, target_uid: str) -> bool:
-    """Whether frames are transcoded in a process of their own: foreign codestreams, encoders with the GIL."""
-    source, target = coder_of(source_uid), coder_of(target_uid)
-    if source is None or target is None or source.isolated:
-        return True
-    return not (target.encoders and target.encoders[0].beside)
-
-
-def encoded_beside(source_uid: str, target_uid: str, frame: Buffer, pixels: PixelFormat) -> bytes:
-    """Plain cells, encoded on the caller's thread. ``CodecError``."""
-    source, target = coder_of(source_uid), coder_of(target_uid)
-    assert source is not None
-    assert target is not None
-    return target.encode_beside(source.decode(frame, pixels), decoded_format(source_uid, pixels))
 
 
 def _pixel_element(source: _Source) -> tuple[int, str, int] | None:
@@ -492,12 +355,6 @@ def _fragment(frame: Buffer, lengths: list[int] | None, number: int) -> Iterator
     yield frame
     if len(frame) % 2:
         yield b"\0"
-
-
-def _swapped(data: Buffer, size: int) -> Buffer:
-    if size == 1 or len(data) % size:
-        return data
-    return np.frombuffer(data, f">u{size}").astype(f"<u{size}").view(np.uint8).data
 
 
 async def _deflated(pieces: AsyncIterator[Buffer]) -> AsyncIterator[Buffer]:

@@ -27,7 +27,7 @@ from hounsfield.archive.engine.derivation import JPEG_BASELINE, SURELY_LOSSY
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import DamagedError, EngineError, NotFoundError, NotTranscodableError
 from hounsfield.archive.engine.opening import Opening
-from hounsfield.archive.engine.transcoding import SAME_FRAMES, sop_uid_of, transcodable
+from hounsfield.archive.engine.target_syntaxes import SAME_FRAMES, sop_uid_of, transcodable
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.errors import where
 from hounsfield.archive.net.errors import NetError

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.opening import Opening
 from hounsfield.archive.engine.route_ways import Answer, Pair, Verdict, Way, WayError
-from hounsfield.archive.engine.transcoding import transcodable
+from hounsfield.archive.engine.target_syntaxes import transcodable
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.errors import NetError

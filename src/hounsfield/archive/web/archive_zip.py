@@ -20,7 +20,7 @@ from hounsfield.archive.dicom.dicomdir_writing import Record, record, record_typ
 from hounsfield.archive.dicom.json import JsonWriter
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.prepared_build import instance_json
-from hounsfield.archive.engine.transcoding import sop_uid_of
+from hounsfield.archive.engine.target_syntaxes import sop_uid_of
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web.files import Files, given_as
 from hounsfield.storage_backends.api import Buffer

@@ -20,7 +20,7 @@ from hounsfield.archive.engine.decoding import image_format
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.records import number_of
-from hounsfield.archive.engine.transcoding import transcodable
+from hounsfield.archive.engine.target_syntaxes import transcodable
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery, MediaRange

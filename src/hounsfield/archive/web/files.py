@@ -9,7 +9,7 @@ from functools import lru_cache
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.part10 import file_header
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.engine.transcoding import sop_uid_of
+from hounsfield.archive.engine.target_syntaxes import sop_uid_of
 from hounsfield.archive.engine.types import Instance, Overlay
 from hounsfield.archive.web.conditional import Validators, entity_tag
 from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, lookup

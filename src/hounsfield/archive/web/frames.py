@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.errors import NotFoundError, NotSeparableError
-from hounsfield.archive.engine.transcoding import transcodable
+from hounsfield.archive.engine.target_syntaxes import transcodable
 from hounsfield.archive.engine.types import Frame, Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery, MediaRange

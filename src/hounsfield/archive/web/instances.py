@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.engine.transcoding import transcodable
+from hounsfield.archive.engine.target_syntaxes import transcodable
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.archive_zip import FILES_MAX, Zips
