@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import ssl
 import threading
 from collections import Counter
@@ -22,7 +23,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import generate_uid
-from pynetdicom import AE, evt
+from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     CTImageStorage,
     StudyRootQueryRetrieveInformationModelFind,
@@ -40,6 +41,7 @@ from hounsfield.archive.app.importing.run import ImportOptions, run_import
 from hounsfield.archive.app.importing.web_client import WebOptions
 from hounsfield.archive.app.importing.work import Source
 from hounsfield.archive.net.remote import RemoteEntity, ScuLimits
+from hounsfield.archive.net.tls import client_context, server_context
 from support.archives import ct_slice
 from support.imports import Archive, part10
 from support.pki import Authority
@@ -502,6 +504,9 @@ class TheirAe:
     says_so: int = 0x0000
     """The status when there are more."""
     heeds_ranges: bool = True
+    tls: ssl.SSLContext | None = None
+    moves_to: int = 0
+    moves_with: tuple[ssl.SSLContext, str | None] | None = None
     dates: dict[str, tuple[str, str]] = field(default_factory=dict)
     server: Any = None
 
@@ -562,8 +567,18 @@ class TheirAe:
                     event.assoc.abort()
                     return
 
-        handlers = [(evt.EVT_C_FIND, found), (evt.EVT_C_GET, get)]
-        self.server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        def move(event: Any) -> Any:
+            slices = self.studies[str(event.identifier.StudyInstanceUID)]
+            contexts = [build_context(CTImageStorage)]
+            yield "127.0.0.1", self.moves_to, {"tls_args": self.moves_with, "contexts": contexts}
+            yield len(slices)
+            for one in slices:
+                yield 0xFF00, one
+
+        handlers = [(evt.EVT_C_FIND, found), (evt.EVT_C_GET, get), (evt.EVT_C_MOVE, move)]
+        self.server = ae.start_server(
+            ("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=self.tls
+        )
         self.port = self.server.server_address[1]
 
     def _matches(self, asked: Dataset, day: str, time: str) -> bool:
@@ -726,3 +741,27 @@ def test_what_an_ae_cannot_be_asked_for_is_said(busy: TheirAe, archive: Archive)
     assert len(listed_by(archive, busy.source())) == 50
     (complaint,) = archive.tally.complaints
     assert "it gave 50 studies and may have more" in complaint
+
+
+def test_what_is_moved_to_us_comes_with_tls(ae: TheirAe, archive: Archive, tmp_path: Path) -> None:
+    """It calls us as we call it; who shows no certificate of the authority is not let in."""
+    authority = Authority(tmp_path / "pki")
+    us, them = authority.sign("us"), authority.sign("them")
+    ae.tls = server_context(them.pem, them.key, client_ca=authority.pem)
+    ours = client_context(ca=authority.pem, certificate=us.pem, key=us.key)
+    ae.start()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ae.moves_to = listening.getsockname()[1]
+        options = EntityOptions(
+            limits=ScuLimits(associate_s=20, response_s=20),
+            listen=listening,
+            listen_tls=server_context(us.pem, us.key, client_ca=authority.pem),
+            title="OURS",
+            pauses_s=(),
+        )
+        remote = RemoteEntity("127.0.0.1", ae.port, called_ae="THEIRS", calling_ae="OURS", tls=ours)
+        for shown in (None, client_context(ca=authority.pem)):
+            ae.moves_with = None if shown is None else (shown, "127.0.0.1")
+            assert set(archive.bring(Entity(remote, {}, options), jobs=1)) == {"unreadable"}
+        ae.moves_with = client_context(ca=authority.pem, certificate=them.pem, key=them.key), "127.0.0.1"
+        assert archive.bring(Entity(remote, {}, options), jobs=1) == {"imported": 6}

@@ -99,6 +99,8 @@ def test_a_dry_run_lists_what_a_dicomdir_lists(cli: Any, archive: Path, tmp_path
         (["https://127.0.0.1/dicom-web", "--bearer", "the-token-itself"], "says where it is"),
         (["ae:NOBODY"], "NOBODY"),
         (["ae:X@127.0.0.1:1", "--match", "Nonsense=1"], "no attribute"),
+        (["ae:X@127.0.0.1:1", "--listen-tls"], "goes with --listen"),
+        (["ae:X@127.0.0.1:1", "--listen", "127.0.0.1:0", "--listen-tls"], "needs --tls-certificate"),
     ],
 )
 def test_what_cannot_be_meant_is_said_before_anything_is_read(

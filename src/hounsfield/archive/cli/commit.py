@@ -28,7 +28,7 @@ from hounsfield.archive.cli.output import (
     print_table,
     remark,
 )
-from hounsfield.archive.cli.remote import remote_options, resolve
+from hounsfield.archive.cli.remote import listening_tls, remote_options, resolve
 
 if TYPE_CHECKING:
     import ssl
@@ -104,9 +104,7 @@ def command(
             raise Failed("--ae and --calling are the same: give one", EXIT_USAGE)
         remote_words["calling"] = ae
     remote = resolve(target, config, **remote_words)
-    if listen_tls and listen is None:
-        raise Failed("--listen-tls goes with --listen", EXIT_USAGE)
-    tls = _server_tls(remote_words) if listen_tls else None
+    tls = listening_tls(listen, remote_words) if listen_tls else None
     references = _references(what, config)
     with ExitStack() as stack:
         sock: socket.socket | None = None
@@ -152,16 +150,6 @@ def _set_up_logs(config: Config) -> None:
     from hounsfield.archive.app.logs import set_up_logs
 
     set_up_logs(level="warning", form=config.logs.format, salt=os.urandom(16))
-
-
-def _server_tls(words: dict[str, Any]) -> ssl.SSLContext:
-    from hounsfield.archive.net.tls import server_context
-
-    if words["tls_certificate"] is None or words["tls_key"] is None:
-        raise Failed("--listen-tls needs --tls-certificate and --tls-key", EXIT_USAGE)
-    return server_context(
-        words["tls_certificate"], words["tls_key"], client_ca=words["tls_ca"], client_crl=words["tls_crl"]
-    )
 
 
 def _bound(listen: str) -> socket.socket:

@@ -27,7 +27,7 @@ from hounsfield.archive.cli.output import (
     remark,
     size,
 )
-from hounsfield.archive.cli.remote import remote_options, resolve, secret
+from hounsfield.archive.cli.remote import listening_tls, remote_options, resolve, secret
 
 if TYPE_CHECKING:
     import socket
@@ -99,6 +99,7 @@ Where from (several at once, one after the other):
     metavar="HOST:PORT",
     help="Have AEs send to us here (C-MOVE): they know our title (--calling) at this address.",
 )
+@click.option("--listen-tls", is_flag=True, help="With TLS there: --tls-certificate, --tls-key, --tls-ca.")
 @remote_options
 @config_options
 @json_option
@@ -113,6 +114,7 @@ def command(
     keys: tuple[str, ...],
     bearer: str | None,
     listen: str | None,
+    listen_tls: bool,
     timeout: float,
     config_file: Path | None,
     overrides: tuple[str, ...],
@@ -135,7 +137,8 @@ def command(
     config = effective_config(config_file, overrides, data)
     options = ImportOptions(jobs=jobs, state=state, afresh=again)
     with ExitStack() as stack:
-        found = list(_Sources(config, keys, bearer, listen, timeout, remote_words, stack).of(sources))
+        tls = listening_tls(listen, remote_words) if listen_tls else None
+        found = list(_Sources(config, keys, bearer, (listen, tls), timeout, remote_words, stack).of(sources))
         # What the engine, or our listener, has to say stays off standard output.
         set_up_logs(level="warning", form=config.logs.format, salt=os.urandom(16))
         tally = Tally(None if report is None else stack.enter_context(open_report(report)))
@@ -154,7 +157,7 @@ class _Sources:
         config: Config,
         keys: Sequence[str],
         bearer: str | None,
-        listen: str | None,
+        listen: tuple[str | None, ssl.SSLContext | None],
         timeout: float,
         remote_words: dict[str, Any],
         stack: ExitStack,
@@ -162,7 +165,7 @@ class _Sources:
         self._config = config
         self._keys = keys
         self._bearer = bearer
-        self._listen = listen
+        self._listen, self._listen_tls = listen
         self._timeout = timeout
         self._words = remote_words
         self._stack = stack
@@ -237,6 +240,7 @@ class _Sources:
         options = EntityOptions(
             limits=limits_for(self._timeout),
             listen=None if self._listen is None else self._bound(self._listen),
+            listen_tls=self._listen_tls,
             title=remote.calling_ae,
         )
         return Entity(remote, model_of_keys(parse_keys(self._keys)), options)

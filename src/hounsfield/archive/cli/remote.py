@@ -124,6 +124,20 @@ def _tls(
     return client_context(ca=ca, crl=crl, certificate=certificate, key=key, bindings=bindings)
 
 
+def listening_tls(listen: str | None, words: dict[str, Any]) -> ssl.SSLContext:
+    """What ``--listen-tls`` means with these words of :func:`remote_options`: callers show a certificate of
+    ``--tls-ca``, where that is given."""
+    from hounsfield.archive.net.tls import server_context
+
+    if listen is None:
+        raise Failed("--listen-tls goes with --listen", EXIT_USAGE)
+    if words["tls_certificate"] is None or words["tls_key"] is None:
+        raise Failed("--listen-tls needs --tls-certificate and --tls-key", EXIT_USAGE)
+    return server_context(
+        words["tls_certificate"], words["tls_key"], client_ca=words["tls_ca"], client_crl=words["tls_crl"]
+    )
+
+
 def _identity(user: str | None, passcode: str | None, jwt: str | None) -> UserIdentity | None:
     """Who our user is (PS3.7 D.3.3.7); the peer is asked to say that it heard."""
     from hounsfield.archive.wire import IdentityType, UserIdentity

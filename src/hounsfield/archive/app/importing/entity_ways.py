@@ -6,6 +6,7 @@ What comes goes straight into the archive; the peer has its success when it is d
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,8 @@ class EntityOptions:
     limits: ScuLimits = field(default_factory=ScuLimits)
     character_set: str = ""
     listen: socket.socket | None = None
+    listen_tls: ssl.SSLContext | None = None
+    """What its association has to speak there; None: plain DICOM."""
     title: str = ""
     pauses_s: tuple[float, ...] = PAUSES_S
 
@@ -343,7 +346,7 @@ async def open_way(remote: RemoteEntity, options: EntityOptions, work: Work) -> 
         return
     received = _Received(work)
     policy = ListenerPolicy(ae_title=options.title, calling_titles=frozenset({remote.called_ae}))
-    listener = Listener(received, [Endpoint(options.listen, policy)])
+    listener = Listener(received, [Endpoint(options.listen, policy, options.listen_tls)])
     async with trio.open_nursery() as nursery:
         await nursery.start(listener.serve)
         yield _Moving(remote, options, received)
