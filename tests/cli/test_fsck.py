@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from msgspec import structs
@@ -17,15 +18,18 @@ from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.index import locations, postings
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.indexing import progress_batch
+from hounsfield.archive.index.records import Key, Kind
 from hounsfield.archive.index.rows import InstanceRow, PatientRow, SeriesRow, StudyRow, encode
 from hounsfield.archive.index.tables import (
     FRESH,
     GRAM,
     INSTANCE,
     JOURNAL,
+    LOOKUP,
     META,
     PATIENT,
     PLACE,
+    RECORD,
     SEGMENT,
     SERIES,
     STATE,
@@ -36,6 +40,12 @@ from hounsfield.storage_backends.api import Batch, Table
 from hounsfield.storage_backends.master_key import create_master_key_file
 from support.archives import ct_slice, open_stores, store
 
+
+class Visit(msgspec.Struct, frozen=True):
+    number: str
+
+
+VISIT = Kind("visit", Visit, lambda visit: [Key("number", visit.number, unique=True), Key("all", "", 7)])
 EXPLICIT = "1.2.840.10008.1.2.1"
 OPTIONS = EngineOptions(direct_writes=False)
 
@@ -64,6 +74,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
             await store(engine, ct_slice(change=no_uid), EXPLICIT)
             await engine.commit_fact("note", "one", {"text": "kept"}, 1)
             await engine.commit_fact("note", "two", {"text": "kept"}, 1)
+            await engine.record_keeping.commit(
+                "test", lambda change: change.put(VISIT, change.new_id(), Visit("4711"))
+            )
         stores.merger.merge_all()
         stores.close()
 
@@ -117,6 +130,10 @@ def _flip_row(table: Table) -> Break:
         batch.put(table, key, value[:-1] + bytes([value[-1] ^ 1]))
 
     return spoil
+
+
+def _record(stores: Stores) -> bytes:
+    return stores.sealer.open(RECORD, *_first(stores, RECORD))
 
 
 def _drop(table: Table) -> Break:
@@ -212,6 +229,27 @@ BROKEN: dict[str, tuple[Break, str, str]] = {
     "segment row": (
         lambda s, b: b.put(SEGMENT, _first(s, SEGMENT)[0], b"\xc1"),
         "a row of table segment does not open",
+        "index",
+    ),
+    "record row": (_flip_row(RECORD), "a row of table record does not open", "index"),
+    "record at no key": (
+        lambda s, b: b.put(RECORD, b"test.visit", s.sealer.seal(RECORD, b"test.visit", _record(s))),
+        "a row of table record stands at a wrong key",
+        "index",
+    ),
+    "lookup of none": (
+        lambda s, b: b.put(LOOKUP, bytes(36), b""),
+        "a stray posting in lookups: something is found that is not there",
+        "index",
+    ),
+    "lost lookup": (
+        _drop(LOOKUP),
+        "a posting is missing in lookups: something that is there is not found",
+        "index",
+    ),
+    "lookup of a lost record": (
+        _drop(RECORD),
+        "a stray posting in lookups: something is found that is not there",
         "index",
     ),
     "moved row": (_misplace, "a row of table instance stands at a wrong key", "index"),

@@ -23,6 +23,7 @@ from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.copying import Tier
 from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.journal import Journal
+from hounsfield.archive.index.records import RecordRow, is_record_key, lookup_keys
 from hounsfield.archive.index.rows import (
     CorrectionsRow,
     Event,
@@ -45,9 +46,11 @@ from hounsfield.archive.index.tables import (
     INSTANCE,
     INSTANCE_KEY_BYTES,
     JOURNAL,
+    LOOKUP,
     PATIENT,
     PLACE,
     QUARANTINE,
+    RECORD,
     SCRUB,
     SEGMENT,
     SERIES,
@@ -213,6 +216,7 @@ _ROWS: tuple[tuple[Table, Opened, Callable[[Archive, bytes, Any], bool]], ...] =
     (STATE, _sealed(Event), lambda _a, key, row: key.startswith(row.kind.encode() + b"\0")),
     (CORRECTION, _sealed(CorrectionsRow), _anywhere),
     (GRAMS, _sealed(merging.GramsRow), _anywhere),
+    (RECORD, _sealed(RecordRow), lambda _a, key, _row: is_record_key(key)),
     (SEGMENT, _plain(SegmentRow), _anywhere),
     (USE, _plain(UseRow), _anywhere),
     (SPARE, _plain(SpareRow), _anywhere),
@@ -323,6 +327,22 @@ def _tokens(archive: Archive, snapshot: Snapshot) -> Iterator[tuple[bytes, bytes
         yield from tokens.exact_postings(archive.hashes, study_id, study)
 
 
+def check_lookups(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:
+    """Each record of a plugin is found by its keys, and by nothing else."""
+    yield from _compare(archive, snapshot, LOOKUP, "lookups", _lookups)
+
+
+def _lookups(archive: Archive, snapshot: Snapshot) -> Iterator[tuple[bytes, bytes]]:
+    total = archive.entries(RECORD)
+    for number, (key, sealed) in enumerate(snapshot.scan(RECORD)):
+        if number % 1000 == 0:
+            archive.progress("lookups", number, total)
+        record = _row(archive, RECORD, key, sealed, RecordRow)
+        if record is not None and is_record_key(key):
+            for lookup in lookup_keys(archive.hashes, key, record):
+                yield lookup, b""
+
+
 def _compare(
     archive: Archive,
     snapshot: Snapshot,
@@ -334,12 +354,12 @@ def _compare(
     difference = _Sum()
     for key, value in expected(archive, snapshot):
         difference.add(key, value, +1)
-    for key, value in snapshot.entries(table):
+    for key, value in _entries(snapshot, table):
         difference.add(key, value, -1)
     if not difference.value:
         return
     wanted = set(expected(archive, snapshot))
-    for key, value in snapshot.entries(table):
+    for key, value in _entries(snapshot, table):
         if (key, value) not in wanted:
             yield Wrong(
                 Severity.INDEX, f"a stray posting in {what}: something is found that is not there", key.hex()
@@ -349,6 +369,10 @@ def _compare(
         yield Wrong(
             Severity.INDEX, f"a posting is missing in {what}: something that is there is not found", key.hex()
         )
+
+
+def _entries(snapshot: Snapshot, table: Table) -> Iterator[tuple[bytes, bytes]]:
+    return snapshot.scan(table) if table is LOOKUP else snapshot.entries(table)
 
 
 def check_grams(archive: Archive, snapshot: Snapshot) -> Iterator[Wrong]:

@@ -331,6 +331,11 @@ class Counter(msgspec.Struct, frozen=True):
 _COUNTER = Kind("counter", Counter, lambda counter: [Key("name", counter.name)])
 
 
+def is_record_key(key: bytes) -> bool:
+    """Whether a row of RECORD can stand there: ``PLUGIN.KIND``, a zero, an id."""
+    return len(key) > ID_BYTES and key[-ID_BYTES - 1] == 0 and b"." in key[: -ID_BYTES - 1]
+
+
 def lookup_keys(hashes: KeyedHash, key: bytes, row: RecordRow) -> list[bytes]:
     """The rows of LOOKUP that a record has."""
     kind, record_id = key[: -ID_BYTES - 1].decode(), key[-ID_BYTES:]
