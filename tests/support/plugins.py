@@ -194,7 +194,7 @@ async def start(archive, settings):
     )
 
 
-def command(line):
+def command(cli):
     import click
 
     @click.group()
@@ -203,20 +203,20 @@ def command(line):
 
     @notes.command()
     @click.argument("text")
-    @line.options
+    @cli.options
     def add(text, line):
-        line.show(line_, [{"number": line.call(line_, "add", text=text)}], {"number": "Number"})
+        cli.show(line, [{"number": cli.call(line, "add", text=text)}], {"number": "Number"})
 
     @notes.command("list")
-    @line.options
+    @cli.options
     def list_(line):
-        line.show(line_, line.call(line_, "every"), {"number": "Number", "text": "Text"})
+        cli.show(line, cli.call(line, "every"), {"number": "Number", "text": "Text"})
 
     @notes.command()
-    @line.options
+    @cli.options
     def fail(line):
-        line.say("it cannot be done")
-        raise line.fail("it was not done")
+        cli.say("it cannot be done")
+        raise cli.fail("it was not done")
 
     return notes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 from typing import Any
 
 import click
@@ -54,10 +55,10 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported; None for an unknown name."""
+        """The command, imported; None for an unknown name. What is not ours may be a plugin's."""
         del ctx
         if cmd_name not in COMMANDS:
-            return None
+            return _plugins().plugin_command(cmd_name)
         module = importlib.import_module(f"hounsfield.archive.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         return command
@@ -78,8 +79,8 @@ class LazyGroup(click.Group):
         """As click does, with the nearest name in the error."""
         import difflib
 
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            near = difflib.get_close_matches(args[0], [*COMMANDS, *_plugins().names()], n=1)
             hint = f"did you mean {near[0]}?" if near else "`hounsfield --help` lists the commands"
             ctx.fail(f"no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
@@ -89,6 +90,14 @@ class LazyGroup(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        plugins = [name for name in _plugins().names() if name not in COMMANDS]
+        if plugins:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(name, f"What the plugin {name} can be asked for.") for name in plugins])
+
+
+def _plugins() -> ModuleType:
+    return importlib.import_module("hounsfield.archive.cli.plugin_commands")
 
 
 @click.group(
