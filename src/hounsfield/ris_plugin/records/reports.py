@@ -28,9 +28,17 @@ class Version(Row, frozen=True):
     signed_ns: int = 0
     reason: str = ""  # of a correction or addendum
     critical: bool = False
-    critical_told: str = ""
     document_uid: str = ""  # of the PDF in the archive
     structured_uid: str = ""  # of the SR in the archive
+
+
+class Told(Row, frozen=True):
+    """That somebody was told of a critical finding."""
+
+    version: int
+    whom: str
+    by: str
+    at_ns: int
 
 
 class Report(Row, frozen=True):
@@ -53,6 +61,7 @@ class Report(Row, frozen=True):
     assigned_to: str = ""
     locked_until_ns: int = 0
     versions: tuple[Version, ...] = ()
+    told: tuple[Told, ...] = ()
     priors: tuple[str, ...] = ()  # Study Instance UIDs, as they were listed when it was signed
     ready_ns: int = 0  # when it could be read: its images were verified
     changed_ns: int = 0

@@ -1,0 +1,158 @@
+"""A report is signed by who may not, written on by two, or is not any more what was signed."""
+
+from __future__ import annotations
+
+import pytest
+
+from hounsfield.ris_plugin import reporting
+from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError
+from hounsfield.ris_plugin.records.base import NS
+from hounsfield.ris_plugin.records.reports import REPORT, Section
+from hounsfield.ris_plugin.reporting import (
+    addend,
+    assign,
+    correct,
+    draft,
+    get,
+    put_forward,
+    ready,
+    release,
+    sign,
+    told_critical,
+    unlock,
+)
+from ris.conftest import ADMINISTRATOR, CLERK, INTERFACE, RADIOLOGIST, TECHNOLOGIST, TRAINEE, Desk, actor
+
+OTHER = actor("radiologist", person="other")
+TEXT = (Section(name="findings", text="Nothing."), Section(name="impression", text="Normal."))
+
+
+@pytest.fixture
+def report(desk: Desk) -> str:
+    desk.procedure()
+    return desk.do(ready, INTERFACE, [desk.order(desk.patient())])
+
+
+def taken(desk: Desk, report: str, who: object = RADIOLOGIST) -> None:
+    desk.do(assign, who, desk.settings, report)  # type: ignore[arg-type]
+    desk.do(draft, who, desk.settings, report, TEXT)  # type: ignore[arg-type]
+
+
+def test_one_reader_at_a_time(desk: Desk, report: str) -> None:
+    taken(desk, report)
+    for action in (
+        lambda: desk.do(assign, OTHER, desk.settings, report),
+        lambda: desk.do(draft, OTHER, desk.settings, report, TEXT),
+        lambda: desk.do(sign, OTHER, report),
+        lambda: desk.do(put_forward, OTHER, report),
+    ):
+        with pytest.raises(NotNowError):
+            action()
+    with pytest.raises(ForbiddenError):
+        desk.do(release, OTHER, report)
+    desk.do(release, RADIOLOGIST, report)
+    desk.do(assign, OTHER, desk.settings, report)
+    assert desk.look(get, report).draft == TEXT  # what was written is there
+
+
+def test_a_lock_ends_when_nobody_writes_and_then_another_may(desk: Desk, report: str) -> None:
+    desk.do(assign, RADIOLOGIST, desk.settings, report)
+    desk.now_ns += int(desk.settings.lock_seconds * NS) - 1
+    assert not desk.commit(lambda change: unlock(change, report))
+    desk.do(draft, RADIOLOGIST, desk.settings, report, TEXT)  # whoever writes keeps it
+    desk.now_ns += int(desk.settings.lock_seconds * NS)
+    assert desk.commit(lambda change: unlock(change, report))
+    desk.do(assign, OTHER, desk.settings, report)
+    with pytest.raises(NotNowError):
+        desk.do(sign, RADIOLOGIST, report)
+
+
+def test_a_trainee_cannot_finalise_and_stays_the_author(desk: Desk, report: str) -> None:
+    taken(desk, report, TRAINEE)
+    with pytest.raises(ForbiddenError):
+        desk.do(sign, TRAINEE, report)
+    desk.do(put_forward, TRAINEE, report)
+    assert desk.look(get, report).state == "preliminary"
+    with pytest.raises(NotNowError, match="take the report first"):
+        desk.do(sign, RADIOLOGIST, report)
+    desk.do(assign, RADIOLOGIST, desk.settings, report)
+    final = desk.do(sign, RADIOLOGIST, report, priors=["1.2"])
+    assert (final.state, final.priors) == ("final", ("1.2",))
+    assert [(one.kind, one.author, one.signer) for one in final.versions] == [
+        ("preliminary", "trainee", ""),
+        ("final", "trainee", "radiologist"),
+    ]
+
+
+@pytest.mark.parametrize("who", [CLERK, TECHNOLOGIST, ADMINISTRATOR, INTERFACE])
+def test_nobody_else_reads(desk: Desk, report: str, who: object) -> None:
+    desk.do(assign, ADMINISTRATOR, desk.settings, report, to="radiologist")
+    for action in (draft, sign, put_forward):
+        with pytest.raises((ForbiddenError, NotNowError)):
+            arguments = (desk.settings, report, TEXT) if action is draft else (report,)
+            desk.do(action, who, *arguments)  # type: ignore[arg-type]
+    assert desk.look(get, report).versions == ()
+
+
+def test_what_is_signed_never_changes(desk: Desk, report: str) -> None:
+    taken(desk, report)
+    first = desk.do(sign, RADIOLOGIST, report).versions[0]
+    for action in (
+        lambda: desk.do(draft, RADIOLOGIST, desk.settings, report, ()),
+        lambda: desk.do(sign, RADIOLOGIST, report),
+        lambda: desk.do(put_forward, RADIOLOGIST, report),
+    ):
+        with pytest.raises(NotNowError):
+            action()
+    with pytest.raises(InvalidError, match="why"):
+        desk.do(correct, RADIOLOGIST, report, TEXT, reason=" ")
+    with pytest.raises(ForbiddenError):
+        desk.do(correct, TRAINEE, report, TEXT, reason="typo")
+    desk.do(correct, RADIOLOGIST, report, (Section(name="findings", text="A nodule."),), reason="seen later")
+    last = desk.do(addend, OTHER, report, (Section(name="findings", text="Compared."),))
+    assert last.state == "addended"
+    assert last.versions[0] == first
+    assert [(one.number, one.kind, one.signer, one.reason) for one in last.versions] == [
+        (1, "final", "radiologist", ""),
+        (2, "correction", "radiologist", "seen later"),
+        (3, "addendum", "other", "addendum"),
+    ]
+
+
+def test_an_empty_report_is_not_signed(desk: Desk, report: str) -> None:
+    desk.do(assign, RADIOLOGIST, desk.settings, report)
+    with pytest.raises(InvalidError, match="empty"):
+        desk.do(sign, RADIOLOGIST, report)
+    for wrong in (
+        (TEXT[0], TEXT[0]),
+        (Section(name=" ", text="x"),),
+        (Section(name="findings", text="x" * 100_001),),
+    ):
+        with pytest.raises(InvalidError):
+            desk.do(draft, RADIOLOGIST, desk.settings, report, wrong)
+
+
+def test_two_windows_of_one_reader_do_not_overwrite_each_other(desk: Desk, report: str) -> None:
+    desk.do(assign, RADIOLOGIST, desk.settings, report)
+    with desk.view() as view:
+        version = view.version(REPORT, report)
+    desk.do(draft, RADIOLOGIST, desk.settings, report, TEXT, version=version)
+    with pytest.raises(StaleError):
+        desk.do(draft, RADIOLOGIST, desk.settings, report, (), version=version)
+
+
+def test_a_study_has_one_report_however_often_it_becomes_ready(desk: Desk, report: str) -> None:
+    (order,) = desk.look(get, report).orders
+    assert desk.do(ready, INTERFACE, [order]) == report
+
+
+def test_a_critical_finding_says_who_was_told(desk: Desk, report: str) -> None:
+    taken(desk, report)
+    desk.do(sign, RADIOLOGIST, report, critical=True)
+    told = desk.do(told_critical, RADIOLOGIST, report, whom="Dr. Ward")
+    assert [(one.version, one.whom, one.by) for one in told.told] == [(1, "Dr. Ward", "radiologist")]
+
+
+def test_the_machine_is_only_left_by_its_table() -> None:
+    assert reporting.MACHINE.possible("final", TRAINEE) == []
+    assert reporting.MACHINE.possible("final", RADIOLOGIST) == ["correct", "addend"]
