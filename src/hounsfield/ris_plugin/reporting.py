@@ -2,7 +2,7 @@
 
 A report becomes readable when its images are verified. Whoever takes it has it for himself (a lock that ends
 when nobody writes any more). A draft may be changed by who has it; a *version* is made when it is put forward
-as preliminary or signed, and stays as it is for good: a correction or an addendum is another version, with its
+as preliminary or signed, and stays as it is for good: a correction or an addendum is another one, with its
 reason. A trainee's report is put forward and signed by a radiologist, who then answers for it; the author
 stays named.
 """
