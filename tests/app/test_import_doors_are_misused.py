@@ -120,8 +120,9 @@ async def test_nonsense_ends_its_own_connection(tmp_path: Path, nonsense: bytes)
         sock, reader = await connected(tmp_path)
         await sock.send(nonsense)
         sock.shutdown(socket.SHUT_WR)
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert await reader.head() is None
+        await trio.testing.wait_all_tasks_blocked()
         sock.close()
         assert engine.statistics().sessions_open == 0
         assert engine.statistics().bytes_in_flight == 0

@@ -31,7 +31,7 @@ from hounsfield.storage_backends.errors import StoreFullError
 from support.archives import ct_slice, stores_in
 from support.killed_commits import KilledError, kill_after
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 LIMITS = RoutingLimits(linger_s=0.05, mark_margin_s=0.0, mark_s=0.0, mark_idle_s=1e9)
 OPTIONS = EngineOptions(study_stable_s=0.1)
 SENT = Answer(Verdict.SENT)

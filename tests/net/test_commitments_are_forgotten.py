@@ -195,7 +195,7 @@ async def test_who_asks_for_many_is_not_told_twice(committing, monkeypatch: pyte
 
     class Staying(Reports):
         def wait(self) -> Any:  # its answer is not overtaken by its release
-            assert noted.wait(10)
+            assert noted.wait(60)
 
     here_reports = Staying()
     judge = Commitments.judge
