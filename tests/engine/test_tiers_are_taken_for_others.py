@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, Place, applied, rule, tidied
+from hounsfield.archive.app.fsck import strays
 from hounsfield.archive.engine.engine import Engine, EngineOptions
 from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.engine.tiers import TierOptions
@@ -141,6 +142,7 @@ async def test_a_twin_reads_a_tier_and_changes_nothing_there(
     place.rules = (rule("move", "hot"),)
     async with place.open() as engine:
         await applied(engine)
+    assert not list(strays(place.root / "data"))
     twin = twin_of(place)
     place.rules = twin.rules = (rule(),)
     async with place.open() as engine:
