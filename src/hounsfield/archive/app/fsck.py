@@ -18,8 +18,8 @@ from hounsfield.archive.index.checking_logs import CHECKS
 from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.directory_store import INCOMING
 from hounsfield.storage_backends.object_store import TIER_MARKER
-from hounsfield.storage_backends.tier_holder import TIER_HOLDER
 from hounsfield.storage_backends.segment_format import SEGMENT_NAME
+from hounsfield.storage_backends.tier_holder import TIER_HOLDER
 
 _INDEX = re.compile(r"data\.mdb|lock\.mdb|open\.lock|unflushed|checkpoint-[0-9]{4}")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.key")
