@@ -139,6 +139,9 @@ def test_what_expires_is_told_with_its_holds_before_it_goes(tier: Tier, cli: Any
     assert plan["totals"]["series"] == 1, "as many as apply will say"
     assert "legal hold" in tier("plan", rules=expire).out
     assert json_of(tier, "apply", rules=expire)["run"]["expired_series"] == 1
+    (gone,) = json_of(tier, "history")
+    assert (gone["kind"], gone["rule"], gone["bytes"] > 0) == ("series-expired", "over", True)
+    assert "deleted: 2 instances" in tier("history").out
     assert len(cli("ls", "--json", *data).json()) == 2
 
 

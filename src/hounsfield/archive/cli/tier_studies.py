@@ -213,7 +213,7 @@ def history(
     data: str | None,
     as_json: bool,
 ) -> int:
-    """List what was moved, brought back, pinned, repaired, found damaged: when, by whom or which rule.
+    """List what was moved, brought back, pinned, repaired, damaged, expired: when, by whom or which rule.
 
     Newest first. It is in the journal, which `hounsfield reindex` begins anew.
     """
@@ -261,6 +261,8 @@ def _copied(one: dict[str, Any]) -> int:
 
 def _what(one: dict[str, Any]) -> str:
     match one["kind"]:
+        case "series-expired":
+            return f"deleted: {one['instances']} instances, {size(one['bytes'])}"
         case "series-tiered":
             return str(one["action"])
         case "series-recalled":

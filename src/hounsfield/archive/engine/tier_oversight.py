@@ -13,12 +13,13 @@ import structlog
 import trio
 
 from hounsfield.archive.engine.errors import NotFoundError, RefusedError, UnavailableError
-from hounsfield.archive.engine.tier_moves import EVENT_TIERED
+from hounsfield.archive.engine.tier_moves import ACTOR, EVENT_TIERED, EXPIRED_BY
 from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import runs, sums
 from hounsfield.archive.engine.tier_returns import EVENT_RECALLED
 from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.tier_sums import NOTHING, added, totals, turn
+from hounsfield.archive.index.deletion import FACT_DELETION
 from hounsfield.archive.index.demand import FACT_PIN, Pin, PinError, pin, pins, unpin
 from hounsfield.archive.index.holds import Holds
 from hounsfield.archive.index.packs import HOT
@@ -43,6 +44,7 @@ HISTORY_PAGES_MAX: Final = 50
 EVENT_UNPINNED: Final = "study-unpinned"
 TOLD: Final = frozenset({
     EVENT_TIERED, EVENT_RECALLED, EVENT_REPAIRED, EVENT_DAMAGED, EVENT_FOUND, EVENT_UNPINNED, FACT_PIN,
+    FACT_DELETION,
 })  # fmt: skip
 _NS = 1_000_000_000
 
@@ -326,6 +328,10 @@ class TierOversight:
             return {**told, **event.body}
         if event.kind == EVENT_UNPINNED:
             return {**told, "kind": "unpinned", **event.body}
+        if event.kind == FACT_DELETION:
+            body = event.body["body"]
+            of = {name: body[name] for name in ("study", "series", "instances", "bytes")}
+            return {**told, "kind": "series-expired", "rule": body["reason"].removeprefix(EXPIRED_BY), **of}
         if event.kind != FACT_PIN:
             row = self._tiering.copying.packs.get(bytes.fromhex(event.body["pack"]))
             return {**told, **event.body, "bytes": None if row is None else row.size}
@@ -343,6 +349,9 @@ class TierOversight:
 
 def _is_told(event: Event) -> bool:
     """Whether it is of tiers, and not the end of a pin, which an event of its own tells with who ended it."""
+    if event.kind == FACT_DELETION:
+        body = event.body["body"]
+        return bool(body["actor"] == ACTOR and body["reason"].startswith(EXPIRED_BY))
     return event.kind in TOLD and not (event.fact and event.body["body"] is None)
 
 
