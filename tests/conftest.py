@@ -46,6 +46,7 @@ _PROGRAMS = {
     "curl": "curl",
     "openssl": "openssl",
     "strace": "strace",
+    "promtool": "prometheus",
     "radosgw": "ceph-mon ceph-osd ceph-common radosgw",
     "cc": "gcc libc6-dev",
     "chromium": "chromium",

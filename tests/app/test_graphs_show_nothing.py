@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from hounsfield.archive.app.tier_operations import _families
 from hounsfield.archive.engine.tier_standing import Held, Standing
 
 DOCS = Path(__file__).parents[2] / "docs"
+ALERTS_TEST = Path(__file__).with_name("alerts_test.yml")
 EVERYWHERE = {"instance", "le"}  # Prometheus' own
 _WORDS = r"\b(?:by|without)\s*\(([^)]*)\)"
 
@@ -95,3 +97,38 @@ def test_no_tier_that_is_told_is_left_out(told: dict[str, set[str]]) -> None:
     for name in told:
         if name.startswith("hounsfield_tier") and not name.endswith("_created"):
             assert re.search(rf"\b{name}\b", shown), name
+
+
+# ---------------------------------------------------------------- by Prometheus itself
+
+
+def promtool(*words: object) -> None:
+    done = subprocess.run(
+        ["promtool", *map(str, words)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.peer("promtool")
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    promtool("check", "rules", DOCS / "alerts.yml")
+    promtool("test", "rules", ALERTS_TEST)
+
+
+def test_every_alert_is_tried() -> None:
+    tried = ALERTS_TEST.read_text()
+    for name in re.findall(r"- alert: (\w+)", (DOCS / "alerts.yml").read_text()):
+        assert f'"{name}"' in tried, name
+
+
+@pytest.mark.peer("promtool")
+def test_what_the_dashboard_asks_is_understood(tmp_path: Path) -> None:
+    variables = {"$instance": ".*", "$__rate_interval": "1m"}
+    rules = []
+    for number, expression in enumerate(dashboard()):
+        for name, text in variables.items():
+            expression = expression.replace(name, text)
+        rules.append({"record": f"panel:{number}", "expr": expression})
+    file = tmp_path / "dashboard.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", "--lint=none", file)
