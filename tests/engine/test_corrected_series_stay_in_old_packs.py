@@ -22,7 +22,9 @@ OTHER = "2.25.777"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return Place(tmp_path, limits=replace(LIMITS, recall_when_opened=False, remove_after_s=0.0, erase_s=0.0))
+    """In which nothing is done before a test has it done."""
+    limits = replace(LIMITS, check_s=NEVER, recall_when_opened=False, remove_after_s=0.0, erase_s=0.0)
+    return Place(tmp_path, limits=limits)
 
 
 async def split(place: Place, engine: Engine, *, all_of_it: bool = False) -> list[str]:
