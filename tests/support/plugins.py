@@ -33,7 +33,17 @@ class Note(msgspec.Struct, frozen=True):
     text: str = ""
 
 
-NOTE = Kind("note", Note, lambda note: [Key("number", str(note.number), unique=True), Key("all", "", note.number)])
+NOTE = Kind(
+    "note", Note, lambda note: [Key("number", str(note.number), unique=True), Key("all", "", note.number)]
+)
+
+
+class Tick(msgspec.Struct, frozen=True):
+    number: int
+    worker: int
+
+
+TICK = Kind("tick", Tick, lambda tick: [Key("all", "", tick.number)])
 
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,6 +61,7 @@ class Mine(Settings):
     colour: str = "grey"
     count: int = 0
     fail: str = ""
+    ticks: bool = False
     lines: tuple[Line, ...] = ()
 
 
@@ -113,6 +124,17 @@ async def start(archive, settings):
         for number in range(settings.count):
             yield Answer(0xFF01, request.dataset) if number % 2 else request.dataset
 
+    async def ticking():
+        while settings.ticks:
+            def plan(change):
+                change.put(TICK, change.new_id(), Tick(change.count("ticks"), os.getpid()))
+            await archive.records.commit(plan)
+            await trio.sleep(0.05)
+
+    async def ticks():
+        with archive.records.reading() as view:
+            return [tick.worker for _, tick in view.find(TICK, "all", "")]
+
     steps = {}
 
     async def create(request):
@@ -131,12 +153,13 @@ async def start(archive, settings):
         return Answer(0, sop_instance_uid=request.sop_instance_uid)
 
     async def get(request):
-        return Answer(0, steps[request.sop_instance_uid], request.sop_instance_uid, attributes=request.attributes)
+        uid = request.sop_instance_uid
+        return Answer(0, steps[uid], uid, attributes=request.attributes)
 
     async def echo(stream, peer):
-        if settings.fail == "stream":
-            raise RuntimeError("SECRET^NAME")
         while data := await stream.receive_some(100):
+            if data == b"FAIL":
+                raise RuntimeError("SECRET^NAME")
             await stream.send_all(peer.listener.encode() + b":" + data)
 
     async def page(request):
@@ -185,10 +208,10 @@ async def start(archive, settings):
         ],
         routes=[Route("/", page), Route("/wrong/{kind}", wrong), WebSocketRoute("/socket", socket)],
         streams={listen.name: echo for listen in listens(settings)},
-        leading={"following": led},
+        leading={"following": led, "ticking": ticking},
         operations={
-            "add": add, "every": every, "send": send, "search": search, "store": store, "events": events,
-            "correct": correct, "revert": revert, "prefetch": prefetch,
+            "add": add, "every": every, "ticks": ticks, "send": send, "search": search, "store": store,
+            "events": events, "correct": correct, "revert": revert, "prefetch": prefetch,
         },
         metrics=lambda: [GaugeMetricFamily("hounsfield_notes_colours", "Colours", value=1)],
     )
