@@ -11,6 +11,7 @@ others deleted: descriptors (or the disk would not come back) and keys in memory
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,6 +179,7 @@ class Compaction:
 
     def _rewrite(self, segment: bytes, pace: Pace) -> RewriteReport:
         try:
+            self._require_room(segment)
             gathered = self._gather_anew(segment, pace)
             if (elsewhere := self._report_elsewhere(segment, gathered)) is not None:
                 return elsewhere
@@ -193,6 +195,22 @@ class Compaction:
             self.figures.moved_bytes += report.moved_bytes
             self.figures.reclaimed_bytes += report.size - report.moved_bytes
         return report
+
+    def _require_room(self, segment: bytes) -> None:
+        """``StoreFullError`` when what is needed of a segment does not fit beside it.
+
+        To find that out by writing would take the last byte from whoever stores.
+        """
+        with self._store.snapshot() as snapshot:
+            held = snapshot.get(USE, segment)
+        needed = self._log.size(segment) - (0 if held is None else decode(UseRow, held).dead_bytes)
+        found = os.statvfs(self._stores.directory)
+        free = found.f_bavail * found.f_frsize
+        if needed > free - free // 4:
+            raise StoreFullError(
+                f"{needed >> 20} MiB of a segment are needed still, and {free >> 20} MiB are free: "
+                "free some space"
+            )
 
     def _gather_anew(self, segment: bytes, pace: Pace) -> int:
         """Of a pack: what is needed of it goes to a new one, and not among other series; bytes of that."""

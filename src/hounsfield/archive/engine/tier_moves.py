@@ -6,6 +6,7 @@ Each step is safe by itself (:mod:`~hounsfield.archive.index.gathering`,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +22,7 @@ from hounsfield.archive.index.packs import HOT, LastCopyError, PackGoneError
 from hounsfield.archive.index.rows import Event
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Snapshot
-from hounsfield.storage_backends.errors import StorageError
+from hounsfield.storage_backends.errors import StorageError, StoreFullError
 
 if TYPE_CHECKING:
     from hounsfield.archive.engine.engine import Stores
@@ -66,7 +67,7 @@ class TierMoves:
         self._quiet_s = quiet_s
         self._expires = expires
         self._on_commit = on_commit
-        self.gatherer = Gatherer(stores.indexer, clock=copying.now)
+        self.gatherer = Gatherer(stores.indexer, clock=copying.now, room=self._room)
         self.troubles = Troubles()
 
     def carry_out(self, task: SeriesTask, pace: Pace) -> None:
@@ -81,7 +82,8 @@ class TierMoves:
             self._figures.failures += 1
             away = needed & self._stores.tiers.troubled()
             self._figures.away |= away  # others of its tasks need not wait
-            self.troubles.note(away or needed - {HOT} or {HOT}, str(error))
+            at = {HOT} if isinstance(error, StoreFullError) else needed - {HOT} or {HOT}
+            self.troubles.note(away or at, str(error))
             return
         if done:
             self._figures.series += 1
@@ -110,24 +112,43 @@ class TierMoves:
             _Pack(pack.segment, pack.copy_to, pack.drop_from, max(1, COPY_PASSES * len(pack.copy_to)))
             for pack in task.packs
         ]
-        if task.gather:
-            packs += self._gather(task, pace)
-        moved = freed = 0
-        for segment, copy_to, drop_from, passes in packs:
-            shared = counts_once(pace, passes)
-            for tier in copy_to:
-                moved += self._copying.copy(segment, tier, pace=shared).size
-            for tier in drop_from:
-                others = max(1, len(task.tiers))
-                size = self._copying.drop(segment, tier, others_min=others, pace=shared).size
-                freed += size if tier == HOT else 0
-        self._figures.copied_bytes += moved
-        self._figures.freed_bytes += freed
+        moved, freed = self._move(task, packs, pace)
+        is_more = task.gather
+        while is_more:  # where there is little room, some of it at a time
+            gathered, is_more = self._gather(task, pace)
+            packs += gathered
+            more = self._move(task, gathered, pace)
+            moved, freed = moved + more[0], freed + more[1]
         if packs:
             self._announce(task, moved, freed)
         return bool(packs)
 
-    def _gather(self, task: SeriesTask, pace: Pace) -> list[_Pack]:
+    def _move(self, task: SeriesTask, packs: list[_Pack], pace: Pace) -> tuple[int, int]:
+        """Copy and drop these packs; bytes that were copied, and that the hot tier has more."""
+        moved = freed = 0
+        for segment, copy_to, drop_from, passes in packs:
+            shared = counts_once(pace, passes)
+            for tier in copy_to:
+                size = self._copying.copy(segment, tier, pace=shared).size
+                moved += size
+                self._figures.copied_bytes += size
+            for tier in drop_from:
+                others = max(1, len(task.tiers))
+                size = self._copying.drop(segment, tier, others_min=others, pace=shared).size
+                if tier == HOT:
+                    freed += size
+                    self._figures.freed_bytes += size
+                    # Or the disk is not given back before this process looks for what others deleted.
+                    self._stores.blobs.release_deleted()
+        return moved, freed
+
+    def _room(self) -> int:
+        """What packs may take of a full disk: the half of its reserve is for deletions and the index."""
+        found = os.statvfs(self._stores.directory)
+        return found.f_bavail * found.f_frsize - self._stores.tiers.reserve_bytes // 2
+
+    def _gather(self, task: SeriesTask, pace: Pace) -> tuple[list[_Pack], bool]:
+        """Pack what is in no pack, or as much as there is room for: the packs, and whether there is more."""
         tiers = task.tiers or {HOT}
         copy_to = tuple(sorted(tiers - {HOT}))
         drop_from = () if HOT in tiers else (HOT,)
@@ -147,7 +168,7 @@ class TierMoves:
         rows = {segment: self._copying.packs.get(segment) for segment in report.packs}
         size = sum(row.size for row in rows.values() if row is not None)
         passes *= size / max(1, report.bytes_before)  # what shrank counts as what it was
-        return [_Pack(segment, copy_to, drop_from, passes) for segment in report.packs]
+        return [_Pack(segment, copy_to, drop_from, passes) for segment in report.packs], report.is_partial
 
     def _announce(self, task: SeriesTask, moved: int, freed: int) -> None:
         body = {

@@ -23,7 +23,7 @@ from hounsfield.archive.index.prefetching import Prefetching
 from hounsfield.archive.index.rows import Event
 from hounsfield.archive.index.tables import STUDY_ID_BYTES
 from hounsfield.archive.index.verifying import Verifying
-from hounsfield.storage_backends.errors import StorageError
+from hounsfield.storage_backends.errors import StorageError, StoreFullError
 
 if TYPE_CHECKING:
     from hounsfield.archive.engine.engine import Stores
@@ -150,7 +150,7 @@ class TierReturns:
                 away = sources & self._stores.tiers.troubled()
                 troubles.away |= away
                 troubles.note(away or (sources if isinstance(error, NoCopyError) else {HOT}), str(error))
-                if away:
+                if away or isinstance(error, StoreFullError):  # neither costs more than a question
                     return self._later(series_key, AWAY_AGAIN_MAX_S)
                 if isinstance(error, NoCopyError):  # it answers, and gives what is not right
                     self._verifying.doubt([segment])

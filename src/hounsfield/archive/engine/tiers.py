@@ -129,6 +129,7 @@ class Tiers:
         blobs: LocalBlobLimits,
     ) -> None:
         self.options = options
+        self.reserve_bytes = blobs.reserve_bytes
         self._packs = Packs(store)
         self._names = tuple(one.name for one in options.tiers)
         self.metered: dict[str, Metered] = {}

@@ -61,7 +61,7 @@ from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, STUDY_ID_BYTES
 from hounsfield.codecs.at_rest import Encoding, name_of
 from hounsfield.codecs.errors import CodecError
 from hounsfield.storage_backends.api import Batch, Buffer, Snapshot, Table
-from hounsfield.storage_backends.errors import SealError, ShortReadError
+from hounsfield.storage_backends.errors import SealError, ShortReadError, StoreFullError
 from hounsfield.storage_backends.packs import PackWriter
 from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRecord
 
@@ -107,6 +107,8 @@ class GatherReport:
     """Objects that stay where they are: why, and how many."""
     kept_because: str = ""
     """Why nothing was gathered."""
+    is_partial: bool = False
+    """The disk had no room for more packs: calling it again goes on, once those made are elsewhere."""
 
 
 class _Wanted(NamedTuple):
@@ -136,12 +138,16 @@ class Gatherer:
         *,
         compression: SmallerLimits | None = None,
         clock: Callable[[], int] = time.time_ns,
+        room: Callable[[], int] = lambda: 1 << 62,
     ) -> None:
+        """``room``: bytes that packs may take of the disk at the moment: where that is little, they are
+        smaller, and fewer at a time."""
         self._indexer = indexer
         self._log = indexer.log
         self._limits = limits or GatherLimits()
         self._compression = compression or SmallerLimits()
         self._clock = clock
+        self._room = room
         self._rows = Switching(indexer, clock)
 
     def gather(
@@ -236,7 +242,15 @@ class Gatherer:
         pace: Pace,
         uses_reserve: bool,
     ) -> None:
-        for some in self._divided(wanted):
+        for some, needed in self._divided(wanted):
+            if needed > (room := self._room()):
+                if report.packs:
+                    report.is_partial = True
+                    return
+                raise StoreFullError(
+                    f"a pack of {-(-needed >> 20)} MiB is to be made, and the disk of the data directory has "
+                    f"{max(0, room) >> 20} MiB for packs beside its reserve: free some space"
+                )
             carrier = Carrier(
                 self._log,
                 self._limits,
@@ -265,18 +279,22 @@ class Gatherer:
         if not report.objects:
             report.kept_because = "nothing of it can be gathered"
 
-    def _divided(self, wanted: list[_Wanted]) -> Iterator[list[_Wanted]]:
-        """What comes into one pack each; objects in pieces beside, which become packs by themselves."""
+    def _divided(self, wanted: list[_Wanted]) -> Iterator[tuple[list[_Wanted], int]]:
+        """What comes into one pack each, and its bytes; objects in pieces beside, which become packs by
+        themselves. Where there is little room, a pack takes half of it, so that the next finds some, too."""
         some: list[_Wanted] = []
-        total = 0
+        packed = needed = 0
         for one in wanted:
-            length = 0 if one.location.stream is not None else self._indexer.stored_bytes(one.location)
-            if some and total + length > self._limits.pack_bytes:
-                yield some
-                some, total = [], 0
+            length = self._indexer.stored_bytes(one.location)
+            own = length if one.location.stream is None else 0
+            is_enough = packed + own > self._limits.pack_bytes or needed + length > self._room() // 2
+            if some and is_enough:
+                yield some, needed
+                some, packed, needed = [], 0, 0
             some.append(one)
-            total += length
-        yield some
+            packed += own
+            needed += length
+        yield some, needed
 
     # ------------------------------------------------------------ what there is
 
