@@ -8,7 +8,7 @@ from typing import Final
 
 from hounsfield.ris_plugin.errors import ForbiddenError
 
-__all__ = ["ROLES", "Actor", "Role"]
+__all__ = ["PEOPLES_ROLES", "ROLES", "SYSTEM", "Actor", "Role"]
 
 
 class Role:
@@ -30,11 +30,17 @@ class Role:
     """Another system that sends messages; what it may do is what its messages can say."""
     MODALITY: Final = "modality"
     """A device that reports what it performs."""
+    SYSTEM: Final = "system"
+    """The RIS itself, for what follows from what happened."""
 
 
 ROLES: Final = frozenset(
     value for name, value in vars(Role).items() if not name.startswith("_") and isinstance(value, str)
 )
+
+
+PEOPLES_ROLES: Final = ROLES - {Role.INTERFACE, Role.MODALITY, Role.SYSTEM}
+"""Those that a person can be given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +58,6 @@ class Actor:
         """Raise ForbiddenError when none of ``roles`` is the actor's."""
         if not self.may(roles):
             raise ForbiddenError(f"{what} needs the role {' or '.join(sorted(roles))}")
+
+
+SYSTEM: Final = Actor("system", frozenset({Role.SYSTEM}))

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from hounsfield.archive.plugins import Change, Kind, View
-from hounsfield.ris_plugin.actors import ROLES, Actor, Role
+from hounsfield.ris_plugin.actors import PEOPLES_ROLES, Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
 from hounsfield.ris_plugin.records.catalog import (
     PERSON,
@@ -139,9 +139,11 @@ def put_person(change: Change, actor: Actor, new: Person) -> str:
     actor.require(Role.ADMINISTRATOR, what="changing people")
     if not new.code.strip():
         raise InvalidError("a person has a code", "code")
-    unknown = set(new.roles) - ROLES
+    unknown = set(new.roles) - PEOPLES_ROLES
     if unknown:
-        raise InvalidError(f"no role {min(unknown)!r}; there are {', '.join(sorted(ROLES))}", "roles")
+        raise InvalidError(
+            f"no role {min(unknown)!r} for people; there are {', '.join(sorted(PEOPLES_ROLES))}", "roles"
+        )
     return _put(change, actor, PERSON, new.code, new)
 
 

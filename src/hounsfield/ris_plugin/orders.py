@@ -43,7 +43,7 @@ __all__ = [
 
 _PLACERS: Final = (Role.REFERRER, Role.CLERK, Role.RADIOLOGIST, Role.INTERFACE)
 _DESK: Final = (Role.CLERK, Role.RADIOLOGIST)
-_ROOM: Final = (Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.MODALITY)
+_ROOM: Final = (Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.MODALITY, Role.SYSTEM)
 _EARLY: Final = ("placed", "accepted", "scheduled", "held")
 
 MACHINE: Final = Machine(

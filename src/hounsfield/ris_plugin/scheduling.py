@@ -17,7 +17,7 @@ from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import steps
+from hounsfield.ris_plugin import steps, tracking
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.catalog import candidates, procedure_of, resource
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
@@ -328,6 +328,7 @@ def book(
     begin = from_ns
     for order_id, order in wanted:
         ordering.act(change, actor, order_id, "schedule")
+        tracking.expect(change, order_id, order)
         procedure = procedure_of(change, order.procedure.value, order.procedure.scheme)
         end = begin + procedure.duration_min * MINUTE_NS
         steps.make(
@@ -505,3 +506,12 @@ def _say(change: Change, event: str, actor: Actor, appointment_id: str, appointm
 def steps_of(view: View, appointment_id: str) -> list[str]:
     """The ids of an appointment's steps."""
     return view.ids(STEP, "appointment", appointment_id)
+
+
+def fulfilled(change: Change, actor: Actor, order_id: str) -> None:
+    """An order was performed: so was its appointment, when all of its orders are done."""
+    for appointment_id, one in list(change.find(APPOINTMENT, "order", order_id)):
+        if one.state in HOLDING:
+            states = [ordering.get(change, each).state for each in one.orders]
+            if all(state in ("completed", "cancelled", "rejected", "replaced") for state in states):
+                act(change, actor, appointment_id, "fulfil")

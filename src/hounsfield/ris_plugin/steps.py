@@ -18,7 +18,7 @@ from hounsfield.ris_plugin.states import SAME, Machine, Transition
 __all__ = ["MACHINE", "act", "get", "make", "of_order", "withdraw"]
 
 _DESK: Final = (Role.CLERK, Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.INTERFACE)
-_ROOM: Final = (Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.MODALITY)
+_ROOM: Final = (Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.MODALITY, Role.SYSTEM)
 
 MACHINE: Final = Machine(
     "scheduled step",

@@ -1,0 +1,369 @@
+"""Performed procedure steps, as modalities report them: begun by N-CREATE, changed by N-SETs, ended for good.
+
+PS3.4 F.7.2: a step is created IN PROGRESS, and COMPLETED or DISCONTINUED is final. What it says of the
+scheduled steps that it performs (one, several grouped, none) moves those and their orders along; what it says
+of its series is what the archive is then expected to have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from msgspec import structs
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+
+from hounsfield.archive.plugins import Change, View
+from hounsfield.ris_plugin import orders as ordering
+from hounsfield.ris_plugin import scheduling, steps, tracking
+from hounsfield.ris_plugin.actors import Actor, Role
+from hounsfield.ris_plugin.errors import RisError
+from hounsfield.ris_plugin.patients import owner, resolve
+from hounsfield.ris_plugin.records.base import NS, Code
+from hounsfield.ris_plugin.records.orders import ORDER
+from hounsfield.ris_plugin.records.performed import PERFORMED, Dose, Performed, PerformedSeries
+from hounsfield.ris_plugin.records.schedule import STEP, Step
+from hounsfield.ris_plugin.states import SAME, Machine, Transition
+
+__all__ = ["MACHINE", "MppsError", "create", "get", "update"]
+
+MACHINE: Final = Machine(
+    "performed step",
+    ("in-progress", "completed", "discontinued"),
+    (
+        Transition("update", ("in-progress",), SAME, (Role.MODALITY,)),
+        Transition("complete", ("in-progress",), "completed", (Role.MODALITY, Role.TECHNOLOGIST)),
+        Transition("discontinue", ("in-progress",), "discontinued", (Role.MODALITY, Role.TECHNOLOGIST)),
+    ),
+)
+STATUS: Final = {"IN PROGRESS": "in-progress", "COMPLETED": "completed", "DISCONTINUED": "discontinued"}
+"""(0040,0252), PS3.3 C.4.14."""
+
+PROCESSING_FAILURE, DUPLICATE, NO_SUCH_INSTANCE = 0x0110, 0x0111, 0x0112  # PS3.7 C
+INVALID_VALUE, MISSING_ATTRIBUTE, MISSING_VALUE = 0x0106, 0x0120, 0x0121
+FINAL_ERROR_ID: Final = 0xA710
+"""PS3.4 F.7.2.2.2: the performed procedure step object may no longer be updated."""
+
+SERIES_MAX: Final = 10_000
+INSTANCES_MAX: Final = 1_000_000
+
+_DOSES: Final = (
+    "TotalTimeOfFluoroscopy", "TotalNumberOfExposures", "DistanceSourceToDetector",
+    "DistanceSourceToEntrance", "EntranceDose", "EntranceDoseInmGy", "ExposedArea",
+    "ImageAndFluoroscopyAreaDoseProduct",
+)  # fmt: skip
+_NOT_BY_SET: Final = frozenset({"PerformedProcedureStepID", "PerformedStationAETitle", "Modality",
+                                "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime",
+                                "ScheduledStepAttributesSequence", "StudyID"})  # fmt: skip
+"""Given by N-CREATE, not to be changed (PS3.4 Table F.7.2-1)."""
+
+
+class MppsError(RisError):
+    """A request that the standard refuses: ``code`` is the DIMSE status, ``tags`` the attributes at fault."""
+
+    status = 409
+
+    def __init__(
+        self, code: int, message: str, *, tags: Sequence[int] = (), error_id: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.tags = tuple(tags)
+        self.error_id = error_id
+
+
+# ---------------------------------------------------------------- finding
+
+
+def get(view: View, sop_uid: str) -> tuple[str, Performed]:
+    """The performed step of a SOP Instance UID. MppsError (no such instance)."""
+    found = view.first(PERFORMED, "sop", sop_uid)
+    if found is None:
+        raise MppsError(NO_SUCH_INSTANCE, "there is no such performed procedure step: N-CREATE comes first")
+    return found
+
+
+def dataset(performed: Performed) -> Dataset:
+    """All that is known of a performed step."""
+    return Dataset.from_json(performed.dataset.decode())
+
+
+# ---------------------------------------------------------------- N-CREATE, N-SET
+
+
+def create(
+    change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dataset, *, issuer: str = ""
+) -> str:
+    """Begin a performed step (N-CREATE); its record's id. MppsError.
+
+    ``issuer``: of patients' ids that name none.
+    """
+    if change.first(PERFORMED, "sop", sop_uid) is not None:
+        raise MppsError(DUPLICATE, "there is such a performed procedure step already")
+    _require(said, "PerformedProcedureStepStatus", "PerformedProcedureStepID", "PerformedStationAETitle",
+             "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime", "Modality",
+             "ScheduledStepAttributesSequence")  # fmt: skip
+    if said.PerformedProcedureStepStatus != "IN PROGRESS":
+        raise MppsError(
+            INVALID_VALUE, "a performed step begins IN PROGRESS", tags=[_tag("PerformedProcedureStepStatus")]
+        )
+    scheduled = list(_scheduled(change, said))
+    orders = tuple(dict.fromkeys(
+        order for order in (*(step.order for _, step in scheduled), *_orders_of(change, said)) if order
+    ))  # fmt: skip
+    patient = _patient(change, said, orders, issuer)
+    performed = Performed(
+        sop_uid=sop_uid,
+        state=MACHINE.initial,
+        dataset=b"",
+        number=str(said.PerformedProcedureStepID),
+        station_ae=str(said.PerformedStationAETitle),
+        modality=str(said.Modality),
+        study_uid=_study(said),
+        patient=patient,
+        steps=tuple(step_id for step_id, _ in scheduled),
+        orders=orders,
+        started_ns=_moment(said, "PerformedProcedureStepStart", zone) or change.now_ns,
+    )
+    performed_id = change.new_id()
+    performed = _with(performed, said)
+    change.put(PERFORMED, performed_id, performed)
+    for step_id, step in scheduled:
+        begun = structs.replace(step, performed=(*step.performed, performed_id))
+        change.put(STEP, step_id, begun)
+        if step.state in ("scheduled", "arrived", "ready", "discontinued"):
+            steps.act(change, actor, step_id, "start")
+        elif step.state == "completed":
+            steps.act(change, actor, step_id, "append")
+    for order in orders:
+        ordering.images_began(change, actor, order)
+    tracking.performed(change, performed_id, performed)
+    _say(change, "performed-created", actor, performed_id, performed)
+    return performed_id
+
+
+def update(change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dataset) -> str:
+    """Change a performed step, or end it (N-SET); its record's id. MppsError."""
+    performed_id, performed = get(change, sop_uid)
+    if MACHINE.is_final(performed.state):
+        raise MppsError(
+            PROCESSING_FAILURE,
+            "the performed procedure step may no longer be updated",
+            error_id=FINAL_ERROR_ID,
+        )
+    wrong = [element.tag for element in said if element.keyword in _NOT_BY_SET]
+    if wrong:
+        raise MppsError(INVALID_VALUE, "what N-CREATE said of this cannot be changed", tags=wrong)
+    state = performed.state
+    if "PerformedProcedureStepStatus" in said:
+        state = STATUS.get(str(said.PerformedProcedureStepStatus), "")
+        if not state:
+            raise MppsError(
+                INVALID_VALUE,
+                "a status is IN PROGRESS, COMPLETED or DISCONTINUED",
+                tags=[_tag("PerformedProcedureStepStatus")],
+            )
+    changed = _with(performed, said)
+    if state != "in-progress":
+        _require(dataset(changed), "PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime")
+        if state == "completed":
+            _require(dataset(changed), "PerformedSeriesSequence")
+        action = "complete" if state == "completed" else "discontinue"
+        MACHINE.after(performed.state, action, actor)
+        changed = structs.replace(
+            changed, state=state, ended_ns=_moment(said, "PerformedProcedureStepEnd", zone) or change.now_ns
+        )
+    change.put(PERFORMED, performed_id, changed)
+    if state != "in-progress":
+        _end(change, actor, performed_id, changed)
+    tracking.performed(change, performed_id, changed)
+    event = "performed-updated" if state == "in-progress" else "performed-ended"
+    _say(change, event, actor, performed_id, changed)
+    return performed_id
+
+
+def _end(change: Change, actor: Actor, performed_id: str, performed: Performed) -> None:
+    """What becomes of the scheduled steps and orders when their last performed step has ended."""
+    for step_id in performed.steps:
+        step = steps.get(change, step_id)
+        of = [change.get(PERFORMED, one) for one in step.performed if one != performed_id]
+        if step.state != "started" or any(one is not None and one.state == "in-progress" for one in of):
+            continue
+        done = performed.state == "completed" or any(
+            one is not None and one.state == "completed" for one in of
+        )
+        steps.act(change, actor, step_id, "complete" if done else "discontinue")
+    for order_id in performed.orders:
+        of_order = [step for _, step in steps.of_order(change, order_id)]
+        others = [one for key, one in change.find(PERFORMED, "order", order_id) if key != performed_id]
+        if any(one.state == "in-progress" for one in others):
+            continue
+        open_steps = [step for step in of_order if step.state not in ("completed", "discontinued")]
+        anything = performed.state == "completed" or any(one.state == "completed" for one in others)
+        if open_steps and anything:
+            continue  # the next step of the order is still to be done
+        ordering.images_ended(change, actor, order_id, completed=anything)
+        if anything:
+            scheduling.fulfilled(change, actor, order_id)
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def _with(performed: Performed, said: Dataset) -> Performed:
+    """``performed`` with what a request says, its attributes in place of those of before."""
+    known = dataset(performed) if performed.dataset else Dataset()
+    known.update(said)
+    series = performed.series
+    if "PerformedSeriesSequence" in known:
+        series = tuple(_series(known))
+    reason = performed.discontinued_for
+    for item in known.get("PerformedProcedureStepDiscontinuationReasonCodeSequence") or ():
+        reason = _code(item)
+    return structs.replace(
+        performed,
+        dataset=known.to_json().encode(),
+        series=series,
+        doses=tuple(
+            Dose(name=name, value=float(known[name].value))
+            for name in _DOSES
+            if name in known and known[name].value not in (None, "") and known[name].VM == 1
+        ),
+        discontinued_for=reason,
+    )
+
+
+def _series(known: Dataset) -> Iterator[PerformedSeries]:
+    items = known.PerformedSeriesSequence or ()
+    if len(items) > SERIES_MAX:
+        raise MppsError(
+            INVALID_VALUE, f"more than {SERIES_MAX} series", tags=[_tag("PerformedSeriesSequence")]
+        )
+    count = 0
+    for item in items:
+        uid = str(item.get("SeriesInstanceUID", "") or "")
+        if not uid:
+            raise MppsError(MISSING_ATTRIBUTE, "a series without its UID", tags=[_tag("SeriesInstanceUID")])
+        instances = tuple(
+            str(one.ReferencedSOPInstanceUID)
+            for name in ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
+            for one in item.get(name) or ()
+            if "ReferencedSOPInstanceUID" in one
+        )
+        count += len(instances)
+        if count > INSTANCES_MAX:
+            raise MppsError(
+                INVALID_VALUE, f"more than {INSTANCES_MAX} objects", tags=[_tag("ReferencedImageSequence")]
+            )
+        yield PerformedSeries(
+            uid=uid,
+            instances=instances,
+            description=str(item.get("SeriesDescription", "") or ""),
+            protocol=str(item.get("ProtocolName", "") or ""),
+        )
+
+
+def _scheduled(view: View, said: Dataset) -> Iterator[tuple[str, Step]]:
+    """The scheduled steps that are performed: by their number, else all of the order that is named."""
+    seen: set[str] = set()
+    for item in said.ScheduledStepAttributesSequence or ():
+        number = str(item.get("ScheduledProcedureStepID", "") or "")
+        accession = str(item.get("AccessionNumber", "") or "")
+        study_uid = str(item.get("StudyInstanceUID", "") or "")
+        found = view.first(STEP, "number", number) if number else None
+        if found is not None and study_uid and found[1].study_uid != study_uid:
+            found = None  # a number of another system's worklist
+        if found is not None:
+            named = [found]
+        elif accession or study_uid:
+            key = ("accession", accession) if accession else ("study", study_uid)
+            named = [one for one in view.find(STEP, *key) if one[1].state != "withdrawn"]
+        else:
+            named = []
+        for step_id, step in named:
+            if step_id not in seen:
+                seen.add(step_id)
+                yield step_id, step
+
+
+def _orders_of(view: View, said: Dataset) -> Iterator[str]:
+    """Orders that are named by accession number or study although no step of them was scheduled."""
+    for item in said.ScheduledStepAttributesSequence or ():
+        accession = str(item.get("AccessionNumber", "") or "")
+        study_uid = str(item.get("StudyInstanceUID", "") or "")
+        found = view.first(ORDER, "accession", accession) if accession else None
+        found = found or (view.first(ORDER, "study", study_uid) if study_uid else None)
+        if found is not None:
+            yield found[0]
+
+
+def _patient(view: View, said: Dataset, orders: Sequence[str], issuer: str) -> str:
+    number = str(said.get("PatientID", "") or "").strip()
+    named = owner(view, number, str(said.get("IssuerOfPatientID", "") or "") or issuer) if number else None
+    if named is not None:
+        return named
+    for order_id in orders:
+        order = view.get(ORDER, order_id)
+        if order is not None:
+            return resolve(view, order.patient)[0]
+    return ""
+
+
+def _study(said: Dataset) -> str:
+    for item in said.ScheduledStepAttributesSequence or ():
+        uid = str(item.get("StudyInstanceUID", "") or "")
+        if uid:
+            return uid
+    return ""
+
+
+def _require(said: Dataset, *names: str) -> None:
+    missing = [_tag(name) for name in names if name not in said]
+    if missing:
+        raise MppsError(
+            MISSING_ATTRIBUTE, "an attribute is missing that is needed (PS3.4 F.7.2-1)", tags=missing
+        )
+    empty = [_tag(name) for name in names if said[name].is_empty]
+    if empty:
+        raise MppsError(MISSING_VALUE, "an attribute that is needed is empty (PS3.4 F.7.2-1)", tags=empty)
+
+
+def _moment(said: Dataset, name: str, zone: ZoneInfo) -> int:
+    """The moment of a date and a time in the department's time zone; 0 for none that can be read."""
+    day, time = str(said.get(f"{name}Date", "") or ""), str(said.get(f"{name}Time", "") or "")
+    digits = time.partition(".")[0].ljust(6, "0")
+    try:
+        moment = datetime.strptime(day + digits, "%Y%m%d%H%M%S").replace(tzinfo=zone)
+    except ValueError:
+        return 0
+    return int(moment.timestamp()) * NS
+
+
+def _code(item: Dataset) -> Code:
+    return Code(
+        value=str(item.get("CodeValue", "") or ""),
+        scheme=str(item.get("CodingSchemeDesignator", "") or ""),
+        meaning=str(item.get("CodeMeaning", "") or ""),
+    )
+
+
+def _tag(name: str) -> int:
+    tag = tag_for_keyword(name)
+    assert tag is not None
+    return tag
+
+
+def _say(change: Change, event: str, actor: Actor, performed_id: str, performed: Performed) -> None:
+    change.say(
+        event,
+        {
+            "performed": performed_id,
+            "study": performed.study_uid,
+            "orders": list(performed.orders),
+            "state": performed.state,
+            "actor": actor.person,
+        },
+    )

@@ -1,0 +1,219 @@
+"""Images on their way: expected, acquired, stored, verified, read, reported. Nothing is lost or overlooked.
+
+What is known of a study's images comes from four sides, in any order: it was scheduled, a modality says what
+it made, the archive has objects, somebody reads. The state is what all of that amounts to, computed anew
+whenever one side says something; only verifying what no modality accounted for is somebody's action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, Final
+
+from msgspec import structs
+
+from hounsfield.archive.plugins import Change, View
+from hounsfield.ris_plugin import reporting
+from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
+from hounsfield.ris_plugin.errors import NotNowError, UnknownError
+from hounsfield.ris_plugin.records.base import NS, seconds
+from hounsfield.ris_plugin.records.orders import ORDER, Order
+from hounsfield.ris_plugin.records.performed import PERFORMED, TRACKED, Performed, Tracked
+from hounsfield.ris_plugin.settings import RisSettings
+from hounsfield.ris_plugin.states import Machine, Transition
+
+__all__ = ["MACHINE", "alert", "expect", "late", "of_study", "performed", "reported", "stored", "verify"]
+
+_IMAGES: Final = (Role.SYSTEM, Role.MODALITY, Role.TECHNOLOGIST)
+
+MACHINE: Final = Machine(
+    "tracked study",
+    ("expected", "acquired", "stored", "verified", "read", "reported"),
+    (
+        Transition("acquire", ("expected", "stored", "verified"), "acquired", _IMAGES),
+        Transition("store", ("expected", "acquired"), "stored", _IMAGES),
+        Transition("verify", ("stored",), "verified", _IMAGES),
+        Transition("read", ("stored", "verified"), "read", (Role.SYSTEM,)),
+        Transition("report", ("stored", "verified", "read"), "reported", (Role.SYSTEM,)),
+    ),
+)
+"""``acquired``: a modality says that it has made images, and not all of them are here. ``stored``: some are
+here and nobody has said yet that it is all. An appended step takes a verified study back to ``acquired``."""
+
+MISSING_KEPT_MAX: Final = 1000
+"""UIDs of missing objects that are kept; of more it is known how many."""
+
+
+def of_study(view: View, study_uid: str) -> tuple[str, Tracked] | None:
+    """How far the images of a study are."""
+    return view.first(TRACKED, "study", study_uid)
+
+
+# ---------------------------------------------------------------- the four sides
+
+
+def expect(change: Change, order_id: str, order: Order) -> None:
+    """An order was scheduled: there will be images."""
+    tracked_id, tracked = _of(change, order.study_uid)
+    linked = structs.replace(
+        tracked, order=order_id, patient=order.patient, accession=order.accession, modality=order.modality
+    )
+    if linked != tracked or not change.version(TRACKED, tracked_id):
+        change.put(TRACKED, tracked_id, linked)
+        _say(change, "images-expected", linked)
+
+
+def performed(change: Change, performed_id: str, one: Performed) -> None:
+    """A modality says what it has made."""
+    del performed_id
+    if not one.study_uid:
+        return
+    tracked_id, tracked = _of(change, one.study_uid)
+    order_id = tracked.order or next(iter(one.orders), "")
+    order = change.get(ORDER, order_id) if order_id else None
+    linked = structs.replace(
+        tracked,
+        order=order_id,
+        patient=tracked.patient or one.patient,
+        accession=tracked.accession or (order.accession if order is not None else ""),
+        modality=tracked.modality or one.modality,
+    )
+    _settle(change, tracked_id, linked)
+
+
+def stored(
+    change: Change, study_uid: str, uids: Collection[str], *, quiet: bool, modality: str = "", order: str = ""
+) -> Tracked:
+    """What the archive has of a study now. ``quiet``: nothing came for a while. What is tracked then."""
+    tracked_id, tracked = _of(change, study_uid)
+    linked = structs.replace(tracked, modality=tracked.modality or modality)
+    if order and not linked.order:
+        held = change.get(ORDER, order)
+        if held is not None:
+            linked = structs.replace(linked, order=order, patient=held.patient, accession=held.accession)
+    return _settle(change, tracked_id, linked, here=frozenset(uids), quiet=quiet)
+
+
+def reported(change: Change, study_uid: str, *, final: bool) -> None:
+    """Somebody reads the study, or its report is signed."""
+    found = of_study(change, study_uid)
+    if found is None:
+        return
+    tracked_id, tracked = found
+    action = "report" if final else "read"
+    rows = [row for row in MACHINE.table if row.action == action and tracked.state in row.before]
+    if rows:
+        _put(change, tracked_id, tracked, MACHINE.after(tracked.state, action, SYSTEM))
+
+
+def verify(change: Change, actor: Actor, study_uid: str) -> Tracked:
+    """Somebody has looked: all images are there, although no modality has said how many there are to be."""
+    found = of_study(change, study_uid)
+    if found is None:
+        raise UnknownError("no such study is tracked")
+    tracked_id, tracked = found
+    state = MACHINE.after("stored" if tracked.state == "acquired" and tracked.stored else tracked.state,
+                          "verify", actor)  # fmt: skip
+    if not tracked.stored:
+        raise NotNowError("not one image of the study is here")
+    accepted = structs.replace(tracked, expected=0, missing=(), missing_count=0, alert="", alert_ns=0)
+    return _put(change, tracked_id, accepted, state)
+
+
+# ---------------------------------------------------------------- what it amounts to
+
+
+def _settle(
+    change: Change,
+    tracked_id: str,
+    tracked: Tracked,
+    *,
+    here: frozenset[str] | None = None,
+    quiet: bool = False,
+) -> Tracked:
+    """Compute the state anew. ``here``: the objects in the archive, None when nobody has looked just now."""
+    made = [one for _, one in change.find(PERFORMED, "study", tracked.study_uid)]
+    expected = {uid for one in made for series in one.series for uid in series.instances}
+    ended = bool(made) and all(one.state != "in-progress" for one in made)
+    if here is None:
+        # Who has just heard of new objects does not know which of them are here: the archive is asked next.
+        missing = expected if not tracked.stored else expected & set(tracked.missing)
+        known = len(expected) == tracked.expected
+        missing = missing if known else expected
+        count = tracked.stored
+    else:
+        missing, count = expected - here, len(here)
+    tracked = structs.replace(
+        tracked,
+        expected=len(expected),
+        stored=count,
+        missing=tuple(sorted(missing)[:MISSING_KEPT_MAX]),
+        missing_count=len(missing),
+    )
+    if tracked.state in ("read", "reported"):
+        state = tracked.state
+    elif missing and (ended or tracked.state in ("acquired", "verified")):
+        state = "acquired"
+    elif count and ((ended and expected and not missing) or (quiet and not made)):
+        state = "verified"
+    elif count:
+        state = tracked.state if tracked.state == "verified" else "stored"
+    else:
+        state = "acquired" if ended and expected else "expected"
+    if not tracked.missing_count and tracked.alert == "images-missing":
+        tracked = structs.replace(tracked, alert="", alert_ns=0)
+    return _put(change, tracked_id, tracked, state)
+
+
+def _put(change: Change, tracked_id: str, tracked: Tracked, state: str) -> Tracked:
+    before = change.get(TRACKED, tracked_id)
+    moved = structs.replace(tracked, state=state)
+    if before is None or before.state != state:
+        moved = structs.replace(moved, since_ns=change.now_ns)
+    if moved == before:
+        return moved
+    change.put(TRACKED, tracked_id, moved)
+    if before is None or before.state != state:
+        _say(change, f"images-{state}", moved)
+        if state == "verified" and moved.order:
+            reporting.ready(change, SYSTEM, [moved.order])
+    return moved
+
+
+def _of(change: Change, study_uid: str) -> tuple[str, Tracked]:
+    found = of_study(change, study_uid)
+    if found is not None:
+        return found
+    return change.new_id(), Tracked(study_uid=study_uid, state=MACHINE.initial, since_ns=change.now_ns)
+
+
+# ---------------------------------------------------------------- overlooked
+
+
+def late(
+    view: View, settings: RisSettings, now_ns: int, limit: int = 1000
+) -> Iterator[tuple[str, Tracked, str]]:
+    """Studies that somebody has to be told of, and why: images that are missing, or nobody reads it."""
+    missing = now_ns - int(settings.images_late_seconds * NS)
+    for tracked_id, one in view.find(TRACKED, "state", "acquired", at_most=seconds(missing), limit=limit):
+        if one.alert != "images-missing":
+            yield tracked_id, one, "images-missing"
+    unread = now_ns - int(settings.unread_late_seconds * NS)
+    for tracked_id, one in view.find(TRACKED, "state", "verified", at_most=seconds(unread), limit=limit):
+        if one.alert != "unread" and one.order:
+            yield tracked_id, one, "unread"
+
+
+def alert(change: Change, tracked_id: str, why: str) -> None:
+    """Note that somebody has to be told, and tell the journal; once."""
+    tracked = change.get(TRACKED, tracked_id)
+    if tracked is None or tracked.alert == why:
+        return
+    changed = structs.replace(tracked, alert=why, alert_ns=change.now_ns)
+    change.put(TRACKED, tracked_id, changed)
+    _say(change, "images-missing" if why == "images-missing" else "study-unread", changed)
+
+
+def _say(change: Change, event: str, tracked: Tracked) -> None:
+    body: dict[str, Any] = {"study": tracked.study_uid, "order": tracked.order, "patient": tracked.patient}
+    change.say(event, {**body, "missing": tracked.missing_count, "actor": SYSTEM.person})
