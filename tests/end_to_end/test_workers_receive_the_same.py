@@ -106,4 +106,4 @@ def kept_of(server: ArchiveServer, one: Versions) -> list[bytes]:
         row = stores.catalog.instance(snapshot, one.uids.study, one.uids.series, one.uids.sop)
         assert row is not None
         rows = [row, *sorted(stores.catalog.versions(snapshot, key), key=lambda each: each.received_ns)]
-        return [b"".join(map(bytes, stores.indexer.data_set(each.location))) for each in rows]
+        return [b"".join(map(bytes, stores.indexer.objects.data_set(each.location))) for each in rows]

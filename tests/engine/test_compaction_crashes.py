@@ -53,7 +53,7 @@ def located(stores: Stores) -> dict[str, Any]:
     for table in ("instance", "version", "quarantine"):
         for row in found[table].values():
             location = row.pop("location")
-            parts = stores.indexer.ref_of(location).parts()
+            parts = stores.indexer.objects.ref_of(location).parts()
             row["bytes"] = b"".join(bytes(stores.log.open_part(part)) for part in parts)
     return {name: rows for name, rows in found.items() if name not in {"use", "spare", "tombstone"}}
 
@@ -188,7 +188,7 @@ def test_a_damaged_segment_keeps_its_place_and_what_opens_moves(tmp_path: Path) 
     with stores_in(tmp_path / "data") as stores:
         found = contents(stores)
         row = next(row for row in found["instance"].values() if row["sop_uid"] == "2.25.3.1.8")
-        part = stores.indexer.ref_of(row["location"]).part(2)
+        part = stores.indexer.objects.ref_of(row["location"]).part(2)
     raw = bytearray(path.read_bytes())
     raw[part.offset + 3] ^= 1
     path.write_bytes(raw)

@@ -124,7 +124,7 @@ async def test_it_is_smaller_on_disk_and_found_again_after_a_reindex(
             assert row.stored_as.startswith(encoding)
             (segment,) = stores.log.segment_ids()
             assert stores.log.size(segment) < len(data) * 0.6
-            stores.log.verify(stores.indexer.ref_of(row.location))
+            stores.log.verify(stores.indexer.objects.ref_of(row.location))
     for path in (directory / "index").iterdir():
         path.unlink()
     with stores_in(directory) as stores:  # and the option is off again

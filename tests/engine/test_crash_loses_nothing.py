@@ -44,7 +44,7 @@ def check_acknowledged(stores: Stores, acknowledged: list[str]) -> None:
         with stores.store.snapshot() as snapshot:
             row = stores.catalog.instance(snapshot, study, series, sop)
         assert row is not None, "an acknowledged object is not in the index"
-        ref = stores.indexer.ref_of(row.location)
+        ref = stores.indexer.objects.ref_of(row.location)
         data = b"".join(bytes(stores.log.open_part(part)) for part in list(ref.parts())[1:])
         assert hashlib.sha256(data).hexdigest() == digest
 

@@ -67,7 +67,7 @@ def shown(stores: Stores) -> dict[str, Any]:
     found = contents(stores)
     for table in ("instance", "version"):
         for row in found[table].values():
-            pieces = stores.indexer.data_set(row.pop("location"), row.pop("stored_as"))
+            pieces = stores.indexer.objects.data_set(row.pop("location"), row.pop("stored_as"))
             row["bytes"] = b"".join(map(bytes, pieces))
     return {name: rows for name, rows in found.items() if name not in {"use", "spare", "tombstone"}}
 

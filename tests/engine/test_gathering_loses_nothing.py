@@ -70,7 +70,7 @@ def series_rows(stores: Stores) -> dict[str, InstanceRow]:
 
 
 def received(stores: Stores, row: InstanceRow) -> bytes:
-    return b"".join(map(bytes, stores.indexer.data_set(row.location, row.stored_as)))
+    return b"".join(map(bytes, stores.indexer.objects.data_set(row.location, row.stored_as)))
 
 
 def check_pack(stores: Stores, segment: bytes) -> PackRow:
@@ -587,7 +587,7 @@ async def test_packs_are_found_again_by_the_next_start(
 async def test_a_long_series_makes_several_packs(tmp_path: Path) -> None:
     with stores_in(tmp_path / "data") as stores:
         sent = await fill(stores, 10)
-        length = stores.indexer.stored_bytes(series_rows(stores)["2.25.1.1.0"].location)
+        length = stores.indexer.objects.stored_bytes(series_rows(stores)["2.25.1.1.0"].location)
         limits = GatherLimits(group_bytes=1 << 14, group_records=3, pack_bytes=4 * length + 100)
         calls = 0
 

@@ -136,7 +136,7 @@ def require_as_sent(stores: Stores, history: TieredHistory) -> None:
             study, series, sop = uids
             rows = stores.catalog.instances_of(snapshot, stores.catalog.series_key(study, series))
             (row,) = [row for row in rows if row.sop_uid == sop]
-            assert b"".join(map(bytes, stores.indexer.data_set(row.location, row.stored_as))) in sent
+            assert b"".join(map(bytes, stores.indexer.objects.data_set(row.location, row.stored_as))) in sent
 
 
 def require_sound(stores: Stores, *, at_rest: bool = False) -> None:

@@ -212,7 +212,7 @@ async def test_a_duplicate_is_known_without_reading_it_all_again(
     with stores_in(tmp_path / "data", STREAMS) as stores:
         async with open_engine(stores, STREAMS, owner="test") as engine:
             await store(engine, data, ExplicitVRLittleEndian)
-            monkeypatch.setattr(stores.indexer, "data_set", whole.append)
+            monkeypatch.setattr(stores.indexer.objects, "data_set", whole.append)
             assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.DUPLICATE
             other = data[:-1] + bytes([data[-1] ^ 1])
             assert (await store(engine, other, ExplicitVRLittleEndian)).outcome is Outcome.CONFLICT
@@ -249,7 +249,7 @@ async def test_one_without_usable_uids_is_kept_in_quarantine(tmp_path: Path) -> 
             assert (await store(engine, data, ExplicitVRLittleEndian)).outcome is Outcome.QUARANTINED
         with stores.store.snapshot() as snapshot:
             (kept,) = stores.catalog.quarantined(snapshot)
-        assert b"".join(stores.indexer.data_set(kept.location)) == data
+        assert b"".join(stores.indexer.objects.data_set(kept.location)) == data
 
 
 async def test_other_content_under_the_same_uids_is_kept_beside(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ async def test_other_content_under_the_same_uids_is_kept_beside(tmp_path: Path) 
         with stores.store.snapshot() as snapshot:
             key = stores.catalog.instance_key(first.study_uid, first.series_uid, first.sop_instance_uid)
             (kept,) = stores.catalog.versions(snapshot, key)
-        assert b"".join(stores.indexer.data_set(kept.location)) == other
+        assert b"".join(stores.indexer.objects.data_set(kept.location)) == other
         assert len(segments(stores)) == 2
 
 

@@ -44,7 +44,7 @@ async def test_an_object_without_a_usable_uid_is_quarantined(tmp_path: Path, cha
         with stores.store.snapshot() as snapshot:
             (row,) = stores.catalog.quarantined(snapshot)
         assert row.reason == reason
-        ref = stores.indexer.ref_of(row.location)
+        ref = stores.indexer.objects.ref_of(row.location)
         kept = b"".join(bytes(stores.log.open_part(part)) for part in list(ref.parts())[1:])
         assert kept == data
 

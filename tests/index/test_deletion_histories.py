@@ -232,7 +232,7 @@ class History:
 
 
 def received(stores: Stores, row: InstanceRow) -> bytes:
-    return b"".join(map(bytes, stores.indexer.data_set(row.location, row.stored_as)))
+    return b"".join(map(bytes, stores.indexer.objects.data_set(row.location, row.stored_as)))
 
 
 @pytest.mark.parametrize("seed", range(6))

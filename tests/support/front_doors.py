@@ -58,7 +58,7 @@ class FrontDoors:
 
     def quarantined_bytes(self, row: QuarantineRow) -> bytes:
         """The data set of an object in quarantine."""
-        return b"".join(bytes(stretch) for stretch in self.stores.indexer.data_set(row.location))
+        return b"".join(bytes(stretch) for stretch in self.stores.indexer.objects.data_set(row.location))
 
     def instance(self, study: str, series: str, sop: str) -> InstanceRow | None:
         with self.stores.store.snapshot() as snapshot:

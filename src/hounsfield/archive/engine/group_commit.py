@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError, StorageFailedError
 from hounsfield.archive.engine.types import COERCED, Outcome, StoreResult
 from hounsfield.archive.index.catalog import Stored
-from hounsfield.archive.index.indexing import VANISHED, IndexContentionError, Indexer, progress_batch
+from hounsfield.archive.index.indexing import IndexContentionError, Indexer, progress_batch
 from hounsfield.archive.index.rows import RECORD_KIND_OBJECT, InstanceRow, Location, ObjectRow, encode
+from hounsfield.archive.index.stored_objects import VANISHED
 from hounsfield.archive.index.versions import FLAG_CONFLICT
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
@@ -134,7 +135,7 @@ class GroupCommit:
             lengths = [len(piece) for piece in received.slices]
             # What lies in another tier is compared elsewhere: nobody in this group waits for a bucket.
             near = [one for one in new if self._log.is_near(one.location.segment)]
-            if any(indexer.holds(one, received.row, lengths, received.slices) for one in near):
+            if any(indexer.objects.holds(one, received.row, lengths, received.slices) for one in near):
                 fates[i] = result_of(received.row, Outcome.DUPLICATE)
             elif new and not received.settled:
                 fates[i] = Undecided(new)

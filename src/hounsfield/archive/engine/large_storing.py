@@ -197,10 +197,10 @@ class LargeStoring:
         if twin is not None:  # all that came was the same
             return twin.data_bytes == self._stream.data_bytes
         try:
-            if indexer.data_set_bytes(held.location, held.stored_as) != self._stream.data_bytes:
+            if indexer.objects.data_set_bytes(held.location, held.stored_as) != self._stream.data_bytes:
                 return False
             return same_stretches(
-                indexer.data_set(held.location, held.stored_as), self._stream.reader().stretches()
+                indexer.objects.data_set(held.location, held.stored_as), self._stream.reader().stretches()
             )
         except (StorageError, CodecError):
             return False

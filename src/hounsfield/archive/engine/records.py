@@ -29,9 +29,10 @@ from hounsfield.archive.engine.errors import (
 )
 from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.types import Frame, Header
-from hounsfield.archive.index.indexing import OUT_OF_REACH, Indexer, as_received, lengths_as_received
+from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.remaining import row_part
 from hounsfield.archive.index.rows import Attributes, InstanceRow, ObjectRow, SourceRow, decode
+from hounsfield.archive.index.stored_objects import OUT_OF_REACH, as_received, lengths_as_received
 from hounsfield.codecs import at_rest
 from hounsfield.codecs.errors import CodecError
 from hounsfield.codecs.frames import FrameShape
@@ -112,7 +113,7 @@ class Records:
             if row.location.stream is not None:
                 return self._large_frame(row, layout, number)
             if part is None:
-                ref = self._indexer.ref_of(row.location)
+                ref = self._indexer.objects.ref_of(row.location)
                 part = ref.part(1 + number if layout.has_frames else 2)
             data = as_received(row.stored_as, part, self._log.open_part(part))
         self.figures.frames += 1
@@ -169,7 +170,7 @@ class Records:
             head = self._log.open_whole(row.location.header_part())
             trailer: Buffer = b""
             if row.location.trailer_bytes:
-                ref = self._indexer.ref_of(row.location)
+                ref = self._indexer.objects.ref_of(row.location)
                 trailer = self._log.open_whole(ref.part(len(ref.part_lengths) - 1))
         return Header(head, trailer, row.transfer_syntax_uid)
 
@@ -241,7 +242,7 @@ class Records:
             frames = place.frames * at_rest.frame_bytes_of(row.stored_as)
             return place.header_bytes + frames + place.trailer_bytes
         with _damage_named():
-            return sum(self._indexer.ref_of(row.location).part_lengths[1:])
+            return sum(self._indexer.objects.ref_of(row.location).part_lengths[1:])
 
     def plain_bytes(self, row: InstanceRow) -> int | None:
         """The data set's length, where it is parts stored as received of which the index knows all; else
@@ -294,7 +295,7 @@ class Records:
 
     def _parts(self, row: InstanceRow, start: int, stop: int | None) -> Iterator[tuple[PartRef, int, int]]:
         """The parts that hold the bytes from ``start`` to ``stop``, and which bytes of each those are."""
-        ref = self._indexer.ref_of(row.location)
+        ref = self._indexer.objects.ref_of(row.location)
         end = 0
         lengths = lengths_as_received(ref, row.stored_as)
         for part, length in zip(islice(ref.parts(), 1, None), lengths, strict=True):
@@ -322,7 +323,9 @@ class Records:
                 if layout is Layout.NATIVE:
                     end = begin + location.stream.frames * location.stream.frame_bytes
             else:
-                header, *frames, _ = lengths_as_received(self._indexer.ref_of(location), row.stored_as)
+                header, *frames, _ = lengths_as_received(
+                    self._indexer.objects.ref_of(location), row.stored_as
+                )
                 begin, end = header, header + sum(frames)
             if layout is not Layout.UNDIVIDED_ENCAPSULATED:
                 return [(begin, end)]
@@ -341,7 +344,7 @@ class Records:
         with _damage_named():
             if row.location.stream is not None:
                 return self._large.bulk(row)
-            ref = self._indexer.ref_of(row.location)
+            ref = self._indexer.objects.ref_of(row.location)
             for part in islice(ref.parts(), 2, len(ref.part_lengths) - 1):
                 data = as_received(row.stored_as, part, self._log.open_part(part))
                 out.extend(

@@ -31,8 +31,8 @@ from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.group_commit import Received, Undecided
 from hounsfield.archive.engine.isolation import Isolation
 from hounsfield.archive.engine.records import Records
-from hounsfield.archive.index.indexing import VANISHED
 from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.archive.index.stored_objects import VANISHED
 from hounsfield.codecs.coders import CODERS
 from hounsfield.codecs.deferred import deferred
 from hounsfield.codecs.errors import CodecError

@@ -30,13 +30,7 @@ from msgspec import structs
 
 from hounsfield.archive.index.carrying import Carried, Carrier, Pace, RewriteLimits, counts_once
 from hounsfield.archive.index.catalog import Stored
-from hounsfield.archive.index.indexing import (
-    VANISHED,
-    Indexer,
-    as_received,
-    lengths_as_received,
-    progress_batch,
-)
+from hounsfield.archive.index.indexing import Indexer, progress_batch
 from hounsfield.archive.index.packs import (
     HOT,
     SERIES_KEY_BYTES,
@@ -56,6 +50,7 @@ from hounsfield.archive.index.rows import (
     encode,
 )
 from hounsfield.archive.index.smaller_frames import SmallerLimits, is_native, is_worth_it, smaller
+from hounsfield.archive.index.stored_objects import VANISHED, as_received, lengths_as_received
 from hounsfield.archive.index.switching import Switching
 from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, STUDY_ID_BYTES, USE, VERSION
 from hounsfield.codecs.at_rest import Encoding, name_of
@@ -285,7 +280,7 @@ class Gatherer:
         some: list[_Wanted] = []
         packed = needed = 0
         for one in wanted:
-            length = self._indexer.stored_bytes(one.location)
+            length = self._indexer.objects.stored_bytes(one.location)
             own = length if one.location.stream is None else 0
             is_enough = packed + own > self._limits.pack_bytes or needed + length > self._room() // 2
             if some and is_enough:
@@ -384,7 +379,7 @@ class Gatherer:
         report: GatherReport,
         pace: Pace,
     ) -> Carried:
-        ref = self._indexer.ref_of(location)
+        ref = self._indexer.objects.ref_of(location)
         row = decode(ObjectRow, self._log.open_part(ref.part(0)))
         two_of_three = counts_once(pace, 3 / 2)  # the last one is made at the end
         carried = carrier.add_stream(ref, Stored(row, location), two_of_three)
@@ -394,7 +389,7 @@ class Gatherer:
 
     def _open(self, location: Location, pace: Pace) -> _Opened:
         """The record, all of it in memory: while it waits to be written its segment may be compacted."""
-        ref = self._indexer.ref_of(location)
+        ref = self._indexer.objects.ref_of(location)
         pace(ref.length)
         whole = memoryview(bytearray(sum(ref.part_lengths)))
         self._log.open_parts(list(ref.parts()), whole, wait=True)

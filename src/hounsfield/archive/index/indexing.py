@@ -9,14 +9,12 @@ would otherwise starve each other. Indexing a record twice changes nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from hounsfield.archive.dicom.rejection import KEY_OBJECT_SELECTION
 from hounsfield.archive.index.catalog import Catalog, Place, Stored
-from hounsfield.archive.index.contents import open_pieces, same_stretches
 from hounsfield.archive.index.corrections import is_hidden, uid_before_hiding
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.patients import Patients
@@ -30,32 +28,17 @@ from hounsfield.archive.index.rows import (
     encode,
 )
 from hounsfield.archive.index.sealed import RowSealer
+from hounsfield.archive.index.stored_objects import OUT_OF_REACH, VANISHED, StoredObjects
 from hounsfield.archive.index.tables import INSTANCE, QUARANTINE, SEGMENT, SPARE, TOMBSTONE
-from hounsfield.archive.index.use import DeadRecords, stored_bytes, with_segments
+from hounsfield.archive.index.use import DeadRecords, with_segments
 from hounsfield.archive.index.waiting_notes import leave_waiting
-from hounsfield.codecs import at_rest
-from hounsfield.codecs.errors import CodecError
-from hounsfield.codecs.pixels import same_bytes
-from hounsfield.storage_backends.api import Batch, Buffer, KeyValueStore, Snapshot
-from hounsfield.storage_backends.errors import (
-    BlobNotFoundError,
-    KeyringError,
-    PreconditionError,
-    SealError,
-    StorageError,
-)
-from hounsfield.storage_backends.object_store import ForeignTierError, StoreAwayError, StoreRefusedError
-from hounsfield.storage_backends.segments import PartRef, RecordRef, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.api import Batch, KeyValueStore, Snapshot
+from hounsfield.storage_backends.errors import PreconditionError
+from hounsfield.storage_backends.segments import SegmentLog
 
 SEALS_PER_OBJECT = (
     8  # rows one object can touch: instance, series, study, patient, version, event, spare, note
 )
-
-#: What reading raises when the segment that a row names was removed since the row was read.
-VANISHED = (BlobNotFoundError, KeyringError)
-
-#: What reading raises of a record that lies in a tier which does not give it now.
-OUT_OF_REACH = (StoreAwayError, StoreRefusedError, ForeignTierError)
 
 EVENT_STORED = "instances-stored"
 EVENT_CONFLICT = "conflict-kept"
@@ -74,17 +57,6 @@ class Outcome(Enum):
 
 class IndexContentionError(Exception):
     """Objects found no place in the index in any attempt: not acknowledged, they may be sent again."""
-
-
-class _IsStored(Protocol):
-    """What of a stored object says where its bytes are, and how to read them."""
-
-    @property
-    def transfer_syntax_uid(self) -> str: ...
-    @property
-    def stored_as(self) -> str: ...
-    @property
-    def location(self) -> Location: ...
 
 
 class _Received(NamedTuple):
@@ -116,6 +88,7 @@ class Indexer:
         newest_current: bool = False,
     ) -> None:
         self.log = log
+        self.objects = StoredObjects(log)
         self.store = store
         self.catalog = catalog
         self._sealer = sealer
@@ -186,58 +159,6 @@ class Indexer:
             return []
         return [served, *self.catalog.versions(snapshot, self.catalog.instance_key(*place))]
 
-    def holds(
-        self, held: InstanceRow, row: ObjectRow, lengths: Sequence[int], pieces: Iterable[Buffer]
-    ) -> bool:
-        """Whether a stored record is, byte for byte, in one syntax and stored alike, the one in ``pieces``.
-
-        ``lengths`` are theirs: header, frames…, trailer. Pieces are only taken when all lengths agree.
-        """
-        if held.transfer_syntax_uid != row.transfer_syntax_uid or held.stored_as != row.stored_as:
-            return False
-        if held.location.stream is not None:
-            return held.location.stream.data_bytes == sum(lengths) and same_stretches(
-                self.data_set(held.location), pieces
-            )
-        ref = self.ref_of(held.location)
-        if ref.part_lengths[1:] != tuple(lengths):
-            return False
-        parts = islice(ref.parts(), 1, None)
-        opened = (self.log.open_part(part) for part in parts)
-        return all(same_bytes(one, other) for one, other in zip(opened, pieces, strict=True))
-
-    def data_set_bytes(self, location: Location, stored_as: str = "") -> int:
-        """The length of an object's data set as received."""
-        if location.stream is not None:
-            return location.stream.data_bytes
-        return sum(lengths_as_received(self.ref_of(location), stored_as))
-
-    def data_set(self, location: Location, stored_as: str = "") -> Iterator[Buffer]:
-        """An object's data set as received, stretch by stretch."""
-        if location.stream is not None:
-            return open_pieces(self.log, location).stretches()
-        parts = islice(self.ref_of(location).parts(), 1, None)
-        return (as_received(stored_as, part, self.log.open_part(part)) for part in parts)
-
-    def stored_bytes(self, location: Location) -> int:
-        """Stored bytes of an object, with its framing and pieces; what the index knows when it is damaged."""
-        length = stored_bytes(location)
-        if length is None:
-            try:
-                length = self.ref_of(location).length
-            except (StorageError, ValueError):
-                length = location.row_bytes + location.header_bytes + location.trailer_bytes
-        return length
-
-    def ref_of(self, location: Location) -> RecordRef:
-        """The record with its whole part table, which is read from the record when the row lacks it."""
-        if location.has_table:
-            return location.ref()
-        record = next(self.log.scan(location.segment, start=location.offset), None)
-        if not isinstance(record, ScannedRecord) or record.ref.record_id != location.record_id:
-            raise SealError("the record that the index points at is damaged")
-        return record.ref
-
     def _same(self, held: InstanceRow, stored: Stored, *, in_recovery: bool) -> bool:
         """Whether a record that is here and one that is added hold the same bytes as received.
 
@@ -249,35 +170,11 @@ class Indexer:
         if not in_recovery and not self.log.is_near(held.location.segment):
             return False  # others wait for this commit; whoever could wait has compared them
         try:
-            return self.are_alike(held, _Received.of(stored))
+            return self.objects.are_alike(held, _Received.of(stored))
         except (*VANISHED, *OUT_OF_REACH):
             if in_recovery:
                 return False
             raise
-
-    def are_alike(self, one: _IsStored, other: _IsStored) -> bool:
-        """Whether two records hold the same bytes as received, however each is stored.
-
-        Raises as reading them does.
-        """
-        if one.transfer_syntax_uid != other.transfer_syntax_uid:
-            return False
-        if one.location.stream is not None or other.location.stream is not None:
-            return self._same_data_set(one, other)
-        mine, its = self.ref_of(one.location), self.ref_of(other.location)
-        if lengths_as_received(mine, one.stored_as) != lengths_as_received(its, other.stored_as):
-            return False
-        pairs = zip(islice(mine.parts(), 1, None), islice(its.parts(), 1, None), strict=True)
-        try:
-            return all(
-                same_bytes(
-                    as_received(one.stored_as, part, self.log.open_part(part)),
-                    as_received(other.stored_as, match, self.log.open_part(match)),
-                )
-                for part, match in pairs
-            )
-        except CodecError:
-            return False  # not known to be: both are kept
 
     def _stays(self, snapshot: Snapshot, held: InstanceRow, place: Place, received_ns: int) -> bool:
         """Whether a row belongs where it is, and what was received at that moment with it.
@@ -293,19 +190,6 @@ class Indexer:
             return True
         received = held.received or place[:2]
         return view.route(*received, held.sop_uid, held.received_ns)[:2] == place[:2]
-
-    def _same_data_set(self, one: _IsStored, other: _IsStored) -> bool:
-        """As :meth:`are_alike`, when one of the two lies in pieces: stretch by stretch."""
-        if self.data_set_bytes(one.location, one.stored_as) != self.data_set_bytes(
-            other.location, other.stored_as
-        ):
-            return False
-        try:
-            return same_stretches(
-                self.data_set(one.location, one.stored_as), self.data_set(other.location, other.stored_as)
-            )
-        except CodecError:
-            return False
 
     def _plan(
         self,
@@ -440,7 +324,7 @@ class _Needless:
         self._batch.put(SPARE, key, encode(SpareRow(self._count(i, location))))
 
     def _count(self, i: int, location: Location) -> int:
-        length = self._indexer.stored_bytes(location)
+        length = self._indexer.objects.stored_bytes(location)
         self._dead.add(location.segment, length)
         self._members.append((i, Outcome.DUPLICATE))
         return length
@@ -452,24 +336,6 @@ class _Needless:
         if self._members:
             self._dead.plan(snapshot, self._batch, time.time_ns())
             plans.append((self._batch, self._members))
-
-
-def as_received(stored_as: str, part: PartRef, data: memoryview) -> memoryview:
-    """A part's bytes as they were received: frames that are stored otherwise are decoded.
-
-    ``CodecError`` when they cannot be.
-    """
-    if stored_as and 1 < part.part < part.part_count - 1:
-        return at_rest.decoded(data)
-    return data
-
-
-def lengths_as_received(ref: RecordRef, stored_as: str) -> tuple[int, ...]:
-    """The lengths of header, frames… and trailer as they were received."""
-    header, *frames, trailer = ref.part_lengths[1:]
-    if stored_as:
-        frames = [at_rest.frame_bytes_of(stored_as)] * len(frames)
-    return header, *frames, trailer
 
 
 def _batches(plans: Sequence[_Plan], uses_reserve: bool) -> list[Batch]:

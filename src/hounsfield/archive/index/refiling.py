@@ -181,7 +181,7 @@ class Refiling:
         pair = frozenset({one.location.record_id, other.location.record_id})
         if pair not in self._alike:
             try:
-                self._alike[pair] = self._indexer.are_alike(one, other)
+                self._alike[pair] = self._indexer.objects.are_alike(one, other)
             except (StorageError, ValueError):
                 return False  # damaged, or moved just now: both are told
         return self._alike[pair]

@@ -43,7 +43,7 @@ from hounsfield.archive.index.corrections import (
     is_hidden,
     number_key,
 )
-from hounsfield.archive.index.indexing import VANISHED, Indexer
+from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.journal import FACT_SEALS, Journal
 from hounsfield.archive.index.refiling import Refiling
 from hounsfield.archive.index.refused_notes import (
@@ -69,6 +69,7 @@ from hounsfield.archive.index.rows import (
     SourceRow,
 )
 from hounsfield.archive.index.sealed import RowSealer
+from hounsfield.archive.index.stored_objects import VANISHED
 from hounsfield.archive.index.tables import CORRECTED, INSTANCE, META, STUDY_ID_BYTES
 from hounsfield.archive.index.waiting_notes import FOLLOWED, WaitingRow, all_waiting, waiting_key
 from hounsfield.codecs.errors import CodecError
@@ -220,10 +221,10 @@ class Rejections:
         for _ in range(MOVES_MAX):
             found = self._stored(record_id, row)
             try:
-                length = self._indexer.data_set_bytes(found.location, found.stored_as)
+                length = self._indexer.objects.data_set_bytes(found.location, found.stored_as)
                 if length > self._limits.bytes_max:
                     raise NoteTooLargeError(f"it is {length} bytes long, more than {self._limits.bytes_max}")
-                data = b"".join(self._indexer.data_set(found.location, found.stored_as))
+                data = b"".join(self._indexer.objects.data_set(found.location, found.stored_as))
             except VANISHED:
                 continue  # compaction moved it
             content = rejection_note(data, found.transfer_syntax_uid, self._limits)

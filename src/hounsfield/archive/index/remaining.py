@@ -60,7 +60,7 @@ class Carried:
         """Stored bytes of an object's record."""
         length = self._lengths.get(location.record_id)
         if length is None:
-            length = self._lengths[location.record_id] = self._indexer.stored_bytes(location)
+            length = self._lengths[location.record_id] = self._indexer.objects.stored_bytes(location)
         return length
 
     def settle(self, draft: StudyDraft, *, always: bool = False) -> None:
