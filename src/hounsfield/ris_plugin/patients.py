@@ -313,10 +313,11 @@ def merge(
         raise NotNowError("a patient cannot be merged into itself, nor into who was merged into it")
     if victim.state == MERGED:
         before_id, before = last_merge(change, merged)
-        if before.survivor == survivor:
-            return before_id
         if (at_ns, sender) < (before.at_ns, before.sender):
             return before_id  # overtaken by what is known
+        if before.survivor == survivor:
+            change.put(MERGE, before_id, structs.replace(before, at_ns=at_ns, sender=sender))
+            return before_id
         _undo(change, actor, before_id, before)
     merge_id = change.new_id()
     made = Merge(
