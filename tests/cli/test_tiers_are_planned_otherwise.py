@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from hounsfield.archive.app import asking
 from hounsfield.archive.app.data_directory import open_data_directory
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.tier_progress import SUMMED
 from hounsfield.storage_backends.master_key import create_master_key_file
 from support.archives import ct_slice, open_stores, store
 
@@ -201,6 +204,31 @@ def test_damage_and_missing_tiers_are_exit_code_4(tier: Tier, tmp_path: Path) ->
     assert "mount" in tier("status", code=4).out
     assert json_of(tier, "verify", code=4)["copies"] == 2
     assert json_of(tier, "apply")["run"]["failures"] == 0  # there was nothing to move
+
+
+def test_what_a_plan_under_way_did_is_not_told_as_nothing(
+    cli: Any, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def progress(*, running: bool, asked: bool) -> dict[str, Any]:
+        figures = dict.fromkeys(SUMMED, 0)
+        run = {"task": "plan", "running": running, "began": 1.0, "ended": None if running else 2.0, **figures}
+        return {"series": 9, "plan_asked": asked, "runs": {"plan": {**run, "looked": 4}}}
+
+    answers = iter(
+        [progress(running=True, asked=False), {}, progress(running=False, asked=False), {"damaged": []}]
+    )
+
+    class Server:
+        running = True
+
+        def call(self, op: str, **_: Any) -> Any:
+            return next(answers)
+
+    monkeypatch.setattr(asking, "open_archive", lambda _: nullcontext(Server()))
+    done = cli("tier", "apply", "--wait", "--data", archive)
+    assert done.code == 0
+    assert "0 series placed" in done.err
+    assert "under way already, and did the rest" in done.err
 
 
 def test_what_a_missing_tier_puts_off_is_said(tier: Tier, tmp_path: Path) -> None:

@@ -369,7 +369,14 @@ def apply(
         )
     elif run is not None:
         remark(f"{'watched what was asked for before' if watching else 'done'}: {_did(run)}")
+        if not watching and _is_running(before):
+            remark("a plan was under way already, and did the rest: see `hounsfield tier history`")
     return EXIT_PARTIAL if damaged or (run and run["failures"]) else 0
+
+
+def _is_running(progress: dict[str, Any]) -> bool:
+    plan = progress["runs"].get("plan")
+    return plan is not None and bool(plan["running"])
 
 
 def _watch(
