@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,13 +17,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 from structlog.testing import capture_logs
 
 from engine.test_tiers_lose_what_they_move import LIMITS, Place, applied, rule, spoil, tidied
-from hounsfield.archive.engine import tier_returns, tiering
+from hounsfield.archive.engine import tier_returns, tiering, tiers
 from hounsfield.archive.engine.engine import Engine, EngineOptions
 from hounsfield.archive.engine.errors import DamagedError, UnavailableError
 from hounsfield.archive.engine.gate import FAR_READERS_MAX
 from hounsfield.archive.engine.tiers import TierOptions
 from hounsfield.archive.engine.types import Outcome, StoreResult
-from hounsfield.storage_backends.s3_store import S3Options, S3Store
+from hounsfield.storage_backends.s3_store import S3Limits, S3Options, S3Store
 from support import faulty_store as faults
 from support.archives import store, stored_bytes
 from support.faulty_store import Exchange, FaultyStore, Request, faulty_store
@@ -33,10 +34,7 @@ __all__ = ["s3_server"]
 
 NAMES = ("cold", "second")
 RETRY_S = 0.1
-PATIENT_S, IMPATIENT_S = (
-    60.0,
-    0.3,
-)  # with a bucket that says nothing; the latter only where one is to be silent
+PATIENT_S, IMPATIENT_S = 60.0, 0.3  # the latter where a bucket is to say nothing
 
 
 @dataclass
@@ -100,7 +98,9 @@ def forget_troubles(engine: Engine) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path, s3_server: S3Server) -> Iterator[Buckets]:
+def place(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buckets]:
+    # That the client asks again within a second is tested where it does: here it fails at once.
+    monkeypatch.setattr(tiers, "S3Limits", partial(S3Limits, retries=0))
     with ExitStack() as stack:
         made = Buckets(tmp_path)
         for name in NAMES:
