@@ -63,6 +63,11 @@ def load_config(
     _refuse_unknown(tree, Config, (), place)
     for override in overrides:
         _apply(tree, override)
+    plugins = tree.get("plugins", {})
+    for name, table in plugins.items() if isinstance(plugins, dict) else ():
+        if not isinstance(table, dict):
+            where = ("plugins", name)
+            raise ConfigError(f"{place(where)}: plugins.{name} is no table; write [plugins.{name}]")
     config = _converted(tree, Config, (), place)
     if settings_of is not None:
         for name, table in config.plugins.items():
