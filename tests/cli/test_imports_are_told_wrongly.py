@@ -119,6 +119,13 @@ def test_nobody_there_is_its_own_exit_code(cli: Any, archive: Path, word: str) -
     assert "127.0.0.1:1" in done.err
 
 
+def test_a_source_with_nothing_in_it_is_said(cli: Any, archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = cli("import", tmp_path / "empty", "--data", archive)
+    assert done.code == 0
+    assert "nothing was found" in done.err
+
+
 def test_an_archive_that_is_none(cli: Any, tmp_path: Path) -> None:
     done = cli("import", tmp_path, "--data", tmp_path / "none")
     assert done.code == 1

@@ -378,7 +378,10 @@ def _show(tally: Tally, as_json: bool, interrupted: bool) -> None:
         counts = [(fate.value, tally.fates[fate]) for fate in Fate if tally.fates[fate]]
         if tally.before:
             counts.append(("done with before", tally.before))
-        print_table(["", "objects"], counts, right=["objects"])
+        if counts:
+            print_table(["", "objects"], counts, right=["objects"])
+        elif not tally.complaints and not interrupted:
+            remark("nothing was found: no file there, or no study that matches")
         if tally.flagged:
             remark(f"{tally.flagged} of those imported have something that is worth a look")
         remark(f"{size(tally.bytes)} in objects that are here{'; interrupted' if interrupted else ''}")
