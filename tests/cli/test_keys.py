@@ -300,5 +300,12 @@ async def test_a_new_key_comes_to_every_tier_at_once(
             (tmp_path / "cold/keys/root").read_bytes() == (tmp_path / "second/keys/root").read_bytes() == now
         )
         root = now
+    for words in (
+        ("rotate-master", "--to", f"file:{tmp_path}/etc/third.key", "--new-key"),
+        ("recovery", "new"),
+    ):
+        wrong = call("keys", *words, "--set", 'tiers=[{name="hot", directory="/x"}]', with_key=new)
+        assert wrong.code == 2
+        assert (tmp_path / "a/keys/root").read_bytes() == root  # said before anything is changed
     (tmp_path / "cold/hounsfield-tier").write_text("{}")
     assert states(call("keys", "check", "--json", with_key=new))["cold"] == "away"

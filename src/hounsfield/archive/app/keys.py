@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hounsfield.archive.app.data_directory import MARKER
+from hounsfield.archive.app.tier_options import check_tiers
 from hounsfield.archive.config import Config
 from hounsfield.archive.errors import ConfigError, DataDirectoryError
 from hounsfield.storage_backends.errors import KeyringError, MasterKeyError
@@ -163,6 +164,7 @@ def rotate_master(
     ``make``, if the file is there) finishes it.
     """
     data = data_path(config)
+    check_tiers(config)  # they are to have the new one, and nobody should find out later that they cannot
     if make:
         make_master_key(config, to)
     new = load_master_key(to)

@@ -323,11 +323,13 @@ def recovery_new(
 ) -> int:
     """Make a recovery key and print it, once. The former one opens nothing from now on."""
     from hounsfield.archive.app.keys import keyring_of
+    from hounsfield.archive.app.tier_options import check_tiers
     from hounsfield.archive.app.tier_roots import tier_roots
     from hounsfield.storage_backends.master_key import RecoveryKey
 
     config = effective_config(config_file, overrides, data)
     keyring = keyring_of(config)
+    check_tiers(config)  # before the former key opens nothing any more
     recovery = RecoveryKey.generate()
     keyring.rewrap(recovery)
     if as_json:
@@ -354,10 +356,12 @@ def recovery_remove(
 ) -> int:
     """Let no recovery key open the archive. When the master key is then lost, everything is."""
     from hounsfield.archive.app.keys import keyring_of
+    from hounsfield.archive.app.tier_options import check_tiers
     from hounsfield.archive.app.tier_roots import tier_roots
 
     config = effective_config(config_file, overrides, data)
     keyring = keyring_of(config)
+    check_tiers(config)
     if not yes:
         click.confirm("Without it a lost master key means a lost archive. Remove it?", abort=True, err=True)
     removed = keyring.remove_recovery()
