@@ -22,7 +22,7 @@ from hounsfield.storage_backends.lmdb_store import LmdbLimits
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits
 
 MIB = 1 << 20
-RESERVE = 8 * MIB
+RESERVE = 4 * MIB
 Disk = Callable[[Path, str], None]
 
 
@@ -68,11 +68,11 @@ class SmallPlace(Place):
         )
 
 
-async def filled(place: Place, engine: Engine, most: int = 100, series_mib: int = 2) -> int:
+async def filled(place: Place, engine: Engine, most: int = 100) -> int:
     """Series are sent until the disk is full; how many it has."""
     for number in range(most):
         try:
-            await place.send(engine, 1, pixels=random.Random(number).randbytes(series_mib * MIB))
+            await place.send(engine, 1, pixels=random.Random(number).randbytes(MIB))
         except OutOfResourcesError:
             return number
     return most
@@ -88,12 +88,12 @@ def warnings(logged: list[dict[str, object]]) -> list[dict[str, object]]:
     return [entry for entry in logged if entry["log_level"] == "warning"]
 
 
-@pytest.mark.parametrize("full", ["size=20m", "size=64m,nr_inodes=30"])
+@pytest.mark.parametrize("full", ["size=8m", "size=64m,nr_inodes=30"])
 async def test_both_disks_run_full_and_moves_go_on_when_there_is_room(
     tmp_path: Path, disk: Disk, full: str
 ) -> None:
     """The one at a mark of fill, and up to its reserve; the other to the last byte, or to its last file."""
-    for where, size in (("data", "size=40m"), ("cold", full)):
+    for where, size in (("data", "size=20m"), ("cold", full)):
         disk(tmp_path / where, size)
     limits = replace(LIMITS, recall_when_opened=False, remove_after_s=0.0, check_s=NEVER)
     place = SmallPlace(tmp_path, (rule(fill_above=0.5, fill_until=0.2),), limits)
@@ -119,17 +119,17 @@ async def test_both_disks_run_full_and_moves_go_on_when_there_is_room(
         assert figures.series == sent
         await compacted(engine)
         assert engine.tiering.hot_fill() < 0.5
-        assert await filled(place, engine, 2, 1) == 2
+        assert await filled(place, engine, 2) == 2
         await place.require_all(engine)
         assert all(len(tiers) == 1 for tiers in place.named(engine.stores).values())
 
 
 async def test_a_series_larger_than_the_room_that_is_left_goes_bit_by_bit(tmp_path: Path, disk: Disk) -> None:
     """And neither packing nor compaction takes the last byte from those who store."""
-    disk(tmp_path / "data", "size=40m")
+    disk(tmp_path / "data", "size=20m")
     place = SmallPlace(tmp_path, limits=replace(LIMITS, check_s=NEVER, recall_when_opened=False))
     async with place.open() as engine:
-        series = await place.send(engine, 14, pixels=random.Random(1).randbytes(2 * MIB))
+        series = await place.send(engine, 14, pixels=random.Random(1).randbytes(MIB))
         assert await filled(place, engine, 2) < 2
         least = []
         room = engine.tiering._moves._room
