@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.figures import together
+from benchmarks.figures import due, together
 from benchmarks.processes import Fleet, worker_input, worker_ready
 from benchmarks.upper_layer import (
     ABORT,
@@ -71,6 +71,8 @@ class Load:
     max_pdu: int = MAX_PDU_OURS
     run: int = 0  # 0: drawn at random, so that no UID was ever seen
     window: int = 1
+    interval_s: float = 0.0  # an object is due so long after the one before, and timed from when it is due
+    untimed_s: float = 0.0  # what was sent so early is acknowledged, but not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +278,7 @@ def worker() -> None:
     began_ns = clock()
     began = ended = time.monotonic()
     stop_ns = began_ns + int(load.seconds * 1e9)
+    timed_ns = began_ns + int(load.untimed_s * 1e9)
     sent: dict[int, int] = {}  # when, by message
 
     def take_response() -> None:
@@ -286,7 +289,8 @@ def worker() -> None:
             raise RefusedError("the response answers another message")
         start = sent.pop(message_id)
         if status == 0 or status & 0xF000 == 0xB000:
-            latencies.append(clock() - start)
+            if start >= timed_ns:
+                latencies.append(clock() - start)
             ended = time.monotonic()
             warnings += status != 0
         else:
@@ -298,7 +302,7 @@ def worker() -> None:
             message_id = index % 65535 + 1
             chosen = prepared[index % len(prepared)]
             chosen.patch(identity.values(), message_id)
-            start = clock()
+            start = due(began_ns, index, load.interval_s)
             if start >= stop_ns:
                 break
             association.send(chosen.view)  # type: ignore[union-attr]

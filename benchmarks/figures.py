@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -51,6 +52,21 @@ def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "p99_ms": percentile(latencies, 0.99),
         "worst_ms": percentile(latencies, 1.0),
     }
+
+
+def due(began_ns: int, index: int, interval_s: float) -> int:
+    """Wait until the ``index``-th request of a load is due; when that was (``monotonic_ns``).
+
+    What is timed from then shows what those wait who come while an answer is late. Without an interval each
+    is due when the one before was answered.
+    """
+    now = time.monotonic_ns()
+    if not interval_s:
+        return now
+    at = began_ns + int(index * interval_s * 1e9)
+    if at > now:
+        time.sleep((at - now) / 1e9)
+    return at
 
 
 def lower_bound(ratios: Sequence[float]) -> float | None:

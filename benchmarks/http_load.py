@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
-from benchmarks.figures import together
+from benchmarks.figures import due, together
 from benchmarks.processes import Fleet, worker_input, worker_ready
 
 FRAMES_ACCEPT = 'multipart/related; type="application/octet-stream"'
@@ -58,6 +58,8 @@ class HttpLoad:
     seconds: float = 5.0
     count: int = 10_000_000
     in_order: bool = False  # as a viewer scrolls; otherwise at random
+    interval_s: float = 0.0  # a request is due so long after the one before, and timed from when it is due
+    untimed_s: float = 0.0  # what was asked for so early is not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +269,11 @@ def worker() -> None:
     worker_ready()
     clock = time.monotonic_ns
     began = ended = time.monotonic()
-    stop_ns = clock() + int(load.seconds * 1e9)
+    began_ns = clock()
+    stop_ns = began_ns + int(load.seconds * 1e9)
     for index in range(load.count):
         number = order[(index + 37 * task["number"]) % len(order)]
-        start = clock()
+        start = due(began_ns, index, load.interval_s)
         if start >= stop_ns:
             break
         target = targets[number]
@@ -296,7 +299,8 @@ def worker() -> None:
         if problem:
             _count(failures, problem)
             continue
-        latencies.append(took)
+        if start >= began_ns + int(load.untimed_s * 1e9):
+            latencies.append(took)
         total += length
         ended = time.monotonic()
     client.close()

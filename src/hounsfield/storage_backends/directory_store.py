@@ -64,12 +64,8 @@ class DirectoryLimits:
     reserve_bytes: int = 1 << 30
     """Free space that puts leave: others may use the disk, and file systems slow down when they are full."""
 
-    piece_bytes: int = _MIB
-    """Of one read of a stream, which holds one and has the kernel fetch what follows. Pieces are copied on
-    their way, with the interpreter's lock held: of 4 MiB for two milliseconds, and nobody is answered."""
-
-    ahead_bytes: int = 4 * _MIB
-    """Fetched by the kernel ahead of a stream."""
+    piece_bytes: int = 4 * _MIB
+    """Of one read of a stream, which holds one and has the kernel fetch the next."""
 
     stale_s: float = 24 * 3600
     """An unfinished file that nobody wrote to for so long is of a process that was killed. Longer than a
@@ -220,7 +216,7 @@ class DirectoryStore:
                 view = memoryview(bytearray(min(self._limits.piece_bytes, end - start)))
                 self._read(descriptor, key, start, view)
                 start += len(view)
-                os.posix_fadvise(descriptor, start, self._limits.ahead_bytes, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(descriptor, start, self._limits.piece_bytes, os.POSIX_FADV_WILLNEED)
                 yield view
 
     def _read(self, descriptor: int, key: str, offset: int, view: memoryview) -> None:

@@ -62,7 +62,6 @@ from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRec
 
 GATHER_PASSES: Final = 3
 """How often a pace is told of each byte, as it lay before: it is read, written, and read again."""
-WRITE_BYTES: Final = 1 << 20  # of one write: others, whose writes wait behind it, get their turn
 PAGE_ROWS: Final = 1000  # some 10 ms of opening rows: a snapshot is held no longer
 LOOKS_MAX: Final = 3  # at one record that compaction moves meanwhile
 INSTANCE_NUMBER: Final = 0x00200013
@@ -249,9 +248,7 @@ class Gatherer:
             carrier = Carrier(
                 self._log,
                 self._limits,
-                open_segment=lambda arena_bytes: PackWriter(
-                    self._log, arena_bytes=min(arena_bytes, WRITE_BYTES)
-                ),
+                open_segment=lambda arena_bytes: PackWriter(self._log, arena_bytes=arena_bytes),
                 uses_reserve=uses_reserve,
             )
             is_switching = False
