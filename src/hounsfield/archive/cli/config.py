@@ -35,9 +35,11 @@ def check(*, config_file: Path | None, overrides: tuple[str, ...], data: str | N
 
     config = effective_config(config_file, overrides, data, plugins=True)
     announcements = [*check_whole(config), *ending_certificates(config)]
-    for tier in config.tiers:
-        if tier.tls_ca and not Path(tier.tls_ca).is_file():
-            announcements.append(f"tiers {tier.name!r}: tls_ca: no such file: {tier.tls_ca}")
+    announcements += [
+        f"tiers {tier.name!r}: tls_ca: no such file: {tier.tls_ca}"
+        for tier in config.tiers
+        if tier.tls_ca and not Path(tier.tls_ca).is_file()
+    ]
     if as_json:
         print_json({"ok": True, "announcements": announcements})
         return 0
