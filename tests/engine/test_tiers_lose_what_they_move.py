@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -414,6 +414,24 @@ async def test_rot_that_a_reader_meets_is_mended_from_the_other_copy(place: Plac
         assert (folder / segment).read_bytes() == whole
         assert not engine.tiering.verifying.damaged()
         await place.require_all(engine)
+
+
+@pytest.mark.parametrize("how", [spoil, Path.unlink])
+async def test_keys_in_a_tier_are_verified_too(place: Place, how: Callable[[Path], None]) -> None:
+    async with place.open() as engine:
+        await place.send(engine)
+        await applied(engine)
+        keys = sorted((place.root / "cold" / "keys").rglob("*"))
+        right = {path: path.read_bytes() for path in keys if path.is_file() and path.name != "tiers"}
+        assert len(right) == 2  # of the pack, and the root
+        for path in right:
+            path.chmod(0o600)
+            how(path)
+        for _ in range(2):  # what is beside packs is looked after before they are
+            engine.tiering.verifying.ask(engine.tiering.now())
+            await tidied(engine)
+        assert {path: path.read_bytes() for path in right} == right
+        assert engine.tiering.figures.repaired_packs == 1
 
 
 async def test_a_pack_without_a_right_copy_is_said_and_what_opens_is_read(place: Place) -> None:

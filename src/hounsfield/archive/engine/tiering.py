@@ -324,6 +324,7 @@ class Tiering:
         due = self.verifying.due(self.now(), self._intervals, VERIFIED_AT_ONCE)
         if not due:
             return
+        self.copying.notes.look_again()
         with self.progress.of("verify", self.leading.pace()) as (pace, _):
             looked: dict[Copy, Found] = {}
             intervals = dict(self._intervals)

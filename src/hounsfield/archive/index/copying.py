@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from hounsfield.archive.index.carrying import Pace
 from hounsfield.archive.index.packs import HOT, CopyRow, PackGoneError, PackRow, Packs
-from hounsfield.archive.index.tier_notes import TierNotes
+from hounsfield.archive.index.tier_notes import TierNotes, read_small
 from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
@@ -143,6 +143,20 @@ class Copying:
         now = self.now()
         since = row.copies[tier].since_ns if tier in row.copies else now
         return self.packs.name_copy(segment, tier, CopyRow(since, now))
+
+    def mend_key(self, segment: bytes, tier: str) -> bool:
+        """Put the pack's key into ``tier`` anew if what is there is another or none; whether it was so.
+
+        A tier and the master key are to be enough, so that its keys rot no less unseen than its packs.
+        """
+        place = self._tiers[tier]
+        if not place.keeps_keys:
+            return False
+        wrapped = self._keyring.wrapped_key("segment", segment.hex())
+        if read_small(place.store, segment_key_name(segment)) == wrapped:
+            return False
+        self._put_keys(place, segment)
+        return True
 
     def repair(self, segment: bytes, tier: str, *, pace: Pace = lambda _: None) -> PackRow:
         """Put the pack into ``tier`` anew, from another tier whose copy is right. Raises as :meth:`copy`."""

@@ -35,6 +35,11 @@ class TierNotes:
         self._roots: dict[str, bytes] = {}  # as they are in each tier
         self._used: dict[str, frozenset[str]] = {}  # as each tier says
 
+    def look_again(self) -> None:
+        """Have the next :meth:`keep` ask each tier what is there."""
+        self._roots.clear()
+        self._used.clear()
+
     def keep(self, name: str, used: Iterable[str], *, begins: bool = False) -> bool:
         """Have tier ``name`` hold the root file of now, and know that these tiers are ``used``.
 

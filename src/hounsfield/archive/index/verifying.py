@@ -218,6 +218,9 @@ class Verifying:
         try:
             self._copying.verify(segment, tier, pace=pace)
             found = Found.RIGHT
+            if self._copying.mend_key(segment, tier):
+                found = Found.REPAIRED
+                self._announce(EVENT_REPAIRED, segment, tier)
         except PackGoneError:
             found = Found.GONE
         except WRONG_BYTES as error:
