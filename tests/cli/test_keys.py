@@ -18,6 +18,7 @@ from hounsfield.archive.index.copying import Tier, pack_key
 from hounsfield.archive.index.tier_notes import TierNotes
 from hounsfield.storage_backends.directory_store import DirectoryStore
 from hounsfield.storage_backends.object_store import claim_tier
+from hounsfield.storage_backends.tier_holder import TIER_HOLDER
 from support.archives import ct_slice, open_stores, store
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -307,5 +308,11 @@ async def test_a_new_key_comes_to_every_tier_at_once(
         wrong = call("keys", *words, "--set", 'tiers=[{name="hot", directory="/x"}]', with_key=new)
         assert wrong.code == 2
         assert (tmp_path / "a/keys/root").read_bytes() == root  # said before anything is changed
+    shutil.copytree(tmp_path / "a", tmp_path / "copy")
+    (tmp_path / "copy" / TIER_HOLDER).unlink()  # as a backup has none
+    there = ("--data", tmp_path / "copy", "--config", tmp_path / "config.toml")
+    copied = cli("keys", "recovery", "new", "--json", *there, "--set", f"keys.master_key={new}")
+    assert set(states(copied).values()) == {"held", "unused"}
+    assert (tmp_path / "cold/keys/root").read_bytes() == root  # of the archive, not of its copy
     (tmp_path / "cold/hounsfield-tier").write_text("{}")
     assert states(call("keys", "check", "--json", with_key=new))["cold"] == "away"

@@ -7,20 +7,24 @@ the server, which looks once a minute.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from hounsfield.archive.app.keys import data_path
 from hounsfield.archive.app.tier_options import tiering_options
 from hounsfield.archive.config import Config
-from hounsfield.archive.engine.tiers import TierOptions, open_place
+from hounsfield.archive.engine.tiers import TierOptions, name_of, open_place
 from hounsfield.archive.index.tier_notes import ROOT_KEY, read_small
 from hounsfield.storage_backends.errors import StorageError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.object_store import TierMarkerMissingError, claim_tier
+from hounsfield.storage_backends.tier_holder import TierHeldError, hold_tier
 
 CURRENT: Final = "current"
 FORMER: Final = "former"
 UNUSED: Final = "unused"
 AWAY: Final = "away"
+HELD: Final = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class TierRoot:
             FORMER: "has the root key as it was wrapped before: only the keys of then open it there. The "
             "server puts that right within a minute",
             UNUSED: "was not used yet, and has none",
+            HELD: "has it not, and is not to have it from here",
             AWAY: "has it not, as far as can be seen; the server puts it there when the tier answers",
         }[self.state]
         return f"tier {self.tier} {said}{f': {self.why}' if self.why else ''}"
@@ -48,10 +53,13 @@ def tier_roots(config: Config, keyring: Keyring, *, put: bool) -> list[TierRoot]
 
     Each tier is asked once, without patience; none that does not answer raises.
     """
-    return [_one(options, keyring, put=put) for options in tiering_options(config, workers=1).tiers]
+    data = data_path(config)
+    tiers = tiering_options(config, workers=1).tiers
+    return [_one(options, keyring, data if put else None) for options in tiers]
 
 
-def _one(options: TierOptions, keyring: Keyring, *, put: bool) -> TierRoot:
+def _one(options: TierOptions, keyring: Keyring, data: Path | None) -> TierRoot:
+    """``data``: the data directory that it is put from; None: only looked at."""
     name, root = options.name, keyring.wrapped_root()
     store = open_place(options)
     try:
@@ -59,12 +67,15 @@ def _one(options: TierOptions, keyring: Keyring, *, put: bool) -> TierRoot:
         found = read_small(store, ROOT_KEY)
         if found is None:
             return TierRoot(name, UNUSED)
-        if found != root and put:
+        if found != root and data is not None:
+            hold_tier(store, name_of(data, keyring.root_id), name)
             store.put(ROOT_KEY, [root], len(root))
             found = read_small(store, ROOT_KEY)
         return TierRoot(name, CURRENT if found == root else FORMER)
     except TierMarkerMissingError:
         return TierRoot(name, UNUSED, "it bears no mark; if it was used, its disk is not mounted")
+    except TierHeldError as error:
+        return TierRoot(name, HELD, str(error))
     except (StorageError, OSError) as error:
         return TierRoot(name, AWAY, str(error))
     finally:

@@ -136,7 +136,7 @@ class Tiers:
         self._memories: dict[str, Remembering] = {}
         self._places: dict[str, _Claimed] = {}
         hot = DirectoryStore(directory, DirectoryLimits(reserve_bytes=blobs.reserve_bytes))
-        self._holder = cache(partial(_name_of, directory, keyring.root_id))
+        self._holder = cache(partial(name_of, directory, keyring.root_id))
         place = _Claimed(hot, HOT, keyring.root_id, lambda: True, None)
         self.by_name = {HOT: Tier(HOT, place, lambda segment: SEGMENTS + segment.hex(), keeps_keys=False)}
         for one in options.tiers:
@@ -227,7 +227,7 @@ def far_reads(reading: TieredBlobs) -> Callable[[tuple[Any, ...]], bool]:
     return is_far
 
 
-def _name_of(directory: Path, archive: bytes) -> str:
+def name_of(directory: Path, archive: bytes) -> str:
     """The name of a data directory among those that have its keys."""
     place = DirectoryStore(directory, DirectoryLimits(reserve_bytes=0))  # a full disk has room for it
     try:
