@@ -14,7 +14,7 @@ from hounsfield.archive.dicom.query import QueryError
 from hounsfield.archive.engine import errors as engine_errors
 from hounsfield.archive.engine.errors import EngineError, OutOfResourcesError
 from hounsfield.archive.engine.types import Outcome
-from hounsfield.archive.web import openapi, problems, stow_results
+from hounsfield.archive.web import operations, problems, stow_results
 from hounsfield.archive.web.frames import ROUTE
 from hounsfield.archive.web.routes import routes
 
@@ -242,7 +242,7 @@ def test_every_engine_error_has_a_row():
 def test_every_route_is_documented_and_every_document_routed(settings):
     table = routes(None, settings(), metrics=None, health=None)
     routed = {(row.method, row.path.replace(":path}", "}")) for row in table} | {("GET", ROUTE)}
-    assert routed == set(openapi.OPERATIONS)
+    assert routed == set(operations.OPERATIONS)
 
 
 async def test_the_openapi_document_is_whole(archive):
