@@ -202,6 +202,25 @@ async def test_an_index_older_than_a_compaction_finds_what_was_moved(
     await archive.check(tmp_path / "new")
 
 
+@pytest.mark.parametrize("reindex", [False, True])
+async def test_what_only_a_former_snapshot_can_open_is_left_there(
+    archive: Archive, tmp_path: Path, reindex: bool
+) -> None:
+    async with open_engine(archive.stores, SMALL, owner="a test") as engine:
+        await archive.fill(engine, 40, study_uid="1.2.5")
+        archive.backup(segments=True)
+        gone = _compact(archive.stores)
+        archive.backup(segments=True)
+    archive.stores.close()
+    report = Restore.open(archive.backups, archive.master).run(tmp_path / "new", SMALL, reindex=reindex)
+    assert gone
+    assert not {segment.hex() for segment in gone} & {
+        path.name for path in (tmp_path / "new/segments").iterdir()
+    }
+    assert report.recovery.unreadable_segments == 0
+    await archive.check(tmp_path / "new")
+
+
 @pytest.mark.parametrize("encoding", [None, Encoding.ZSTD, Encoding.HTJ2K])
 async def test_an_index_older_than_a_gathering_finds_what_is_in_packs(
     archive: Archive, tmp_path: Path, encoding: Encoding | None

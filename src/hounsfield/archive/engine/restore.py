@@ -248,7 +248,15 @@ class Restore:
             raise BackupError(
                 f"there is no {source}: --segments-from is a directory with segments/ and ledger/"
             )
-        files = sorted(path for path in source.iterdir() if path.is_file() and path.suffix != ".part")
+        named = {entry.name for entry in self.manifest.logs}
+        files = sorted(
+            path
+            for path in source.iterdir()
+            if path.is_file()
+            and path.suffix != ".part"
+            # What only former snapshots name, without a key here, was compacted between them and this one.
+            and (f"{log}/{path.name}" in named or (data / "keys" / "segment" / f"{path.name}.key").exists())
+        )
         total, done = sum(path.stat().st_size for path in files), 0
         for path in files:
             size, copy = path.stat().st_size, target / path.name
