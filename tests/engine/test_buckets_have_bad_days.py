@@ -16,7 +16,7 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian
 from structlog.testing import capture_logs
 
-from engine.test_tiers_lose_what_they_move import LIMITS, Place, applied, rule, spoil, tidied
+from engine.test_tiers_lose_what_they_move import Place, applied, rule, spoil, tidied
 from hounsfield.archive.engine import tier_returns, tiering, tiers
 from hounsfield.archive.engine.engine import Engine, EngineOptions
 from hounsfield.archive.engine.errors import DamagedError, UnavailableError
@@ -223,7 +223,6 @@ async def test_one_request_in_four_ends_badly(place: Buckets) -> None:
 async def moved(place: Buckets, *tiers: str, count: int = 3) -> None:
     """An archive with one series, whose packs lie in ``tiers`` only."""
     place.rules = (rule("move", *tiers),)
-    place.limits = replace(LIMITS, recall_when_opened=False)
     async with place.open() as engine:
         await place.send(engine, count)
         await applied(engine)
@@ -428,7 +427,6 @@ async def test_series_of_another_tier_come_back_while_one_is_away(
     seconds = 0.0
     monkeypatch.setattr(tier_returns, "time", SimpleNamespace(monotonic=lambda: seconds))
     monkeypatch.setattr(tier_returns, "RECALLS_AT_ONCE", 2)
-    place.limits = replace(LIMITS, recall_when_opened=False)
     async with place.open() as engine:
         for _ in range(3):
             await place.send(engine, 1)

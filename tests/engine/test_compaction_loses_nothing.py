@@ -174,6 +174,13 @@ async def test_after_everything_was_deleted_no_key_opens_anything(tmp_path: Path
                 await engine.compaction.rewrite(segment, throttled=False)
             assert await engine.compaction.finish() == 3
             assert results
+            emptied = await engine.compaction.rewrite(
+                bytes.fromhex(next(aside.iterdir()).name), throttled=False
+            )
+            assert (emptied.moved, emptied.kept_because) == (
+                0,
+                "",
+            )  # whoever found it due before comes too late
     assert not list((directory / "segments").iterdir())
     left = {path.read_bytes() for path in (directory / "keys").rglob("*") if path.is_file()}
     assert len(keys & left) == len(keys) - 3

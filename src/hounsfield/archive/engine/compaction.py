@@ -188,6 +188,11 @@ class Compaction:
         except StoreFullError as error:
             log.warning("a segment cannot be compacted now, the disk is full", error=str(error))
             return RewriteReport(segment, kept_because="the disk is full")
+        except StorageError:
+            with self._store.snapshot() as snapshot:
+                if snapshot.get(SEGMENT, segment) is not None:
+                    raise
+            return RewriteReport(segment)  # removed since it was found to be due
         if report.kept_because:
             log.info("a segment stays in its place", reason=report.kept_because)
         else:
