@@ -666,7 +666,7 @@ def test_an_ae_that_does_not_know_the_title_is_no_silence(
 
 @pytest.fixture
 def busy() -> Iterator[TheirAe]:
-    """An AE with 60 studies, which are only listed: most of one week, twenty of one day, one without a date."""
+    """60 studies, which are only listed: most of one week, twenty of one day, one without a date."""
     one = TheirAe()
     for number in range(39):
         one.add(f"202611{1 + number % 7:02}", f"1{number % 10}0000", slices=0)
