@@ -316,11 +316,19 @@ def test_a_killed_leader_is_succeeded_and_nothing_is_doubled(
         notes = server.run("notes", "list", "--json", "--set", "plugins.notes={}")
         assert notes.stdout.count("note ") == 2, notes.stderr
         assert server.run("fsck").returncode == 0
+        backup, again = tmp_path / "backup", str(tmp_path / "again")
+        assert server.run("backup", str(backup), "--segments").returncode == 0
+        restored = server.run("restore", str(backup), "--data", again, data=False)
+        assert restored.returncode == 0, restored.stderr
+        words = ("notes", "list", "--json", "--set", "plugins.notes={}", "--data", again)
+        assert server.run(*words, data=False).stdout == notes.stdout
 
 
 FAULTS = {
     "start": "the plugin notes could not start: RuntimeError at hounsfield_notes.py",
     "check": "plugins.notes: this cannot be",
+    "service": "the plugin notes provides 'other', which is not one of its services",
+    "class": "a plugin's service notes is for 1.2.840.10008.5.1.4.1.1.2, the archive's own",
 }
 
 

@@ -201,9 +201,11 @@ async def start(archive, settings):
     async def prefetch(name):
         await archive.prefetch(name, patient_id="1", at_ns=10**18)
 
+    named = "other" if settings.fail == "service" else "notes"
+    own = "1.2.840.10008.5.1.4.1.1.2" if settings.fail == "class" else FIND
     return Parts(
         services=[
-            DimseService("notes", frozenset({FIND}), find=find),
+            DimseService(named, frozenset({own}), find=find),
             DimseService("steps", frozenset({STEP}), create=create, set=change, get=get),
         ],
         routes=[Route("/", page), Route("/wrong/{kind}", wrong), WebSocketRoute("/socket", socket)],

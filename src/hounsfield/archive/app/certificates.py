@@ -6,8 +6,10 @@ import ssl
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hounsfield.archive.app.identities import token_verifier
+from hounsfield.archive.app.plugins import listens_of
 from hounsfield.archive.config import Config, DicomListener
 from hounsfield.archive.errors import ConfigError, HounsfieldError
 from hounsfield.archive.net.certificates import ends_at, list_ends_at
@@ -16,7 +18,18 @@ from hounsfield.archive.net.errors import TlsError
 from hounsfield.archive.net.policy import RemoteAe
 from hounsfield.archive.net.tls import server_context
 
-__all__ = ["ANNOUNCED_DAYS", "check_files", "client_tls", "days_left", "listener_context", "running_out"]
+if TYPE_CHECKING:
+    from hounsfield.archive.plugins import Listen
+
+__all__ = [
+    "ANNOUNCED_DAYS",
+    "check_files",
+    "client_tls",
+    "days_left",
+    "listener_context",
+    "running_out",
+    "stream_context",
+]
 
 ANNOUNCED_DAYS = 30
 """A certificate that ends within so many days is announced: renewing one takes a hospital weeks."""
@@ -37,6 +50,17 @@ def listener_context(entry: DicomListener) -> ssl.SSLContext | None:
     )
 
 
+def stream_context(listen: Listen) -> ssl.SSLContext | None:
+    """The TLS context of a plugin's listener, None for a plain one. Raises TlsError."""
+    if not listen.tls_certificate:
+        return None
+    return server_context(
+        Path(listen.tls_certificate),
+        Path(listen.tls_key),
+        client_ca=Path(listen.tls_client_ca) if listen.tls_client_ca else None,
+    )
+
+
 def client_tls(config: Config) -> ClientTls:
     """What we show and whom we trust when we call."""
     dicom = config.dicom
@@ -54,6 +78,8 @@ def check_files(config: Config, entities: Iterable[RemoteAe]) -> None:
         for ae in entities:
             destinations.entity(ae)
         token_verifier(config)
+        for _, listen in listens_of(config):
+            stream_context(listen)
     except HounsfieldError as error:
         raise ConfigError(str(error)) from error
 
@@ -108,6 +134,8 @@ def _files(config: Config) -> Iterator[tuple[str, str]]:
     yield "dicom.tls_client_certificate", config.dicom.tls_client_certificate
     for ae in config.aes:
         yield f"aes {ae.title!r}", ae.tls_certificate
+    for name, listen in listens_of(config):
+        yield name, listen.tls_certificate
 
 
 def _lists(config: Config) -> Iterator[tuple[str, str]]:

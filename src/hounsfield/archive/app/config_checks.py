@@ -7,7 +7,7 @@ reload, and for `hounsfield config check`.
 from __future__ import annotations
 
 from hounsfield.archive.app.listeners import check_token_file
-from hounsfield.archive.app.plugins import check_plugins
+from hounsfield.archive.app.plugins import check_plugins, listens_of
 from hounsfield.archive.config import Config, check_safety
 
 
@@ -42,6 +42,7 @@ def ending_certificates(config: Config) -> list[str]:
     files += [config.dicom.tls_client_crl, *(ae.tls_crl for ae in config.aes)]
     files += [each.tls_certificate for each in config.dicom.listeners]
     files += [each.tls_certificate for each in config.http.listeners]
+    files += [each.tls_certificate for _, each in listens_of(config)]
     if not any(files):
         return []
     from hounsfield.archive.app.certificates import running_out

@@ -27,10 +27,11 @@ from hounsfield.archive.app.resources import Resources
 from hounsfield.archive.app.scoreboard import Cell, Scoreboard
 from hounsfield.archive.config import Config, DicomListener, is_loopback
 from hounsfield.archive.engine.engine import Engine
-from hounsfield.archive.errors import HounsfieldError
+from hounsfield.archive.errors import ConfigError, HounsfieldError
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
+from hounsfield.archive.net.negotiation import VERIFICATION, StorageRule, is_storage
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe, networks
 from hounsfield.archive.net.records import CallRecord, EndRecord, ListenerObserver
 from hounsfield.archive.net.services import Service
@@ -141,6 +142,7 @@ class DicomService:
             lambda: self.registry.known, ae_title=config.archive.ae_title, tls=client_tls(config)
         )
         self._services = DicomServices(resources, engine, self.destinations)
+        check_classes(self._services.services, more)
         self.audit = AssociationAudit(
             engine.associations,
             enabled=config.dicom.association_events,
@@ -244,6 +246,15 @@ class DicomService:
             "dimse_bytes_total.out": now.bytes_out,
             **self._services.figures(),
         }
+
+
+def check_classes(own: Iterable[Service], more: Iterable[Service]) -> None:
+    """Raise ConfigError when a plugin provides a SOP class that is the archive's."""
+    taken = {uid for service in own for uid in service.abstract_syntaxes} | {VERIFICATION}
+    for service in more:
+        for uid in service.abstract_syntaxes:
+            if uid in taken or is_storage(uid, StorageRule.EVERY_OBJECT):
+                raise ConfigError(f"a plugin's service {service.name} is for {uid}, the archive's own")
 
 
 def policy(config: Config, entry: DicomListener) -> ListenerPolicy:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hounsfield.archive.app.plugins import listens_of
 from hounsfield.archive.config import Config
 from hounsfield.archive.errors import ListenError
 from hounsfield.archive.security.bearer import BearerTokens
@@ -56,11 +57,8 @@ def _wanted(config: Config) -> Iterator[tuple[str, int, Any, bool]]:
         yield "dicom", index, dicom, dicom.tls
     for index, http in enumerate(config.http.listeners):
         yield "http", index, http, http.tls
-    if config.plugins:
-        from hounsfield.archive.app.plugins import listens_of
-
-        for name, listen in listens_of(config):
-            yield name, 0, listen, bool(listen.tls_certificate)
+    for name, listen in listens_of(config):
+        yield name, 0, listen, bool(listen.tls_certificate)
 
 
 def allow_descriptors(config: Config) -> str:
@@ -73,6 +71,7 @@ def allow_descriptors(config: Config) -> str:
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     needed = config.dicom.associations_max + config.http.connections_max + DESCRIPTORS_BESIDE
+    needed += sum(listen.connections_max for _, listen in listens_of(config))
     if most >= needed:
         return ""
     return (

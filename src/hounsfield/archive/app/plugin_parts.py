@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from hounsfield.archive.app.certificates import stream_context
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.logs import describe
 from hounsfield.archive.app.plugin_archive import PluginArchive
@@ -25,13 +25,10 @@ from hounsfield.archive.net.plugin_services import plugin_service
 from hounsfield.archive.net.policy import networks
 from hounsfield.archive.net.services import Service
 from hounsfield.archive.net.streams import StreamEndpoint, StreamServer
-from hounsfield.archive.net.tls import server_context
 from hounsfield.archive.plugins import Listen, Parts, Plugin
 from hounsfield.storage_backends.errors import StorageError
 
 if TYPE_CHECKING:
-    import ssl
-
     from prometheus_client.metrics_core import Metric
     from starlette.routing import BaseRoute
 
@@ -80,17 +77,6 @@ def _check(plugin: Plugin, settings: Any, parts: Parts) -> None:
     for listen in plugin.listens(settings):
         if listen.name not in parts.streams:
             raise PluginError(f"the plugin {plugin.name} serves nobody at its listener {listen.name}")
-
-
-def stream_context(listen: Listen) -> ssl.SSLContext | None:
-    """The TLS context of a plugin's listener, None for a plain one. Raises TlsError."""
-    if not listen.tls_certificate:
-        return None
-    return server_context(
-        Path(listen.tls_certificate),
-        Path(listen.tls_key),
-        client_ca=Path(listen.tls_client_ca) if listen.tls_client_ca else None,
-    )
 
 
 class PluginHost:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import Any
 
 import click
@@ -58,7 +57,9 @@ class LazyGroup(click.Group):
         """The command, imported; None for an unknown name. What is not ours may be a plugin's."""
         del ctx
         if cmd_name not in COMMANDS:
-            return _plugins().plugin_command(cmd_name)
+            from hounsfield.archive.cli.plugin_commands import plugin_command
+
+            return plugin_command(cmd_name)
         module = importlib.import_module(f"hounsfield.archive.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         return command
@@ -80,7 +81,7 @@ class LazyGroup(click.Group):
         import difflib
 
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            near = difflib.get_close_matches(args[0], [*COMMANDS, *_plugins().names()], n=1)
+            near = difflib.get_close_matches(args[0], [*COMMANDS, *_plugins()], n=1)
             hint = f"did you mean {near[0]}?" if near else "`hounsfield --help` lists the commands"
             ctx.fail(f"no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
@@ -90,14 +91,16 @@ class LazyGroup(click.Group):
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-        plugins = [name for name in _plugins().names() if name not in COMMANDS]
+        plugins = [name for name in _plugins() if name not in COMMANDS]
         if plugins:
             with formatter.section("Commands of plugins"):
                 formatter.write_dl([(name, f"What the plugin {name} can be asked for.") for name in plugins])
 
 
-def _plugins() -> ModuleType:
-    return importlib.import_module("hounsfield.archive.cli.plugin_commands")
+def _plugins() -> list[str]:
+    from hounsfield.archive.app.plugins import installed
+
+    return list(installed())
 
 
 @click.group(

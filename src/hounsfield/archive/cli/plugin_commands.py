@@ -25,11 +25,6 @@ from hounsfield.archive.config import Config
 from hounsfield.archive.errors import ControlError
 
 
-def names() -> list[str]:
-    """Of the plugins that are installed; none is imported."""
-    return list(installed())
-
-
 def plugin_command(name: str) -> click.Command | None:
     """The command of a plugin, imported; None when it has none. Raises ConfigError when it cannot be."""
     if name not in installed():

@@ -9,7 +9,7 @@ A rule is a table as config.toml has it. All of its entries must hold::
   case or accents, several values. ``""`` asks for what is absent or empty, ``"?*"`` for any value at all.
   Of the attributes, those that the index keeps.
 * ``calling_ae``, ``called_ae``: titles, wildcards allowed. ``source``: an address or network. ``protocol``:
-  ``dimse``, ``stow`` or ``import``. ``sop_class``, ``transfer_syntax``: UIDs, wildcards allowed.
+  ``dimse``, ``stow``, ``import`` or ``plugin``. ``sop_class``, ``transfer_syntax``: UIDs, wildcards allowed.
 * ``not``: a table that must not hold. ``any``: tables of which one must hold.
 
 A list stands for any of its members. Sequence items are not looked into.
@@ -42,7 +42,7 @@ DEPTH_MAX: Final = 8
 """Tables in tables: deeper ones are a mistake, and nobody reads them."""
 ANY_VALUE: Final = "?*"
 """Also of numbers and dates, in whose keys nothing is wild."""
-PROTOCOLS: Final = ("dimse", "stow", "import")
+PROTOCOLS: Final = ("dimse", "stow", "import", "plugin")
 
 _TITLE_KEY: Final = re.compile(r"[ -\[\]-~]{1,16}")
 _UID_KEY: Final = re.compile(r"[0-9.*?]{1,64}", re.ASCII)

@@ -45,7 +45,16 @@ class Leadership:
         now = trio.current_time()
         if not self.held or now - self._renewed >= RENEW_S:
             self._renewed = now
-            self.held = await self._gate.read(
-                leases.hold, self._store, self._name, self._owner, time.time_ns(), int(self._lease_s * _NS)
-            )
+            try:
+                self.held = await self._gate.read(
+                    leases.hold,
+                    self._store,
+                    self._name,
+                    self._owner,
+                    time.time_ns(),
+                    int(self._lease_s * _NS),
+                )
+            except Exception:
+                self.held = False  # who cannot renew it does not know: ask again before the next step
+                raise
         return self.held

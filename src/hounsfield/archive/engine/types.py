@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Who sent an object, and how: protocol is ``dimse``, ``stow`` or ``import``."""
+    """Who sent an object, and how: protocol is ``dimse``, ``stow``, ``import`` or ``plugin``."""
 
     protocol: str
     calling_ae: str = ""

@@ -31,7 +31,7 @@ Attributes = dict[int, str]
 
 
 class SourceRow(msgspec.Struct, array_like=True, frozen=True):
-    """How an object came in. ``protocol`` is dimse, stow or import."""
+    """How an object came in. ``protocol`` is dimse, stow, import or plugin."""
 
     protocol: str = ""
     calling_ae: str = ""

@@ -40,8 +40,8 @@ def create_app(
     ``metrics`` makes the answer of ``/metrics``; ``health`` the named checks of ``/healthz/ready``. With
     ``tokens``, everything but ``/healthz`` wants one of them. ``uploads_open`` counts the store requests that
     are open, over all workers; without it, this application's own; ``feeds_open`` the change feeds. When
-    ``closing`` is set, feeds end. ``plugins``: routes by the name below which they lie; ValueError when there
-    is something else.
+    ``closing`` is set, feeds end. ``plugins``: routes by the name below which they lie; ConfigError when
+    there is something else.
     """
     settings = settings or WebSettings()
     table = routes(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Mount, Router
 
+from hounsfield.archive.errors import ConfigError
 from hounsfield.archive.web.http import Receive, ResponseError, Scope, Send
 from hounsfield.archive.web.problems import WebError, web_error_of
 from hounsfield.archive.web.responses import problem_response
@@ -18,10 +19,10 @@ class PluginRoutes:
     """An application that answers below the names of plugins. What they raise becomes a problem document."""
 
     def __init__(self, routes: Mapping[str, Sequence[BaseRoute]], taken: Collection[str]) -> None:
-        """``taken``: first parts of paths that are the archive's. ValueError for a plugin of such a name."""
+        """``taken``: first parts of paths that are the archive's. ConfigError for a plugin of such a name."""
         for name in routes:
             if name in taken:
-                raise ValueError(f"the archive's own routes lie below /{name}: no plugin can have that name")
+                raise ConfigError(f"plugins.{name}: the archive's own routes lie below that name")
         self._mounts = {
             name: Mount(f"/{name}", app=Router(routes=list(of), redirect_slashes=False))
             for name, of in routes.items()
@@ -30,7 +31,7 @@ class PluginRoutes:
 
     def has(self, path: str) -> bool:
         """Whether the path lies below a plugin's name."""
-        return bool(self._mounts) and path.split("/", 2)[1:2][0] in self._mounts
+        return bool(self._mounts) and path[:1] == "/" and path[1:].partition("/")[0] in self._mounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self  # Starlette's routers then raise 404 and 405 instead of answering in plain text
