@@ -240,8 +240,8 @@ async def _kept_running(name: str, run: Run) -> None:
             )
         else:
             return
+        steady = trio.current_time() - began >= STEADY_S
         await trio.sleep(pause)
-        steady = trio.current_time() - began > STEADY_S
         pause = PAUSE_S if steady else min(pause * 2, PAUSE_S_MAX)
 
 
