@@ -6,7 +6,9 @@ bounded pages, and who waits at its end is woken by this worker's commits and lo
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -106,6 +108,7 @@ class Changes:
         self._journal = journal
         self._gate = gate
         self._on_commit = on_commit
+        self._loop: tuple[trio.lowlevel.TrioToken, int] | None = None  # and its thread
         self._rung = trio.Event()
         self._wanted = trio.Event()
         self.waiting = 0  # feeds at the end of the journal
@@ -118,7 +121,14 @@ class Changes:
         self._on_commit()
 
     def ring(self) -> None:
-        """Somebody may have committed."""
+        """Somebody may have committed. From any thread: corrections and moves commit on threads of theirs."""
+        if self._loop is None:
+            return  # nobody has ever waited
+        token, thread = self._loop
+        if threading.get_ident() != thread:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self.ring, idempotent=True)
+            return
         self._rung.set()
         self._rung = trio.Event()
 
@@ -156,6 +166,7 @@ class Changes:
 
     async def wait(self, cursor: Cursor, seconds: float) -> bool:
         """Whether, within so many seconds, there was anything after ``cursor``."""
+        self._loop = trio.lowlevel.current_trio_token(), threading.get_ident()
         self.waiting += 1
         self._wanted.set()
         try:
