@@ -361,7 +361,7 @@ def fixed(change: Change, mismatch_id: str, corrections: tuple[int, ...]) -> Non
 
 
 def undo(change: Change, actor: Actor, mismatch_id: str) -> tuple[int, ...]:
-    """Take a fix back; what corrections the archive has to revert, the last one first. Then :func:`undone`."""
+    """Take a fix back; what corrections the archive has to revert, last one first. Then :func:`undone`."""
     actor.require(*_WHO, what="taking a fix back")
     mismatch = _get(change, mismatch_id)
     if mismatch.state not in ("fixed", "undoing"):

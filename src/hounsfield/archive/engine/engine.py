@@ -344,11 +344,11 @@ class Engine:
         self._retrieve.opened = self.tiering.note_opened
         self.scrub.moving = self.tiering.leading
         self.correcting = Correcting(stores, self._gate, on_commit)
+        self.record_keeping = RecordKeeping(stores.store, stores.plugin_records, on_commit)
         self.commitments = Commitments(
             stores.store, stores.journal, stores.catalog, self.records, self._gate, on_commit
         )
         self.associations = AssociationEvents(stores.store, stores.journal, self._gate)
-        self.record_keeping = RecordKeeping(stores.store, stores.plugin_records, on_commit)
         self.search = self._search.search
         self.named = self._retrieve.named
         self.frame_nowait = self._retrieve.frame_nowait
@@ -414,11 +414,11 @@ class Engine:
             nursery.start_soon(self.gram_merging.run)
             nursery.start_soon(self.scrub.run)
             nursery.start_soon(self.rejecting.run)
+            await nursery.start(self.record_keeping.run)
             await nursery.start(self._ingest.large.run)
             await self._ingest.run(task_status=task_status)
             self._ingest.large.close()
             nursery.cancel_scope.cancel()
-            await nursery.start(self.record_keeping.run)
 
     def close(self) -> None:
         """Take no new objects; ``run`` returns when the submitted ones are committed."""
