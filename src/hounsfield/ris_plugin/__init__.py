@@ -1,1 +1,1 @@
-"""The radiology information system, a plugin on the archive's event loop. Not built yet; it goes here."""
+"""The radiology information system: a plugin on the archive's event loop. It begins in ``plugin.py``."""
