@@ -15,13 +15,23 @@ from typing import Any, Final
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
+from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError, UnknownError
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PROCEDURE
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.patients import PATIENT
-from hounsfield.ris_plugin.records.reports import REPORT, Report, Section, Told, Version
+from hounsfield.ris_plugin.records.reports import (
+    REPORT,
+    TEMPLATE,
+    Document,
+    Report,
+    Section,
+    Template,
+    Told,
+    Version,
+)
 from hounsfield.ris_plugin.settings import RisSettings
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
 
@@ -30,6 +40,7 @@ __all__ = [
     "addend",
     "assign",
     "correct",
+    "document",
     "draft",
     "get",
     "of_study",
@@ -208,18 +219,23 @@ def draft(
     *,
     dictated: bool = False,
     version: int = 0,
+    template: str | None = None,
 ) -> Report:
     """Keep what is written so far, as who has the report. ``version``: of the record as it was read;
-    StaleError when it is another one now. ``dictated``: it was spoken, and is to be read through."""
+    StaleError when it is another one now. ``dictated``: it was spoken, and is to be read through.
+    ``template``: the record of the one it is written in, "" for none; None leaves it."""
     report = get(change, report_id)
     _mine(report, actor, change.now_ns)
     if version and change.version(REPORT, report_id) != version:
         raise StaleError("the report has changed since it was read: look at it again")
+    if template:
+        templates.template(change, template)
     action = "dictate" if dictated else "draft"
     changed = structs.replace(
         report,
         state=MACHINE.after(report.state, action, actor),
         draft=_checked(sections),
+        template=report.template if template is None else template,
         drafted_by=actor.person,
         locked_until_ns=change.now_ns + int(settings.lock_seconds * NS),
         changed_ns=change.now_ns,
@@ -233,7 +249,7 @@ def put_forward(change: Change, actor: Actor, report_id: str) -> Report:
     report = get(change, report_id)
     _mine(report, actor, change.now_ns)
     state = MACHINE.after(report.state, "put-forward", actor)
-    made = _version(report, "preliminary", actor, change.now_ns)
+    made = _version(change, report, "preliminary", actor)
     changed = structs.replace(
         report, state=state, versions=(*report.versions, made), locked_until_ns=0, assigned_to="",
         changed_ns=change.now_ns,
@@ -252,11 +268,12 @@ def sign(
     critical: bool = False,
 ) -> Report:
     """Make the draft final. By a radiologist who has it: nobody signs for another. ``priors``: the studies
-    that it was compared with; ``critical``: somebody has to be told at once."""
+    that it was compared with; ``critical``: somebody has to be told at once. InvalidError when something
+    is missing that the report's template requires."""
     report = get(change, report_id)
     state = MACHINE.after(report.state, "sign", actor)
     _mine(report, actor, change.now_ns)
-    made = _version(report, "final", actor, change.now_ns, signed=True, critical=critical)
+    made = _version(change, report, "final", actor, signed=True, critical=critical)
     changed = structs.replace(
         report,
         state=state,
@@ -301,6 +318,15 @@ def told_critical(change: Change, actor: Actor, report_id: str, *, whom: str) ->
     return changed
 
 
+def document(change: Change, report_id: str, made: Document) -> None:
+    """Note what a version became in the archive. The version itself stays as it is."""
+    report = get(change, report_id)
+    others = tuple(one for one in report.documents if one.version != made.version)
+    changed = structs.replace(report, documents=(*others, made))
+    if changed.documents != report.documents:
+        change.put(REPORT, report_id, changed)
+
+
 # ---------------------------------------------------------------- parts
 
 
@@ -317,10 +343,11 @@ def _after_final(  # noqa: PLR0917  the two that differ in words only
     state = MACHINE.after(report.state, action, actor)
     if not reason.strip():
         raise InvalidError("say why it is corrected", "reason")
+    fill = templates.complete if kind == "correction" else templates.filled
     made = Version(
         number=len(report.versions) + 1,
         kind=kind,
-        sections=_checked(sections),
+        sections=fill(_template(change, report), _checked(sections)),
         author=actor.person,
         at_ns=change.now_ns,
         signer=actor.person,
@@ -339,20 +366,26 @@ def _after_final(  # noqa: PLR0917  the two that differ in words only
 
 
 def _version(
-    report: Report, kind: str, actor: Actor, now_ns: int, *, signed: bool = False, critical: bool = False
+    change: Change, report: Report, kind: str, actor: Actor, *, signed: bool = False, critical: bool = False
 ) -> Version:
     if not any(one.text.strip() or one.fields for one in report.draft):
         raise InvalidError("the report is empty", "sections")
+    fill = templates.complete if signed else templates.filled
     return Version(
         number=len(report.versions) + 1,
         kind=kind,
-        sections=report.draft,
+        sections=fill(_template(change, report), report.draft),
         author=report.drafted_by or actor.person,
-        at_ns=now_ns,
+        at_ns=change.now_ns,
         signer=actor.person if signed else "",
-        signed_ns=now_ns if signed else 0,
+        signed_ns=change.now_ns if signed else 0,
         critical=critical,
     )
+
+
+def _template(view: View, report: Report) -> Template | None:
+    """The template that a report is written in; None also when it was removed since."""
+    return view.get(TEMPLATE, report.template) if report.template else None
 
 
 def _mine(report: Report, actor: Actor, now_ns: int) -> None:

@@ -28,8 +28,14 @@ class Version(Row, frozen=True):
     signed_ns: int = 0
     reason: str = ""  # of a correction or addendum
     critical: bool = False
-    document_uid: str = ""  # of the PDF in the archive
-    structured_uid: str = ""  # of the SR in the archive
+
+
+class Document(Row, frozen=True):
+    """What a version became in the archive: SOP Instance UIDs of its PDF and its SR."""
+
+    version: int
+    pdf_uid: str = ""
+    sr_uid: str = ""
 
 
 class Told(Row, frozen=True):
@@ -50,7 +56,7 @@ class Report(Row, frozen=True):
     study_uid: str
     state: str
     accession: str = ""
-    template: str = ""
+    template: str = ""  # a record of it
     modality: str = ""
     body_part: str = ""
     subspecialty: str = ""
@@ -61,6 +67,7 @@ class Report(Row, frozen=True):
     assigned_to: str = ""
     locked_until_ns: int = 0
     versions: tuple[Version, ...] = ()
+    documents: tuple[Document, ...] = ()  # beside the versions, which stay as they are
     told: tuple[Told, ...] = ()
     priors: tuple[str, ...] = ()  # Study Instance UIDs, as they were listed when it was signed
     ready_ns: int = 0  # when it could be read: its images were verified
@@ -68,6 +75,14 @@ class Report(Row, frozen=True):
 
 
 UNREAD = frozenset({"unassigned", "assigned", "dictated", "preliminary"})
+PRIORITIES = ("STAT", "HIGH", "MEDIUM", "ROUTINE", "LOW")  # (0040,1003); what is none of them is routine
+CLASSES = ("E", "I", "")  # of table 0004: emergency, inpatient, everybody else
+
+
+def queue(priority: str, patient_class: str) -> str:
+    """Where a report waits: those of one queue are read in the order in which they became readable."""
+    priority = priority if priority in PRIORITIES else "ROUTINE"
+    return f"{priority}\0{patient_class if patient_class in CLASSES else ''}"
 
 
 def _report_keys(one: Report) -> Iterator[Key]:
@@ -81,6 +96,7 @@ def _report_keys(one: Report) -> Iterator[Key]:
         yield Key("accession", one.accession)
     if one.state in UNREAD:
         yield Key("unread", "", seconds(one.ready_ns))
+        yield Key("queue", queue(one.priority, one.patient_class), seconds(one.ready_ns))
     if one.assigned_to:
         yield Key("assigned", one.assigned_to, seconds(one.ready_ns))
 
@@ -89,13 +105,16 @@ REPORT = Kind("report", Report, _report_keys)
 
 
 class Field(Row, frozen=True):
-    """A structured field of a template. ``choices``: none for free text; ``unit`` for a number."""
+    """A structured field of a template. ``choices``: none for free text; ``unit`` for a number, or several
+    of a size (``12 x 9``)."""
 
     name: str
     label: str = ""
     choices: tuple[str, ...] = ()
+    several: bool = False  # of the choices, with commas between
     unit: str = ""
     required: bool = False
+    default: str = ""
     code: Code | None = None
 
 
@@ -105,6 +124,7 @@ class TemplateSection(Row, frozen=True):
     name: str
     text: str = ""
     fields: tuple[Field, ...] = ()
+    required: bool = False  # it may not be empty
 
 
 class Template(Row, frozen=True):
@@ -118,7 +138,11 @@ class Template(Row, frozen=True):
     owner: str = ""  # a person; "" for all
 
 
-TEMPLATE = Kind("template", Template, lambda one: [Key("name", one.name, unique=True), Key("all", "")])
+TEMPLATE = Kind(
+    "template",
+    Template,
+    lambda one: [Key("name", f"{one.owner}\0{one.name}", unique=True), Key("owner", one.owner)],
+)
 
 
 class Macro(Row, frozen=True):
