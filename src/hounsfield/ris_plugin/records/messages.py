@@ -81,10 +81,37 @@ LETTER = Kind("letter", Letter, lambda one: [Key("state", one.state, seconds(one
 
 
 class Cursor(Row, frozen=True):
-    """How far a consumer of the journal is."""
+    """How far a consumer of the journal is. ``begun_ns``: when it was first started."""
 
     name: str
     cursor: str = ""
+    begun_ns: int = 0
 
 
 CURSOR = Kind("cursor", Cursor, lambda one: [Key("name", one.name, unique=True)])
+
+
+class Aside(Row, frozen=True):
+    """An event that a consumer could not act on, set aside so that those after it go on.
+
+    ``event``: it, as msgpack (kind, moment, body); ``error``: type and place, or the words of one of ours.
+    """
+
+    consumer: str
+    event: bytes
+    kind: str
+    at_ns: int
+    error: str
+    state: str = "open"  # "open", "done" when it was acted on after all, or "dismissed"
+    attempts: int = 1
+    by: str = ""
+
+
+ASIDE = Kind(
+    "aside",
+    Aside,
+    lambda one: [
+        Key("state", one.state, seconds(one.at_ns)),
+        Key("consumer", f"{one.consumer}\0{one.state}", seconds(one.at_ns)),
+    ],
+)
