@@ -7,7 +7,7 @@ so that whatever is told of it later (the worklist, a report) names the same stu
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -17,8 +17,9 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
+from hounsfield.ris_plugin.moments import newest
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.base import Code, Row
+from hounsfield.ris_plugin.records.base import Code, Row, Said
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Procedure
 from hounsfield.ris_plugin.records.orders import ORDER, Order, Protocol, Question
 from hounsfield.ris_plugin.settings import RisSettings
@@ -62,6 +63,11 @@ MACHINE: Final = Machine(
         Transition("cancel", _EARLY, "cancelled", (*_PLACERS,)),
         Transition("replace", _EARLY, "replaced", (*_PLACERS,)),
         Transition("change", _EARLY, SAME, (*_PLACERS,)),
+        # What was under way when it was cancelled is noted all the same, so that any order ends alike.
+        Transition("change", ("cancelled", "replaced"), SAME, (Role.INTERFACE,)),
+        Transition("resume", ("held",), "accepted", (Role.INTERFACE,)),
+        Transition("resume-appointment", ("held",), "scheduled", (Role.INTERFACE,)),
+        Transition("supersede", (*_EARLY, "cancelled"), "replaced", (Role.INTERFACE,)),
         Transition("begin", ("placed", "accepted", "scheduled", "held"), "in-progress", _ROOM),
         Transition("begin-again", ("completed", "in-progress"), "in-progress", _ROOM),
         Transition("complete", ("in-progress",), "completed", _ROOM),
@@ -75,6 +81,9 @@ SAID: Final = {
     "reject": "order-rejected",
     "hold": "order-held",
     "release": "order-released",
+    "resume": "order-released",
+    "resume-appointment": "order-released",
+    "supersede": "order-replaced",
     "schedule": "order-scheduled",
     "unschedule": "order-unscheduled",
     "cancel": "order-cancelled",
@@ -146,9 +155,18 @@ def open_questions(order: Order) -> list[str]:
 
 
 def place(
-    change: Change, actor: Actor, settings: RisSettings, new: NewOrder, *, event_ns: int = 0, sender: str = ""
+    change: Change,
+    actor: Actor,
+    settings: RisSettings,
+    new: NewOrder,
+    *,
+    event_ns: int = 0,
+    sender: str = "",
+    says: Collection[str] | None = None,
 ) -> str:
-    """Place an order; its id. InvalidError for a procedure that is not offered, UnknownError for a patient
+    """Place an order; its id. ``says``: of what the placer spoke, all when None.
+
+    InvalidError for a procedure that is not offered, UnknownError for a patient
     that there is not, TakenError when another order has its accession number or study."""
     actor.require(*_PLACERS, what="placing an order")
     resolve(change, new.patient)
@@ -171,6 +189,13 @@ def place(
         as_of_ns=event_ns or change.now_ns,
         as_of_from=sender or actor.person,
         changed_ns=change.now_ns,
+        said=(
+            Said(
+                at_ns=event_ns or change.now_ns,
+                sender=sender or actor.person,
+                fields=tuple(sorted(_CHANGEABLE if says is None else says)),
+            ),
+        ),
         **_taken(new),
     )
     _check_accession(order.accession)
@@ -190,6 +215,9 @@ _TAKEN: Final = (
     "requester_phone", "copies_to", "transport", "visit_number", "visit_issuer", "placed_ns", "wanted_ns",
     "wanted_until_ns", "replaces", "source",
 )  # fmt: skip
+
+
+_CHANGEABLE: Final = frozenset(_TAKEN) - {"replaces", "placed_ns", "source"}
 
 
 def _taken(new: NewOrder) -> dict[str, Any]:
@@ -314,23 +342,24 @@ def answer(
 def change_order(
     change: Change, actor: Actor, order_id: str, *, event_ns: int = 0, sender: str = "", **fields: Any
 ) -> Order:
-    """Change what an order says, before the start. Of what several say, the newest event counts."""
+    """Change what an order says, before the start. Of what several say of it, the newest event counts."""
     order = get(change, order_id)
     MACHINE.after(order.state, "change", actor)
-    unknown = fields.keys() - set(_TAKEN) | (fields.keys() & {"replaces", "placed_ns", "source"})
+    unknown = fields.keys() - _CHANGEABLE
     if unknown:
         raise InvalidError("of an order this cannot be changed", min(unknown))
-    as_of = (event_ns or change.now_ns, sender or actor.person)
-    if as_of < (order.as_of_ns, order.as_of_from):
-        return order
     if fields.get("priority", order.priority) not in PRIORITIES:
         raise InvalidError(f"a priority is one of {', '.join(PRIORITIES)}", "priority")
-    changed = structs.replace(
-        order, **fields, as_of_ns=as_of[0], as_of_from=as_of[1], changed_ns=change.now_ns
-    )
-    if changed != structs.replace(order, as_of_ns=as_of[0], as_of_from=as_of[1], changed_ns=change.now_ns):
+    at = (event_ns or change.now_ns, sender or actor.person)
+    taken, said = newest(order.said, fields, at)
+    as_of = max(at, (order.as_of_ns, order.as_of_from))
+    changed = structs.replace(order, **taken, said=said, as_of_ns=as_of[0], as_of_from=as_of[1])
+    if changed != order:
+        differs = any(getattr(order, name) != value for name, value in taken.items())
+        changed = structs.replace(changed, changed_ns=change.now_ns) if differs else changed
         change.put(ORDER, order_id, changed)
-        say(change, "order-changed", actor, order_id, changed)
+        if differs:
+            say(change, "order-changed", actor, order_id, changed)
     return changed
 
 

@@ -9,7 +9,7 @@ back is exact; and messages about a merged patient end alike before, while and a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import date
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ from msgspec import structs
 from hounsfield.archive.plugins import ORDINAL_MAX, Change, Kind, View
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
+from hounsfield.ris_plugin.moments import newest
 from hounsfield.ris_plugin.records.base import BEGINNING_CHARACTERS_MAX, folded
 from hounsfield.ris_plugin.records.patients import (
     ACTIVE,
@@ -55,6 +56,12 @@ CHAIN_MAX: Final = 64
 """Merges of merges that are followed: an identifier that was merged so often is somebody's mistake."""
 SEARCH_CANDIDATES_MAX: Final = 2000
 """Patients looked at for one search: as many have one short beginning of a name in a large town."""
+SAYABLE: Final = frozenset(Patient.__struct_fields__) - {
+    "identifiers", "provisional", "state", "merged_into", "as_of_ns", "as_of_from", "said",
+}  # fmt: skip
+"""Of what an event can speak."""
+SILENT: Final = ("weight_kg", "size_m", "pregnancy", "alerts", "confidential")
+"""What a message that leaves it out says nothing of, be it otherwise complete."""
 Row = TypeVar("Row", bound=msgspec.Struct)
 _DAY = re.compile(r"\d{8}", re.ASCII)
 
@@ -192,25 +199,35 @@ def update(change: Change, actor: Actor, patient_id: str, **fields: Any) -> None
     """Change what is known of an active patient. Identifiers are changed by :func:`change_identifier`."""
     actor.require(*EDITORS, what="changing a patient")
     unknown = fields.keys() - set(Patient.__struct_fields__) | (
-        fields.keys() & {"identifiers", "state", "merged_into", "as_of_ns", "as_of_from"}
+        fields.keys() & {"identifiers", "state", "merged_into", "as_of_ns", "as_of_from", "said"}
     )
     if unknown:
         raise InvalidError("of a patient this cannot be set", min(unknown))
     patient = _active(change, patient_id)
-    changed = structs.replace(patient, **fields, as_of_ns=change.now_ns, as_of_from=actor.person)
+    at = (change.now_ns, actor.person)
+    said = newest(patient.said, {name: fields[name] for name in fields.keys() & SAYABLE}, at)[1]
+    changed = structs.replace(patient, **fields, as_of_ns=at[0], as_of_from=at[1], said=said)
     _check(changed)
     change.put(PATIENT, patient_id, changed)
     _say(change, "patient-changed", actor, patient=patient_id)
 
 
 def upsert(
-    change: Change, actor: Actor, patient: Patient, *, sender: str, event_ns: int, only_visit: bool = False
+    change: Change,
+    actor: Actor,
+    patient: Patient,
+    *,
+    sender: str,
+    event_ns: int,
+    only_visit: bool = False,
+    says: Collection[str] | None = None,
 ) -> str:
     """Take what another system says of a patient as of an event; the id of the record that it is said of.
 
     Found by any of the identifiers, else registered; of a merged patient its own record is changed.
-    Demographics are taken when the event is newer than what is known (of one moment: when the sender's name
-    sorts later); identifiers that are new are added in any case. ``only_visit``: the message speaks of the
+    ``says`` names the fields that it speaks of, those with a value when it is None; each is taken when the
+    event is newer than what is known of it (of one moment: when the sender's name sorts later). Identifiers
+    that are new are added in any case. ``only_visit``: the message speaks of the
     visit alone, so that an unknown patient is registered with what there is, and a known one's stay.
     """
     actor.require(*EDITORS, what="changing a patient")
@@ -218,35 +235,24 @@ def upsert(
         raise InvalidError("the message names no patient: PID-3 is empty", "PID-3")
     _check(patient)
     held = _of_identifiers(change, patient.identifiers)
+    if says is None:
+        says = SAYABLE if not only_visit or held is None else ("visit",)
+        silent = {name for name in SILENT if not getattr(patient, name)}
+        says = set(says) - silent - (set() if patient.visit.number else {"visit"})
+    words = {name: getattr(patient, name) for name in says}
     if held is None:
         patient_id = change.new_id()
-        new = structs.replace(patient, state=ACTIVE, as_of_ns=event_ns, as_of_from=sender)
+        _, who = newest((), words, (event_ns, sender))
+        new = structs.replace(patient, state=ACTIVE, as_of_ns=event_ns, as_of_from=sender, said=who)
         change.put(PATIENT, patient_id, new)
         _say(change, "patient-changed", actor, patient=patient_id, registered=True)
         return patient_id
     patient_id, known = held
-    changed = known
-    if (event_ns, sender) >= (known.as_of_ns, known.as_of_from):
-        kept = {"visit": patient.visit if patient.visit.number else known.visit}
-        if only_visit:
-            changed = structs.replace(known, **kept)
-        else:
-            changed = structs.replace(
-                patient,
-                identifiers=known.identifiers,
-                # What a message leaves out is not thereby unknown (HL7 v2 2.10.1: absent is no change).
-                **kept,
-                **{
-                    name: getattr(known, name)
-                    for name in ("weight_kg", "size_m", "pregnancy", "alerts", "confidential")
-                    if not getattr(patient, name)
-                },
-                provisional=known.provisional and patient.provisional,
-                state=known.state,
-                merged_into=known.merged_into,
-                as_of_ns=event_ns,
-                as_of_from=sender,
-            )
+    taken, who = newest(known.said, words, (event_ns, sender))
+    changed = structs.replace(known, **taken, said=who)
+    changed = structs.replace(changed, provisional=known.provisional and patient.provisional)
+    if (event_ns, sender) > (known.as_of_ns, known.as_of_from):
+        changed = structs.replace(changed, as_of_ns=event_ns, as_of_from=sender)
     new_ones = tuple(
         one
         for one in patient.identifiers

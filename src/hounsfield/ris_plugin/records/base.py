@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["NS", "Code", "Row", "beginnings", "folded", "seconds"]
+__all__ = ["NS", "Code", "Row", "Said", "beginnings", "folded", "seconds"]
 
 NS: Final = 1_000_000_000
 BEGINNING_CHARACTERS_MAX: Final = 12
@@ -25,6 +25,14 @@ class Code(Row, frozen=True):
     value: str
     scheme: str = ""
     meaning: str = ""
+
+
+class Said(Row, frozen=True):
+    """That a sender, as of a moment, spoke last of some fields of a record."""
+
+    at_ns: int
+    sender: str
+    fields: tuple[str, ...]
 
 
 def seconds(moment_ns: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hounsfield.archive.plugins import Key, Kind
-from hounsfield.ris_plugin.records.base import Code, Row, seconds
+from hounsfield.ris_plugin.records.base import Code, Row, Said, seconds
 
 
 class Question(Row, frozen=True):
@@ -73,6 +73,7 @@ class Order(Row, frozen=True):
     source: str = ""  # the interface or person it came from
     as_of_ns: int = 0
     as_of_from: str = ""
+    said: tuple[Said, ...] = ()  # who last spoke of what; of "held" and "ended" too
     changed_ns: int = 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hounsfield.archive.plugins import Key, Kind
-from hounsfield.ris_plugin.records.base import Row, beginnings
+from hounsfield.ris_plugin.records.base import Row, Said, beginnings
 
 ACTIVE, MERGED = "active", "merged"
 
@@ -63,8 +63,8 @@ class Visit(Row, frozen=True):
 class Patient(Row, frozen=True):
     """One person. ``identifiers``: the first is the one that images carry.
 
-    ``as_of_ns`` and ``as_of_from`` say up to which event of which sender the demographics are (EVN-2, else
-    MSH-7); of two events of one moment the sender whose name sorts later wins, so that any order ends alike.
+    ``as_of_ns`` and ``as_of_from``: the newest event (EVN-2, else MSH-7) that spoke of the patient; ``said``:
+    which one last spoke of what, since of each field the newest counts, so that any order ends alike.
     """
 
     identifiers: tuple[Identifier, ...]
@@ -90,6 +90,7 @@ class Patient(Row, frozen=True):
     merged_into: str = ""
     as_of_ns: int = 0
     as_of_from: str = ""
+    said: tuple[Said, ...] = ()
 
 
 def _patient_keys(patient: Patient) -> Iterator[Key]:
