@@ -35,6 +35,8 @@ _PROGRAMS = {
     "dcmsend": "dcmtk",
     "dcmqrscp": "dcmtk",
     "findscu": "dcmtk",
+    "wlmscpfs": "dcmtk",
+    "dump2dcm": "dcmtk",
     "dcmdump": "dcmtk",
     "dcmdjpeg": "dcmtk",
     "dcm2xml": "dcmtk",

@@ -1,4 +1,4 @@
-"""Danger: the RIS does not start, starts with settings that cannot be, or keeps an archive without it down."""
+"""Danger: the RIS does not start, starts with settings that cannot be, or keeps others down."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def test_without_the_extra_the_archive_works_and_says_what_is_missing() -> None:
         ({"accession_format": "{number.real.x}"}, "accession_format"),
         ({"uid_root": "1.2.03"}, "uid_root"),
         ({"uid_root": "hospital"}, "uid_root"),
+        ({"worklist_character_set": "Klingon"}, "worklist_character_set"),
         ({"uid_root": "1.2.3456789012345678901234567890"}, "uid_root"),
         ({"hl7_listeners": (Hl7Listener(), Hl7Listener())}, "'hl7'"),
         ({"hl7_listeners": (Hl7Listener(mapping="/nowhere/map.toml"),)}, "/nowhere/map.toml"),

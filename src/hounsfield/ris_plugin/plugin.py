@@ -11,8 +11,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import hl7  # noqa: F401 - who has not installed the extra `ris` is told so before anything runs
 
+from hounsfield.archive.dicom.text import character_set
 from hounsfield.archive.errors import ConfigError
 from hounsfield.archive.plugins import Archive, Listen, Parts, Plugin
+from hounsfield.ris_plugin import worklist
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.settings import RisSettings
 
@@ -25,7 +27,7 @@ ACCESSION_CHARACTERS_MAX: Final = 16  # VR SH (PS3.5 6.2)
 UID_ROOT_CHARACTERS_MAX: Final = 24
 """So that a random number of 128 bits after it makes at most 64 characters (PS3.5 9.1)."""
 
-PARTS: Final[Sequence[Callable[[Ris], Parts]]] = ()
+PARTS: Final[Sequence[Callable[[Ris], Parts]]] = (worklist.parts,)
 """Each concern that speaks to the world gives its parts."""
 
 
@@ -102,6 +104,8 @@ def check(settings: RisSettings) -> list[str]:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice or not all(name.strip() for name in names):
             raise ConfigError(f"{key}: each needs a name of its own{''.join(f'; {one!r}' for one in twice)}")
+    if not character_set(settings.worklist_character_set.encode("ascii", "replace")).known:
+        raise ConfigError("worklist_character_set: no Specific Character Set (PS3.3 C.12.1.1.2)")
     files = [("report_fonts", font) for font in settings.report_fonts]
     files += [("hl7_listeners.mapping", one.mapping) for one in settings.hl7_listeners if one.mapping]
     for one in settings.hl7_destinations:

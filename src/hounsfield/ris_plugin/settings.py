@@ -62,12 +62,14 @@ class RisSettings(Settings, frozen=True):
     worklist_days_before: Count = 2
     worklist_days_after: Count = 7
     worklist_answers_max: Count = 1000
+    worklist_character_set: str = "ISO_IR 100"  # of text beyond ASCII for who names none; else ISO_IR 192
     worklist_own_only: bool = False  # a modality sees what is scheduled for its AE title, whatever it asks
     mpps_forward_to: tuple[str, ...] = ()
     images_late_seconds: Seconds = 1800.0  # from the end of a step until missing images are an alert
     unread_late_seconds: Seconds = 28_800.0
     lock_seconds: Seconds = 1800.0  # how long a report that nobody writes on stays locked
     report_fonts: tuple[str, ...] = ()
+    without_token: str = ""  # the person that callers are where HTTP needs no token; "": nobody is answered
     hl7_listeners: tuple[Hl7Listener, ...] = ()
     hl7_destinations: tuple[Hl7Destination, ...] = ()
     hl7_message_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 16 << 20
