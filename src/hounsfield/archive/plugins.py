@@ -294,12 +294,13 @@ class Archive(Protocol):
     def records(self) -> Records: ...
 
     async def search(
-        self, level: str, matches: Mapping[str, str], *, limit: int = 100
+        self, level: str, matches: Mapping[str, str], *, limit: int = 100, offset: int = 0
     ) -> list[Mapping[str, str]]:
         """What matches, newest studies first: attributes by keyword, those of the levels above too.
 
         ``level``: ``study``, ``series`` or ``instance``. ``matches``: by keyword, as QIDO-RS takes them
-        (PS3.18 8.3.4). Raises ValueError for what is no query.
+        (PS3.18 8.3.4). At most ``limit`` (10,000) after the first ``offset``. Raises ValueError for what is
+        no query.
         """
 
     async def store(self, data: bytes) -> Stored:
@@ -317,6 +318,12 @@ class Archive(Protocol):
 
     async def revert(self, number: int, *, actor: str, reason: str) -> None:
         """Take a correction back. Raises ValueError."""
+
+    async def corrections(
+        self, *, study: str = "", patient: tuple[str, str] = ("", "")
+    ) -> list[Mapping[str, Any]]:
+        """The corrections in force that were made for a study, or for a patient (id and issuer), by number:
+        each with its ``id``, ``kind``, ``actor``, ``reason``, ``to_patient``, and ``values`` by keyword."""
 
     async def prefetch(
         self,

@@ -10,7 +10,7 @@ two workers that both think they lead, act on nothing twice and leave nothing ou
     parts = Parts(leading=leading(ris, Consumer("withdrawing", {"order-cancelled"}, act)))
 
 ``kinds``: events of the RIS by the names they are said under ("order-cancelled"), the archive's as its
-change feed has them ("instances-stored", "study-stable", "study-corrected" …), those of other plugins with
+change feed has them ("instances-stored", "study-stable", "corrected" …), those of other plugins with
 their plugin's name ("notes.noted"). ``event.body`` has ids and no more: look at the records as they are
 *now*, since the event may be hours old when the archive was down.
 

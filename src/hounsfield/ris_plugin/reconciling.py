@@ -8,16 +8,16 @@ becomes corrections of the archive, shown and delivered while the originals stay
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import tracking
+from hounsfield.ris_plugin import reporting, tracking
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
-from hounsfield.ris_plugin.errors import NotNowError, UnknownError
+from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
 from hounsfield.ris_plugin.patients import by_identifier, family, of_patient, resolve, search
 from hounsfield.ris_plugin.records.base import NS, folded, seconds
 from hounsfield.ris_plugin.records.orders import OPEN_STATES, ORDER, Order
@@ -29,19 +29,27 @@ __all__ = [
     "Arrived",
     "Fix",
     "arrived",
+    "demographics",
     "dismiss",
+    "doubt",
     "fix",
     "fixed",
+    "look_again",
     "mismatch_of",
     "open_mismatches",
+    "refused",
     "undo",
     "undone",
+    "wanted",
+    "who_has",
 ]
 
 _WHO: Final = (Role.CLERK, Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.ADMINISTRATOR)
 NEAR_NS: Final = 12 * 3600 * NS
 """A study so long before or after its appointment is still of it: lists are moved by half a day, not two."""
 SUGGESTIONS_MAX: Final = 10
+DOUBTED: Final = frozenset({"doubted", "wrong-worklist-entry"})
+"""Why a study that fits an order is in the list: somebody, or the modality, says that it is another's."""
 CANDIDATES_MAX: Final = 200
 """Orders that one study is compared with: those of a busy day on all devices of a kind."""
 
@@ -81,11 +89,12 @@ def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
     ``issuer``: of patient ids that name none. By the study's UID, the accession number, then the patient and
     the time. Called again when more of it comes: what somebody fixed or dismissed stays so.
     """
-    study = _named(study, issuer)
     known = mismatch_of(change, study.study_uid)
-    if known is not None and known[1].state in ("fixed", "dismissed"):
-        return known[1].order
-    order_id, why = _order_of(change, study)
+    if known is not None and known[1].state not in ("open", "gone"):
+        return known[1].order if known[1].state == "fixed" else ""
+    order_id, why = _order_of(change, study, issuer)
+    if known is not None and known[1].state == "open" and known[1].why in DOUBTED:
+        why = known[1].why
     if order_id and not why:
         order = ordering.get(change, order_id)
         if order.study_uid != study.study_uid:
@@ -112,6 +121,8 @@ def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
         modality=study.modality,
         study_ns=study.study_ns,
         suggestions=tuple(suggestions(change, study)),
+        by=known[1].by if known is not None else "",
+        error=known[1].error if known is not None else "",
     )
     if known is None or known[1] != mismatch:
         change.put(MISMATCH, known[0] if known is not None else change.new_id(), mismatch)
@@ -122,7 +133,7 @@ def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
     return ""
 
 
-def _order_of(view: View, study: Arrived) -> tuple[str, str]:
+def _order_of(view: View, study: Arrived, issuer: str) -> tuple[str, str]:
     """The order that a study names or fits, and why it cannot be taken for its own, "" when it can."""
     named = view.first(ORDER, "study", study.study_uid)
     if named is None and study.accession:
@@ -134,8 +145,8 @@ def _order_of(view: View, study: Arrived) -> tuple[str, str]:
                 order_id,
                 "other-study",
             )  # of the same accession number: its images are here under another UID
-        return order_id, "" if _is_of(view, study, order) else "other-patient"
-    found = by_identifier(view, study.patient_id, study.issuer) if study.patient_id else None
+        return order_id, "" if _is_of(view, study, order, issuer) else "other-patient"
+    found = who_has(view, study.patient_id, study.issuer, issuer)
     if found is None:
         return "", "unknown-patient"
     fitting = [
@@ -151,11 +162,11 @@ def _order_of(view: View, study: Arrived) -> tuple[str, str]:
     return "", "unknown-accession" if study.accession else ("several-orders" if fitting else "no-order")
 
 
-def _is_of(view: View, study: Arrived, order: Order) -> bool:
+def _is_of(view: View, study: Arrived, order: Order, issuer: str) -> bool:
     """Whether a study's patient is the order's: by the number, or by name and birthday where it has none."""
     who, patient = resolve(view, order.patient)
     if study.patient_id:
-        found = by_identifier(view, study.patient_id, study.issuer)
+        found = who_has(view, study.patient_id, study.issuer, issuer)
         return found is not None and found[0] == who
     return (
         bool(study.name)
@@ -185,8 +196,33 @@ def _adopt(change: Change, order_id: str, order: Order, study_uid: str) -> None:
         change.put(STEP, step_id, structs.replace(step, study_uid=study_uid))
 
 
-def _named(study: Arrived, issuer: str) -> Arrived:
-    return study if study.issuer else replace(study, issuer=issuer)
+def who_has(view: View, number: str, issuer: str, ours: str = "") -> tuple[str, Patient] | None:
+    """Who images mean by a number, and whom that patient was merged into. Few devices say who issued it:
+    then ``ours``, or the one patient who has such a number."""
+    if not number:
+        return None
+    if issuer:
+        return by_identifier(view, number, issuer)
+    found = by_identifier(view, number, ours)
+    if found is None:
+        people = {resolve(view, one)[0] for one in view.ids(PATIENT, "number", number, limit=20)}
+        found = resolve(view, people.pop()) if len(people) == 1 else None
+    return found
+
+
+def look_again(change: Change, *, issuer: str = "", **by: str) -> None:
+    """An order or a patient came, or changed, after the images: they may fit now. ``by``: a study's UID, an
+    ``accession`` number, a ``number`` of a patient."""
+    for lookup, text in by.items():
+        for _, one in list(change.find(MISMATCH, lookup, text, limit=SUGGESTIONS_MAX)) if text else ():
+            if one.state == "open":
+                arrived(change, _came(one), issuer=issuer)
+
+
+def _came(one: Mismatch) -> Arrived:
+    return Arrived(
+        **{name: getattr(one, name) for name in Arrived.__dataclass_fields__ if name != "description"}
+    )
 
 
 # ---------------------------------------------------------------- suggesting
@@ -322,28 +358,49 @@ def fix(change: Change, actor: Actor, mismatch_id: str, order_id: str, *, reason
     order = ordering.get(change, order_id)
     if order.study_uid != mismatch.study_uid and _has_images(change, order.study_uid):
         raise NotNowError("the order has images of its own already: merge the studies in the archive")
-    _, patient = resolve(change, order.patient)
+    if mismatch.state == "fixing" and mismatch.order != order_id:
+        raise NotNowError("the study is being fixed to another order: take that back when it is done")
+    fixing = structs.replace(
+        mismatch,
+        state="fixing",
+        order=order_id,
+        by=actor.person,
+        reason=reason.strip() or mismatch.reason or f"reconciled with order {order.accession}",
+        error="",
+    )
+    if fixing != mismatch:
+        change.put(MISMATCH, mismatch_id, fixing)
+        change.say(
+            "study-fixing", {"mismatch": mismatch_id, "study": mismatch.study_uid, "actor": actor.person}
+        )
+    return wanted(change, mismatch_id)
+
+
+def wanted(view: View, mismatch_id: str) -> Fix:
+    """What the archive has to be asked for so that a study that is being fixed is shown as its order's.
+
+    Who the patient is is said as the study said it: with the issuer of the number, or without.
+    """
+    mismatch = _get(view, mismatch_id)
+    order = ordering.get(view, mismatch.order)
+    _, patient = resolve(view, order.patient)
     first = patient.identifiers[0]
+    target = (first.value, first.issuer if mismatch.issuer else "")
     corrections: list[Mapping[str, Any]] = []
-    if (mismatch.patient_id, mismatch.issuer) != (first.value, first.issuer):
+    if (mismatch.patient_id, mismatch.issuer) != target:
         corrections.append(
             {
                 "kind": "move-study",
                 "study": mismatch.study_uid,
-                "to_patient": (first.value, first.issuer),
+                "to_patient": target,
                 "even_if_unknown": True,
-                "values": _demographics(patient),
+                "values": demographics(patient),
             }
         )
     if mismatch.accession != order.accession:
         values = {"AccessionNumber": order.accession}
         corrections.append({"kind": "set-study", "study": mismatch.study_uid, "values": values})
-    change.put(
-        MISMATCH, mismatch_id, structs.replace(mismatch, state="fixing", order=order_id, by=actor.person)
-    )
-    return Fix(
-        mismatch_id, order_id, reason or f"reconciled with order {order.accession}", tuple(corrections)
-    )
+    return Fix(mismatch_id, mismatch.order, mismatch.reason, tuple(corrections))
 
 
 def fixed(change: Change, mismatch_id: str, corrections: tuple[int, ...]) -> None:
@@ -360,13 +417,62 @@ def fixed(change: Change, mismatch_id: str, corrections: tuple[int, ...]) -> Non
     change.say("study-matched", {"study": mismatch.study_uid, "order": mismatch.order, "actor": mismatch.by})
 
 
+def refused(change: Change, mismatch_id: str, why: str) -> None:
+    """The archive does not take what a fix asks for: the study stands in the list again, with the reason."""
+    mismatch = _get(change, mismatch_id)
+    if mismatch.state == "fixing":
+        change.put(MISMATCH, mismatch_id, structs.replace(mismatch, state="open", order="", error=why))
+        change.say("study-mismatched", {"study": mismatch.study_uid, "why": "refused", "actor": mismatch.by})
+
+
+def doubt(change: Change, actor: Actor, study_uid: str, *, why: str = "doubted") -> str:
+    """Put a study up although it was matched: the wrong entry of the worklist was chosen; the mismatch's id.
+
+    Its order has no images any more, and may be done again.
+    """
+    actor.require(*_WHO, Role.SYSTEM, what="doubting where a study belongs")
+    if why not in DOUBTED:
+        raise InvalidError(f"why is one of {', '.join(sorted(DOUBTED))}", "why")
+    tracked = tracking.of_study(change, study_uid)
+    if tracked is None:
+        raise UnknownError("no such study is tracked")
+    known = mismatch_of(change, study_uid)
+    if known is not None and known[1].state not in ("gone", "dismissed"):
+        if known[1].state == "open":
+            return known[0]
+        raise NotNowError(f"the study is {known[1].state} by a fix: take that back first")
+    order = change.get(ORDER, tracked[1].order) if tracked[1].order else None
+    if reporting.was_given_out(change, study_uid):
+        raise NotNowError("a report of the study was given out: correct that first")
+    mismatch_id = change.new_id()
+    mismatch = Mismatch(
+        study_uid=study_uid,
+        state="open",
+        why=why,
+        at_ns=change.now_ns,
+        accession=order.accession if order is not None else "",
+        modality=tracked[1].modality,
+        by=actor.person,
+    )
+    change.put(MISMATCH, mismatch_id, mismatch)
+    _part(change, tracked[1].order, study_uid)
+    change.say("study-mismatched", {"study": study_uid, "why": why, "actor": actor.person})
+    return mismatch_id
+
+
 def undo(change: Change, actor: Actor, mismatch_id: str) -> tuple[int, ...]:
     """Take a fix back; what corrections the archive has to revert, last one first. Then :func:`undone`."""
     actor.require(*_WHO, what="taking a fix back")
     mismatch = _get(change, mismatch_id)
     if mismatch.state not in ("fixed", "undoing"):
         raise NotNowError(f"the mismatch is {mismatch.state}, not fixed")
-    change.put(MISMATCH, mismatch_id, structs.replace(mismatch, state="undoing", by=actor.person))
+    if reporting.was_given_out(change, mismatch.study_uid):
+        raise NotNowError("a report of the study was given out: correct that first")
+    if mismatch.state != "undoing":
+        change.put(MISMATCH, mismatch_id, structs.replace(mismatch, state="undoing", by=actor.person))
+        change.say(
+            "study-undoing", {"mismatch": mismatch_id, "study": mismatch.study_uid, "actor": actor.person}
+        )
     return mismatch.corrections[::-1]
 
 
@@ -375,20 +481,26 @@ def undone(change: Change, mismatch_id: str) -> None:
     mismatch = _get(change, mismatch_id)
     if mismatch.state != "undoing":
         return
-    tracked = tracking.of_study(change, mismatch.study_uid)
-    order = change.get(ORDER, mismatch.order)
-    if order is not None and order.study_uid == mismatch.study_uid:
+    _part(change, mismatch.order, mismatch.study_uid)
+    opened = structs.replace(mismatch, state="open", order="", corrections=(), ended_ns=0, reason="")
+    change.put(MISMATCH, mismatch_id, opened)
+    change.say("study-mismatched", {"study": mismatch.study_uid, "why": "undone", "actor": mismatch.by})
+
+
+def _part(change: Change, order_id: str, study_uid: str) -> None:
+    """A study is not an order's any more; a report of it that nobody has signed is not either."""
+    tracked = tracking.of_study(change, study_uid)
+    order = change.get(ORDER, order_id) if order_id else None
+    if order is not None and order.study_uid == study_uid:
         # Its planned study is gone: a new one, under which its own images may still come (PS3.5 B.2).
         planned = f"2.25.{int(change.new_id(), 16)}"
-        change.put(ORDER, mismatch.order, structs.replace(order, study_uid=planned))
-        for step_id, step in list(change.find(STEP, "order", mismatch.order)):
+        change.put(ORDER, order_id, structs.replace(order, study_uid=planned))
+        for step_id, step in list(change.find(STEP, "order", order_id)):
             change.put(STEP, step_id, structs.replace(step, study_uid=planned))
+    reporting.take_back(change, study_uid)
     if tracked is not None:
         loose = structs.replace(tracked[1], order="", patient="", accession="")
         change.put(TRACKED, tracked[0], loose)
-    opened = structs.replace(mismatch, state="open", order="", corrections=(), ended_ns=0)
-    change.put(MISMATCH, mismatch_id, opened)
-    change.say("study-mismatched", {"study": mismatch.study_uid, "why": "undone", "actor": mismatch.by})
 
 
 def dismiss(change: Change, actor: Actor, mismatch_id: str) -> None:
@@ -412,7 +524,8 @@ def _get(view: View, mismatch_id: str) -> Mismatch:
     return mismatch
 
 
-def _demographics(patient: Patient) -> dict[str, str]:
+def demographics(patient: Patient) -> dict[str, str]:
+    """What images say of a patient, by keyword."""
     return {
         "PatientName": patient.name,
         "PatientBirthDate": patient.birth_day,

@@ -16,7 +16,7 @@ from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import templates
-from hounsfield.ris_plugin.actors import Actor, Role
+from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError, UnknownError
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PROCEDURE
@@ -48,8 +48,10 @@ __all__ = [
     "ready",
     "release",
     "sign",
+    "take_back",
     "told_critical",
     "unlock",
+    "was_given_out",
 ]
 
 _READERS: Final = (Role.RADIOLOGIST, Role.TRAINEE)
@@ -142,6 +144,21 @@ def ready(change: Change, actor: Actor, order_ids: Sequence[str]) -> str:
     change.put(REPORT, report_id, report)
     _say(change, "report-ready", actor, report_id, report)
     return report_id
+
+
+def was_given_out(view: View, study_uid: str) -> bool:
+    """Whether somebody was told what a report of a study says: it has a version."""
+    held = of_study(view, study_uid)
+    return held is not None and bool(held[1].versions)
+
+
+def take_back(change: Change, study_uid: str) -> None:
+    """The study turned out to be another order's: its report, of which nothing was given out, is not to be
+    written. What was drafted goes with it."""
+    held = of_study(change, study_uid)
+    if held is not None and not held[1].versions:
+        change.delete(REPORT, held[0])
+        _say(change, "report-withdrawn", SYSTEM, *held)
 
 
 # ---------------------------------------------------------------- taking

@@ -60,7 +60,11 @@ def expect(change: Change, order_id: str, order: Order) -> None:
     )
     if linked != tracked or not change.version(TRACKED, tracked_id):
         change.put(TRACKED, tracked_id, linked)
-        _say(change, "images-expected", linked)
+        if linked.state == MACHINE.initial:
+            _say(change, "images-expected", linked)
+        elif linked.state == "verified":  # before anybody knew whose they are
+            _say(change, "images-verified", linked)
+            reporting.ready(change, SYSTEM, [order_id])
 
 
 def performed(change: Change, performed_id: str, one: Performed) -> None:
@@ -81,17 +85,39 @@ def performed(change: Change, performed_id: str, one: Performed) -> None:
     _settle(change, tracked_id, linked)
 
 
+def needs_uids(view: View, study_uid: str, count: int, *, quiet: bool) -> bool:
+    """Whether to verify a study it has to be known which ``count`` objects of it are here: a modality has
+    said which there are to be, and that may be all of them now."""
+    made = [one for _, one in view.find(PERFORMED, "study", study_uid)]
+    expected = sum(len(series.instances) for one in made for series in one.series)
+    if not expected:
+        return False
+    tracked = of_study(view, study_uid)
+    if tracked is not None and tracked[1].state in ("read", "reported"):
+        return quiet
+    return quiet or (count >= expected and all(one.state != "in-progress" for one in made))
+
+
 def stored(
-    change: Change, study_uid: str, uids: Collection[str], *, quiet: bool, modality: str = "", order: str = ""
+    change: Change,
+    study_uid: str,
+    uids: Collection[str] | None,
+    *,
+    quiet: bool,
+    count: int = 0,
+    modality: str = "",
+    order: str = "",
 ) -> Tracked:
-    """What the archive has of a study now. ``quiet``: nothing came for a while. What is tracked then."""
+    """What the archive has of a study now: which objects, or where nobody looked (None) how many. ``quiet``:
+    nothing came for a while. What is tracked then."""
     tracked_id, tracked = _of(change, study_uid)
     linked = structs.replace(tracked, modality=tracked.modality or modality)
     if order and not linked.order:
         held = change.get(ORDER, order)
         if held is not None:
             linked = structs.replace(linked, order=order, patient=held.patient, accession=held.accession)
-    return _settle(change, tracked_id, linked, here=frozenset(uids), quiet=quiet)
+    here = None if uids is None else frozenset(uids)
+    return _settle(change, tracked_id, linked, here=here, count=count, quiet=quiet)
 
 
 def reported(change: Change, study_uid: str, *, final: bool) -> None:
@@ -116,7 +142,9 @@ def verify(change: Change, actor: Actor, study_uid: str) -> Tracked:
                           "verify", actor)  # fmt: skip
     if not tracked.stored:
         raise NotNowError("not one image of the study is here")
-    accepted = structs.replace(tracked, expected=0, missing=(), missing_count=0, alert="", alert_ns=0)
+    accepted = structs.replace(
+        tracked, accepted=tracked.expected, missing=(), missing_count=0, alert="", alert_ns=0
+    )
     return _put(change, tracked_id, accepted, state)
 
 
@@ -129,6 +157,7 @@ def _settle(
     tracked: Tracked,
     *,
     here: frozenset[str] | None = None,
+    count: int | None = None,
     quiet: bool = False,
 ) -> Tracked:
     """Compute the state anew. ``here``: the objects in the archive, None when nobody has looked just now."""
@@ -138,11 +167,13 @@ def _settle(
     if here is None:
         # Who has just heard of new objects does not know which of them are here: the archive is asked next.
         missing = expected if not tracked.stored else expected & set(tracked.missing)
-        known = len(expected) == tracked.expected
+        known = len(expected) == tracked.expected and tracked.missing_count == len(tracked.missing)
         missing = missing if known else expected
-        count = tracked.stored
+        count = tracked.stored if count is None else count
     else:
         missing, count = expected - here, len(here)
+    if len(expected) <= tracked.accepted:
+        missing = set()
     tracked = structs.replace(
         tracked,
         expected=len(expected),

@@ -85,7 +85,7 @@ class PluginArchive:
     # ------------------------------------------------------------ objects
 
     async def search(
-        self, level: str, matches: Mapping[str, str], *, limit: int = 100
+        self, level: str, matches: Mapping[str, str], *, limit: int = 100, offset: int = 0
     ) -> list[Mapping[str, str]]:
         if level not in {"study", "series", "instance"}:
             raise QueryError("search for study, series or instance")
@@ -93,6 +93,7 @@ class PluginArchive:
             if keyword not in TAG_OF:
                 raise QueryError(f"{keyword!r} is no keyword of PS3.6")
         words = [*matches.items(), ("includefield", "all"), ("limit", str(min(limit, SEARCH_MAX)))]
+        words.append(("offset", str(offset)))
         query = parse_qido(Level[level.upper()], words)
         if query.warnings:  # what is not matched on would find everything
             raise QueryError(query.warnings[0])
@@ -148,6 +149,15 @@ class PluginArchive:
             await self._engine.correcting.revert(number, actor, reason)
         except CorrectionError as error:
             raise ValueError(str(error)) from error
+
+    async def corrections(
+        self, *, study: str = "", patient: tuple[str, str] = ("", "")
+    ) -> list[Mapping[str, Any]]:
+        rows = await self._engine.correcting.in_force(study=study, patient=patient)
+        return [
+            {**row, "values": {KEYWORD_OF[int(tag, 16)]: text for tag, text in row["values"].items()}}
+            for row in rows
+        ]
 
     async def prefetch(
         self,

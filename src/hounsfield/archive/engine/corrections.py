@@ -11,7 +11,7 @@ from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Req
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.index.catalog import Catalog, Place
 from hounsfield.archive.index.correcting import CorrectionError, Corrections, Outcome
-from hounsfield.archive.index.corrections import MERGE, PatientRef, View, is_hidden
+from hounsfield.archive.index.corrections import KINDS, MERGE, PatientRef, View, is_hidden
 from hounsfield.archive.index.refiling import StudyChange
 from hounsfield.archive.index.rows import CorrectionRow, StudyRow
 from hounsfield.storage_backends.api import KeyValueStore
@@ -64,6 +64,10 @@ class Correcting:
     async def all(self) -> list[dict[str, Any]]:
         """Every correction that was ever made, oldest first."""
         return await self._gate.read(self._list)
+
+    async def in_force(self, *, study: str = "", patient: PatientRef = ("", "")) -> list[dict[str, Any]]:
+        """The corrections in force that were made for a study or a patient, by number."""
+        return await self._gate.read(self._in_force, study, patient)
 
     async def get(self, number: int) -> dict[str, Any]:
         """One correction. CorrectionError when there is none of that number."""
@@ -120,6 +124,12 @@ class Correcting:
     def _list(self) -> list[dict[str, Any]]:
         with self._stores.store.snapshot() as snapshot:
             return [told(row) for row in self._corrections.all(snapshot)]
+
+    def _in_force(self, study: str, patient: PatientRef) -> list[dict[str, Any]]:
+        with self._stores.store.snapshot() as snapshot:
+            view = View(self._stores.catalog, snapshot)
+            rows = (*view.of_study(study), *view.of_patient(patient))
+            return [told(row) for row in rows if row.kind in KINDS]  # a rejection is no correction
 
     def _get(self, number: int) -> dict[str, Any]:
         with self._stores.store.snapshot() as snapshot:

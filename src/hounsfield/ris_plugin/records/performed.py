@@ -65,6 +65,7 @@ class Tracked(Row, frozen=True):
     """The images of one study on their way. ``state``: of ``ris_plugin.tracking.MACHINE``.
 
     ``stored`` counts what is in the archive; ``missing``: UIDs that a performed step named and that are not.
+    ``accepted``: of so many that were expected somebody said that what is here is all.
     """
 
     study_uid: str
@@ -77,6 +78,7 @@ class Tracked(Row, frozen=True):
     stored: int = 0
     missing: tuple[str, ...] = ()
     missing_count: int = 0
+    accepted: int = 0
     since_ns: int = 0  # in this state
     alert: str = ""
     alert_ns: int = 0
@@ -107,8 +109,9 @@ class Suggestion(Row, frozen=True):
 class Mismatch(Row, frozen=True):
     """A study that came and belongs to no order by itself, or to another patient's.
 
-    ``state``: "open", "fixed", "dismissed" or "gone". ``corrections``: numbers of the archive's, for the way
-    back.
+    ``state``: "open", "fixing" and "undoing" while the archive is asked, "fixed", "dismissed" or "gone".
+    ``issuer``: as received, "" for none. ``corrections``: numbers of the archive's, for the way back.
+    ``reason``: as was said with the fix; ``error``: why the archive refused the last one.
     """
 
     study_uid: str
@@ -128,13 +131,18 @@ class Mismatch(Row, frozen=True):
     corrections: tuple[int, ...] = ()
     by: str = ""
     ended_ns: int = 0
+    reason: str = ""
+    error: str = ""
 
 
-MISMATCH = Kind(
-    "mismatch",
-    Mismatch,
-    lambda one: [
-        Key("study", one.study_uid, seconds(one.at_ns)),
-        Key("state", one.state, seconds(one.at_ns)),
-    ],
-)
+def _mismatch_keys(one: Mismatch) -> Iterator[Key]:
+    yield Key("study", one.study_uid, seconds(one.at_ns))
+    yield Key("state", one.state, seconds(one.at_ns))
+    if one.state == "open":  # what may make it fit: an order, or a patient, that comes later
+        if one.accession:
+            yield Key("accession", one.accession)
+        if one.patient_id:
+            yield Key("number", one.patient_id)
+
+
+MISMATCH = Kind("mismatch", Mismatch, _mismatch_keys)
