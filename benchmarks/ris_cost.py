@@ -1,9 +1,9 @@
 """What the RIS costs those who store and view images. Sizes: --size associations=4, slices=50, clients=2
 
 Two servers, alike but for the RIS, on archives of their own, take CT over C-STORE and give its frames in
-turns, the first one alternating. A study is quiet after a second, so that what the RIS does with each that came
-(it is tracked, and matched to an order or put up) falls into what is measured. The figures are ratios of pairs:
-of rates, and of processor time per object of all processes, which tells more where a machine has other work.
+turns, the first one alternating. A study is quiet after a second, so that what the RIS does with each that
+came (it is tracked, and matched to an order or put up) falls into what is measured. The figures are ratios of
+pairs: of rates, and of processor time per object of all processes, which tells more on a busy machine.
 """
 
 from __future__ import annotations
