@@ -14,7 +14,7 @@ from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Hours, Resource
 from hounsfield.ris_plugin.records.schedule import STEP
 from hounsfield.ris_plugin.scheduling import Slot, act, book, free, get, move, propose, waiting
-from ris.conftest import ADMINISTRATOR, CLERK, TECHNOLOGIST, Desk
+from ris.conftest import ADMINISTRATOR, CLERK, REFERRER, TECHNOLOGIST, Desk
 
 ZONE = ZoneInfo("Europe/Berlin")
 WEEK = tuple(Hours(weekday=day, from_min=8 * 60, to_min=16 * 60) for day in range(5))
@@ -162,3 +162,38 @@ def test_orders_of_two_patients_are_not_one_appointment(rooms: Desk) -> None:
     for wrong in (mixed, [], [mixed[0], mixed[0]]):
         with pytest.raises(InvalidError):
             rooms.do(book, CLERK, ZONE, orders=wrong, from_ns=at("2026-11-23T09:00"))
+
+
+@pytest.mark.parametrize("action", ["cancel", "hold"])
+def test_what_is_not_to_be_done_leaves_the_worklist_and_the_room(rooms: Desk, action: str) -> None:
+    order = rooms.order(rooms.patient())
+    one = rooms.do(book, CLERK, ZONE, orders=[order], from_ns=at("2026-11-23T09:00"))
+    rooms.do(orders.act, REFERRER, order, action, why="no need")
+    with rooms.view() as view:
+        assert view.ids(STEP, "worklist", "") == []
+    assert rooms.look(get, one).state == "cancelled"
+    rooms.do(book, CLERK, ZONE, orders=[rooms.order(rooms.patient("P2"))], from_ns=at("2026-11-23T09:00"))
+
+
+def test_one_of_two_orders_is_cancelled_and_the_other_one_keeps_its_time(rooms: Desk) -> None:
+    patient = rooms.patient()
+    both = [rooms.order(patient), rooms.order(patient, "CTANY")]
+    one = rooms.do(book, CLERK, ZONE, orders=both, from_ns=at("2026-11-23T09:00"))
+    rooms.do(orders.act, REFERRER, both[0], "cancel", why="no need")
+    assert rooms.look(get, one).orders == (both[1],)
+    assert rooms.look(steps.of_order, both[0]) == []
+    rooms.do(move, CLERK, ZONE, one, from_ns=at("2026-11-23T10:00"))
+    (step,) = [each for _, each in rooms.look(steps.of_order, both[1])]
+    assert clock(step.from_ns) == "Mon 10:00"
+
+
+def test_a_step_is_on_the_worklist_of_its_own_device(rooms: Desk) -> None:
+    rooms.do(put_resource, ADMINISTRATOR, Resource(code="MR1", kind="device", modality="MR", ae_title="MR1"))
+    rooms.procedure("MRHEAD", "MR", resources=(("MR1",),))
+    patient = rooms.patient()
+    both = [rooms.order(patient), rooms.order(patient, "MRHEAD")]
+    rooms.do(book, CLERK, ZONE, orders=both, from_ns=at("2026-11-23T09:00"))
+    assert [each.ae_titles for one in both for _, each in rooms.look(steps.of_order, one)] == [
+        ("CT1",),
+        ("MR1",),
+    ]

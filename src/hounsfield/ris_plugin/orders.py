@@ -66,7 +66,6 @@ MACHINE: Final = Machine(
         # What was under way when it was cancelled is noted all the same, so that any order ends alike.
         Transition("change", ("cancelled", "replaced"), SAME, (Role.INTERFACE,)),
         Transition("resume", ("held",), "accepted", (Role.INTERFACE,)),
-        Transition("resume-appointment", ("held",), "scheduled", (Role.INTERFACE,)),
         Transition("supersede", (*_EARLY, "cancelled"), "replaced", (Role.INTERFACE,)),
         Transition("begin", ("placed", "accepted", "scheduled", "held"), "in-progress", _ROOM),
         Transition("begin-again", ("completed", "in-progress"), "in-progress", _ROOM),
@@ -82,7 +81,6 @@ SAID: Final = {
     "hold": "order-held",
     "release": "order-released",
     "resume": "order-released",
-    "resume-appointment": "order-released",
     "supersede": "order-replaced",
     "schedule": "order-scheduled",
     "unschedule": "order-unscheduled",
@@ -99,6 +97,8 @@ PRIORITIES: Final = ("STAT", "HIGH", "ROUTINE", "MEDIUM", "LOW")
 """PS3.3 C.4.12, (0040,1003)."""
 ACCESSION_CHARACTERS_MAX: Final = 16  # VR SH
 WHY_NEEDED: Final = frozenset({"hold", "reject", "cancel"})
+_DROPPING: Final = frozenset({"hold", "reject", "cancel", "replace"})
+"""What takes an order from the worklist, and its appointment with it."""
 
 
 class NewOrder(Row, frozen=True):
@@ -267,6 +267,10 @@ def act(change: Change, actor: Actor, order_id: str, action: str, *, why: str = 
     changed = structs.replace(order, state=state, why=why.strip() or order.why, changed_ns=change.now_ns)
     change.put(ORDER, order_id, changed)
     say(change, SAID[action], actor, order_id, changed)
+    if action in _DROPPING:
+        from hounsfield.ris_plugin.scheduling import dropped  # which is made of orders
+
+        dropped(change, actor, order_id)
     return changed
 
 

@@ -1,15 +1,16 @@
-"""Appointments: the first free time at which everything that is needed is free, held for one patient.
+"""Appointments: a time at which everything that is needed is held for one patient.
 
 An appointment holds resources (rooms, devices, people) from before it, while one prepares, to after it, while
 one cleans. No two hold one at the same time: that is looked up in the transaction that books, and no other
-transaction comes between. Hours are the department's, in its time zone, also where clocks change.
+transaction comes between. What is free is looked for in :mod:`hounsfield.ris_plugin.free_time`.
+
+Of what several say about an appointment the newest event counts, as of a patient:
+:mod:`hounsfield.ris_plugin.placers_schedule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -19,32 +20,37 @@ from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import orders as ordering
 from hounsfield.ris_plugin import steps, tracking
 from hounsfield.ris_plugin.actors import Actor, Role
-from hounsfield.ris_plugin.catalog import candidates, procedure_of, resource
+from hounsfield.ris_plugin.catalog import procedure_of, resource
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
+from hounsfield.ris_plugin.free_time import Needs, Slot, free
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.base import NS, seconds
-from hounsfield.ris_plugin.records.catalog import RESOURCE, Hours, Procedure, Resource
+from hounsfield.ris_plugin.records.catalog import RESOURCE, Procedure
 from hounsfield.ris_plugin.records.orders import Order
-from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, STEP, Appointment, Held
+from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, STEP, Appointment
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
 
-__all__ = ["MACHINE", "Slot", "act", "book", "free", "get", "move", "propose", "waiting"]
+__all__ = [
+    "MACHINE", "Slot", "act", "book", "dropped", "free", "fulfilled", "get", "move", "needs_of", "propose",
+    "steps_of", "waiting",
+]  # fmt: skip
 
-_DESK: Final = (Role.CLERK, Role.RADIOLOGIST, Role.INTERFACE)
+DESK: Final = (Role.CLERK, Role.RADIOLOGIST, Role.INTERFACE)
 _FRONT: Final = (Role.CLERK, Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.INTERFACE)
 
 MACHINE: Final = Machine(
     "appointment",
     ("proposed", "booked", "arrived", "fulfilled", "cancelled", "no-show"),
     (
-        Transition("book", ("proposed",), "booked", _DESK),
-        Transition("move", ("booked", "no-show"), "booked", _DESK),
+        Transition("book", ("proposed",), "booked", DESK),
+        Transition("move", ("booked", "no-show", "cancelled"), "booked", DESK),
         Transition("arrive", ("booked",), "arrived", _FRONT),
         Transition("leave", ("arrived",), "booked", _FRONT),
         Transition("fulfil", ("booked", "arrived"), "fulfilled", (*_FRONT, Role.MODALITY)),
-        Transition("cancel", ("proposed", "booked", "arrived"), "cancelled", (*_DESK, Role.REFERRER)),
-        Transition("miss", ("booked",), "no-show", _FRONT),
-        Transition("wait", ("proposed", "booked"), SAME, _DESK),
+        Transition(
+            "cancel", ("proposed", "booked", "arrived", "no-show"), "cancelled", (*DESK, Role.REFERRER)
+        ),
+        Transition("miss", ("booked", "cancelled"), "no-show", _FRONT),
+        Transition("wait", ("proposed", "booked"), SAME, DESK),
     ),
 )
 
@@ -57,203 +63,8 @@ SAID: Final = {
     "wait": "appointment-waiting",
 }
 
-MINUTE_NS: Final = 60 * NS
-GRID_MIN: Final = 5
-"""Appointments that are looked for begin at full five minutes, as people write them down."""
-HOLD_NS_MAX: Final = 48 * 60 * MINUTE_NS
-"""The longest that an appointment holds anything: preparing, a day, cleaning. So far back one has to look."""
-SEARCH_DAYS_MAX: Final = 370
-SLOTS_MAX: Final = 200
 WHY_NEEDED: Final = frozenset({"cancel"})
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A time at which everything is free. ``resources``: ids, one of each group that is needed."""
-
-    from_ns: int
-    to_ns: int
-    resources: tuple[str, ...]
-
-
-# ---------------------------------------------------------------- what is free
-
-
-def free(
-    view: View, zone: ZoneInfo, needs: Sequence[Procedure], *, from_ns: int, to_ns: int, limit: int = 10
-) -> list[Slot]:
-    """The first times in a stretch at which ``needs`` can be done one after another, at most ``limit``.
-
-    Looked for across all resources that would do. InvalidError for a stretch of more than a year.
-    """
-    if to_ns - from_ns > SEARCH_DAYS_MAX * 1440 * MINUTE_NS:
-        raise InvalidError(f"look for a time within {SEARCH_DAYS_MAX} days", "to_ns")
-    plan = _Plan(view, zone, needs, from_ns, to_ns)
-    grid = GRID_MIN * MINUTE_NS
-    start = -(-from_ns // grid) * grid
-    found: list[Slot] = []
-    while start + plan.length_ns <= to_ns and len(found) < min(limit, SLOTS_MAX):
-        chosen = plan.chosen_at(start)
-        if chosen is not None:
-            found.append(Slot(start, start + plan.length_ns, chosen))
-            start += grid
-        else:
-            start = max(start + grid, -(-plan.next_chance(start) // grid) * grid)
-    return found
-
-
-class _Plan:
-    """What is needed, by whom it is held meanwhile, and when it is open."""
-
-    def __init__(
-        self,
-        view: View,
-        zone: ZoneInfo,
-        needs: Sequence[Procedure],
-        from_ns: int,
-        to_ns: int,
-        *,
-        without: str = "",
-    ) -> None:
-        self._zone = zone
-        self.length_ns = sum(one.duration_min for one in needs) * MINUTE_NS
-        self._before_ns = max((one.preparation_min for one in needs), default=0) * MINUTE_NS
-        self._after_ns = max((one.cleaning_min for one in needs), default=0) * MINUTE_NS
-        groups = dict.fromkeys(group for one in needs for group in one.resources)
-        self.groups = [list(candidates(view, group)) for group in groups]
-        self.resources: dict[str, Resource] = {key: one for group in self.groups for key, one in group}
-        self._held = {
-            key: sorted(_held(view, key, from_ns - HOLD_NS_MAX, to_ns + HOLD_NS_MAX, without))
-            for key in self.resources
-        }
-        for group, of in zip(groups, self.groups, strict=True):
-            if not of:
-                raise NotNowError(f"nothing active is {' or '.join(group)}: the catalog needs it for this")
-
-    def hold(self, key: str, start_ns: int) -> Held:
-        """What an appointment at a time holds of a resource."""
-        one = self.resources[key]
-        return Held(
-            resource=key,
-            from_ns=start_ns - self._before_ns,
-            to_ns=start_ns + self.length_ns + self._after_ns + one.buffer_min * MINUTE_NS,
-        )
-
-    def is_free(self, key: str, start_ns: int) -> bool:
-        """Whether a resource is open, and nobody's, for an appointment at a time."""
-        one, hold = self.resources[key], self.hold(key, start_ns)
-        if any(begin < hold.to_ns and hold.from_ns < end for begin, end in self._held[key]):
-            return False
-        if any(each.from_ns < hold.to_ns and hold.from_ns < each.to_ns for each in one.closures):
-            return False
-        return _is_open(one, self._zone, start_ns, start_ns + self.length_ns)
-
-    def chosen_at(self, start_ns: int, wanted: Sequence[str] = ()) -> tuple[str, ...] | None:
-        """One free resource of each group, no one twice; those that are ``wanted`` where they do."""
-        ways = [
-            [
-                key
-                for key, _ in sorted(group, key=lambda one: one[0] not in wanted)
-                if self.is_free(key, start_ns)
-            ]
-            for group in self.groups
-        ]
-        return next(_distinct(ways, ()), None)
-
-    def next_chance(self, start_ns: int) -> int:
-        """A later time before which nothing changes: when what is held ends, or it opens."""
-        later = [
-            end + self._before_ns
-            for held in self._held.values()
-            for begin, end in held
-            if begin - self._after_ns < start_ns + self.length_ns + DAY_NS
-            and end > start_ns - self._before_ns
-        ]
-        later = [one for one in later if one > start_ns]
-        if any(_opens_in(one, self._zone, start_ns) for one in self.resources.values()):
-            return start_ns
-        return min([*later, _midnight_after(self._zone, start_ns)])
-
-
-DAY_NS: Final = 1440 * MINUTE_NS
-
-
-def _distinct(ways: Sequence[Sequence[str]], taken: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    if len(taken) == len(ways):
-        yield taken
-        return
-    for key in ways[len(taken)]:
-        if key not in taken:
-            yield from _distinct(ways, (*taken, key))
-
-
-def _held(view: View, key: str, from_ns: int, to_ns: int, without: str = "") -> Iterator[tuple[int, int]]:
-    for appointment_id, one in view.find(
-        APPOINTMENT, "holds", key, at_least=seconds(from_ns), at_most=seconds(to_ns)
-    ):
-        if appointment_id != without:
-            yield from ((held.from_ns, held.to_ns) for held in one.holds if held.resource == key)
-
-
-def _is_open(one: Resource, zone: ZoneInfo, from_ns: int, to_ns: int) -> bool:
-    """Whether all of a stretch lies in opening hours, and none of it in a break."""
-    if one.hours and not _covered(_stretches(one.hours, zone, from_ns, to_ns), from_ns, to_ns):
-        return False
-    return not any(
-        begin < to_ns and from_ns < end for begin, end in _stretches(one.breaks, zone, from_ns, to_ns)
-    )
-
-
-def _covered(stretches: list[tuple[int, int]], from_ns: int, to_ns: int) -> bool:
-    reached = from_ns
-    for begin, end in sorted(stretches):
-        if begin > reached:
-            return False
-        reached = max(reached, end)
-        if reached >= to_ns:
-            return True
-    return False
-
-
-def _stretches(hours: Sequence[Hours], zone: ZoneInfo, from_ns: int, to_ns: int) -> list[tuple[int, int]]:
-    """The stretches of weekly hours on the days that a stretch touches."""
-    if not hours:
-        return []
-    day = _local(zone, from_ns).date()
-    last = _local(zone, to_ns).date()
-    found = []
-    while day <= last:
-        midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
-        found += [
-            (_at(midnight, one.from_min), _at(midnight, one.to_min))
-            for one in hours
-            if one.weekday == day.weekday()
-        ]
-        day += timedelta(days=1)
-    return found
-
-
-def _opens_in(one: Resource, zone: ZoneInfo, start_ns: int) -> bool:
-    """Whether it is open some time on the day of a moment, from then on."""
-    midnight = _midnight_after(zone, start_ns)
-    return not one.hours or any(
-        end > start_ns for _, end in _stretches(one.hours, zone, start_ns, midnight - 1)
-    )
-
-
-def _at(midnight: datetime, minutes: int) -> int:
-    """A time of day as clocks show it, also on days when they change."""
-    wall = midnight.replace(tzinfo=None) + timedelta(minutes=minutes)
-    return int(wall.replace(tzinfo=midnight.tzinfo).timestamp()) * NS
-
-
-def _midnight_after(zone: ZoneInfo, moment_ns: int) -> int:
-    day = _local(zone, moment_ns).date() + timedelta(days=1)
-    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) * NS
-
-
-def _local(zone: ZoneInfo, moment_ns: int) -> datetime:
-    return datetime.fromtimestamp(moment_ns / NS, UTC).astimezone(zone)
+FREEING: Final = frozenset({"cancel", "miss"})
 
 
 # ---------------------------------------------------------------- finding
@@ -272,6 +83,11 @@ def waiting(view: View, limit: int = 100) -> list[tuple[str, Appointment]]:
     return list(view.find(APPOINTMENT, "waiting", "", limit=limit))
 
 
+def needs_of(view: View, wanted: Sequence[Order]) -> list[Procedure]:
+    """What orders need that are done one after another."""
+    return [procedure_of(view, one.procedure.value, one.procedure.scheme) for one in wanted]
+
+
 # ---------------------------------------------------------------- booking
 
 
@@ -285,75 +101,90 @@ def book(
     resources: Sequence[str] = (),
     placer_number: str = "",
     note: str = "",
+    series: str = "",
     event_ns: int = 0,
     sender: str = "",
 ) -> str:
-    """Book a time for orders of one patient; its id. NotNowError when something is not free, not
-    open, not accepted, or a safety question is not answered. ``resources``: ids or codes that are wanted.
+    """Book a time for orders of one patient, done one after another; its id. NotNowError when something is
+    not free, not open, not accepted, or a safety question is not answered. ``resources``: ids or codes that
+    are wanted.
 
-    The orders' steps are on the worklist then.
+    The orders' steps are on the worklist then. Who was on the waiting list gets the appointment that waits.
     """
-    actor.require(*_DESK, what="booking")
-    wanted = _wanted_orders(change, orders)
-    plan = _plan_of(change, zone, wanted, from_ns)
-    chosen = _choose(change, plan, from_ns, resources)
+    actor.require(*DESK, what="booking")
+    wanted = orders_of(change, orders)
+    needs = Needs(change, zone, needs_of(change, [order for _, order in wanted]))
+    chosen = _choose(change, needs, from_ns, resources)
+    waits: tuple[str, Appointment] | None = None
     for order_id, _ in wanted:
-        held_by = next(
-            (one for _, one in change.find(APPOINTMENT, "order", order_id) if one.state in HOLDING), None
-        )
-        if held_by is not None:
-            raise NotNowError("one of the orders has an appointment already: move that one")
-    appointment_id = change.new_id()
-    waits = next(
-        ((key, one) for order_id, _ in wanted for key, one in change.find(APPOINTMENT, "order", order_id)
-         if one.state == "proposed"),
-        None,
-    )  # fmt: skip
-    if waits is not None:
-        appointment_id = waits[0]
+        for key, one in change.find(APPOINTMENT, "order", order_id):
+            if one.state in HOLDING:
+                raise NotNowError("one of the orders has an appointment already: move that one")
+            if one.state == "proposed":
+                if set(one.orders) - set(orders):
+                    raise NotNowError(
+                        "one of the orders waits for a time together with others: book them all"
+                    )
+                if waits is not None and waits[0] != key:
+                    raise NotNowError(
+                        "the orders wait for times of their own: take one from the waiting list"
+                    )
+                waits = key, one
+    proposed = waits[1] if waits is not None else None
+    appointment_id = waits[0] if waits is not None else change.new_id()
+    number = proposed.number if proposed is not None else f"A{change.count('appointment'):08}"
     appointment = Appointment(
-        number=waits[1].number if waits is not None else f"A{change.count('appointment'):08}",
+        number=number,
         patient=wanted[0][1].patient,
         orders=tuple(order_id for order_id, _ in wanted),
         state="booked",
         from_ns=from_ns,
-        to_ns=from_ns + plan.length_ns,
-        holds=tuple(plan.hold(key, from_ns) for key in chosen),
-        placer_number=placer_number,
-        note=note,
+        to_ns=from_ns + needs.length_ns,
+        holds=needs.holds(chosen, from_ns),
+        placer_number=placer_number or (proposed.placer_number if proposed is not None else ""),
+        note=note or (proposed.note if proposed is not None else ""),
+        wanted_from_ns=proposed.wanted_from_ns if proposed is not None else 0,
+        wanted_to_ns=proposed.wanted_to_ns if proposed is not None else 0,
+        series=series or (proposed.series if proposed is not None else ""),
+        follows=proposed.follows if proposed is not None else "",
         as_of_ns=event_ns or change.now_ns,
         as_of_from=sender or actor.person,
     )
     change.put(APPOINTMENT, appointment_id, appointment)
-    begin = from_ns
-    for order_id, order in wanted:
-        ordering.act(change, actor, order_id, "schedule")
-        tracking.expect(change, order_id, order)
-        procedure = procedure_of(change, order.procedure.value, order.procedure.scheme)
-        end = begin + procedure.duration_min * MINUTE_NS
-        steps.make(
-            change,
-            actor,
-            order_id,
-            order,
-            procedure,
-            appointment=appointment_id,
-            from_ns=begin,
-            to_ns=end,
-            resources=[plan.resources[key] for key in chosen],
-        )
-        begin = end
-    _say(change, "appointment-booked", actor, appointment_id, appointment)
+    _schedule(change, actor, appointment_id, wanted, needs, chosen=chosen, from_ns=from_ns)
+    say(change, "appointment-booked", actor, appointment_id, appointment)
     return appointment_id
 
 
-def propose(change: Change, actor: Actor, *, orders: Sequence[str], note: str = "") -> str:
-    """Put orders on the waiting list: an appointment without a time yet; its id."""
-    actor.require(*_DESK, what="booking")
-    wanted = _wanted_orders(change, orders, ready=False)
+def propose(
+    change: Change,
+    actor: Actor,
+    *,
+    orders: Sequence[str],
+    note: str = "",
+    wanted_from_ns: int = 0,
+    wanted_to_ns: int = 0,
+    follows: str = "",
+) -> str:
+    """Put orders on the waiting list: an appointment without a time yet; its id.
+
+    ``wanted_from_ns`` and ``wanted_to_ns``: it is wanted within these, whenever when 0. ``follows``: the
+    appointment that it is to follow up.
+    """
+    actor.require(*DESK, what="booking")
+    if wanted_to_ns and wanted_to_ns <= wanted_from_ns:
+        raise InvalidError("what is wanted ends after it begins", "wanted_to_ns")
+    wanted = orders_of(change, orders, ready=False)
     for order_id, _ in wanted:
         if any(one.state in (*HOLDING, "proposed") for _, one in change.find(APPOINTMENT, "order", order_id)):
             raise NotNowError("one of the orders has an appointment, or waits for one, already")
+    if follows:
+        before = get(change, follows)
+        if resolve(change, before.patient)[0] != resolve(change, wanted[0][1].patient)[0]:
+            raise InvalidError("what is followed up is another patient's", "follows")
+        if wanted_from_ns and wanted_from_ns < before.to_ns:
+            raise InvalidError("a follow-up is after what it follows", "wanted_from_ns")
+        wanted_from_ns = wanted_from_ns or before.to_ns
     appointment_id = change.new_id()
     appointment = Appointment(
         number=f"A{change.count('appointment'):08}",
@@ -362,11 +193,14 @@ def propose(change: Change, actor: Actor, *, orders: Sequence[str], note: str = 
         state="proposed",
         note=note,
         waiting_since_ns=change.now_ns,
+        wanted_from_ns=wanted_from_ns,
+        wanted_to_ns=wanted_to_ns,
+        follows=follows,
         as_of_ns=change.now_ns,
         as_of_from=actor.person,
     )
     change.put(APPOINTMENT, appointment_id, appointment)
-    _say(change, "appointment-waiting", actor, appointment_id, appointment)
+    say(change, "appointment-waiting", actor, appointment_id, appointment)
     return appointment_id
 
 
@@ -381,51 +215,65 @@ def move(
     event_ns: int = 0,
     sender: str = "",
 ) -> None:
-    """Give an appointment another time, or other resources. NotNowError as :func:`book`; then it stays."""
+    """Give an appointment another time, or other resources; one that was cancelled or missed takes place
+    after all. NotNowError as :func:`book`; then it stays. An event older than what is known changes nothing.
+    """
     appointment = get(change, appointment_id)
-    state = MACHINE.after(appointment.state, "move", actor)
-    missed = appointment.state == "no-show"
     as_of = (event_ns or change.now_ns, sender or actor.person)
-    if as_of < (appointment.as_of_ns, appointment.as_of_from):
+    if event_ns and as_of < (appointment.as_of_ns, appointment.as_of_from):
         return
-    wanted = _wanted_orders(change, appointment.orders)
-    plan = _plan_of(change, zone, wanted, from_ns, without=appointment_id)
+    state = MACHINE.after(appointment.state, "move", actor)
+    lost = appointment.state not in HOLDING
+    wanted = orders_of(change, appointment.orders)
+    for order_id, _ in wanted if lost else ():
+        others = change.find(APPOINTMENT, "order", order_id)
+        if any(key != appointment_id and one.state in (*HOLDING, "proposed") for key, one in others):
+            raise NotNowError("one of the orders has another appointment meanwhile: move that one")
+    needs = Needs(change, zone, needs_of(change, [order for _, order in wanted]), without=appointment_id)
     before = [held.resource for held in appointment.holds]
-    chosen = _choose(change, plan, from_ns, resources, or_of=before)
+    chosen = _choose(change, needs, from_ns, resources, or_of=before)
     moved = structs.replace(
         appointment,
         state=state,
         from_ns=from_ns,
-        to_ns=from_ns + plan.length_ns,
-        holds=tuple(plan.hold(key, from_ns) for key in chosen),
+        to_ns=from_ns + needs.length_ns,
+        holds=needs.holds(chosen, from_ns),
         waiting_since_ns=0,
         as_of_ns=as_of[0],
         as_of_from=as_of[1],
     )
     change.put(APPOINTMENT, appointment_id, moved)
-    begin = from_ns
-    used = [plan.resources[key] for key in chosen]
-    for order_id, order in wanted:
-        procedure = procedure_of(change, order.procedure.value, order.procedure.scheme)
-        end = begin + procedure.duration_min * MINUTE_NS
-        if missed:
-            ordering.act(change, actor, order_id, "schedule")
-            steps.make(
-                change, actor, order_id, order, procedure,
-                appointment=appointment_id, from_ns=begin, to_ns=end, resources=used,
-            )  # fmt: skip
-        else:
+    if lost:
+        _schedule(change, actor, appointment_id, wanted, needs, chosen=chosen, from_ns=from_ns)
+    else:
+        for index, (order_id, _) in enumerate(wanted):
+            begin, end = _times(needs, index, from_ns)
             for step_id, _ in steps.of_order(change, order_id):
+                used = needs.used_by(chosen, index)
                 steps.move(change, actor, step_id, from_ns=begin, to_ns=end, resources=used)
-        begin = end
-    _say(change, "appointment-moved", actor, appointment_id, moved)
+    say(change, "appointment-moved", actor, appointment_id, moved)
+    if not lost and (moved.from_ns, moved.holds) != (appointment.from_ns, appointment.holds):
+        _say_freed(change, actor, appointment_id, appointment)
 
 
-def act(change: Change, actor: Actor, appointment_id: str, action: str, *, why: str = "") -> Appointment:
-    """Arrive, leave, fulfil, cancel, miss or wait; what it is then. Steps and orders go along."""
+def act(
+    change: Change,
+    actor: Actor,
+    appointment_id: str,
+    action: str,
+    *,
+    why: str = "",
+    event_ns: int = 0,
+    sender: str = "",
+) -> Appointment:
+    """Arrive, leave, fulfil, cancel, miss or wait; what it is then. Steps and orders go along. An event older
+    than what is known changes nothing."""
     appointment = get(change, appointment_id)
     if action not in SAID:
         raise InvalidError(f"an appointment is not taken through {action!r} so", "action")
+    as_of = (event_ns or change.now_ns, sender or actor.person)
+    if event_ns and as_of < (appointment.as_of_ns, appointment.as_of_from):
+        return appointment
     state = MACHINE.after(appointment.state, action, actor)
     if action in WHY_NEEDED and not why.strip():
         raise InvalidError(f"say why: to {action} an appointment needs a reason", "why")
@@ -436,11 +284,32 @@ def act(change: Change, actor: Actor, appointment_id: str, action: str, *, why: 
         reason=why.strip() or appointment.reason,
         waiting_since_ns=appointment.waiting_since_ns if since is None else since,
     )
+    if action != "wait":  # which says nothing of its time
+        changed = structs.replace(changed, as_of_ns=as_of[0], as_of_from=as_of[1])
     change.put(APPOINTMENT, appointment_id, changed)
-    _say(change, SAID[action], actor, appointment_id, changed)
+    say(change, SAID[action], actor, appointment_id, changed)
     for order_id in appointment.orders:
         _along(change, actor, order_id, action)
+    if action in FREEING and appointment.state in HOLDING:
+        _say_freed(change, actor, appointment_id, appointment)
     return changed
+
+
+def dropped(change: Change, actor: Actor, order_id: str) -> None:
+    """An order will not be done, or not now: it leaves the worklist and its appointment, which is cancelled
+    when it was for this order alone."""
+    steps.withdraw(change, actor, order_id)
+    for appointment_id, one in list(change.find(APPOINTMENT, "order", order_id)):
+        if one.state not in (*HOLDING, "proposed"):
+            continue
+        rest = tuple(each for each in one.orders if each != order_id)
+        if rest:
+            changed = structs.replace(one, orders=rest)
+            change.put(APPOINTMENT, appointment_id, changed)
+            say(change, "appointment-changed", actor, appointment_id, changed)
+        else:
+            state = ordering.get(change, order_id).state
+            act(change, actor, appointment_id, "cancel", why=f"the order is {state}")
 
 
 def _along(change: Change, actor: Actor, order_id: str, action: str) -> None:
@@ -449,16 +318,53 @@ def _along(change: Change, actor: Actor, order_id: str, action: str) -> None:
         for step_id, step in steps.of_order(change, order_id):
             if step.state in {"arrive": ("scheduled",), "leave": ("arrived", "ready")}[action]:
                 steps.act(change, actor, step_id, action)
-    elif action in ("cancel", "miss"):
+    elif action in FREEING:
         steps.withdraw(change, actor, order_id)
         ordering.lost_its_time(change, actor, order_id)
 
 
-def _wanted_orders(change: Change, orders: Sequence[str], *, ready: bool = True) -> list[tuple[str, Order]]:
+def _schedule(
+    change: Change,
+    actor: Actor,
+    appointment_id: str,
+    wanted: Sequence[tuple[str, Order]],
+    needs: Needs,
+    *,
+    chosen: Sequence[str],
+    from_ns: int,
+) -> None:
+    """Schedule the orders of an appointment, with their steps."""
+    procedures = needs_of(change, [order for _, order in wanted])
+    for index, (order_id, order) in enumerate(wanted):
+        begin, end = _times(needs, index, from_ns)
+        ordering.act(change, actor, order_id, "schedule")
+        tracking.expect(change, order_id, order)
+        steps.make(
+            change,
+            actor,
+            order_id,
+            order,
+            procedures[index],
+            appointment=appointment_id,
+            from_ns=begin,
+            to_ns=end,
+            resources=needs.used_by(chosen, index),
+        )
+
+
+def _times(needs: Needs, index: int, from_ns: int) -> tuple[int, int]:
+    """When one of several procedures is done."""
+    ends = [*needs.begins_ns[1:], needs.length_ns]
+    return from_ns + needs.begins_ns[index], from_ns + ends[index]
+
+
+def orders_of(view: View, orders: Sequence[str], *, ready: bool = True) -> list[tuple[str, Order]]:
+    """The orders of one appointment. InvalidError when they are not one patient's, NotNowError when one that
+    has to be is not ``ready`` to be scheduled."""
     if not orders or len(set(orders)) != len(orders):
         raise InvalidError("an appointment is for one order or several different ones", "orders")
-    wanted = [(order_id, ordering.get(change, order_id)) for order_id in orders]
-    if len({resolve(change, order.patient)[0] for _, order in wanted}) != 1:
+    wanted = [(order_id, ordering.get(view, order_id)) for order_id in orders]
+    if len({resolve(view, order.patient)[0] for _, order in wanted}) != 1:
         raise InvalidError("the orders are not one patient's", "orders")
     for _, order in wanted if ready else ():
         if order.state not in ("accepted", "scheduled"):
@@ -469,38 +375,45 @@ def _wanted_orders(change: Change, orders: Sequence[str], *, ready: bool = True)
     return wanted
 
 
-def _plan_of(
-    change: Change, zone: ZoneInfo, wanted: Sequence[tuple[str, Order]], from_ns: int, *, without: str = ""
-) -> _Plan:
-    needs = [procedure_of(change, order.procedure.value, order.procedure.scheme) for _, order in wanted]
-    length = sum(one.duration_min for one in needs) * MINUTE_NS
-    return _Plan(change, zone, needs, from_ns, from_ns + length, without=without)
-
-
 def _choose(
-    change: Change, plan: _Plan, from_ns: int, resources: Sequence[str], *, or_of: Sequence[str] = ()
+    change: Change, needs: Needs, from_ns: int, resources: Sequence[str], *, or_of: Sequence[str] = ()
 ) -> tuple[str, ...]:
     ids = [key if change.get(RESOURCE, key) is not None else resource(change, key)[0] for key in resources]
     for key in ids:
-        if key not in plan.resources:
+        if key not in needs.resources:
             raise InvalidError("a resource that was named is not one that this procedure needs", "resources")
-        if not plan.is_free(key, from_ns):
-            raise NotNowError(f"{plan.resources[key].code} is not free then, or not open")
-    chosen = plan.chosen_at(from_ns, ids or or_of)
+        if not needs.is_free(key, from_ns):
+            raise NotNowError(f"{needs.resources[key].code} is not free then, or not open")
+    chosen = needs.chosen_at(from_ns, ids or or_of)
     if chosen is None or not set(ids) <= set(chosen):
-        codes = sorted({one.code for one in plan.resources.values()})
+        codes = sorted({one.code for one in needs.resources.values()})
         raise NotNowError(f"not everything is free then, or open, of: {', '.join(codes)}")
     return chosen
 
 
-def _say(change: Change, event: str, actor: Actor, appointment_id: str, appointment: Appointment) -> None:
-    body: Mapping[str, Any] = {
-        "appointment": appointment_id,
-        "orders": list(appointment.orders),
-        "patient": appointment.patient,
-        "actor": actor.person,
-    }
-    change.say(event, body)
+def say(
+    change: Change, event: str, actor: Actor, appointment_id: str, appointment: Appointment, **more: Any
+) -> None:
+    """Tell of an appointment in the journal."""
+    change.say(
+        event,
+        {
+            "appointment": appointment_id,
+            "orders": list(appointment.orders),
+            "patient": appointment.patient,
+            "actor": actor.person,
+            **more,
+        },
+    )
+
+
+def _say_freed(change: Change, actor: Actor, appointment_id: str, before: Appointment) -> None:
+    """A time that somebody else could have, unless it is over: see ``waiting_list.offers``."""
+    if before.to_ns > change.now_ns:
+        say(
+            change, "slot-freed", actor, appointment_id, before, from_ns=before.from_ns, to_ns=before.to_ns,
+            resources=sorted({held.resource for held in before.holds}),
+        )  # fmt: skip
 
 
 def steps_of(view: View, appointment_id: str) -> list[str]:

@@ -20,7 +20,7 @@ class Held(Row, frozen=True):
 
 
 class Appointment(Row, frozen=True):
-    """A time for a patient. ``state``: of ``ris_plugin.scheduling.MACHINE``."""
+    """A time for a patient. ``state``: of ``ris_plugin.scheduling.MACHINE``. ``as_of``: as of a patient."""
 
     number: str
     patient: str
@@ -33,6 +33,10 @@ class Appointment(Row, frozen=True):
     reason: str = ""
     note: str = ""
     waiting_since_ns: int = 0  # on the waiting list, for an earlier time or any
+    wanted_from_ns: int = 0  # not before
+    wanted_to_ns: int = 0  # and not after; 0: whenever
+    series: str = ""  # the number of the first of appointments that belong together
+    follows: str = ""  # the appointment that this one is to follow up
     as_of_ns: int = 0
     as_of_from: str = ""
 
@@ -45,6 +49,10 @@ def _appointment_keys(one: Appointment) -> Iterator[Key]:
     if one.placer_number:
         yield Key("placer", one.placer_number)
     yield Key("state", one.state, seconds(one.from_ns))
+    if one.series:
+        yield Key("series", one.series, seconds(one.from_ns))
+    if one.follows:
+        yield Key("follows", one.follows, seconds(one.wanted_from_ns))
     if one.waiting_since_ns:
         yield Key("waiting", "", seconds(one.waiting_since_ns))
     if one.state in HOLDING:
