@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import structs
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from hounsfield.archive.plugins import Change, View
@@ -44,21 +45,30 @@ STATUS: Final = {"IN PROGRESS": "in-progress", "COMPLETED": "completed", "DISCON
 
 PROCESSING_FAILURE, DUPLICATE, NO_SUCH_INSTANCE = 0x0110, 0x0111, 0x0112  # PS3.7 C
 INVALID_VALUE, MISSING_ATTRIBUTE, MISSING_VALUE = 0x0106, 0x0120, 0x0121
+RESOURCE_LIMITATION = 0x0213
 FINAL_ERROR_ID: Final = 0xA710
 """PS3.4 F.7.2.2.2: the performed procedure step object may no longer be updated."""
 
 SERIES_MAX: Final = 10_000
-INSTANCES_MAX: Final = 1_000_000
+INSTANCES_MAX: Final = 50_000
+"""A record has at most some megabytes."""
+INSTANCES_IN_DATASET_MAX: Final = 10_000
+"""Of a step with more, the references are kept once: by UID in ``series``, and not in ``dataset`` too."""
+_REFERENCES: Final = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
 
 _DOSES: Final = (
     "TotalTimeOfFluoroscopy", "TotalNumberOfExposures", "DistanceSourceToDetector",
     "DistanceSourceToEntrance", "EntranceDose", "EntranceDoseInmGy", "ExposedArea",
     "ImageAndFluoroscopyAreaDoseProduct",
 )  # fmt: skip
-_NOT_BY_SET: Final = frozenset({"PerformedProcedureStepID", "PerformedStationAETitle", "Modality",
-                                "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime",
-                                "ScheduledStepAttributesSequence", "StudyID"})  # fmt: skip
-"""Given by N-CREATE, not to be changed (PS3.4 Table F.7.2-1)."""
+_NOT_BY_SET: Final = frozenset({
+    "ScheduledStepAttributesSequence", "PatientName", "PatientID", "IssuerOfPatientID",
+    "IssuerOfPatientIDQualifiersSequence", "PatientBirthDate", "PatientSex", "ReferencedPatientSequence",
+    "AdmissionID", "IssuerOfAdmissionIDSequence", "PerformedProcedureStepID", "PerformedStationAETitle",
+    "PerformedStationName", "PerformedLocation", "PerformedProcedureStepStartDate",
+    "PerformedProcedureStepStartTime", "Modality", "StudyID",
+})  # fmt: skip
+"""Given by N-CREATE, not to be changed (PS3.4 Table F.7.2-1). Who says the same again is heard."""
 
 
 class MppsError(RisError):
@@ -99,13 +109,16 @@ def create(
 ) -> str:
     """Begin a performed step (N-CREATE); its record's id. MppsError.
 
-    ``issuer``: of patients' ids that name none.
+    Attributes of type 1 are asked for (Table F.7.2-1); devices that leave out empty ones of type 2 are heard
+    all the same. ``issuer``: of patients' ids that name none.
     """
     if change.first(PERFORMED, "sop", sop_uid) is not None:
         raise MppsError(DUPLICATE, "there is such a performed procedure step already")
     _require(said, "PerformedProcedureStepStatus", "PerformedProcedureStepID", "PerformedStationAETitle",
              "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime", "Modality",
              "ScheduledStepAttributesSequence")  # fmt: skip
+    for item in said.ScheduledStepAttributesSequence:
+        _require(item, "StudyInstanceUID")
     if said.PerformedProcedureStepStatus != "IN PROGRESS":
         raise MppsError(
             INVALID_VALUE, "a performed step begins IN PROGRESS", tags=[_tag("PerformedProcedureStepStatus")]
@@ -129,7 +142,7 @@ def create(
         started_ns=_moment(said, "PerformedProcedureStepStart", zone) or change.now_ns,
     )
     performed_id = change.new_id()
-    performed = _with(performed, said)
+    performed = _with(performed, said, said)
     change.put(PERFORMED, performed_id, performed)
     for step_id, step in scheduled:
         begun = structs.replace(step, performed=(*step.performed, performed_id))
@@ -154,7 +167,8 @@ def update(change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dat
             "the performed procedure step may no longer be updated",
             error_id=FINAL_ERROR_ID,
         )
-    wrong = [element.tag for element in said if element.keyword in _NOT_BY_SET]
+    known = dataset(performed)
+    wrong = [element.tag for element in said if element.keyword in _NOT_BY_SET and not _same(element, known)]
     if wrong:
         raise MppsError(INVALID_VALUE, "what N-CREATE said of this cannot be changed", tags=wrong)
     state = performed.state
@@ -166,15 +180,16 @@ def update(change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dat
                 "a status is IN PROGRESS, COMPLETED or DISCONTINUED",
                 tags=[_tag("PerformedProcedureStepStatus")],
             )
-    changed = _with(performed, said)
+    known.update(said)
+    changed = _with(performed, said, known)
     if state != "in-progress":
-        _require(dataset(changed), "PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime")
-        if state == "completed":
-            _require(dataset(changed), "PerformedSeriesSequence")
+        _require(known, "PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime")
+        if state == "completed" and not changed.series:
+            _require(known, "PerformedSeriesSequence")
         action = "complete" if state == "completed" else "discontinue"
         MACHINE.after(performed.state, action, actor)
         changed = structs.replace(
-            changed, state=state, ended_ns=_moment(said, "PerformedProcedureStepEnd", zone) or change.now_ns
+            changed, state=state, ended_ns=_moment(known, "PerformedProcedureStepEnd", zone) or change.now_ns
         )
     change.put(PERFORMED, performed_id, changed)
     if state != "in-progress":
@@ -213,19 +228,25 @@ def _end(change: Change, actor: Actor, performed_id: str, performed: Performed) 
 # ---------------------------------------------------------------- what is said
 
 
-def _with(performed: Performed, said: Dataset) -> Performed:
-    """``performed`` with what a request says, its attributes in place of those of before."""
-    known = dataset(performed) if performed.dataset else Dataset()
-    known.update(said)
+def _same(element: DataElement, known: Dataset) -> bool:
+    """Whether a request says of an attribute what is known of it."""
+    alone = [Dataset({element.tag: element})]
+    if element.tag in known:
+        alone.append(Dataset({element.tag: known[element.tag]}))
+    return len(alone) == 2 and alone[0].to_json() == alone[1].to_json()
+
+
+def _with(performed: Performed, said: Dataset, known: Dataset) -> Performed:
+    """``performed`` with what a request says; ``known``: all attributes as they are then."""
     series = performed.series
-    if "PerformedSeriesSequence" in known:
-        series = tuple(_series(known))
+    if "PerformedSeriesSequence" in said:
+        series = tuple(_series(said))
     reason = performed.discontinued_for
     for item in known.get("PerformedProcedureStepDiscontinuationReasonCodeSequence") or ():
         reason = _code(item)
     return structs.replace(
         performed,
-        dataset=known.to_json().encode(),
+        dataset=_without_references(known, series).to_json().encode(),
         series=series,
         doses=tuple(
             Dose(name=name, value=float(known[name].value))
@@ -236,27 +257,40 @@ def _with(performed: Performed, said: Dataset) -> Performed:
     )
 
 
-def _series(known: Dataset) -> Iterator[PerformedSeries]:
-    items = known.PerformedSeriesSequence or ()
+def _without_references(known: Dataset, series: Sequence[PerformedSeries]) -> Dataset:
+    """``known`` as it is kept: without the references of a step that has very many."""
+    if sum(len(one.instances) for one in series) <= INSTANCES_IN_DATASET_MAX:
+        return known
+    kept = Dataset(known)
+    kept.PerformedSeriesSequence = [
+        Dataset({element.tag: element for element in item if element.keyword not in _REFERENCES})
+        for item in known.get("PerformedSeriesSequence") or ()
+    ]
+    return kept
+
+
+def _series(said: Dataset) -> Iterator[PerformedSeries]:
+    items = said.PerformedSeriesSequence or ()
     if len(items) > SERIES_MAX:
         raise MppsError(
-            INVALID_VALUE, f"more than {SERIES_MAX} series", tags=[_tag("PerformedSeriesSequence")]
+            RESOURCE_LIMITATION, f"more than {SERIES_MAX} series", tags=[_tag("PerformedSeriesSequence")]
         )
     count = 0
     for item in items:
-        uid = str(item.get("SeriesInstanceUID", "") or "")
-        if not uid:
-            raise MppsError(MISSING_ATTRIBUTE, "a series without its UID", tags=[_tag("SeriesInstanceUID")])
+        _require(item, "SeriesInstanceUID")
+        uid = str(item.SeriesInstanceUID)
         instances = tuple(
             str(one.ReferencedSOPInstanceUID)
-            for name in ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
+            for name in _REFERENCES
             for one in item.get(name) or ()
             if "ReferencedSOPInstanceUID" in one
         )
         count += len(instances)
         if count > INSTANCES_MAX:
             raise MppsError(
-                INVALID_VALUE, f"more than {INSTANCES_MAX} objects", tags=[_tag("ReferencedImageSequence")]
+                RESOURCE_LIMITATION,
+                f"more than {INSTANCES_MAX} objects",
+                tags=[_tag("ReferencedImageSequence")],
             )
         yield PerformedSeries(
             uid=uid,
