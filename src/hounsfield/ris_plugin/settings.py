@@ -27,7 +27,10 @@ class Hl7Listener(Settings, frozen=True):
     plain: bool = False  # true permits MLLP without TLS beyond loopback
     sources: tuple[str, ...] = ()
     mapping: str = ""  # file of rules for what this sender says otherwise; "": as the standard has it
-    issuer: str = ""  # of patients' identifiers that name none
+    issuer: str = ""  # of patients' identifiers, and of placers' numbers, that name none
+    character_set: str = ""  # of messages without MSH-18, as table 0211 calls it; "": looked at
+    processing: tuple[str, ...] = ("P",)  # MSH-11 of messages that are taken; add "T" where one tries things
+    reused_ids: bool = False  # true for a sender whose MSH-10 begins anew; else such a message is refused
 
 
 class Hl7Destination(Settings, frozen=True):
@@ -73,5 +76,6 @@ class RisSettings(Settings, frozen=True):
     hl7_listeners: tuple[Hl7Listener, ...] = ()
     hl7_destinations: tuple[Hl7Destination, ...] = ()
     hl7_message_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 16 << 20
+    hl7_keep_days: Count = 90  # how long messages that were taken or sent are known, and not done twice
     hl7_retry_seconds: Seconds = 5.0
     hl7_retry_seconds_max: Seconds = 600.0

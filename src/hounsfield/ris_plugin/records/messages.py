@@ -63,7 +63,11 @@ MESSAGE = Kind("message", Message, _message_keys)
 
 
 class Letter(Row, frozen=True):
-    """A dead letter: a message that came and could not be applied; kept as it was, to be tried again."""
+    """A message that came and is not (wholly) applied, kept as it was: a dead letter, to be tried again.
+
+    ``state``: "open", "replayed" or "dismissed"; or "waiting", when it speaks of what has not come yet
+    (``awaits``), and is applied by itself once that comes. ``part``: the one of its orders that waits, from 0.
+    """
 
     listener: str
     sender: str
@@ -72,12 +76,23 @@ class Letter(Row, frozen=True):
     body: bytes
     at_ns: int
     error: str
-    state: str = "open"  # "open", "replayed" or "dismissed"
+    state: str = "open"
     attempts: int = 1
     by: str = ""
+    digest: bytes = b""
+    awaits: str = ""
+    part: int = 0
+    event_ns: int = 0
 
 
-LETTER = Kind("letter", Letter, lambda one: [Key("state", one.state, seconds(one.at_ns))])
+def _letter_keys(one: Letter) -> Iterator[Key]:
+    yield Key("state", one.state, seconds(one.at_ns))
+    yield Key("message", f"{one.sender}\0{one.control_id}")
+    if one.state == "waiting":
+        yield Key("awaits", one.awaits, seconds(one.event_ns))
+
+
+LETTER = Kind("letter", Letter, _letter_keys)
 
 
 class Cursor(Row, frozen=True):

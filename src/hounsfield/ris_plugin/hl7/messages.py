@@ -1,0 +1,264 @@
+"""A message of HL7 v2, parsed by ``hl7``: its header, segments, and what stands in them.
+
+Fields are numbered as the standard does (``PID-3`` is ``field(3)`` of a PID), components and subcomponents
+from 1, repetitions from 0. What is not there is "". ``""`` (two quotes) means that a value is to be removed
+(2.5.3), which is another thing than to leave it out: :meth:`Segment.says` tells them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import Any, Final
+
+import hl7
+
+from hounsfield.ris_plugin.errors import InvalidError
+from hounsfield.ris_plugin.hl7.encoding import Separators, decoded, moment, unescaped
+from hounsfield.ris_plugin.records.base import Code
+
+__all__ = ["NULL", "Header", "Message", "Segment", "person_name", "read", "read_header"]
+
+NULL: Final = '""'
+SEGMENTS_MAX: Final = 10_000
+"""Of one message: the largest that people send are reports of some hundred lines."""
+
+
+class NotHl7Error(InvalidError):
+    """What came does not begin with a header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """MSH, as far as an answer needs it; read by itself, so that what cannot be parsed is answered too."""
+
+    separators: Separators
+    fields: tuple[str, ...]
+
+    def field(self, number: int) -> str:
+        """A field as it stands there, "" when there is none."""
+        return self.fields[number - 1] if number <= len(self.fields) else ""
+
+    @property
+    def sender(self) -> str:
+        """MSH-3 and MSH-4, the application and the facility."""
+        return f"{self._first(3)}^{self._first(4)}"
+
+    def _first(self, number: int) -> str:
+        return self.field(number).split(self.separators.component)[0]
+
+    @property
+    def control_id(self) -> str:
+        """MSH-10."""
+        return self.field(10).strip()
+
+    @property
+    def kind(self) -> str:
+        """The message type and its trigger: ``ADT^A08``."""
+        return "^".join(self.field(9).split(self.separators.component)[:2])
+
+    @property
+    def version(self) -> str:
+        """MSH-12, its version alone."""
+        return self._first(12)
+
+    @property
+    def enhanced(self) -> bool:
+        """Whether MSH-15 or MSH-16 asks for enhanced acknowledgement (2.9.3)."""
+        return bool(self.field(15).strip() or self.field(16).strip())
+
+
+class Segment:
+    """One segment. Reads what ``hl7`` parsed: fields, repetitions, components, subcomponents."""
+
+    __slots__ = ("fields", "name", "separators")
+
+    def __init__(self, name: str, fields: list[Any], separators: Separators) -> None:
+        self.name = name
+        self.fields = fields
+        self.separators = separators
+
+    def raw(self, number: int, component: int = 1, *, rep: int = 0, sub: int = 1) -> str:
+        """As :meth:`get`, with escapes and NULL as they stand there."""
+        fields = self.fields
+        if number >= len(fields):
+            return ""
+        part = fields[number]
+        for index in (rep, component - 1, sub - 1):
+            if isinstance(part, str):
+                if index:
+                    return ""
+                continue
+            if index >= len(part):
+                return ""
+            part = part[index]
+        return part if isinstance(part, str) else str(part)
+
+    def get(self, number: int, component: int = 1, *, rep: int = 0, sub: int = 1) -> str:
+        """What a field, component or subcomponent says, without spaces around it; "" for NULL."""
+        text = self.raw(number, component, rep=rep, sub=sub)
+        if not text or text == NULL:
+            return ""
+        return unescaped(text, self.separators).strip()
+
+    def says(self, number: int) -> bool:
+        """Whether a field is valued, be it NULL."""
+        return any(
+            self.raw(number, component, rep=rep)
+            for rep in range(self.repetitions(number))
+            for component in range(1, self.components(number, rep) + 1)
+        )
+
+    def repetitions(self, number: int) -> int:
+        """How often a field is there."""
+        return len(self.fields[number]) if number < len(self.fields) else 0
+
+    def components(self, number: int, rep: int = 0) -> int:
+        """How many components one repetition has."""
+        one = self.fields[number][rep]
+        return 1 if isinstance(one, str) else len(one)
+
+    def whole(self, number: int, *, rep: int = 0) -> str:
+        """All components of a field with text, joined by spaces: an address, a location."""
+        count = self.components(number, rep) if rep < self.repetitions(number) else 0
+        return " ".join(filter(None, (self.get(number, one, rep=rep) for one in range(1, count + 1))))
+
+    def set(self, number: int, value: str, component: int = 0, *, rep: int = 0, sub: int = 1) -> None:
+        """Put ``value``, as it stands in a message, into a component; ``component`` 0: the whole field."""
+        while len(self.fields) <= number:
+            self.fields.append([""])
+        if not component:
+            separators = self.separators
+            self.fields[number] = [
+                [one.split(separators.subcomponent) for one in each.split(separators.component)]
+                for each in value.split(separators.repetition)
+            ]
+            return
+        field = _grown(list(self.fields[number]), rep)
+        field[rep] = _grown([field[rep]] if isinstance(field[rep], str) else list(field[rep]), component - 1)
+        held = field[rep][component - 1]
+        field[rep][component - 1] = _grown([held] if isinstance(held, str) else list(held), sub - 1)
+        field[rep][component - 1][sub - 1] = value
+        self.fields[number] = field
+
+    # ------------------------------------------------------------ data types
+
+    def moment(self, number: int, zone: tzinfo, component: int = 1) -> int:
+        """TS, DTM or DT: nanoseconds since 1970, 0 for none."""
+        return moment(self.get(number, component), zone, f"{self.name}-{number}")
+
+    def code(self, number: int, *, rep: int = 0, alternate: bool = False) -> Code:
+        """CE, CWE: the code, or the alternate one."""
+        at = 4 if alternate else 1
+        return Code(
+            value=self.get(number, at, rep=rep),
+            meaning=self.get(number, at + 1, rep=rep),
+            scheme=self.get(number, at + 2, rep=rep),
+        )
+
+    def authority(self, number: int, component: int, *, rep: int = 0) -> str:
+        """HD: the name space, else the universal id."""
+        return self.get(number, component, rep=rep) or self.get(number, component, rep=rep, sub=2)
+
+
+def _grown(items: list[Any], index: int) -> list[Any]:
+    items.extend("" for _ in range(index + 1 - len(items)))
+    return items
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message. ``body``: as it came."""
+
+    header: Header
+    segments: tuple[Segment, ...]
+    body: bytes
+    codec: str
+
+    def first(self, name: str) -> Segment | None:
+        """The first segment of a name."""
+        return next((one for one in self.segments if one.name == name), None)
+
+    def all(self, name: str) -> Iterator[Segment]:
+        """The segments of a name."""
+        return (one for one in self.segments if one.name == name)
+
+    @property
+    def digest(self) -> bytes:
+        """Of what it says. A sender that sends again may write another MSH-7 (2.9.2: the same message)."""
+        header = [field for at, field in enumerate(self.header.fields) if at + 1 not in (7, 13)]
+        rest = self.body.replace(b"\n", b"\r").lstrip().partition(b"\r")[2]
+        return hashlib.sha256("\0".join(header).encode() + rest.strip()).digest()
+
+
+def read_header(body: bytes, assumed: str = "") -> Header:
+    """The header alone. NotHl7Error when there is none."""
+    return _header(decoded(body, assumed)[0])
+
+
+def read(body: bytes, assumed: str = "") -> Message:
+    """Parse a message. NotHl7Error, InvalidError. ``assumed``: the character set where MSH-18 names none."""
+    text, codec = decoded(body, assumed)
+    header = _header(text)
+    # What senders on other systems end lines with; the standard's is CR alone.
+    text = text.replace("\r\n", "\r").replace("\n", "\r").replace("\0", "").lstrip()
+    if text.count("\r") > SEGMENTS_MAX:
+        raise InvalidError(f"a message has at most {SEGMENTS_MAX} segments")
+    lines = [line for line in text.split("\r") if line.strip()]
+    try:
+        parsed = hl7.parse("\r".join(lines))
+    except (hl7.HL7Exception, ValueError, IndexError, TypeError, AssertionError) as error:
+        raise InvalidError("the message cannot be parsed: see its MSH-1 and MSH-2") from error
+    segments = []
+    for at, one in enumerate(parsed):
+        name = str(one[0]).strip()
+        if len(name) != 3 or not name.isalnum():
+            raise InvalidError(f"line {at + 1} of the message begins with no segment's name", "ERR")
+        segments.append(Segment(name, one, header.separators))
+    return Message(header, tuple(segments), body, codec)
+
+
+def _header(text: str) -> Header:
+    text = text.lstrip()
+    line = text.split("\r", 1)[0].split("\n", 1)[0]
+    if not line.startswith("MSH") or len(line) < 8 or line[3].isalnum():
+        raise NotHl7Error("a message begins with MSH and its separators")
+    separators = Separators.of(line)
+    fields = line.split(separators.field)
+    return Header(separators, (separators.field, *fields[1:]))
+
+
+# ---------------------------------------------------------------- names
+
+
+def _part(text: str) -> str:
+    """Text as a component of a DICOM name, where ``^``, ``=`` and ``\\`` have a meaning (PS3.5 6.2.1)."""
+    return " ".join(text.replace("^", " ").replace("=", " ").replace("\\", " ").split())
+
+
+def person_name(segment: Segment, number: int, *, rep: int = 0, at: int = 1) -> str:
+    """An XPN, or an XCN (``at`` 2), as a DICOM name: FAMILY^GIVEN^MIDDLE^PREFIX^SUFFIX."""
+    parts = [_part(segment.get(number, at + offset, rep=rep)) for offset in range(6)]
+    family, given, middle, suffix, prefix, degree = parts
+    return "^".join((family, given, middle, prefix, " ".join(filter(None, (suffix, degree))))).rstrip("^")
+
+
+def patient_names(segment: Segment, number: int) -> tuple[str, tuple[str, ...]]:
+    """The repetitions of an XPN: the legal name with its ideographic and phonetic groups, and other names."""
+    groups = {"A": "", "I": "", "P": ""}
+    others: list[str] = []
+    for rep in range(segment.repetitions(number)):
+        name = person_name(segment, number, rep=rep)
+        kind, group = segment.get(number, 7, rep=rep), segment.get(number, 8, rep=rep) or "A"
+        if not name:
+            continue
+        if kind in {"", "L", "D", "C", "U"} and group in groups and not groups[group]:
+            groups[group] = name
+        elif name not in others:
+            others.append(name)
+    legal = "=".join((groups["A"], groups["I"], groups["P"])).rstrip("=")
+    if not legal and others:
+        legal = others.pop(0)
+    return legal, tuple(others)
