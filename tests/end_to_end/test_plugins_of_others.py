@@ -181,6 +181,7 @@ def test_objects_are_kept_found_corrected_and_told_of(server: ArchiveServer, tmp
     assert "notes/4711" in [each["name"] for each in ask(server.data / "control.sock", "tier-prefetches")]
     call(server, "add", text="an event")
     told = call(server, "events")
+    assert "notes.noted" not in call(server, "events", new=True)
     assert {"instances-stored", "corrected", "notes.noted"} <= set(told)
     assert "prefetch" not in told
     feed = server.client.get("/changes", params={"limit": 1000}).json()["changes"]

@@ -188,8 +188,9 @@ async def start(archive, settings):
     async def store(path):
         return msgspec.to_builtins(await archive.store(await trio.Path(path).read_bytes()))
 
-    async def events():
-        return [event.kind for event in (await archive.events("", 1000)).events]
+    async def events(new=False):
+        cursor = await archive.latest() if new else ""
+        return [event.kind for event in (await archive.events(cursor, 1000)).events]
 
     async def correct(study, description):
         values = {"StudyDescription": description}

@@ -345,6 +345,9 @@ class Archive(Protocol):
         tells them) and what plugins said. Raises GoneError when the cursor is of a journal that was made
         anew since: begin again; what was acted on is then told again."""
 
+    async def latest(self) -> str:
+        """The cursor after the last event so far: for who is told what happens from now on."""
+
     async def wait(self, after: str, seconds: float) -> bool:
         """Whether, within so many seconds, anything happened after a cursor."""
 

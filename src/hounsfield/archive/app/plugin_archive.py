@@ -199,6 +199,9 @@ class PluginArchive:
         )
         return Events([event for event, _ in page.events], str(page.next), page.more, page.again)
 
+    async def latest(self) -> str:
+        return str(await self._engine.changes.end())
+
     async def wait(self, after: str, seconds: float) -> bool:
         return await self._engine.changes.wait(await self._cursor(after), seconds)
 

@@ -1,0 +1,188 @@
+"""What an endpoint is: what it takes, gives and does; HTTP, OpenAPI and commands are made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from hounsfield.archive.plugins import ORDINAL_MAX, Kind, View
+from hounsfield.ris_plugin.actors import Actor
+from hounsfield.ris_plugin.api.models import item, moment_ns, show
+from hounsfield.ris_plugin.api.sight import DEPARTMENT
+from hounsfield.ris_plugin.context import Ris
+from hounsfield.ris_plugin.errors import InvalidError
+
+__all__ = ["Ask", "Endpoint", "Limit", "Nothing", "Paged", "Why", "page_of", "paged"]
+
+LIMIT_DEFAULT: Final = 50
+LIMIT_MAX: Final = 500
+"""Records in one answer: a list that somebody reads; more are asked for page by page."""
+LOOKED_AT_MAX: Final = 5000
+"""Records looked at for one page with a filter; then the page ends, and the next one goes on."""
+_CHUNK: Final = 200
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=LIMIT_MAX)]
+
+
+class Nothing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Neither parameters nor a body."""
+
+
+class Paged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of every list."""
+
+    limit: Limit = LIMIT_DEFAULT
+    after: str = ""  # the `next` of the page before
+
+
+class Why(Nothing, frozen=True, kw_only=True):
+    """A reason."""
+
+    why: str = ""
+
+
+@dataclass(slots=True)
+class Ask:
+    """One request: who asks for what."""
+
+    ris: Ris
+    actor: Actor
+    path: dict[str, str]
+    query: Any
+    body: Any
+    now_ns: int
+    version: int | None = None
+    """Of If-Match."""
+    seen: list[str] = field(default_factory=list)
+    """Patients marked confidential whose record was opened: the journal notes it."""
+
+    def ns(self, when: datetime | None) -> int:
+        """A moment that was given."""
+        return moment_ns(when, self.ris.zone)
+
+    def show(self, row: msgspec.Struct) -> Any:
+        """A part of a record as it is shown."""
+        return show(row, self.ris.zone)
+
+    def item(self, view: View, kind: Kind[Any], record_id: str, row: Any, **more: Any) -> Any:
+        """A record as it is shown, with its id and version."""
+        return show(
+            row,
+            self.ris.zone,
+            item(kind.type, *more),  # type: ignore[arg-type]
+            id=record_id,
+            version=view.version(kind, record_id),
+            **more,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One operation. ``run`` is given a View for a GET, else the Change of a transaction; and an Ask."""
+
+    name: str
+    """Of the operation: OpenAPI's operationId, and what commands call."""
+    method: str
+    path: str
+    tag: str
+    summary: str
+    run: Callable[[Any, Ask], Any]
+    answer: Any = None
+    """Its type; None: nothing (204)."""
+    query: type[msgspec.Struct] = Nothing
+    body: Any = None
+    status: int = 200
+    location: str = ""
+    """Of 201: the path below which what was made lies, where it is another one."""
+    roles: tuple[str, ...] = DEPARTMENT
+    """Who may ask at all; what the action itself requires comes on top of it."""
+    kind: Kind[Any] | None = None
+    """Whose version If-Match names: the record of the path's last parameter."""
+    must_match: bool = False
+    """Whether If-Match has to be there: two may edit it."""
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it changes nothing."""
+        return self.method == "GET"
+
+    @property
+    def parameters(self) -> list[str]:
+        """Of the path."""
+        return [part[1:-1] for part in self.path.split("/") if part.startswith("{")]
+
+
+@cache
+def page_of(kind: Any) -> type[msgspec.Struct]:
+    """The struct of one page of a list."""
+    return msgspec.defstruct(
+        f"{kind.__name__}Page",
+        [("items", tuple[kind, ...]), ("next", str, "")],
+        kw_only=True,
+        frozen=True,
+        namespace={"__doc__": None},
+    )
+
+
+def paged(
+    ask: Ask,
+    view: View,
+    kind: Kind[Any],
+    by: tuple[str, str],
+    shown: Callable[[str, Any], Any],
+    *,
+    keep: Callable[[Any], bool] = lambda row: True,  # noqa: ARG005
+    at_least: int = 0,
+    at_most: int = ORDINAL_MAX,
+    answer: Any,
+) -> Any:
+    """A page of the records with the key ``by`` (lookup, text), by ordinal and id; ``shown`` makes items."""
+    items: list[Any] = []
+    last = ""
+    found = _from(view, kind, by, ask.query.after, (at_least, at_most))
+    for looked_at, (place, record_id, row) in enumerate(found):
+        if len(items) == ask.query.limit or looked_at == LOOKED_AT_MAX:
+            return page_of(answer)(items=tuple(items), next=last)
+        last = place
+        if keep(row):
+            items.append(shown(record_id, row))
+    return page_of(answer)(items=tuple(items))
+
+
+def _from(
+    view: View, kind: Kind[Any], by: tuple[str, str], after: str, within: tuple[int, int]
+) -> Iterator[tuple[str, str, Any]]:
+    """Records after a place, each with its place."""
+    lookup, text = by
+    ordinal, record_id = _place(after)
+    ordinal, at_most = max(ordinal, within[0]), within[1]
+    size = _CHUNK
+    while True:
+        ids = view.ids(kind, lookup, text, at_least=ordinal, at_most=at_most, limit=size)
+        told = False
+        for one in ids:
+            row = view.get(kind, one)
+            if row is None:
+                continue
+            at = next(key.ordinal for key in kind.keys(row) if key.lookup == lookup and key.text == text)
+            if (at, one) <= (ordinal, record_id):
+                continue
+            ordinal, record_id, told = at, one, True
+            yield f"{at}-{one}", one, row
+        if len(ids) < size:
+            return
+        size = _CHUNK if told else size * 4  # so many have one ordinal
+
+
+def _place(after: str) -> tuple[int, str]:
+    if not after:
+        return 0, ""
+    ordinal, _, record_id = after.partition("-")
+    if not (ordinal.isascii() and ordinal.isdigit() and len(ordinal) < 20 and record_id):
+        raise InvalidError("`after` is the `next` of the page before", "after")
+    return int(ordinal), record_id

@@ -1,0 +1,267 @@
+"""The schedule over the API: free times, appointments, who waits, and the day of a room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from hounsfield.archive.plugins import Change, View
+from hounsfield.ris_plugin import orders, scheduling
+from hounsfield.ris_plugin.api import sight
+from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Limit, Nothing, Why, page_of
+from hounsfield.ris_plugin.api.models import item, moment
+from hounsfield.ris_plugin.catalog import procedure, procedure_of, resource
+from hounsfield.ris_plugin.errors import InvalidError, UnknownError
+from hounsfield.ris_plugin.patients import resolve
+from hounsfield.ris_plugin.records.base import NS, seconds
+from hounsfield.ris_plugin.records.catalog import RESOURCE
+from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, Appointment
+
+__all__ = ["ENDPOINTS"]
+
+TAG: Final = "Schedule"
+MORE: Final = ("patient_name", "patient_number", "birth_day", "actions")
+AppointmentItem: Final[Any] = item(Appointment, *MORE)
+DAYS_AHEAD: Final = 30
+"""How far a free time is looked for when nothing is said."""
+DAY_NS: Final = 86_400 * NS
+HOLD_NS: Final = 2 * DAY_NS
+"""An appointment of a room may begin so long before a stretch and still be in it."""
+APPOINTMENTS_MAX: Final = 500
+
+
+class Looking(Nothing, frozen=True, kw_only=True):
+    """For orders (ids, separated by commas), or a procedure by its code. Times without an offset are the
+    department's."""
+
+    orders: str = ""
+    procedure: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: Limit = 10
+
+
+class FreeTime(msgspec.Struct, frozen=True, kw_only=True, rename={"begin": "from", "end": "to"}):
+    """A time at which everything is free. ``resources``: codes, one of each group that is needed."""
+
+    begin: datetime | None
+    end: datetime | None
+    resources: tuple[str, ...]
+
+
+class Booking(Nothing, frozen=True, kw_only=True, rename={"begin": "from"}):
+    """A time for orders of one patient. ``resources``: codes of those that are wanted; the rest is chosen."""
+
+    orders: tuple[str, ...]
+    begin: datetime
+    resources: tuple[str, ...] = ()
+    note: str = ""
+
+
+class Waiting(Nothing, frozen=True, kw_only=True):
+    """Orders of one patient that wait for a time."""
+
+    orders: tuple[str, ...]
+    note: str = ""
+
+
+class Moving(Nothing, frozen=True, kw_only=True, rename={"begin": "from"}):
+    """Another time, or other resources."""
+
+    begin: datetime
+    resources: tuple[str, ...] = ()
+
+
+class Day(Nothing, frozen=True, kw_only=True):
+    """Appointments that begin in a stretch of time: today when none is given. ``resource``: a code."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    resource: str = ""
+    state: str = ""
+
+
+class Few(Nothing, frozen=True, kw_only=True):
+    """How many."""
+
+    limit: Limit = 50
+
+
+def shown(view: View, ask: Ask, appointment_id: str, one: Appointment) -> Any:
+    """An appointment with whose it is; resources by their codes."""
+    _, patient = resolve(view, one.patient)
+    held = tuple(msgspec.structs.replace(each, resource=_code(view, each.resource)) for each in one.holds)
+    return ask.item(
+        view,
+        APPOINTMENT,
+        appointment_id,
+        msgspec.structs.replace(one, holds=held),
+        patient_name=patient.name,
+        patient_number=patient.identifiers[0].value,
+        birth_day=patient.birth_day,
+        actions=tuple(scheduling.MACHINE.possible(one.state, ask.actor)),
+    )
+
+
+def _code(view: View, resource_id: str) -> str:
+    held = view.get(RESOURCE, resource_id)
+    return held.code if held is not None else resource_id
+
+
+def _now(view: View, ask: Ask, appointment_id: str) -> Any:
+    return shown(view, ask, appointment_id, scheduling.get(view, appointment_id))
+
+
+def slots(view: View, ask: Ask) -> Any:
+    """The first free times."""
+    q: Looking = ask.query
+    if q.orders:
+        wanted = [orders.get(view, one.strip()) for one in q.orders.split(",")]
+        needs = [procedure_of(view, one.procedure.value, one.procedure.scheme) for one in wanted]
+    elif q.procedure:
+        found = procedure(view, q.procedure)
+        if found is None:
+            raise UnknownError("the catalog has no active procedure of this code")
+        needs = [found[1]]
+    else:
+        raise InvalidError("say for which orders, or for which procedure", "orders")
+    since = ask.ns(q.since) or ask.now_ns
+    until = ask.ns(q.until) or since + DAYS_AHEAD * DAY_NS
+    return page_of(FreeTime)(
+        items=tuple(
+            FreeTime(
+                begin=moment(slot.from_ns, ask.ris.zone),
+                end=moment(slot.to_ns, ask.ris.zone),
+                resources=tuple(_code(view, one) for one in slot.resources),
+            )
+            for slot in scheduling.free(view, ask.ris.zone, needs, from_ns=since, to_ns=until, limit=q.limit)
+        )
+    )
+
+
+def listed(view: View, ask: Ask) -> Any:
+    """The appointments of a stretch of time, by when they begin."""
+    q: Day = ask.query
+    if q.state and q.state not in scheduling.MACHINE.states:
+        raise InvalidError(f"a state is one of {', '.join(scheduling.MACHINE.states)}", "state")
+    since = ask.ns(q.since)
+    if not since:
+        today = ask.ris.local(ask.now_ns).replace(hour=0, minute=0, second=0, microsecond=0)
+        since = ask.ns(today)
+    until = ask.ns(q.until) or since + DAY_NS
+    found: dict[str, Appointment] = {}
+    if q.resource:
+        key, _ = resource(view, q.resource)
+        low, high = seconds(since - HOLD_NS), seconds(until)
+        found = {
+            one: held
+            for one, held in view.find(APPOINTMENT, "holds", key, at_least=low, at_most=high)
+            if held.to_ns > since and held.from_ns < until and q.state in ("", held.state)
+        }
+    else:
+        for state in (q.state,) if q.state else (*sorted(HOLDING), "fulfilled"):
+            found |= view.find(
+                APPOINTMENT, "state", state,
+                at_least=seconds(since), at_most=seconds(until - 1), limit=APPOINTMENTS_MAX,
+            )  # fmt: skip
+    ordered = sorted(found.items(), key=lambda each: (each[1].from_ns, each[0]))[:APPOINTMENTS_MAX]
+    return page_of(AppointmentItem)(items=tuple(shown(view, ask, *each) for each in ordered))
+
+
+def waiting(view: View, ask: Ask) -> Any:
+    """Who waits for a time, or an earlier one."""
+    found = scheduling.waiting(view, ask.query.limit)
+    return page_of(AppointmentItem)(items=tuple(shown(view, ask, *each) for each in found))
+
+
+def book(change: Change, ask: Ask) -> Any:
+    """Book a time."""
+    body: Booking = ask.body
+    appointment_id = scheduling.book(
+        change, ask.actor, ask.ris.zone,
+        orders=body.orders, from_ns=ask.ns(body.begin), resources=body.resources, note=body.note,
+    )  # fmt: skip
+    return _now(change, ask, appointment_id)
+
+
+def propose(change: Change, ask: Ask) -> Any:
+    """Put orders on the waiting list."""
+    appointment_id = scheduling.propose(change, ask.actor, orders=ask.body.orders, note=ask.body.note)
+    return _now(change, ask, appointment_id)
+
+
+def get(view: View, ask: Ask) -> Any:
+    """An appointment."""
+    appointment_id = ask.path["appointment"]
+    return shown(view, ask, appointment_id, sight.appointment(view, ask.actor, appointment_id))
+
+
+def move(change: Change, ask: Ask) -> Any:
+    """Move an appointment."""
+    appointment_id = ask.path["appointment"]
+    scheduling.move(
+        change, ask.actor, ask.ris.zone, appointment_id,
+        from_ns=ask.ns(ask.body.begin), resources=ask.body.resources,
+    )  # fmt: skip
+    return _now(change, ask, appointment_id)
+
+
+def _acting(action: str) -> Callable[[Change, Ask], Any]:
+    def act(change: Change, ask: Ask) -> Any:
+        appointment_id = ask.path["appointment"]
+        sight.appointment(change, ask.actor, appointment_id)
+        scheduling.act(change, ask.actor, appointment_id, action, why=ask.body.why)
+        return _now(change, ask, appointment_id)
+
+    return act
+
+
+def _action(name: str, action: str, summary: str, roles: tuple[str, ...] = sight.DEPARTMENT) -> Endpoint:
+    return Endpoint(
+        name, "POST", f"/appointments/{{appointment}}/{action}", TAG, summary, _acting(action),
+        AppointmentItem, body=Why, kind=APPOINTMENT, roles=roles,
+    )  # fmt: skip
+
+
+ENDPOINTS: Final = (
+    Endpoint(
+        "FindFreeTimes", "GET", "/slots", TAG, "The first times at which everything that is needed is free",
+        slots, page_of(FreeTime), Looking,
+    ),
+    Endpoint(
+        "ListAppointments", "GET", "/appointments", TAG,
+        "The appointments of a day, or another stretch of time",
+        listed, page_of(AppointmentItem), Day,
+    ),
+    Endpoint(
+        "BookAppointment", "POST", "/appointments", TAG, "Book a time for orders of one patient",
+        book, AppointmentItem, body=Booking, status=201,
+    ),
+    Endpoint(
+        "GetAppointment", "GET", "/appointments/{appointment}", TAG, "An appointment",
+        get, AppointmentItem, roles=sight.ANYBODY,
+    ),
+    Endpoint(
+        "MoveAppointment", "POST", "/appointments/{appointment}/move", TAG,
+        "Give an appointment another time, or other resources",
+        move, AppointmentItem, body=Moving, kind=APPOINTMENT,
+    ),
+    _action("PatientArrived", "arrive", "The patient is here"),
+    _action("PatientLeft", "leave", "The patient has left again, or never came in"),
+    _action("FulfilAppointment", "fulfil", "It is done"),
+    _action("CancelAppointment", "cancel", "Cancel an appointment, and say why", sight.ANYBODY),
+    _action("PatientDidNotCome", "miss", "The patient did not come"),
+    _action("WaitForEarlier", "wait", "Put it on the waiting list for an earlier time"),
+    Endpoint(
+        "ListWaiting", "GET", "/waiting", TAG,
+        "Who waits for a time, or an earlier one, those first who have waited longest",
+        waiting, page_of(AppointmentItem), Few,
+    ),
+    Endpoint(
+        "WaitForTime", "POST", "/waiting", TAG, "Put orders on the waiting list",
+        propose, AppointmentItem, body=Waiting, status=201, location="/appointments",
+    ),
+)  # fmt: skip

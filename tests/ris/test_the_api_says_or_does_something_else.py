@@ -1,0 +1,209 @@
+"""Danger: the API answers other than it describes, changes what it should not, or loses what two edit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import validate
+
+from hounsfield.ris_plugin.api.http import BODY_BYTES_MAX
+from hounsfield.ris_plugin.api.openapi import document
+from hounsfield.ris_plugin.api.table import ENDPOINTS
+from ris.conftest import NOON_NS, Desk
+from ris.counter import Counter
+
+
+@pytest.fixture
+def counter(desk: Desk) -> Counter:
+    desk.now_ns = NOON_NS
+    return Counter(desk)
+
+
+def conforms(name: str, answer: Any) -> None:
+    """That an answer is what the document says of the operation."""
+    whole = document()
+    operation = next(
+        one for item in whole["paths"].values() for one in item.values() if one["operationId"] == name
+    )
+    (schema,) = (
+        response["content"]["application/json"]["schema"]
+        for status, response in operation["responses"].items()
+        if status != "default"
+    )
+    Draft202012Validator({**schema, "components": whole["components"]}).validate(answer)
+
+
+def test_the_document_is_valid_and_has_every_route(counter: Counter) -> None:
+    whole = document()
+    validate(whole)
+    described = {
+        (method.upper(), path.removeprefix("/ris"))
+        for path, item in whole["paths"].items()
+        for method in item
+    }
+    routes = {
+        (method, route.path)
+        for route in counter.parts.routes
+        for method in getattr(route, "methods", None) or ()
+        if method != "HEAD"
+    }
+    assert described == routes - {("GET", "/api/openapi.json")}
+    names = [one.name for one in ENDPOINTS]
+    assert len(set(names)) == len(names)
+    for item in whole["paths"].values():
+        for operation in item.values():
+            assert operation["summary"]
+            assert operation["tags"][0] in {tag["name"] for tag in whole["tags"]}
+
+
+async def test_an_order_goes_its_way(counter: Counter) -> None:
+    counter.desk.procedure("CTHEAD", needs_protocol=True, questions=("pregnancy",))
+    room = {"code": "CT1", "kind": "device", "modality": "CT", "ae_title": "CT1"}
+    conforms("PutResource", await counter.post("administrator", "/resources", room, method="PUT"))
+    made = await counter.post(
+        "clerk",
+        "/patients",
+        {"identifiers": [{"value": "P1", "issuer": "HOSP"}], "name": "DOE^JANE", "birth_day": "19700101"},
+        201,
+    )
+    conforms("RegisterPatient", made)
+    conforms("SearchPatients", await counter.get("clerk", "/patients", name="jan do"))
+    placed = await counter.ask(
+        "referrer",
+        "POST",
+        "/orders",
+        {"patient": made["id"], "procedure": "CTHEAD", "wanted": "2026-11-23T09:00:00"},
+    )
+    assert placed.status_code == 201
+    order = placed.json()
+    assert placed.headers["location"].endswith(f"/api/orders/{order['id']}")
+    assert (order["state"], order["requester_code"], order["patient_name"]) == (
+        "placed",
+        "referrer",
+        "DOE^JANE",
+    )
+    assert order["wanted"] == "2026-11-23T09:00:00Z"
+    conforms("PlaceOrder", order)
+    path = f"/orders/{order['id']}"
+    await counter.post("trainee", f"{path}/accept", {}, 422)
+    accepted = await counter.post("trainee", f"{path}/accept", {"text": "native, then contrast"})
+    assert accepted["protocol"]["by"] == "trainee"
+    begin = "2026-11-23T10:00:00+01:00"
+    booking = {"orders": [order["id"]], "from": begin, "resources": []}
+    refused = await counter.post("clerk", "/appointments", booking, 409)
+    assert "pregnancy" in refused["detail"]
+    answered = {"name": "pregnancy", "answer": "no"}
+    conforms("AnswerQuestion", await counter.post("technologist", f"{path}/answers", answered))
+    free = await counter.get("clerk", "/slots", orders=order["id"], since=begin, limit=2)
+    conforms("FindFreeTimes", free)
+    assert free["items"][0]["from"] == "2026-11-23T09:00:00Z"
+    booked = await counter.post("clerk", "/appointments", booking, 201)
+    conforms("BookAppointment", booked)
+    conforms("GetOrder", await counter.get("referrer", path))
+    listed = await counter.get("clerk", "/appointments", since="2026-11-23T00:00:00", resource="")
+    conforms("ListAppointments", listed)
+    assert [one["id"] for one in listed["items"]] == [booked["id"]]
+    worklist = await counter.get("technologist", "/worklist", modality="CT", since="2026-11-23T00:00:00")
+    conforms("GetWorklist", worklist)
+    assert [one["accession"] for one in worklist["items"]] == [order["accession"]]
+    conforms("PatientArrived", await counter.post("clerk", f"/appointments/{booked['id']}/arrive", {}))
+    ready = await counter.post("technologist", f"/steps/{worklist['items'][0]['id']}/make-ready")
+    conforms("MakeStepReady", ready)
+    conforms("ListTracked", await counter.get("clerk", "/tracking"))
+    conforms("GetPatientHistory", await counter.get("clerk", f"/patients/{made['id']}/history"))
+    cancelled = await counter.post("referrer", f"{path}/cancel", {"why": "went home"})
+    assert cancelled["state"] == "cancelled"
+
+
+LISTS = [one for one in ENDPOINTS if one.is_read and not one.parameters]
+
+
+@pytest.mark.parametrize("endpoint", LISTS, ids=lambda one: one.name)
+async def test_lists_of_nothing_are_what_is_described(counter: Counter, endpoint: Any) -> None:
+    needed = {
+        "FindFreeTimes": {"procedure": "CTHEAD"},
+        "SearchPatients": {"name": "nobody"},
+        "FindReport": {"study": "1.2"},
+    }
+    if endpoint.name == "ListMessages":
+        return  # of a destination that is configured: below
+    counter.desk.procedure()
+    who = "administrator" if "administrator" in endpoint.roles else "radiologist"
+    conforms(endpoint.name, await counter.get(who, endpoint.path, **needed.get(endpoint.name, {})))
+
+
+async def test_what_two_edit_is_changed_as_it_was_read(counter: Counter) -> None:
+    patient = counter.desk.patient()
+    path = f"/patients/{patient}"
+    read = await counter.ask("clerk", "GET", path)
+    etag = read.headers["etag"]
+    blind = await counter.ask("clerk", "PATCH", path, {"sex": "O"})
+    assert blind.status_code == 428
+    first = await counter.ask("clerk", "PATCH", path, {"sex": "O"}, headers={"if-match": etag})
+    assert (first.status_code, first.json()["sex"]) == (200, "O")
+    assert first.headers["etag"] != etag
+    late = await counter.ask("clerk", "PATCH", path, {"address": "elsewhere"}, headers={"if-match": etag})
+    assert late.status_code == 412
+    assert late.headers["content-type"] == "application/problem+json"
+    assert (await counter.get("clerk", path))["address"] == ""
+    wrong = await counter.ask("clerk", "PATCH", path, {"sex": "F"}, headers={"if-match": '"x"'})
+    assert wrong.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"{", 422, "no JSON"),
+        (b'{"patient": 1, "procedure": "X"}', 422, "$.patient"),
+        (b'{"patient": "x"}', 422, "procedure"),
+        (b'{"patient": "x", "procedure": "X", "accession_": "1"}', 422, "accession_"),
+        (b'{"patient": "x", "procedure": "X"}', 404, "no such patient"),
+        (b" " * (BODY_BYTES_MAX + 1), 413, "at most"),
+    ],
+)
+async def test_bodies_that_cannot_be_are_refused(
+    counter: Counter, body: bytes, status: int, words: str
+) -> None:
+    answer = await counter.ask(
+        "clerk", "POST", "/orders", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert answer.json()["status"] == status
+    form = await counter.ask(
+        "clerk", "POST", "/orders", content=b"{}", headers={"content-type": "text/plain"}
+    )
+    assert form.status_code == 415
+
+
+async def test_parameters_that_cannot_be_are_refused(counter: Counter) -> None:
+    wrong = ("stat=placed", "limit=0", "limit=x", "state=lost", "limit=1&limit=2", "state=placed&after=z")
+    for path in (*(f"/orders?{words}" for words in wrong), "/appointments?since=yesterday"):
+        answer = await counter.ask("clerk", "GET", path)
+        assert answer.status_code == 422, path
+    assert (await counter.ask("clerk", "GET", "/orders/00")).status_code == 404
+    assert (await counter.ask("clerk", "DELETE", "/orders")).status_code == 405
+
+
+async def test_pages_have_everything_once(counter: Counter) -> None:
+    counter.desk.procedure()
+    patient = counter.desk.patient()
+    made = []
+    for number in range(7):
+        if number % 3 == 0:
+            counter.desk.now_ns += 10**9
+        made.append(counter.desk.order(patient))
+    found: list[str] = []
+    after = ""
+    while True:
+        page = await counter.get("clerk", "/orders", state="accepted", limit=2, after=after)
+        found += [one["id"] for one in page["items"]]
+        after = page["next"]
+        if not after:
+            break
+    assert sorted(found) == sorted(made)
+    assert len(found) == 7
+    few = await counter.get("clerk", "/orders", state="accepted", priority="STAT")
+    assert (few["items"], few["next"]) == ([], "")
