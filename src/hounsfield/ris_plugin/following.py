@@ -31,8 +31,8 @@ consumer passes over what the archive told before the RIS was first started.
 An event that cannot be acted on does not stop those after it. One whose ``prepare`` fails with an error that
 says that a retry helps is tried :data:`TRIES` times, with pauses; then, and what fails otherwise at once, it
 is set aside (:class:`~hounsfield.ris_plugin.records.messages.Aside`), logged, counted in
-``hounsfield_ris_aside``, and can be acted on again: :func:`act_again`, ``hounsfield ris aside``. When the
-archive can keep nothing (a full disk), the consumer stays where it is until it can.
+``hounsfield_ris_events_aside``, and can be acted on again: :func:`act_again`. When the archive can keep
+nothing (a full disk), the consumer stays where it is until it can.
 """
 
 from __future__ import annotations

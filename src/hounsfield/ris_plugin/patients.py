@@ -288,7 +288,9 @@ def change_identifier(
     identifiers = tuple(
         new if (one.value, one.issuer) == (old.value, old.issuer) else one for one in patient.identifiers
     )
-    change.put(PATIENT, patient_id, structs.replace(patient, identifiers=identifiers))
+    former = tuple(one for one in patient.former if (one.value, one.issuer) != (new.value, new.issuer))
+    renumbered = structs.replace(patient, identifiers=identifiers, former=(*former, old))
+    change.put(PATIENT, patient_id, renumbered)
     _say(change, "patient-changed", actor, patient=patient_id, renumbered=True)
 
 

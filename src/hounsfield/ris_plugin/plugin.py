@@ -14,7 +14,8 @@ import hl7  # noqa: F401 - who has not installed the extra `ris` is told so befo
 from hounsfield.archive.dicom.text import character_set
 from hounsfield.archive.errors import ConfigError
 from hounsfield.archive.plugins import Archive, Listen, Parts, Plugin
-from hounsfield.ris_plugin import api, mpps, worklist
+from hounsfield.ris_plugin import api, mpps, reacting, worklist
+from hounsfield.ris_plugin.cli import command
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.settings import RisSettings
 
@@ -27,7 +28,7 @@ ACCESSION_CHARACTERS_MAX: Final = 16  # VR SH (PS3.5 6.2)
 UID_ROOT_CHARACTERS_MAX: Final = 24
 """So that a random number of 128 bits after it makes at most 64 characters (PS3.5 9.1)."""
 
-PARTS: Final[Sequence[Callable[[Ris], Parts]]] = (worklist.parts, mpps.parts, api.parts)
+PARTS: Final[Sequence[Callable[[Ris], Parts]]] = (worklist.parts, mpps.parts, reacting.parts, api.parts)
 """Each concern that speaks to the world gives its parts."""
 
 
@@ -143,4 +144,5 @@ plugin: Final = Plugin(
     services=("worklist", "mpps"),
     listens=listens,
     check=check,
+    command=command,
 )

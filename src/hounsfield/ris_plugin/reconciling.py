@@ -34,6 +34,7 @@ __all__ = [
     "doubt",
     "fix",
     "fixed",
+    "gone",
     "look_again",
     "mismatch_of",
     "open_mismatches",
@@ -103,7 +104,7 @@ def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
             ended = structs.replace(known[1], state="gone", order=order_id, ended_ns=change.now_ns)
             change.put(MISMATCH, known[0], ended)
         tracked = tracking.of_study(change, study.study_uid)
-        if tracked is None or tracked[1].order != order_id or known is not None:
+        if tracked is None or tracked[1].order != order_id or not tracked[1].stored or known is not None:
             tracking.expect(change, order_id, ordering.get(change, order_id))
             change.say("study-matched", {"study": study.study_uid, "order": order_id, "actor": SYSTEM.person})
         return order_id
@@ -167,11 +168,24 @@ def _is_of(view: View, study: Arrived, order: Order, issuer: str) -> bool:
     who, patient = resolve(view, order.patient)
     if study.patient_id:
         found = who_has(view, study.patient_id, study.issuer, issuer)
-        return found is not None and found[0] == who
+        return found is not None and found[0] == who and not _is_somebody_else(study, patient)
     return (
         bool(study.name)
         and folded(study.name) == folded(patient.name)
         and study.birth_day == patient.birth_day
+    )
+
+
+def _is_somebody_else(study: Arrived, patient: Patient) -> bool:
+    """Whether nothing but the number is the patient's: it was mistyped, and happens to be another one's."""
+    words = set(folded(study.name.replace("^", " ").replace("=", " ")).split())
+    names = (patient.name, *patient.other_names)
+    known = {word for name in names for word in folded(name.replace("^", " ").replace("=", " ")).split()}
+    return (
+        bool(words and known and study.birth_day and patient.birth_day)
+        and not patient.provisional
+        and not words & known
+        and study.birth_day != patient.birth_day
     )
 
 
@@ -188,6 +202,9 @@ def _has_images(view: View, study_uid: str) -> bool:
 
 def _adopt(change: Change, order_id: str, order: Order, study_uid: str) -> None:
     """The images came under another Study Instance UID than was planned: that is the order's from now on."""
+    named = change.first(ORDER, "study", study_uid)
+    if named is not None and named[0] != order_id:
+        _part(change, named[0], study_uid)
     planned = tracking.of_study(change, order.study_uid)
     if planned is not None:
         change.delete(TRACKED, planned[0])
@@ -202,12 +219,25 @@ def who_has(view: View, number: str, issuer: str, ours: str = "") -> tuple[str, 
     if not number:
         return None
     if issuer:
-        return by_identifier(view, number, issuer)
-    found = by_identifier(view, number, ours)
+        return by_identifier(view, number, issuer) or _had(view, number, issuer)
+    found = by_identifier(view, number, ours) or _had(view, number, ours)
     if found is None:
         people = {resolve(view, one)[0] for one in view.ids(PATIENT, "number", number, limit=20)}
         found = resolve(view, people.pop()) if len(people) == 1 else None
     return found
+
+
+def gone(change: Change, study_uid: str) -> None:
+    """Nothing of a study is in the archive any more: nobody has to say where it belongs."""
+    known = mismatch_of(change, study_uid)
+    if known is not None and known[1].state == "open":
+        change.put(MISMATCH, known[0], structs.replace(known[1], state="gone", ended_ns=change.now_ns))
+
+
+def _had(view: View, number: str, issuer: str) -> tuple[str, Patient] | None:
+    """Who had a number before it was replaced: images come under it until devices have heard."""
+    found = view.first(PATIENT, "former", f"{issuer}\0{number}")
+    return None if found is None else resolve(view, found[0])
 
 
 def look_again(change: Change, *, issuer: str = "", **by: str) -> None:
@@ -409,6 +439,19 @@ def fixed(change: Change, mismatch_id: str, corrections: tuple[int, ...]) -> Non
     if mismatch.state != "fixing":
         return
     order = ordering.get(change, mismatch.order)
+    if order.study_uid != mismatch.study_uid and _has_images(change, order.study_uid):
+        # They came meanwhile: the corrections are taken back.
+        late = structs.replace(
+            mismatch,
+            state="undoing",
+            corrections=corrections,
+            error="the order has got images of its own meanwhile",
+        )
+        change.put(MISMATCH, mismatch_id, late)
+        change.say(
+            "study-undoing", {"mismatch": mismatch_id, "study": mismatch.study_uid, "actor": mismatch.by}
+        )
+        return
     if order.study_uid != mismatch.study_uid:
         _adopt(change, mismatch.order, order, mismatch.study_uid)
     ended = structs.replace(mismatch, state="fixed", corrections=corrections, ended_ns=change.now_ns)
@@ -487,6 +530,13 @@ def undone(change: Change, mismatch_id: str) -> None:
     change.say("study-mismatched", {"study": mismatch.study_uid, "why": "undone", "actor": mismatch.by})
 
 
+def _loosen(change: Change, study_uid: str) -> None:
+    """What came under a planned UID is not that order's: the order waits for its own images."""
+    tracked = tracking.of_study(change, study_uid)
+    if tracked is not None and tracked[1].order and not reporting.was_given_out(change, study_uid):
+        _part(change, tracked[1].order, study_uid)
+
+
 def _part(change: Change, order_id: str, study_uid: str) -> None:
     """A study is not an order's any more; a report of it that nobody has signed is not either."""
     tracked = tracking.of_study(change, study_uid)
@@ -509,6 +559,7 @@ def dismiss(change: Change, actor: Actor, mismatch_id: str) -> None:
     mismatch = _get(change, mismatch_id)
     if mismatch.state != "open":
         raise NotNowError(f"the mismatch is {mismatch.state}")
+    _loosen(change, mismatch.study_uid)
     change.put(
         MISMATCH,
         mismatch_id,

@@ -18,7 +18,7 @@ from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.errors import NotNowError, UnknownError
 from hounsfield.ris_plugin.records.base import NS, seconds
 from hounsfield.ris_plugin.records.orders import ORDER, Order
-from hounsfield.ris_plugin.records.performed import PERFORMED, TRACKED, Performed, Tracked
+from hounsfield.ris_plugin.records.performed import MISMATCH, PERFORMED, TRACKED, Performed, Tracked
 from hounsfield.ris_plugin.settings import RisSettings
 from hounsfield.ris_plugin.states import Machine, Transition
 
@@ -40,6 +40,12 @@ MACHINE: Final = Machine(
 """``acquired``: a modality says that it has made images, and not all of them are here. ``stored``: some are
 here and nobody has said yet that it is all. An appended step takes a verified study back to ``acquired``."""
 
+ALERTS: Final = {
+    "images-missing": "images-missing",
+    "unverified": "images-unverified",
+    "unread": "study-unread",
+}
+"""What is told of a study that waits too long, by why."""
 MISSING_KEPT_MAX: Final = 1000
 """UIDs of missing objects that are kept; of more it is known how many."""
 
@@ -62,9 +68,10 @@ def expect(change: Change, order_id: str, order: Order) -> None:
         change.put(TRACKED, tracked_id, linked)
         if linked.state == MACHINE.initial:
             _say(change, "images-expected", linked)
-        elif linked.state == "verified":  # before anybody knew whose they are
-            _say(change, "images-verified", linked)
-            reporting.ready(change, SYSTEM, [order_id])
+        else:  # before anybody knew whose they are
+            _say(change, f"images-{linked.state}", linked)
+    if linked.state == "verified" and not in_doubt(change, linked.study_uid):
+        reporting.ready(change, SYSTEM, [order_id])
 
 
 def performed(change: Change, performed_id: str, one: Performed) -> None:
@@ -85,6 +92,12 @@ def performed(change: Change, performed_id: str, one: Performed) -> None:
     _settle(change, tracked_id, linked)
 
 
+def in_doubt(view: View, study_uid: str) -> bool:
+    """Whether somebody has to say first where a study belongs; until then nobody reads it as its order's."""
+    last = next(view.find(MISMATCH, "study", study_uid, reverse=True, limit=1), None)
+    return last is not None and last[1].state in ("open", "fixing", "undoing")
+
+
 def needs_uids(view: View, study_uid: str, count: int, *, quiet: bool) -> bool:
     """Whether to verify a study it has to be known which ``count`` objects of it are here: a modality has
     said which there are to be, and that may be all of them now."""
@@ -103,21 +116,25 @@ def stored(
     study_uid: str,
     uids: Collection[str] | None,
     *,
-    quiet: bool,
+    quiet: bool | None,
     count: int = 0,
     modality: str = "",
     order: str = "",
 ) -> Tracked:
     """What the archive has of a study now: which objects, or where nobody looked (None) how many. ``quiet``:
-    nothing came for a while. What is tracked then."""
+    nothing came for a while; None: as it was. What is tracked then."""
     tracked_id, tracked = _of(change, study_uid)
-    linked = structs.replace(tracked, modality=tracked.modality or modality)
+    linked = structs.replace(
+        tracked,
+        modality=tracked.modality or modality,
+        quiet=tracked.quiet if quiet is None else quiet,
+    )
     if order and not linked.order:
         held = change.get(ORDER, order)
         if held is not None:
             linked = structs.replace(linked, order=order, patient=held.patient, accession=held.accession)
     here = None if uids is None else frozenset(uids)
-    return _settle(change, tracked_id, linked, here=here, count=count, quiet=quiet)
+    return _settle(change, tracked_id, linked, here=here, count=count)
 
 
 def reported(change: Change, study_uid: str, *, final: bool) -> None:
@@ -158,7 +175,6 @@ def _settle(
     *,
     here: frozenset[str] | None = None,
     count: int | None = None,
-    quiet: bool = False,
 ) -> Tracked:
     """Compute the state anew. ``here``: the objects in the archive, None when nobody has looked just now."""
     made = [one for _, one in change.find(PERFORMED, "study", tracked.study_uid)]
@@ -185,12 +201,17 @@ def _settle(
         state = tracked.state
     elif missing and (ended or tracked.state in ("acquired", "verified")):
         state = "acquired"
-    elif count and ((ended and expected and not missing) or (quiet and not made)):
+    elif (
+        count
+        and not missing
+        and ((ended and expected) or (tracked.quiet and (not made or (ended and not expected))))
+    ):  # all are here; or nothing more comes, and no modality says how many there are to be
         state = "verified"
     elif count:
         state = tracked.state if tracked.state == "verified" else "stored"
     else:
-        state = "acquired" if ended and expected else "expected"
+        done = any(one.state == "completed" for one in made)
+        state = "acquired" if ended and (expected or done) else "expected"
     if not tracked.missing_count and tracked.alert == "images-missing":
         tracked = structs.replace(tracked, alert="", alert_ns=0)
     return _put(change, tracked_id, tracked, state)
@@ -200,13 +221,14 @@ def _put(change: Change, tracked_id: str, tracked: Tracked, state: str) -> Track
     before = change.get(TRACKED, tracked_id)
     moved = structs.replace(tracked, state=state)
     if before is None or before.state != state:
-        moved = structs.replace(moved, since_ns=change.now_ns)
+        # What somebody was told of is over.
+        moved = structs.replace(moved, since_ns=change.now_ns, alert="", alert_ns=0)
     if moved == before:
         return moved
     change.put(TRACKED, tracked_id, moved)
     if before is None or before.state != state:
         _say(change, f"images-{state}", moved)
-        if state == "verified" and moved.order:
+        if state == "verified" and moved.order and not in_doubt(change, moved.study_uid):
             reporting.ready(change, SYSTEM, [moved.order])
     return moved
 
@@ -224,15 +246,17 @@ def _of(change: Change, study_uid: str) -> tuple[str, Tracked]:
 def late(
     view: View, settings: RisSettings, now_ns: int, limit: int = 1000
 ) -> Iterator[tuple[str, Tracked, str]]:
-    """Studies that somebody has to be told of, and why: images that are missing, or nobody reads it."""
+    """Studies that somebody has to be told of, and why: images that are missing, nobody says whether they are
+    all, or nobody reads it."""
     missing = now_ns - int(settings.images_late_seconds * NS)
-    for tracked_id, one in view.find(TRACKED, "state", "acquired", at_most=seconds(missing), limit=limit):
-        if one.alert != "images-missing":
-            yield tracked_id, one, "images-missing"
     unread = now_ns - int(settings.unread_late_seconds * NS)
-    for tracked_id, one in view.find(TRACKED, "state", "verified", at_most=seconds(unread), limit=limit):
-        if one.alert != "unread" and one.order:
-            yield tracked_id, one, "unread"
+    for state, before, why in (
+        ("acquired", missing, "images-missing"),
+        ("stored", missing, "unverified"),
+        ("verified", unread, "unread"),
+    ):
+        for tracked_id, one in view.find(TRACKED, "untold", state, at_most=seconds(before), limit=limit):
+            yield tracked_id, one, why
 
 
 def alert(change: Change, tracked_id: str, why: str) -> None:
@@ -242,7 +266,7 @@ def alert(change: Change, tracked_id: str, why: str) -> None:
         return
     changed = structs.replace(tracked, alert=why, alert_ns=change.now_ns)
     change.put(TRACKED, tracked_id, changed)
-    _say(change, "images-missing" if why == "images-missing" else "study-unread", changed)
+    _say(change, ALERTS[why], changed)
 
 
 def _say(change: Change, event: str, tracked: Tracked) -> None:

@@ -61,13 +61,15 @@ class Visit(Row, frozen=True):
 
 
 class Patient(Row, frozen=True):
-    """One person. ``identifiers``: the first is the one that images carry.
+    """One person. ``identifiers``: the first is the one that images carry. ``former``: those that were
+    replaced by others, under which images may still come.
 
     ``as_of_ns`` and ``as_of_from``: the newest event (EVN-2, else MSH-7) that spoke of the patient; ``said``:
     which one last spoke of what, since of each field the newest counts, so that any order ends alike.
     """
 
     identifiers: tuple[Identifier, ...]
+    former: tuple[Identifier, ...] = ()
     name: str = ""
     other_names: tuple[str, ...] = ()
     birth_day: str = ""
@@ -97,6 +99,9 @@ def _patient_keys(patient: Patient) -> Iterator[Key]:
     # A merged patient keeps its identifiers: messages for them still find whom it was merged into.
     for one in patient.identifiers:
         yield Key("identifier", f"{one.issuer}\0{one.value}", unique=True)
+        yield Key("number", one.value)
+    for one in patient.former:
+        yield Key("former", f"{one.issuer}\0{one.value}")
         yield Key("number", one.value)
     if patient.state == ACTIVE:
         for name in (patient.name, *patient.other_names):

@@ -65,7 +65,8 @@ class Tracked(Row, frozen=True):
     """The images of one study on their way. ``state``: of ``ris_plugin.tracking.MACHINE``.
 
     ``stored`` counts what is in the archive; ``missing``: UIDs that a performed step named and that are not.
-    ``accepted``: of so many that were expected somebody said that what is here is all.
+    ``accepted``: of so many that were expected somebody said that what is here is all. ``quiet``: nothing came
+    for a while.
     """
 
     study_uid: str
@@ -79,6 +80,7 @@ class Tracked(Row, frozen=True):
     missing: tuple[str, ...] = ()
     missing_count: int = 0
     accepted: int = 0
+    quiet: bool = False
     since_ns: int = 0  # in this state
     alert: str = ""
     alert_ns: int = 0
@@ -93,6 +95,8 @@ def _tracked_keys(one: Tracked) -> Iterator[Key]:
         yield Key("patient", one.patient, seconds(one.since_ns))
     if one.alert:
         yield Key("alert", "", seconds(one.alert_ns))
+    elif one.order or one.state != "verified":  # what belongs to no order is read by nobody
+        yield Key("untold", one.state, seconds(one.since_ns))
 
 
 TRACKED = Kind("tracked", Tracked, _tracked_keys)

@@ -97,6 +97,8 @@ def _report_keys(one: Report) -> Iterator[Key]:
     if one.state in UNREAD:
         yield Key("unread", "", seconds(one.ready_ns))
         yield Key("queue", queue(one.priority, one.patient_class), seconds(one.ready_ns))
+    if one.locked_until_ns:
+        yield Key("locked", "", seconds(one.locked_until_ns))
     if one.assigned_to:
         yield Key("assigned", one.assigned_to, seconds(one.ready_ns))
 

@@ -1,0 +1,251 @@
+"""Images that come: each study that the archive tells of is looked at, matched to its order and tracked.
+
+The archive is asked once for a study however many of its objects came meanwhile: one row, which says whose it
+is and how many objects there are. Which ones is asked only when that may be all that a modality has made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from hounsfield.archive.plugins import Change, Event
+from hounsfield.ris_plugin import orders as ordering
+from hounsfield.ris_plugin import reconciling, scheduling, steps, tracking
+from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
+from hounsfield.ris_plugin.context import Ris
+from hounsfield.ris_plugin.errors import NotNowError
+from hounsfield.ris_plugin.following import Consumer, Heeded
+from hounsfield.ris_plugin.patients import family, resolve
+from hounsfield.ris_plugin.reconciling import Arrived
+from hounsfield.ris_plugin.records.base import NS
+from hounsfield.ris_plugin.records.orders import ORDER
+from hounsfield.ris_plugin.records.patients import PATIENT
+from hounsfield.ris_plugin.records.performed import PERFORMED
+
+__all__ = ["consumers", "look_at"]
+
+CAME: Final = frozenset({"instances-stored", "conflict-kept", "instances-restored"})
+WENT: Final = frozenset({"instances-deleted", "instances-rejected", "corrected"})
+SAID: Final = frozenset({"performed-created", "performed-updated", "performed-ended"})
+ANEW: Final = WENT | {"performed-ended"}
+"""After these it is not known which objects that a modality made are here."""
+STABLE: Final = "study-stable"
+PAUSE_SECONDS: Final = 0.5
+"""Between two looks at what comes: an object takes milliseconds, and a study a minute or more."""
+PAGE: Final = 2000
+"""Objects of one answer: some fifty milliseconds of a thread that others wait for."""
+NOT_IMAGES: Final = frozenset({"SR", "PR", "KO", "DOC", "SEG", "RTSTRUCT", "AU", "REG", "OT"})
+WRONG_ENTRY: Final = "110514"
+"""Incorrect worklist entry selected (PS3.16 CID 9300, of DCM)."""
+WITHOUT_WORD: Final = Actor(SYSTEM.person, frozenset({Role.SYSTEM, Role.MODALITY}))
+"""Who does what a modality would say, of one that says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What the archive has of a study. ``uids``: of its objects, None when nobody asked."""
+
+    study: Arrived | None
+    count: int = 0
+    uids: frozenset[str] | None = None
+    quiet: bool | None = None
+
+
+def consumers(ris: Ris) -> list[Consumer]:
+    """Who follows what comes in."""
+    issuer = ris.settings.issuer
+    return [
+        Consumer(
+            "images",
+            CAME | WENT | SAID | {STABLE, "study-mismatched"},
+            partial(_came, issuer),
+            partial(look_at, ris),
+            together=lambda event: str(event.body.get("study", "")),
+            since_begun=True,
+            pause_seconds=PAUSE_SECONDS,
+        ),
+        Consumer("images-fit", _MAY_FIT, partial(_may_fit, issuer)),
+        Consumer("images-begun", {"images-stored", "images-verified"}, _performed_without_word),
+        Consumer("wrong-entries", {"performed-ended"}, _wrong_entry),
+        Consumer("reports", _READ.keys(), _reported),
+    ]
+
+
+# ---------------------------------------------------------------- looking
+
+
+async def look_at(ris: Ris, event: Heeded) -> Looked | None:
+    """What the archive has of the study of an event; None when there is nothing to look at."""
+    study_uid = str(event.body.get("study", ""))
+    if not study_uid or _is_told_by_us(event):
+        return None
+    asked = {"StudyInstanceUID": study_uid}
+    found = await ris.archive.search("study", asked, limit=1)
+    if not found:
+        return Looked(None)
+    row = found[0]
+    count = int(row.get("NumberOfStudyRelatedInstances") or 0)
+    quiet = _quiet(event)
+    with ris.reading() as view:
+        tracked = tracking.of_study(view, study_uid)
+        was_quiet = tracked is not None and tracked[1].quiet
+        wants = tracking.needs_uids(
+            view, study_uid, count, quiet=quiet if quiet is not None else was_quiet
+        ) or (bool(event.kinds & ANEW) and tracked is not None and tracked[1].expected > 0)
+    uids: set[str] = set()
+    while wants:
+        page = await ris.archive.search("instance", asked, limit=PAGE, offset=len(uids))
+        uids.update(one["SOPInstanceUID"] for one in page)
+        wants = len(page) == PAGE
+    return Looked(arrived_of(ris, row), count, frozenset(uids) or None, quiet)
+
+
+def _is_told_by_us(event: Heeded) -> bool:
+    """Whether a mismatch was told by whoever looked at the study just then."""
+    told = (event, *event.earlier)
+    return all(
+        one.kind == "study-mismatched" and one.body.get("why") not in reconciling.DOUBTED for one in told
+    )
+
+
+def _quiet(event: Heeded) -> bool | None:
+    """Whether nothing came for a while; None when the events say nothing of it."""
+    for one in (event, *reversed(event.earlier)):
+        if one.kind == STABLE:
+            return True
+        if one.kind in CAME:
+            return False
+    return None
+
+
+def arrived_of(ris: Ris, row: Mapping[str, str]) -> Arrived:
+    """A study as the archive shows it."""
+    modalities = [one for one in row.get("ModalitiesInStudy", "").split("\\") if one]
+    images = [one for one in modalities if one not in NOT_IMAGES] or modalities
+    return Arrived(
+        study_uid=row["StudyInstanceUID"],
+        patient_id=row.get("PatientID", ""),
+        issuer=row.get("IssuerOfPatientID", ""),
+        name=row.get("PatientName", ""),
+        birth_day=row.get("PatientBirthDate", ""),
+        sex=row.get("PatientSex", ""),
+        accession=row.get("AccessionNumber", ""),
+        modality=images[0] if images else "",
+        description=row.get("StudyDescription", ""),
+        study_ns=_moment(ris, row.get("StudyDate", ""), row.get("StudyTime", "")),
+    )
+
+
+def _moment(ris: Ris, day: str, time: str) -> int:
+    try:
+        digits = time.partition(".")[0].ljust(6, "0")
+        return int(datetime.strptime(day + digits, "%Y%m%d%H%M%S").replace(tzinfo=ris.zone).timestamp()) * NS
+    except ValueError:
+        return 0
+
+
+# ---------------------------------------------------------------- acting
+
+
+def _came(issuer: str, change: Change, event: Heeded, looked: Looked | None) -> None:
+    if looked is None:
+        return
+    study_uid = event.body["study"]
+    if looked.study is None:
+        reconciling.gone(change, study_uid)
+        if tracking.of_study(change, study_uid) is not None:
+            tracking.stored(change, study_uid, (), quiet=None)
+        return
+    order = reconciling.arrived(change, looked.study, issuer=issuer)
+    tracking.stored(
+        change,
+        study_uid,
+        looked.uids,
+        count=looked.count,
+        quiet=looked.quiet,
+        modality=looked.study.modality,
+        order=order,
+    )
+
+
+_MAY_FIT: Final = frozenset(
+    {"order-placed", "order-changed", "patient-changed", "patients-merged", "patients-unmerged"}
+)
+
+
+def _may_fit(issuer: str, change: Change, event: Event) -> None:
+    """An order or a patient came after the images, or changed: what did not fit may now."""
+    order = change.get(ORDER, event.body["order"]) if "order" in event.body else None
+    if order is not None:
+        reconciling.look_again(change, issuer=issuer, study=order.study_uid, accession=order.accession)
+    patients = [event.body[name] for name in ("patient", "survivor", "merged") if event.body.get(name)]
+    for one in patients:
+        who, _ = resolve(change, one)
+        for relative in family(change, who):
+            numbers = _numbers(change, relative)
+            for number in numbers:
+                reconciling.look_again(change, issuer=issuer, number=number)
+
+
+def _numbers(change: Change, patient_id: str) -> list[str]:
+    patient = change.get(PATIENT, patient_id)
+    if patient is None:
+        return []
+    return list(dict.fromkeys(one.value for one in (*patient.identifiers, *patient.former)))
+
+
+def _performed_without_word(change: Change, event: Event) -> None:
+    """Images of a modality that reports nothing: its step has begun with the first, and is done when nothing
+    more comes. What a modality reports of it later goes on from there."""
+    study_uid = event.body["study"]
+    found = tracking.of_study(change, study_uid)
+    if found is None or not found[1].order or tracking.in_doubt(change, study_uid):
+        return
+    order_id, tracked = found[1].order, found[1]
+    order = change.get(ORDER, order_id)
+    said = change.first(PERFORMED, "study", study_uid) or change.first(PERFORMED, "order", order_id)
+    if order is None or said is not None or order.state == "completed" or not tracked.stored:
+        return
+    ordering.images_began(change, WITHOUT_WORD, order_id)
+    of_order = steps.of_order(change, order_id)
+    for step_id, step in of_order:
+        if step.state in ("scheduled", "arrived", "ready"):
+            steps.act(change, WITHOUT_WORD, step_id, "start")
+    if tracked.state == "stored":
+        return
+    for step_id, _ in of_order:
+        if steps.get(change, step_id).state == "started":
+            steps.act(change, WITHOUT_WORD, step_id, "complete")
+    ordering.images_ended(change, WITHOUT_WORD, order_id, completed=True)
+    scheduling.fulfilled(change, WITHOUT_WORD, order_id)
+
+
+def _wrong_entry(change: Change, event: Event) -> None:
+    """A technologist chose the wrong entry of the worklist and said so (IHE RAD-TF 1:3.4.5): somebody has to
+    say whose the images are that came with it."""
+    performed = change.get(PERFORMED, event.body["performed"])
+    reason = performed.discontinued_for if performed is not None else None
+    if performed is None or reason is None or reason.value != WRONG_ENTRY:
+        return
+    if tracking.of_study(change, performed.study_uid) is not None:
+        try:
+            reconciling.doubt(change, SYSTEM, performed.study_uid, why="wrong-worklist-entry")
+        except NotNowError:
+            return  # somebody has decided, or read it, already
+
+
+_READ: Final = {
+    "report-assigned": False,
+    "report-preliminary": False,
+    "report-signed": True,
+    "report-corrected": True,
+    "report-addended": True,
+}
+
+
+def _reported(change: Change, event: Event) -> None:
+    tracking.reported(change, event.body["study"], final=_READ[event.kind])
