@@ -227,7 +227,10 @@ async def test_a_journal_made_anew_is_told_from_the_beginning(
     assert len(set(seen)) == 3
 
 
-async def test_who_begins_later_does_not_look_back_when_told_so(archive: Department) -> None:
+async def test_who_begins_later_does_not_look_back_when_told_so(
+    archive: Department, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hounsfield.ris_plugin.following.BEFORE_NS", 0)
     await ring(archive, 1)
     late = Consumer("late", {"rang"}, note, since_begun=True)
     await archive.catch_up(late)

@@ -5,19 +5,27 @@ Each test asserts where everything ends: orders, steps, tracked images, reports,
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
 from pydicom.uid import generate_uid
 
+from hounsfield.archive.plugins import Change
 from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.errors import NotNowError
+from hounsfield.ris_plugin.following import asides
 from hounsfield.ris_plugin.orders import NewOrder, place
 from hounsfield.ris_plugin.patients import merge, register_provisional, unmerge, update
 from hounsfield.ris_plugin.reconciling import dismiss, doubt, fix, open_mismatches, undo
-from hounsfield.ris_plugin.records.schedule import APPOINTMENT
+from hounsfield.ris_plugin.records.messages import CURSOR
+from hounsfield.ris_plugin.records.orders import ORDER
+from hounsfield.ris_plugin.records.patients import MERGE, PATIENT
+from hounsfield.ris_plugin.records.performed import MISMATCH, TRACKED
+from hounsfield.ris_plugin.records.reports import REPORT
+from hounsfield.ris_plugin.records.schedule import APPOINTMENT, STEP
 from ris.conftest import CLERK, INTERFACE, REFERRER, TECHNOLOGIST
 from ris.ward import Ward, ward
 
@@ -301,3 +309,93 @@ async def test_a_film_brought_along_is_dismissed_and_stays_so(here: Ward) -> Non
     await here.stable(study)
     assert here.look(open_mismatches) == []
     assert here.report(study) is None
+
+
+def interleavings(*sequences: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Every order of all of them that keeps the order of each."""
+    if not any(sequences):
+        yield ()
+    for at, sequence in enumerate(sequences):
+        if sequence:
+            rest = (*sequences[:at], sequence[1:], *sequences[at + 1 :])
+            for more in interleavings(*rest):
+                yield (sequence[0], *more)
+
+
+async def test_whatever_overtakes_what_all_ends_alike(here: Ward) -> None:
+    """What a modality reports, what it sends and what the hospital says of the patient come in any order."""
+    ends = set()
+    for number, steps_of in enumerate(interleavings(("begin", "end"), ("first", "second"), ("merge",))):
+        name, birth_day = f"FAMILY{number}^ANN", "19600101"
+        old = await here.patient(f"OLD{number}", name=name, birth_day=birth_day)
+        new = await here.patient(f"NEW{number}", name=f"{name}A", birth_day=birth_day)
+        order = await here.order(old)
+        study, mpps = here.held(order).study_uid, f"1.9.{number}"
+        uids = [f"1.2.{number}.1", f"1.2.{number}.2"]
+        listed = {"PatientID": f"OLD{number}", "PatientName": name}
+        for step in steps_of:
+            match step:
+                case "begin":
+                    await here.begin(mpps, order)
+                case "end":
+                    await here.end(mpps, uids)
+                case "first" | "second":
+                    await here.send(order, uids=[uids[step == "second"]], **listed)
+                case "merge":
+                    await here.do(merge, INTERFACE, survivor=new, merged=old, sender="HIS", event_ns=1)
+            if number % 3 == 0:
+                await here.settle()
+        await here.settle()
+        shown = await here.shown(study)
+        report = here.report(study)
+        ends.add((
+            here.held(order).state,
+            tuple(here.step_states(order)),
+            here.tracked(study).state,
+            here.tracked(study).stored,
+            here.tracked(study).missing_count,
+            shown["PatientID"].rstrip("0123456789"),
+            shown["PatientName"].endswith("^ANNA"),
+            report is not None and report.state,
+        ))  # fmt: skip
+    assert ends == {("completed", ("completed",), "verified", 2, 0, "NEW", True, "unassigned")}
+    assert here.look(open_mismatches) == []
+
+
+async def test_all_that_was_told_is_told_again_and_nothing_changes(here: Ward) -> None:
+    """As after a reindex."""
+    await here.patient("P2")
+    unknown = await here.do(register_provisional, CLERK, issuer="HOSP")
+    orders_of = [await here.order(unknown), await here.order(await here.patient("P1"))]
+    for number, order in enumerate(orders_of):
+        await here.begin(f"1.9.{number}", order)
+        images = await here.send(order, **({"PatientID": "P2"} if number else {}))
+        await here.end(f"1.9.{number}", images)
+    await here.settle()
+    survivor = await here.patient("P3")
+    await here.do(merge, CLERK, survivor=survivor, merged=unknown)
+    study = here.held(orders_of[1]).study_uid
+    await here.do(fix, CLERK, here.mismatch(study)[0], orders_of[1])
+    await here.stable(study)
+
+    def everything() -> Any:
+        with here.ris.reading() as view:
+            return {
+                kind.name: list(view.every(kind))
+                for kind in (ORDER, STEP, APPOINTMENT, TRACKED, MISMATCH, MERGE, PATIENT, REPORT)
+            }
+
+    before = everything()
+    corrections = await here.engine.correcting.all()
+    assert len(corrections) == 2
+    assert before["merge"][0][1].corrections
+
+    def forget(change: Change) -> None:
+        for key, one in list(change.every(CURSOR)):
+            change.put(CURSOR, key, structs.replace(one, cursor=""))
+
+    await here.commit(forget)
+    await here.settle()
+    assert everything() == before
+    assert await here.engine.correcting.all() == corrections
+    assert here.look(asides) == []

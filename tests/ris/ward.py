@@ -15,12 +15,11 @@ from pydicom.uid import generate_uid
 from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.ris_plugin import orders, patients, reporting, steps, tracking
 from hounsfield.ris_plugin.catalog import put_resource
-from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.orders import NewOrder
 from hounsfield.ris_plugin.performed import create, update
 from hounsfield.ris_plugin.reacting import consumers
 from hounsfield.ris_plugin.reconciling import mismatch_of
-from hounsfield.ris_plugin.records.base import Code
+from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import PROCEDURE, Procedure, Resource
 from hounsfield.ris_plugin.records.orders import Order
 from hounsfield.ris_plugin.records.patients import Identifier, Patient
@@ -39,7 +38,7 @@ PEOPLE = {"P1": ("DOE^JANE", "19700101", "F"), "P2": ("ROE^RICHARD", "19551231",
 class Ward(Department):
     """A department, whose consumers run until they have caught up with :meth:`settle`."""
 
-    searches: int = 0
+    booked: int = 0
 
     async def settle(self) -> None:
         """Let everything follow that follows from what happened."""
@@ -67,14 +66,9 @@ class Ward(Department):
         new = NewOrder(patient=patient, procedure="CTHEAD", **fields)
         order = await self.do(orders.place, REFERRER, self.ris.settings, new)
         if booked:
-            at = self.ris.now_ns() // 10**9 * 10**9
-            while True:  # the first time that is free
-                try:
-                    await self.do(book, CLERK, UTC, orders=[order], from_ns=at)
-                except NotNowError:
-                    at += 40 * 60 * 10**9
-                else:
-                    break
+            now_ns = self.ris.now_ns() // NS * NS
+            await self.do(book, CLERK, UTC, orders=[order], from_ns=now_ns + self.booked * 40 * 60 * NS)
+            self.booked += 1
         return order
 
     def held(self, order: str) -> Order:

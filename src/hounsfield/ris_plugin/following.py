@@ -26,7 +26,7 @@ it may act once more.
 When the index was made anew (``hounsfield reindex``), or power failed, events are told again from the
 beginning or from shortly before; consumers hence do what is right when it is done already. For what must not
 go out twice, :func:`identity` names an event, the same name whenever it is told. With ``since_begun`` a
-consumer passes over what the archive told before the RIS was first started.
+consumer passes over what was told before it was first started, the last :data:`BEFORE_NS` excepted.
 
 An event that cannot be acted on does not stop those after it. One whose ``prepare`` fails with an error that
 says that a retry helps is tried :data:`TRIES` times, with pauses; then, and what fails otherwise at once, it
@@ -65,6 +65,8 @@ PAUSE_SECONDS: Final = 1.0
 """Before the second try, doubled for each one after it."""
 PASSED_MAX: Final = 10_000
 """Events that are passed over until that is written down: they are read again after a crash."""
+BEFORE_NS: Final = 600 * 1_000_000_000
+"""Before the first start: nobody knows what came between the server's and its own."""
 OWN: Final = "ris."
 
 
@@ -227,9 +229,10 @@ class _Following:
         """Those of a page that are the consumer's, put together."""
         consumer = self._consumer
         groups: dict[str, list[Event]] = {}
+        since_ns = self._kept.begun_ns - BEFORE_NS if consumer.since_begun else 0
         for event in events:
             kind = event.kind.removeprefix(OWN)
-            if kind not in consumer.kinds or (consumer.since_begun and event.at_ns < self._kept.begun_ns):
+            if kind not in consumer.kinds or event.at_ns < since_ns:
                 continue
             told = Event(event.cursor, kind, event.at_ns, event.body)
             key = event.cursor if consumer.together is None else consumer.together(told)
