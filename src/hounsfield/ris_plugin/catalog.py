@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import structs
 
 from hounsfield.archive.plugins import Change, Kind, View
 from hounsfield.ris_plugin.actors import PEOPLES_ROLES, Actor, Role
@@ -23,6 +24,10 @@ from hounsfield.ris_plugin.records.catalog import (
 
 __all__ = [
     "candidates",
+    "check_person",
+    "check_procedure",
+    "check_resource",
+    "is_of",
     "person",
     "procedure",
     "procedure_of",
@@ -91,12 +96,26 @@ def candidates(view: View, group: tuple[str, ...]) -> Iterator[tuple[str, Resour
                 yield record_id, one
 
 
+def is_of(one: Resource, name: str) -> bool:
+    """Whether a resource is what a name of a group says: its code, or ``#KIND:MODALITY``."""
+    any_of = _ANY_OF.fullmatch(name)
+    if any_of is None:
+        return one.code == name
+    return one.kind == any_of[1] and any_of[2] in ("", one.modality)
+
+
 # ---------------------------------------------------------------- changing
 
 
 def put_procedure(change: Change, actor: Actor, new: Procedure) -> str:
     """Add a procedure, or change the one of its code; its id. InvalidError."""
     actor.require(Role.ADMINISTRATOR, what="changing the catalog")
+    check_procedure(new, lambda code: bool(change.ids(RESOURCE, "code", code, limit=1)))
+    return _put(change, actor, PROCEDURE, f"{new.code.scheme}\0{new.code.value}", new)
+
+
+def check_procedure(new: Procedure, is_resource: Callable[[str], bool]) -> None:
+    """Raise InvalidError for a procedure that cannot be, UnknownError when it needs what there is not."""
     if not new.code.value.strip() or not new.modality.strip():
         raise InvalidError("a procedure has a code and a modality", "code")
     if not 0 < new.duration_min <= DURATION_MIN_MAX:
@@ -110,15 +129,21 @@ def put_procedure(change: Change, actor: Actor, new: Procedure) -> str:
                     raise InvalidError(
                         f"{name!r} is no #KIND:MODALITY; kinds are room, device, person", "resources"
                     )
-                resource(change, name)
+                if not is_resource(name):
+                    raise UnknownError(f"there is no resource {name!r}")
         if not group:
             raise InvalidError("a group of resources names at least one", "resources")
-    return _put(change, actor, PROCEDURE, f"{new.code.scheme}\0{new.code.value}", new)
 
 
 def put_resource(change: Change, actor: Actor, new: Resource) -> str:
     """Add a room, device or person that is booked, or change the one of its code; its id. InvalidError."""
     actor.require(Role.ADMINISTRATOR, what="changing resources")
+    check_resource(new)
+    return _put(change, actor, RESOURCE, new.code, ordered(new))
+
+
+def check_resource(new: Resource) -> None:
+    """Raise InvalidError for a resource that cannot be."""
     if not new.code.strip() or new.code.startswith("#"):
         raise InvalidError("a resource has a code that does not begin with #", "code")
     if new.kind not in KINDS_OF_RESOURCES:
@@ -131,12 +156,27 @@ def put_resource(change: Change, actor: Actor, new: Resource) -> str:
         raise InvalidError("a closure ends after it begins", "closures")
     if not 0 <= new.buffer_min <= DURATION_MIN_MAX:
         raise InvalidError("a buffer is no time, or some minutes", "buffer_min")
-    return _put(change, actor, RESOURCE, new.code, new)
+
+
+def ordered(one: Resource) -> Resource:
+    """A resource whose hours and closures are in order, so that what is the same is equal."""
+
+    def week(hours: tuple[Hours, ...]) -> tuple[Hours, ...]:
+        return tuple(sorted(set(hours), key=lambda each: (each.weekday, each.from_min, each.to_min)))
+
+    closures = sorted(set(one.closures), key=lambda each: (each.from_ns, each.to_ns, each.why))
+    return structs.replace(one, hours=week(one.hours), breaks=week(one.breaks), closures=tuple(closures))
 
 
 def put_person(change: Change, actor: Actor, new: Person) -> str:
     """Add a person, or change the one of the code; the id. InvalidError."""
     actor.require(Role.ADMINISTRATOR, what="changing people")
+    check_person(new)
+    return _put(change, actor, PERSON, new.code, new)
+
+
+def check_person(new: Person) -> None:
+    """Raise InvalidError for a person that cannot be."""
     if not new.code.strip():
         raise InvalidError("a person has a code", "code")
     unknown = set(new.roles) - PEOPLES_ROLES
@@ -144,7 +184,6 @@ def put_person(change: Change, actor: Actor, new: Person) -> str:
         raise InvalidError(
             f"no role {min(unknown)!r} for people; there are {', '.join(sorted(PEOPLES_ROLES))}", "roles"
         )
-    return _put(change, actor, PERSON, new.code, new)
 
 
 def _put(change: Change, actor: Actor, kind: Kind[Row], code: str, new: Row) -> str:

@@ -13,13 +13,14 @@ import hl7  # noqa: F401 - who has not installed the extra `ris` is told so befo
 
 from hounsfield.archive.dicom.text import character_set
 from hounsfield.archive.errors import ConfigError
-from hounsfield.archive.plugins import Archive, Listen, Parts, Plugin
-from hounsfield.ris_plugin import api, mpps, reacting, worklist
-from hounsfield.ris_plugin.cli import command
+from hounsfield.archive.plugins import Archive, CommandLine, Listen, Parts, Plugin
+from hounsfield.ris_plugin import api, importing, mpps, reacting, worklist
 from hounsfield.ris_plugin.context import Ris
+from hounsfield.ris_plugin.hl7 import parts as hl7_parts
 from hounsfield.ris_plugin.settings import RisSettings
 
 if TYPE_CHECKING:
+    import click
     from prometheus_client.metrics_core import Metric
 
 __all__ = ["PARTS", "plugin"]
@@ -28,7 +29,14 @@ ACCESSION_CHARACTERS_MAX: Final = 16  # VR SH (PS3.5 6.2)
 UID_ROOT_CHARACTERS_MAX: Final = 24
 """So that a random number of 128 bits after it makes at most 64 characters (PS3.5 9.1)."""
 
-PARTS: Final[Sequence[Callable[[Ris], Parts]]] = (worklist.parts, mpps.parts, reacting.parts, api.parts)
+PARTS: Final[Sequence[Callable[[Ris], Parts]]] = (
+    worklist.parts,
+    mpps.parts,
+    reacting.parts,
+    api.parts,
+    importing.parts,
+    hl7_parts,
+)
 """Each concern that speaks to the world gives its parts."""
 
 
@@ -134,6 +142,13 @@ def _check_accession_format(form: str) -> None:
             f"accession_format: {form!r} is no format of at most {ACCESSION_CHARACTERS_MAX} characters with "
             "{number}, and {year} or {year2} where wanted"
         )
+
+
+def command(cli: CommandLine) -> click.Command:
+    """``hounsfield ris``."""
+    from hounsfield.ris_plugin.cli import command as made
+
+    return made(cli)
 
 
 plugin: Final = Plugin(

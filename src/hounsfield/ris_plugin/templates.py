@@ -33,6 +33,8 @@ from hounsfield.ris_plugin.records.reports import (
 
 __all__ = [
     "Sheet",
+    "check_macro",
+    "check_template",
     "complete",
     "delete_macro",
     "delete_template",
@@ -218,21 +220,25 @@ def _check_value(field: Field, value: str) -> None:
 def put_template(change: Change, actor: Actor, new: Template, template_id: str = "") -> str:
     """Add a template, or change one; its id. Everybody's by radiologists and administrators, one's own by
     whoever reads. InvalidError, TakenError for a name that another one of the same owner has."""
-    _check_template(new)
+    check_template(new)
     return _put(change, actor, TEMPLATE, new, template_id)
 
 
 def put_macro(change: Change, actor: Actor, new: Macro, macro_id: str = "") -> str:
     """Add a macro, or change one; its id. As with templates."""
+    check_macro(change, new)
+    return _put(change, actor, MACRO, structs.replace(new, name=folded(new.name)), macro_id)
+
+
+def check_macro(view: View, new: Macro) -> None:
+    """Raise InvalidError for a macro that cannot be."""
     if not _NAME.fullmatch(new.name) or new.name[0].isdigit():
         raise InvalidError(
             "a macro is one word of letters, digits and hyphens that begins with a letter", "name"
         )
     if not new.text.strip() or len(new.text) > MACRO_CHARACTERS_MAX:
         raise InvalidError(f"a macro stands for a text of 1 to {MACRO_CHARACTERS_MAX} characters", "text")
-    new = structs.replace(new, name=folded(new.name))
-    expand(new.text, {**macros(change, new.owner), new.name: new.text})
-    return _put(change, actor, MACRO, new, macro_id)
+    expand(new.text, {**macros(view, new.owner), folded(new.name): new.text})
 
 
 def delete_template(change: Change, actor: Actor, template_id: str) -> None:
@@ -283,7 +289,8 @@ def _may(actor: Actor, owner: str) -> None:
         actor.require(*_READERS, what="keeping templates and macros")
 
 
-def _check_template(new: Template) -> None:
+def check_template(new: Template) -> None:
+    """Raise InvalidError for a template that cannot be."""
     if not new.name.strip() or not new.sections:
         raise InvalidError("a template has a name and sections", "name")
     names = [one.name for one in new.sections]
