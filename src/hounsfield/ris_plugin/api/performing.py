@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.archive.plugins import Change, View
+from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint
 from hounsfield.ris_plugin.api.identity import Caller, actor_of
 from hounsfield.ris_plugin.context import Ris
@@ -38,6 +39,8 @@ async def perform(
 
     ``body``: JSON. ``version``: which one of the record is to be changed, StaleError when it is another now.
     """
+    with ris.reading() as view:  # nobody learns from a stranger's mistakes what there is; and again below
+        _actor(view, ris, endpoint, caller)
     parameters = _query(endpoint, query)
     content = _body(endpoint, body)
     if endpoint.must_match and version is None and not caller.local_user:
@@ -46,8 +49,7 @@ async def perform(
         )
 
     def run(view: View) -> tuple[Any, Ask]:
-        actor = actor_of(view, ris.settings, caller)
-        actor.require(*endpoint.roles, what="this")
+        actor = _actor(view, ris, endpoint, caller)
         ask = Ask(ris, actor, dict(path), parameters, content, ris.now_ns(), version)
         if version is not None and endpoint.kind is not None:
             record_id = path[endpoint.parameters[-1]]
@@ -63,6 +65,12 @@ async def perform(
     if ask.seen:
         await ris.commit(lambda change: _note(change, ask))
     return answer
+
+
+def _actor(view: View, ris: Ris, endpoint: Endpoint, caller: Caller) -> Actor:
+    actor = actor_of(view, ris.settings, caller)
+    actor.require(*endpoint.roles, what="this")
+    return actor
 
 
 def _note(change: Change, ask: Ask) -> None:

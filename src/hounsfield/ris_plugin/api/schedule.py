@@ -76,12 +76,14 @@ class Moving(Nothing, frozen=True, kw_only=True, rename={"begin": "from"}):
 
 
 class Day(Nothing, frozen=True, kw_only=True):
-    """Appointments that begin in a stretch of time: today when none is given. ``resource``: a code."""
+    """Appointments that begin in a stretch of time: today when none is given. ``resource``: a code. Or the
+    one of a ``number``, whenever it is."""
 
     since: datetime | None = None
     until: datetime | None = None
     resource: str = ""
     state: str = ""
+    number: str = ""
 
 
 class Few(Nothing, frozen=True, kw_only=True):
@@ -147,6 +149,9 @@ def listed(view: View, ask: Ask) -> Any:
     q: Day = ask.query
     if q.state and q.state not in scheduling.MACHINE.states:
         raise InvalidError(f"a state is one of {', '.join(scheduling.MACHINE.states)}", "state")
+    if q.number:
+        one = view.find(APPOINTMENT, "number", q.number, limit=1)
+        return page_of(AppointmentItem)(items=tuple(shown(view, ask, *each) for each in one))
     since = ask.ns(q.since)
     if not since:
         today = ask.ris.local(ask.now_ns).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,0 +1,130 @@
+"""Danger: what is done on the command line is not done, or otherwise than over the API of the same server."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, Request, TextMessage
+
+from hounsfield.ris_plugin.plugin import plugin
+from support.server import ArchiveServer, archive_server, until
+
+TOKENS = {"anna": "0123456789abcdef-of-anna", "stranger": "0123456789abcdef-of-nobody"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArchiveServer]:
+    folder = tmp_path_factory.mktemp("ris")
+    tokens = folder / "tokens"
+    tokens.write_text("".join(f"{name}:{token}\n" for name, token in TOKENS.items()))
+    tokens.chmod(0o600)
+    settings = (f"http.bearer_token_file={tokens}", "plugins.ris.time_zone=Europe/Vienna")
+    with archive_server(folder / "archive", *settings, workers=2) as running:
+        yield running
+
+
+def ris(server: ArchiveServer, *words: str) -> Any:
+    return server.run_json("ris", *words)
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {TOKENS[name]}"}
+
+
+def test_the_front_desk_and_a_radiologist_work_together(server: ArchiveServer) -> None:
+    def ask(name: str, method: str, path: str, **more: Any) -> Any:
+        return server.client.request(method, f"/ris/api{path}", headers=bearer(name), **more)
+
+    assert ask("anna", "GET", "/me").status_code == 403
+    ris(server, "people", "put", "anna", "--name", "MEIER^ANNA", "--role", "radiologist")
+    ris(server, "people", "put", "anna", "--subspecialty", "neuro")
+    me = ask("anna", "GET", "/me").json()
+    assert (me["roles"], me["name"], me["subspecialties"]) == (["radiologist"], "MEIER^ANNA", ["neuro"])
+    assert ask("stranger", "GET", "/me").status_code == 403
+    assert server.client.get("/ris/api/me").status_code == 401
+    assert ask("anna", "GET", "/openapi.json").json()["openapi"] == "3.1.0"
+
+    registered = ("patients", "register", "--name", "DOE^JANE", "--number", "4711", "--issuer", "HOSP")
+    patient = ris(server, *registered)
+    refused = server.run("ris", *registered)
+    assert refused.returncode == 1
+    assert "registered already" in refused.stderr
+    assert "DOE" not in refused.stderr
+    found = ask("anna", "GET", "/patients", params={"name": "doe"}).json()["items"]
+    assert [one["id"] for one in found] == [patient["id"]]
+    assert ris(server, "patients", "search", "doe")[0]["id"] == patient["id"]
+    assert ris(server, "patients", "show", "4711@HOSP")["name"] == "DOE^JANE"
+    made = ask("anna", "PUT", "/procedures", json={"code": {"value": "CTHEAD"}, "modality": "CT"})
+    assert made.status_code == 403
+    unknown = server.run("ris", "orders", "place", "4711", "CTHEAD")
+    assert (unknown.returncode, "no active procedure" in unknown.stderr) == (1, True)
+    assert "4712" not in server.run("ris", "orders", "place", "4712", "CTHEAD").stdout
+    assert "DOE" not in server.log_text()
+
+
+def test_whoever_looks_is_told_from_every_worker(server: ArchiveServer) -> None:
+    import socket
+
+    ris(server, "people", "put", "anna", "--role", "radiologist")
+    with socket.create_connection(server.address("http"), timeout=30) as sock:
+        connection = WSConnection(ConnectionType.CLIENT)
+        headers = [(b"authorization", bearer("anna")["authorization"].encode())]
+        sock.sendall(
+            connection.send(
+                Request(host="127.0.0.1", target="/ris/api/live?topics=patients", extra_headers=headers)
+            )
+        )
+        told: list[dict[str, Any]] = []
+
+        def receive() -> bool:
+            connection.receive_data(sock.recv(4096))
+            for event in connection.events():
+                assert isinstance(event, (AcceptConnection, TextMessage)), event
+                if isinstance(event, TextMessage):
+                    told.append(json.loads(event.data))
+            return bool(told)
+
+        until(receive, "the first words")
+        assert told.pop()["event"] == "hello"
+        patient = ris(server, "patients", "register", "--name", "ROE^R")
+        until(receive, "what happened")
+        assert told == [
+            {
+                "event": "patient-changed",
+                "topic": "patients",
+                "patient": patient["id"],
+                "actor": told[0]["actor"],
+            }
+        ]
+        assert re.fullmatch(r"local:\w+", told[0]["actor"])
+
+
+class Line:
+    """What a command is made with, to look at its help."""
+
+    def options(self, function: Any) -> Any:
+        return function
+
+
+def commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    for name, one in group.commands.items():
+        if isinstance(one, click.Group):
+            yield from ((f"{name} {more}", each) for more, each in commands(one))
+        yield name, one
+
+
+def test_every_command_says_what_it_does_with_an_example() -> None:
+    assert plugin.command is not None
+    whole = plugin.command(Line())  # type: ignore[arg-type]
+    assert isinstance(whole, click.Group)
+    for name, one in commands(whole):
+        assert one.help, name
+        if not isinstance(one, click.Group):
+            assert one.epilog, name
+            assert f"hounsfield ris {name}" in one.epilog, name
