@@ -324,7 +324,7 @@ def interleavings(*sequences: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 async def test_whatever_overtakes_what_all_ends_alike(here: Ward) -> None:
     """What a modality reports, what it sends and what the hospital says of the patient come in any order."""
-    ends = set()
+    ends, made = set(), []
     for number, steps_of in enumerate(interleavings(("begin", "end"), ("first", "second"), ("merge",))):
         name, birth_day = f"FAMILY{number}^ANN", "19600101"
         old = await here.patient(f"OLD{number}", name=name, birth_day=birth_day)
@@ -343,9 +343,11 @@ async def test_whatever_overtakes_what_all_ends_alike(here: Ward) -> None:
                     await here.send(order, uids=[uids[step == "second"]], **listed)
                 case "merge":
                     await here.do(merge, INTERFACE, survivor=new, merged=old, sender="HIS", event_ns=1)
-            if number % 3 == 0:
+            if number % 6 == 0:
                 await here.settle()
-        await here.settle()
+        made.append((order, study))
+    await here.settle()
+    for order, study in made:
         shown = await here.shown(study)
         report = here.report(study)
         ends.add((

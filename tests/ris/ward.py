@@ -131,6 +131,7 @@ class Ward(Department):
             "PatientBirthDate": who.birth_day,
             "PatientSex": who.sex,
         }
+        as_listed["SeriesInstanceUID"] = f"{held.study_uid[:60]}.1"
         sent = [*uids] or [str(generate_uid()) for _ in range(count)]
         for uid in sent:
             await self.store(**{**as_listed, **said, "SOPInstanceUID": uid})

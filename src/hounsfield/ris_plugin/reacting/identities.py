@@ -59,7 +59,7 @@ def consumers(ris: Ris) -> list[Consumer]:
 async def _show(ris: Ris, event: Heeded) -> dict[str, tuple[int, ...]]:
     """Have the archive show what it should of whom an event tells; the corrections in force, by patient."""
     with ris.reading() as view:
-        wanted, survivor = _wanted(view, event)
+        wanted, survivor, refs = _wanted(view, event)
     if event.body.get("registered"):
         return {}  # nothing was known of the patient before: nothing was corrected
     numbers: dict[str, tuple[int, ...]] = {}
@@ -70,30 +70,34 @@ async def _show(ris: Ris, event: Heeded) -> dict[str, tuple[int, ...]]:
         else:
             numbers.setdefault(one.patient, ())
     if survivor is not None:
-        for ref in dict.fromkeys(_refs(survivor)):
+        for ref in refs:
             await _named(ris, ref, survivor)
     return numbers
 
 
-def _wanted(view: View, event: Heeded) -> tuple[list[Wanted], Patient | None]:
-    """For all that were merged with whom an event tells of, and who that is now."""
+def _wanted(view: View, event: Heeded) -> tuple[list[Wanted], Patient | None, list[Ref]]:
+    """For all that were merged with whom an event tells of; who that is now, and under which numbers."""
     named = [event.body[key] for key in ("patient", "survivor", "merged") if event.body.get(key)]
     order = view.get(ORDER, event.body["order"]) if event.body.get("order") else None
     named += [order.patient] if order is not None else []
     found: dict[str, Patient] = {}
     last: Patient | None = None
+    refs: list[Ref] = []
     for one in named:
         try:
             who, last = resolve(view, one)
         except UnknownError:
             continue
+        refs = [ref for ref in dict.fromkeys(_refs(last)) if _is_theirs(view, ref, who)]
         for relative in family(view, who):
             patient = view.get(PATIENT, relative)
             if patient is not None:
                 found[relative] = patient
-    return [
-        wanted for patient_id, patient in found.items() for wanted in _of_patient(view, patient_id, patient)
-    ], last
+    return (
+        [one for patient_id, patient in found.items() for one in _of_patient(view, patient_id, patient)],
+        last,
+        refs,
+    )
 
 
 def _of_patient(view: View, patient_id: str, patient: Patient) -> Iterator[Wanted]:
