@@ -119,7 +119,7 @@ def _records(view: View, run: str) -> list[Any]:
     return sorted(str(one).replace(run, "RUN") for one in found)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     senders=_spoken(),
     first=st.lists(st.integers(0, 2), min_size=1),

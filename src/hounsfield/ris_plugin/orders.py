@@ -19,7 +19,7 @@ from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
 from hounsfield.ris_plugin.moments import newest
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.base import Code, Row, Said
+from hounsfield.ris_plugin.records.base import Code, Row
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Procedure
 from hounsfield.ris_plugin.records.orders import ORDER, Order, Protocol, Question
 from hounsfield.ris_plugin.settings import RisSettings
@@ -176,6 +176,7 @@ def place(
     if procedure.laterality and new.laterality not in ("L", "R", "B"):
         raise InvalidError("this procedure needs a side: L, R or B", "laterality")
     known = {one.name: one for one in new.answers}
+    at = (event_ns or change.now_ns, sender or actor.person)
     order = Order(
         patient=new.patient,
         accession=new.accession or next_accession(change, settings),
@@ -186,16 +187,10 @@ def place(
         modality=procedure.modality,
         body_part=procedure.body_part,
         questions=tuple(known.get(name, Question(name=name)) for name in procedure.questions),
-        as_of_ns=event_ns or change.now_ns,
-        as_of_from=sender or actor.person,
+        as_of_ns=at[0],
+        as_of_from=at[1],
         changed_ns=change.now_ns,
-        said=(
-            Said(
-                at_ns=event_ns or change.now_ns,
-                sender=sender or actor.person,
-                fields=tuple(sorted(_CHANGEABLE if says is None else says)),
-            ),
-        ),
+        said=newest((), dict.fromkeys(_CHANGEABLE if says is None else says), at)[1],
         **_taken(new),
     )
     _check_accession(order.accession)

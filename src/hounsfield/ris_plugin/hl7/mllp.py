@@ -134,9 +134,10 @@ async def serve(stream: trio.abc.Stream, answer: Answer, limits: Limits) -> None
         began = (began or trio.current_time()) if framer.inside else None
 
 
-async def ask(stream: trio.abc.Stream, framer: Framer, message: bytes) -> bytes:
-    """Send a message; the next one that comes. MllpError when the peer ends instead."""
-    await stream.send_all(framed(message))
+async def ask(stream: trio.abc.Stream, framer: Framer, message: bytes | None) -> bytes:
+    """Send a message, if any; the next one that comes. MllpError when the peer ends instead."""
+    if message is not None:
+        await stream.send_all(framed(message))
     while True:
         data = await stream.receive_some(RECEIVE_BYTES)
         if not data:

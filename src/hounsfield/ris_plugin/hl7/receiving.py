@@ -8,7 +8,6 @@ is told so. What speaks of something that has not come yet waits as a letter tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -56,30 +55,16 @@ class _Dry(Exception):  # noqa: N818
         self.result = result
 
 
-@dataclass
-class Counts:
-    """What came, for metrics: by kind and by what was answered."""
-
-    answered: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def add(self, kind: str, answer: str) -> None:
-        """One more."""
-        self.answered[kind, answer] = self.answered.get((kind, answer), 0) + 1
-
-
 Do = Callable[[Change, Saying], None]
 
 
 class Receiver:
-    """What one listener does with messages. ``counts`` may be shared by all of a worker."""
+    """What one listener does with messages."""
 
-    def __init__(
-        self, ris: Ris, listener: Hl7Listener, mapping: Mapping, counts: Counts | None = None
-    ) -> None:
+    def __init__(self, ris: Ris, listener: Hl7Listener, mapping: Mapping) -> None:
         self._ris = ris
         self._listener = listener
         self._mapping = mapping
-        self.counts = counts or Counts()
 
     async def answer(self, data: bytes | TooLong) -> bytes:
         """Take a message; its acknowledgements, framed, to be sent now. Raises nothing for what it says."""
@@ -87,36 +72,32 @@ class Receiver:
             body = data.beginning if isinstance(data, TooLong) else data
             header = read_header(body, self._listener.character_set)
         except NotHl7Error as error:
-            self.counts.add("none", "AR")
             return self._answers(None, acks.fault_of(error))
         if isinstance(data, TooLong):
-            self.counts.add("too long", "AR")
             most = self._ris.settings.hl7_message_bytes_max
             fault = Fault("207", f"messages have at most {most} bytes here", refused=True)
             return self._answers(header, fault, kept=False)
         if header.kind.partition("^")[0] in SILENT:
             return b""
-        kind = header.kind if header.kind in ORDERS or _action(header.kind) else "other"
-        why, answered, settle = await self._take(header, data)
-        self.counts.add(kind, "AA" if why is None else "AR" if why.refused else "AE")
+        answered, settle = await self._take(header, data)
         if settle:
             await self.settle(settle)
         return answered
 
-    async def _take(self, header: Header, data: bytes) -> tuple[Fault | None, bytes, list[str]]:
+    async def _take(self, header: Header, data: bytes) -> tuple[bytes, list[str]]:
         try:
             self._check(header)
             message = self._read(data)
             do = interpret(self._saying(message))
             answered, made = await self._ris.commit(partial(self._done, message, do))
-            return None, answered, made
+            return answered, made
         except EngineError as error:
             fault = acks.fault_of(error)
-            return fault, self._answers(header, fault, kept=False), []
+            return self._answers(header, fault, kept=False), []
         except RefusedError as error:
             fault = acks.fault_of(error)
             if not isinstance(error, ReusedIdError):
-                return fault, self._answers(header, fault, kept=False), []
+                return self._answers(header, fault, kept=False), []
         except (RisError, RecordError) as error:
             fault = acks.fault_of(error)
         except Exception as error:  # noqa: BLE001 - a defect: the message is kept, its sender goes on
@@ -126,8 +107,8 @@ class Receiver:
             await self._ris.commit(partial(self._keep, header, data, fault))
         except EngineError as error:
             fault = acks.fault_of(error)
-            return fault, self._answers(header, fault, kept=False), []
-        return fault, self._answers(header, fault, kept=True), []
+            return self._answers(header, fault, kept=False), []
+        return self._answers(header, fault, kept=True), []
 
     # ------------------------------------------------------------ reading
 
