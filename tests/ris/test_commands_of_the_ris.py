@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -58,7 +59,7 @@ def test_the_front_desk_and_a_radiologist_work_together(server: ArchiveServer) -
     assert "DOE" not in refused.stderr
     found = ask("anna", "GET", "/patients", params={"name": "doe"}).json()["items"]
     assert [one["id"] for one in found] == [patient["id"]]
-    assert ris(server, "patients", "search", "doe")[0]["id"] == patient["id"]
+    assert ris(server, "patients", "search", "doe")["items"][0]["id"] == patient["id"]
     assert ris(server, "patients", "show", "4711@HOSP")["name"] == "DOE^JANE"
     made = ask("anna", "PUT", "/procedures", json={"code": {"value": "CTHEAD"}, "modality": "CT"})
     assert made.status_code == 403
@@ -66,6 +67,30 @@ def test_the_front_desk_and_a_radiologist_work_together(server: ArchiveServer) -
     assert (unknown.returncode, "no active procedure" in unknown.stderr) == (1, True)
     assert "4712" not in server.run("ris", "orders", "place", "4712", "CTHEAD").stdout
     assert "DOE" not in server.log_text()
+
+
+def test_a_department_is_imported_and_tried(server: ArchiveServer, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "docs" / "ris-example.yaml"
+    dry = server.run_json("ris", "import", str(example), "--dry-run")
+    assert (dry["problems"], dry["done"]) == ([], 0)
+    assert server.run_json("ris", "import", str(example))["done"] > 0
+    assert server.run("ris", "export").stdout.count("code:") > 3
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("people:\n- {code: x, roles: [king]}\n")
+    refused = server.run("ris", "import", str(wrong))
+    assert refused.returncode == 1
+    assert "roles" in refused.stdout
+    assert ris(server, "catalog", "procedures")["items"]
+    assert ris(server, "catalog", "resources")["items"]
+    free = ris(
+        server, "schedule", "free", "--procedure", ris(server, "catalog", "procedures")["items"][0]["value"]
+    )
+    assert free["items"]
+    assert ris(server, "orders", "list")["items"] == []
+    assert ris(server, "hl7", "letters") == []
+    metrics = server.client.get("/metrics", headers=bearer("anna")).text
+    for name in ("orders{", "reports_unread", "reports_oldest_seconds", "mismatches", "alerts"):
+        assert f"hounsfield_ris_{name}" in metrics, name
 
 
 def test_whoever_looks_is_told_from_every_worker(server: ArchiveServer) -> None:

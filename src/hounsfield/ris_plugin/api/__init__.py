@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from hounsfield.archive.plugins import Parts
+from hounsfield.ris_plugin.api.figures import figures
 from hounsfield.ris_plugin.api.http import API, routes
 from hounsfield.ris_plugin.api.identity import Caller
 from hounsfield.ris_plugin.api.live import Live
@@ -66,4 +67,5 @@ def parts(ris: Ris) -> Parts:
         ],
         background=[live.run],
         operations={"do": do},
+        metrics=lambda: figures(ris),
     )

@@ -19,6 +19,7 @@ def command(cli: CommandLine) -> click.Command:
     from hounsfield.ris_plugin.cli import (
         catalog,
         events,
+        files,
         messages,
         mismatches,
         orders,
@@ -41,7 +42,7 @@ Examples:
         technologist's name (protocols, reports) is done over /ris/api with that person's token.
         """
 
-    for module in (patients, orders, schedule, reports, mismatches, messages, events, catalog):
+    for module in (patients, orders, schedule, reports, mismatches, messages, events, catalog, files):
         for one in module.commands(cli):
             ris.add_command(one)
     return ris

@@ -37,7 +37,7 @@ def commands(cli: CommandLine) -> list[click.Command]:
         query = {"name": " ".join(words), "number": number, "birth_day": birth_day, "limit": limit}
         answer = desk.ask(line, "SearchPatients", query=query)
         rows = [{**one, "identifier": _number(one)} for one in answer["items"]]
-        desk.table(line, rows, COLUMNS, answer["items"])
+        desk.table(line, rows, COLUMNS, answer)
 
     @desk.command(patients, "show", "hounsfield ris patients show 4711@HOSPITAL")
     @click.argument("patient")
