@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,10 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFi
         return Result(code, captured.out, captured.err)
 
     before = structlog.get_config()
+    libraries, level = logging.getLogger().handlers[:], logging.getLogger().level
     yield call
-    structlog.configure(**before)  # commands have the engine log to standard error
+    structlog.configure(**before)  # commands have the engine, and libraries, log to standard error
+    logging.basicConfig(level=level, handlers=libraries, force=True)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ def test_an_entity_is_changed_key_by_key(cli: Any, archive: Path, tmp_path: Path
         (("--clear", "title"), "no 'title' to clear"),
         (("--certificate", "sha256:AB"), "64 hexadecimal digits"),
         (("--associations-max", "-1"), "Invalid value"),
-        (("--service", "print"), "Invalid value"),
+        (("--service", "print"), "there is no service 'print'"),
     ):
         result = cli("ae", "set", "WS", *words, *data)
         assert result.code in {1, 2}

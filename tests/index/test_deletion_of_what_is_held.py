@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -16,7 +17,7 @@ from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.holds import Hold, HoldError, Holds, OnHoldError, add_hold, release_hold
 from hounsfield.archive.index.journal import Journal
-from hounsfield.storage_backends.api import Snapshot
+from hounsfield.storage_backends.api import Batch, Snapshot
 from support.archives import ct_slice, store, stores_in
 
 WHY = {"reason": "test", "actor": "tester"}
@@ -110,9 +111,9 @@ def test_of_a_hold_and_a_deletion_at_the_same_moment_one_is_first(
         planned = Journal._planned
         came = False
 
-        def between(self: Journal, snapshot: Snapshot, plan, written):  # type: ignore[no-untyped-def]
+        def between(self: Journal, snapshot: Snapshot, *arguments: Any) -> Batch:
             nonlocal came
-            made = planned(self, snapshot, plan, written)
+            made = planned(self, snapshot, *arguments)
             if not came:
                 came = True
                 hold(stores, study_uid="2.25.1")

@@ -27,6 +27,12 @@ from hounsfield.archive.index.records import (
     TakenError,
     View,
 )
+from hounsfield.codecs.registry import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    TransferSyntax,
+    lookup,
+)
 
 if TYPE_CHECKING:
     import click
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENTRY_POINTS",
+    "EXPLICIT_VR_LITTLE_ENDIAN",
+    "IMPLICIT_VR_LITTLE_ENDIAN",
     "ORDINAL_MAX",
     "Answer",
     "Answers",
@@ -63,8 +71,10 @@ __all__ = [
     "Stored",
     "StreamPeer",
     "TakenError",
+    "TransferSyntax",
     "UnreachableError",
     "View",
+    "lookup",
 ]
 
 ENTRY_POINTS = "hounsfield.plugins"
@@ -147,7 +157,7 @@ class DimseService:
     create: Perform | None = None
     set: Perform | None = None
     get: Perform | None = None
-    transfer_syntaxes: tuple[str, ...] = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+    transfer_syntaxes: tuple[str, ...] = (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
     """Those that are taken, the best one first: Explicit and Implicit VR Little Endian."""
 
 

@@ -30,8 +30,9 @@ from hounsfield.archive.plugins import (
     Parts,
     RecordError,
     Request,
+    TransferSyntax,
+    lookup,
 )
-from hounsfield.codecs.registry import TransferSyntax, lookup
 from hounsfield.ris_plugin import mpps_forwarding, performed
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.context import Ris

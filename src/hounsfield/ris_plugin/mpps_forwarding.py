@@ -22,8 +22,16 @@ import trio
 from msgspec import structs
 
 from hounsfield.archive.dicom.recoding import recoded
-from hounsfield.archive.plugins import Answer, Change, Outgoing, Parts, Request, UnreachableError
-from hounsfield.codecs.registry import EXPLICIT_VR_LITTLE_ENDIAN, lookup
+from hounsfield.archive.plugins import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    Answer,
+    Change,
+    Outgoing,
+    Parts,
+    Request,
+    UnreachableError,
+    lookup,
+)
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import UnknownError
 from hounsfield.ris_plugin.records.base import NS, seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -93,7 +93,12 @@ class AeRegistry:
             "ae-add": self.add,
             "ae-set": self.set,
             "ae-remove": self.remove,
+            "ae-services": self.services,
         }
+
+    async def services(self) -> list[str]:
+        """What an AE may be allowed to use."""
+        return list(self._services)
 
     async def list(self) -> list[dict[str, Any]]:
         """Every known AE as plain values, by title; ``configured`` says which the configuration has."""
@@ -124,9 +129,7 @@ class AeRegistry:
 
     async def _keep(self, ae: RemoteAe) -> dict[str, Any]:
         self._refuse_configured(ae.title)
-        unknown = ae.services.difference(self._services)
-        if unknown:
-            raise AeError(f"there is no service {min(unknown)!r}; there are {', '.join(self._services)}")
+        _require_known(ae, self._services)
         await self._store.commit_fact(FACT_KIND, ae.title, as_dict(ae), time.time_ns())
         await self._changed()
         return as_dict(ae)
@@ -186,8 +189,17 @@ def without(names: Iterable[str]) -> dict[str, Any]:
     return {name: default[name] for name in names}
 
 
-def of_table(table: bytes) -> list[dict[str, Any]]:
-    """The AEs of a CSV table, each checked, as fields. Raises AeError naming the first line that is wrong."""
+def _require_known(ae: RemoteAe, services: Collection[str]) -> None:
+    unknown = ae.services.difference(services)
+    if unknown:
+        raise AeError(f"services: there is no service {min(unknown)!r}; there are {', '.join(services)}")
+
+
+def of_table(table: bytes, services: Collection[str]) -> list[dict[str, Any]]:
+    """The AEs of a CSV table, each checked, as fields. Raises AeError naming the first line that is wrong.
+
+    ``services``: what an AE may be allowed to use.
+    """
     default = as_dict(RemoteAe(""))
     try:
         text = table.decode("utf-8-sig")
@@ -207,7 +219,9 @@ def of_table(table: bytes) -> list[dict[str, Any]]:
             if text_of:
                 fields[name] = text_of.split() if isinstance(default[name], list) else text_of
         try:
-            found.append(as_dict(checked(fields, strict=False)))
+            entity = checked(fields, strict=False)
+            _require_known(entity, services)
+            found.append(as_dict(entity))
         except AeError as error:
             raise AeError(f"line {rows.line_num}: {error}") from None
     return found

@@ -232,8 +232,8 @@ def import_(
     from hounsfield.archive.app.ae_registry import of_table
     from hounsfield.archive.app.asking import open_archive
 
-    entries = of_table(file.read_bytes())
     with open_archive(effective_config(config_file, overrides, data)) as archive:
+        entries = of_table(file.read_bytes(), archive.call("ae-services"))
         kept = [archive.call("ae-add", **entry) for entry in entries]
     if as_json:
         print_json(kept)

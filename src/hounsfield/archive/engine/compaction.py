@@ -190,9 +190,11 @@ class Compaction:
             return RewriteReport(segment, kept_because="the disk is full")
         except StorageError:
             with self._store.snapshot() as snapshot:
-                if snapshot.get(SEGMENT, segment) is not None:
-                    raise
-            return RewriteReport(segment)  # removed since it was found to be due
+                use = snapshot.get(USE, segment)
+                is_gone = snapshot.get(SEGMENT, segment) is None
+            if not is_gone and (use is None or not decode(UseRow, use).emptied):
+                raise
+            return RewriteReport(segment)  # emptied and removed since it was found to be due
         if report.kept_because:
             log.info("a segment stays in its place", reason=report.kept_because)
         else:

@@ -18,7 +18,7 @@ from hounsfield.archive.dicom.find_answers import declarable
 from hounsfield.archive.dicom.rewrite import element
 from hounsfield.archive.dicom.text import CHARACTER_SET_VRS
 from hounsfield.archive.dicom.text_encoding import UTF_8, TextEncoder, text_encoder
-from hounsfield.codecs.registry import TransferSyntax
+from hounsfield.archive.plugins import TransferSyntax
 from hounsfield.ris_plugin.worklist.attributes import Table
 from hounsfield.ris_plugin.worklist.items import Item
 

@@ -31,7 +31,7 @@ from hounsfield.archive.dicom.find_identifier import (
 from hounsfield.archive.dicom.matching import Period, date_range, matcher, moment_inside, moment_range
 from hounsfield.archive.dicom.query import KEY_FORMS, QueryError, check_key
 from hounsfield.archive.dicom.text import PROSE_VRS
-from hounsfield.codecs.registry import TransferSyntax
+from hounsfield.archive.plugins import TransferSyntax
 from hounsfield.ris_plugin.worklist.answers import Wish, all_wishes
 from hounsfield.ris_plugin.worklist.attributes import ATTRIBUTES, SCHEDULED_STEP_SEQUENCE, Attribute, Table
 from hounsfield.ris_plugin.worklist.items import Item
@@ -69,9 +69,9 @@ class Lookups:
         return all(one is None for one in named)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class WorklistQuery:
-    """One request, ready to be answered."""
+    """One request, ready to be answered. The same bytes asked again are the same query."""
 
     tests: tuple[Test, ...]
     lookups: Lookups

@@ -24,8 +24,8 @@ from hounsfield.archive.plugins import (
     Parts,
     Request,
     View,
+    lookup,
 )
-from hounsfield.codecs.registry import lookup
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import RisError
 from hounsfield.ris_plugin.patients import family, resolve
@@ -44,8 +44,8 @@ BATCH: Final = 64
 """Candidates looked at without a pause: one or two milliseconds."""
 REMEMBERED_MAX: Final = 4096
 """Items, each with its answers: some kilobytes, so that a worker has at most some dozens of megabytes."""
-FORMS_OF_ITEM_MAX: Final = 4
-"""An item is asked for by its station's own form of query, and by a few others."""
+QUERIES_OF_ITEM_MAX: Final = 4
+"""An item is asked for by its station's own query, the same all day, and by a few others."""
 _PENDING, _UNSUPPORTED = 0xFF00, 0xFF01
 _OUT_OF_RESOURCES, _MISMATCH, _CANNOT_UNDERSTAND = 0xA700, 0xA900, 0xC000
 
@@ -65,7 +65,8 @@ class _Remembered(NamedTuple):
     order: Order
     patient: Patient
     item: Item
-    answers: dict[AnswerForm, bytes]
+    answers: dict[WorklistQuery, bytes | None]
+    """To a query; None where it does not match."""
 
 
 class Worklist:
@@ -125,14 +126,12 @@ class Worklist:
         known = self._remembered.get(step_id)
         if known is None or known.step != step or known.order != order or known.patient != patient:
             known = self._remember(step_id, step, order, patient)
-        if not query.matches(known.item):
-            return None
-        answer = known.answers.get(form)
-        if answer is None:
-            if len(known.answers) >= FORMS_OF_ITEM_MAX:
-                known.answers.clear()
-            answer = known.answers[form] = form.encode(known.item)
-        return answer
+        answers = known.answers
+        if query not in answers:
+            if len(answers) >= QUERIES_OF_ITEM_MAX:
+                answers.clear()
+            answers[query] = form.encode(known.item) if query.matches(known.item) else None
+        return answers[query]
 
     def _remember(self, step_id: str, step: Step, order: Order, patient: Patient) -> _Remembered:
         item = worklist_item(step, order, patient, self._ris.settings, self._ris.zone)
