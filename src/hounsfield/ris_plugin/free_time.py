@@ -341,10 +341,14 @@ def _without(allowed: Sequence[Stretch], away: Sequence[Stretch], first: int, la
     not included: who begins as another one ends disturbs nobody."""
     # Sorted, not joined: between two that only meet there is a moment.
     gone = sorted(away)
+    over = 0
     found: list[Stretch] = []
     for low, high in allowed:
         begin, end = max(low, first), min(high, last)
-        for left, back in gone:
+        while over < len(gone) and gone[over][1] <= begin:
+            over += 1  # for those after this one, too
+        for index in range(over, len(gone)):
+            left, back = gone[index]
             if begin > end or left >= end:
                 break
             if back <= begin:
