@@ -231,12 +231,11 @@ def _observed(obx: Segment) -> dict[str, Any]:
 
 def apply_patient(change: Change, saying: Saying, said: Said) -> str:
     """Take what is said of the patient; the record that it is said of."""
-    new = (
-        patients.owner(change, said.patient.identifiers[0].value, said.patient.identifiers[0].issuer) is None
-    )
+    before = len(change.said)
     who = patients.upsert(
         change, saying.actor, said.patient, sender=saying.sender, event_ns=saying.event_ns, says=said.says
     )
+    new = any("registered" in body for _, body in change.said[before:])
     saying.done.append("a patient is registered" if new else "a patient is brought up to date")
     return who
 

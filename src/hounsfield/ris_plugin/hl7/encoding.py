@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from functools import lru_cache
 from typing import Final
 
 from hounsfield.ris_plugin.errors import InvalidError
@@ -29,6 +30,8 @@ CODECS: Final = {
 """Table 0211, and how Python calls them; others are read as what they turn out to be."""
 FALLBACK: Final = "cp1252"
 """What senders that declare nothing, or lie, most often use beside UTF-8: Latin 1, with Windows' letters."""
+REMEMBERED_MAX: Final = 1024
+"""Moments: those of messages are mostly of the same seconds and days."""
 _MOMENT = re.compile(
     r"(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,9}))?)?)?)?)?)?(?:([+-])(\d\d):?(\d\d))?",
     re.ASCII,
@@ -167,6 +170,7 @@ def escaped(text: str) -> str:
 # ---------------------------------------------------------------- moments
 
 
+@lru_cache(REMEMBERED_MAX)
 def moment(text: str, zone: tzinfo, field: str = "") -> int:
     """A moment (TS, DTM) in nanoseconds since 1970; 0 for none. Without an offset it is the department's.
 
@@ -200,7 +204,9 @@ def day(text: str, field: str = "") -> str:
     if len(text) < 8:
         return ""
     try:
-        datetime.strptime(text[:8], "%Y%m%d")  # noqa: DTZ007  a day has no zone
+        if not text[:8].isdecimal():
+            raise ValueError
+        date(int(text[:4]), int(text[4:6]), int(text[6:8]))
     except ValueError:
         raise InvalidError(f"{field or 'a day'} is no YYYYMMDD", field) from None
     return text[:8]
@@ -210,6 +216,11 @@ def moment_text(moment_ns: int, zone: tzinfo, *, fraction: bool = False) -> str:
     """A moment in the department's time, with its offset."""
     if not moment_ns:
         return ""
-    at = datetime.fromtimestamp(moment_ns // NS, UTC).astimezone(zone)
-    part = f".{moment_ns % NS // 1_000_000:03}" if fraction else ""
-    return f"{at:%Y%m%d%H%M%S}{part}{at:%z}"
+    local, offset = _second_text(moment_ns // NS, zone)
+    return f"{local}.{moment_ns % NS // 1_000_000:03}{offset}" if fraction else local + offset
+
+
+@lru_cache(REMEMBERED_MAX)
+def _second_text(second: int, zone: tzinfo) -> tuple[str, str]:
+    at = datetime.fromtimestamp(second, UTC).astimezone(zone)
+    return f"{at:%Y%m%d%H%M%S}", f"{at:%z}"
