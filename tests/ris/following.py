@@ -18,6 +18,7 @@ from hounsfield.archive.app.plugin_archive import PluginArchive
 from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.plugins import Change, Event, Stored, View
+from hounsfield.ris_plugin import journal
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.following import Consumer, follow
@@ -111,4 +112,8 @@ async def department(
             archive = PluginArchive(
                 engine, "ris", ae_title="HOUNSFIELD", destinations=lambda: Destinations(dict)
             )
-            yield Department(Ris(archive, settings or RisSettings()), stores, engine)
+            gather, journal.GATHER_SECONDS = journal.GATHER_SECONDS, 0.0  # type: ignore[misc]
+            try:
+                yield Department(Ris(archive, settings or RisSettings()), stores, engine)
+            finally:
+                journal.GATHER_SECONDS = gather  # type: ignore[misc]

@@ -15,7 +15,6 @@ from hounsfield.archive.plugins import Change, Event, GoneError, Key, Kind
 from hounsfield.ris_plugin.actors import SYSTEM
 from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError, RisError, StaleError
 from hounsfield.ris_plugin.following import (
-    PAGE_EVENTS,
     TRIES,
     Consumer,
     Heeded,
@@ -25,6 +24,7 @@ from hounsfield.ris_plugin.following import (
     follow,
     identity,
 )
+from hounsfield.ris_plugin.journal import PAGE_EVENTS
 from hounsfield.ris_plugin.records.base import Row
 from ris.conftest import ADMINISTRATOR
 from ris.following import Department, department

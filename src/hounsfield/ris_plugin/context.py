@@ -12,6 +12,7 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 from hounsfield.archive.plugins import Archive, Change, View
+from hounsfield.ris_plugin.journal import Journal
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.settings import RisSettings
 
@@ -30,6 +31,11 @@ class Ris:
     def zone(self) -> ZoneInfo:
         """The department's time zone."""
         return ZoneInfo(self.settings.time_zone)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """The archive's journal, read once for all who follow it."""
+        return Journal(self.archive)
 
     def reading(self) -> AbstractContextManager[View]:
         """The records as they are now."""

@@ -57,9 +57,6 @@ from hounsfield.ris_plugin.records.messages import ASIDE, CURSOR, Aside, Cursor
 
 __all__ = ["Consumer", "Heeded", "act_again", "asides", "dismiss", "follow", "identity", "leading"]
 
-PAGE_EVENTS: Final = 100
-"""Acted on in one transaction: others wait for it meanwhile."""
-WAIT_SECONDS: Final = 60.0
 TRIES: Final = 5
 PAUSE_SECONDS: Final = 1.0
 """Before the second try, doubled for each one after it."""
@@ -98,8 +95,16 @@ class Consumer:
 
 
 def leading(ris: Ris, *consumers: Consumer) -> dict[str, Callable[[], Awaitable[None]]]:
-    """The consumers as leading parts: in one worker each, until another one succeeds it."""
-    return {f"following {one.name}": partial(follow, ris, one) for one in consumers}
+    """The consumers as one leading part: in one worker, until another one succeeds it. They share what is
+    read, and no more: each is at a place of its own."""
+    more = f" and {len(consumers) - 1} more" if len(consumers) > 1 else ""
+    return {f"following {consumers[0].name}{more}": partial(_follow_all, ris, consumers)}
+
+
+async def _follow_all(ris: Ris, consumers: Sequence[Consumer]) -> None:
+    async with trio.open_nursery() as nursery:
+        for one in consumers:
+            nursery.start_soon(follow, ris, one)
 
 
 async def follow(ris: Ris, consumer: Consumer) -> None:
@@ -189,7 +194,7 @@ class _Following:
         await self._begin()
         while True:
             try:
-                page = await self._ris.archive.events(self._cursor, PAGE_EVENTS)
+                page = await self._ris.journal.after(self._cursor)
             except GoneError:
                 self._log("the journal was made anew: what was acted on is told again")
                 self._cursor = ""
@@ -208,7 +213,7 @@ class _Following:
             if heeded and self._consumer.pause_seconds:
                 await trio.sleep(self._consumer.pause_seconds)
             if not page.more:
-                await self._ris.archive.wait(self._cursor, WAIT_SECONDS)
+                await self._ris.journal.wait(self._cursor)
 
     async def _begin(self) -> None:
         """Go on from where it is written that one is; who was never here notes when that was."""
