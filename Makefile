@@ -1,7 +1,8 @@
 # Hounsfield. What CI runs (.ci/run) is what you run: make demo, make test.
 #
-#   make demo     set up, start an archive on loopback, send real studies, read them back, compare
-#                 (EXIT=1: stop after the table)
+#   make demo     set up, start an archive on loopback, send real studies, read them back, compare; then an
+#                 order becomes a report, as in a department
+#                 (EXIT=1: stop then)
 #   make run      set up and serve ./.demo/archive on loopback
 #   make test     set up; peers; lint, types, import contracts; tests
 #   make check    the same without the tests
@@ -16,7 +17,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run demo test test-ceph check peers programs bench large fuzz strange-requests crash kills tier-kills setup clean help
+.PHONY: run demo test test-ceph check peers programs bench large fuzz strange-requests crash kills tier-kills ris-kills setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -40,6 +41,7 @@ run: setup
 	$(BIN)/hounsfield serve --data .demo/archive
 
 demo: setup
+	@$(MAKE) --no-print-directory programs PEERS=dcmtk
 	$(BIN)/python benchmarks/demo.py $(if $(EXIT),--exit)
 
 PEERS := chromium curl dcmtk gcc libc6-dev odil openssl orthanc orthanc-dicomweb prometheus strace wrk
@@ -117,6 +119,10 @@ tier-kills: setup
 
 kills: setup
 	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.kills $(KILLS)
+
+# kill -9 in the middle of a department's day, 60 times or RIS_KILLS="--rounds 10 --seed 2".
+ris-kills: setup
+	PYTHONPATH=tests:. $(BIN)/python -m crash_truth.ris_kills $(RIS_KILLS)
 
 clean:
 	rm -rf $(VENV) .demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

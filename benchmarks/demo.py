@@ -1,9 +1,10 @@
-"""``make demo``: a fresh archive on loopback, real studies in over DICOM, every one of them out over HTTP.
+"""``make demo``: real studies in over DICOM, every one of them out over HTTP; then a department's day.
 
-Starts ``hounsfield serve`` on an empty directory below ``.demo``, sends with ``hounsfield send`` (C-STORE
-over a socket), reads every object and every frame back over DICOMweb with httpx, and compares: data set
-bytes with the bytes of the file, frames with what pydicom finds in the file. Any difference ends the
-demo with an error. Leaves the archive running; with ``--exit`` stops it.
+Starts ``hounsfield serve`` with the RIS on an empty directory below ``.demo``, sends with ``hounsfield send``
+(C-STORE over a socket), reads every object and every frame back over DICOMweb with httpx, and compares: data
+set bytes with the bytes of the file, frames with what pydicom finds in the file. Then plays
+``benchmarks/day.py``, an order becoming a report. Any difference, and any step that fails, ends the demo with
+an error. Leaves the archive running; with ``--exit`` stops it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -31,7 +33,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks import department
+from benchmarks.day import Day, play
+from benchmarks.day_peers import Api, DayError, Receiver
 from benchmarks.demo_data import DemoFile, prepare
+from hounsfield.archive.app.asking import ask
 from hounsfield.archive.dicom.part10 import split
 from hounsfield.codecs.registry import lookup
 
@@ -65,23 +71,36 @@ def main() -> int:
     with console.status("gathering real files from the packages ..."):
         files = prepare(DEMO / "files", ROOT / ".cache" / "demo")
     shutil.rmtree(DEMO / "archive", ignore_errors=True)
-    server, status = start_server()
+    with Receiver() as receiver:
+        return play_all(files, receiver, stays=not options.exit)
+
+
+def play_all(files: list[DemoFile], receiver: Receiver, *, stays: bool) -> int:
+    """Both parts, on one archive; the exit status."""
+    tokens = department.tokens_file(DEMO / "tokens")
+    server, status = start_server(department.settings(DEMO / "tokens", receiver.port))
     try:
         http = address(status, "http")
         seconds_in = send(files, address(status, "dicom"))
-        with httpx.Client(base_url=f"http://{http}/dicom-web", timeout=60) as client:
+        bearer = {"authorization": f"Bearer {tokens['radiologist']}"}
+        with httpx.Client(base_url=f"http://{http}/dicom-web", timeout=60, headers=bearer) as client:
             check_listing(client, files)
             tallies = read_back(client, files)
         exact = show(files, tallies, seconds_in)
         if not exact:
             return 1
+        if not play_day(status, tokens, receiver):
+            return 1
         console.print(
             f"\n[bold]The archive is running[/]   DICOMweb  http://{http}/dicom-web   "
-            f"DICOM  {status['ae_title']}@{address(status, 'dicom')}\n"
-            f"try:  curl -s http://{http}/dicom-web/studies?ModalitiesInStudy=MR\n"
-            f"      .venv/bin/hounsfield ls --data {os.path.relpath(DEMO / 'archive')}"
+            f"DICOM  {status['ae_title']}@{address(status, 'dicom')}   RIS  http://{http}/ris/api   "
+            f"HL7  {address(status, 'ris.his')}\n"
+            f"try:  curl -s -H 'Authorization: {bearer['authorization']}' "
+            f"http://{http}/dicom-web/studies?ModalitiesInStudy=MR\n"
+            f"      .venv/bin/hounsfield ls --data {os.path.relpath(DEMO / 'archive')}",
+            soft_wrap=True,
         )
-        if not options.exit:
+        if stays:
             console.print("Ctrl-C stops it.")
             server.wait()
     except KeyboardInterrupt:
@@ -93,7 +112,32 @@ def main() -> int:
     return 0
 
 
-def start_server() -> tuple[subprocess.Popen[bytes], dict[str, object]]:
+def play_day(status: dict[str, object], tokens: dict[str, str], receiver: Receiver) -> bool:
+    """A day of a department, step by step; whether all of it went as it has to."""
+    console.print("\n[bold]a day in the department[/]")
+
+    def say(title: str, told: str) -> None:
+        console.print(f"  [green]✓[/] {title:42} [dim]{told}[/]", highlight=False)
+
+    socket = DEMO / "archive" / "control.sock"
+    say("the department is described", department.furnish(partial(ask, socket)))
+    day = Day(
+        api=Api(f"http://{address(status, 'http')}", tokens),
+        dicom=host_and_port(status, "dicom"),
+        hl7=host_and_port(status, "ris.his"),
+        receiver=receiver,
+        folder=DEMO / "day",
+        procedure=department.PROCEDURE,
+    )
+    try:
+        play(day, say)
+    except DayError as error:
+        console.print(f"  [red]✗ {error}[/]", highlight=False)
+        return False
+    return True
+
+
+def start_server(settings: Sequence[str]) -> tuple[subprocess.Popen[bytes], dict[str, object]]:
     """``hounsfield serve`` on ports that are free; its process and what it says of itself when ready."""
     read_end, write_end = os.pipe()
     command = [
@@ -107,6 +151,7 @@ def start_server() -> tuple[subprocess.Popen[bytes], dict[str, object]]:
         "127.0.0.1:0",
         "--ready-fd",
         str(write_end),
+        *(word for setting in settings for word in ("--set", setting)),
     ]
     log = (DEMO / "server.log").open("wb")
     server = subprocess.Popen(command, pass_fds=[write_end], stderr=log, stdout=log)
@@ -116,6 +161,12 @@ def start_server() -> tuple[subprocess.Popen[bytes], dict[str, object]]:
     if not line:
         raise SystemExit(f"the archive did not start; see {DEMO / 'server.log'}")
     return server, json.loads(line)
+
+
+def host_and_port(status: dict[str, object], kind: str) -> tuple[str, int]:
+    """Of the first listener of a kind."""
+    host, _, port = address(status, kind).rpartition(":")
+    return host, int(port)
 
 
 def address(status: dict[str, object], kind: str) -> str:
