@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hounsfield.archive.app.plugins import check_plugins
+from hounsfield.archive.app.plugins import check_plugins, configured_plugins, settings_of
 from hounsfield.archive.config.load import load_config
 from hounsfield.archive.errors import ConfigError
 from hounsfield.archive.plugins import Parts
@@ -76,8 +78,25 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], expected:
 def test_settings_that_can_be_are_taken() -> None:
     assert check(RisSettings(time_zone="Europe/Vienna", accession_format="RX{year2}{number:08}")) == []
     assert check(RisSettings(uid_root="1.2.276.0.7230010.3")) == []
+    (announced,) = check(RisSettings(without_token="meier"))
+    assert "'meier'" in announced
     config = load_config(None, ["plugins.ris={}"])
     check_plugins(config)
+
+
+def test_config_toml_says_the_defaults_of_every_key(root_directory: Path, tmp_path: Path) -> None:
+    text = (root_directory / "config.toml").read_text(encoding="utf-8")
+    block = text[text.index("#   [plugins.ris]") :]
+    file = tmp_path / "config.toml"
+    file.write_text(re.sub(r"^#   (?=\[|\w)", "", block, flags=re.MULTILINE).replace("\n[plugins]\n", "\n"))
+    config = load_config(file, settings_of=settings_of)
+    ((_, settings),) = configured_plugins(config)
+    his = Hl7Destination(name="his", host="192.0.2.20", port=2575)
+    assert settings == RisSettings(hl7_listeners=(Hl7Listener(),), hl7_destinations=(his,))
+    table = tomllib.loads(file.read_text())["plugins"]["ris"]
+    assert table.keys() == set(RisSettings.__struct_fields__)
+    assert table["hl7_listeners"][0].keys() == set(Hl7Listener.__struct_fields__)
+    assert table["hl7_destinations"][0].keys() == set(Hl7Destination.__struct_fields__)
 
 
 def test_a_listener_is_what_its_settings_say() -> None:

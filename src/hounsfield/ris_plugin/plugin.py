@@ -128,6 +128,8 @@ def check(settings: RisSettings) -> list[str]:
     for key, path in files:
         if not Path(path).is_file():
             raise ConfigError(f"{key}: no such file: {path}")
+    if settings.without_token:
+        return [f"the RIS takes whoever asks over HTTP without a token for {settings.without_token!r}"]
     return []
 
 
