@@ -32,13 +32,15 @@ from benchmarks.upper_layer import (
     store_response,
 )
 
-FIND, MOVE, GET = "find", "move", "get"
-#: Study Root: SOP class, command field (PS3.4 C.6.2, PS3.7 E.1).
+FIND, MOVE, GET, WORKLIST = "find", "move", "get", "worklist"
+#: Study Root, and the Modality Worklist: SOP class, command field (PS3.4 C.6.2, K.6.1, PS3.7 E.1).
 MODELS = {
     FIND: ("1.2.840.10008.5.1.4.1.2.2.1", 0x0020),
     MOVE: ("1.2.840.10008.5.1.4.1.2.2.2", 0x0021),
     GET: ("1.2.840.10008.5.1.4.1.2.2.3", 0x0010),
+    WORKLIST: ("1.2.840.10008.5.1.4.31", 0x0020),
 }
+_ANSWERED = (FIND, WORKLIST)
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 PENDING = (0xFF00, 0xFF01)
 RESPONSE_TIMEOUT_SECONDS = 300.0  # a C-MOVE of a whole study, from a server that says nothing meanwhile
@@ -153,10 +155,10 @@ class Requestor:
                         if context == _QUESTION:
                             status = int.from_bytes(values[0x0900], "little")
                             if status not in PENDING:
-                                if self._load.kind != FIND:
+                                if self._load.kind not in _ANSWERED:
                                     self.answers += int.from_bytes(values.get(0x1021, b""), "little")
                                 return status
-                            self.answers += self._load.kind == FIND
+                            self.answers += self._load.kind in _ANSWERED
                 else:
                     if context == _STORE:
                         self.received += size - 2

@@ -308,3 +308,34 @@ def test_versions_count_and_other_plugins_see_nothing(tmp_path: Path) -> None:
             assert other.first(VISIT, "number", "1") is None
             assert list(other.every(VISIT)) == []
             assert stores.plugin_records.view(PLUGIN, snapshot).get(VISIT, "not an id") is None
+
+
+def test_a_stamp_is_the_same_only_while_nobody_puts_the_record(stores: Stores) -> None:
+    one, other = f"{1:032x}", f"{2:032x}"
+    visit = Visit("1")
+
+    def stamp(record_id: str = one) -> bytes | None:
+        with stores.store.snapshot() as snapshot:
+            return stores.plugin_records.view(PLUGIN, snapshot).stamp(VISIT, record_id)
+
+    def put(change: Change) -> None:
+        before = change.stamp(VISIT, one)
+        change.put(VISIT, one, visit)
+        assert change.stamp(VISIT, one) != before
+        assert change.get(VISIT, one) == visit
+
+    def delete(change: Change) -> None:
+        change.delete(VISIT, one)
+        assert change.stamp(VISIT, one) is None
+        assert change.get(VISIT, one) is None
+
+    assert stamp() is None
+    seen = []
+    for _ in range(3):  # the same again is put all the same
+        assert not any(isinstance(each, Exception) for each in commit(stores, put))
+        seen.append(stamp())
+    commit(stores, lambda change: change.put(VISIT, other, Visit("2")))
+    assert stamp() == seen[-1]
+    assert len({*seen, stamp(other), None}) == 5
+    assert commit(stores, delete) == [None]
+    assert stamp() is None

@@ -20,6 +20,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from heapq import merge
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -56,6 +57,8 @@ RECORDS_MAX = 4096
 """Of one transaction, which is made while others wait; a merge of two patients with years of visits has
 hundreds."""
 SEALS_OF_PLAN = 1 << 12
+_STAMP_BYTES = 32
+"""Of a sealed row: its key's epoch, its nonce (12 random bytes), and the first bytes of what is sealed."""
 _ORDINAL = struct.Struct(">Q")
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -107,6 +110,12 @@ class RecordRow(msgspec.Struct, array_like=True, frozen=True):
     """How often it was put; for who changes what he read a while ago."""
 
 
+class _Body(msgspec.Struct, array_like=True, frozen=True):
+    """The beginning of a RecordRow: who only reads a record needs no keys."""
+
+    body: bytes
+
+
 class View:
     """The records of one plugin at one moment. Hold it for less than a second, and never across an await."""
 
@@ -118,13 +127,20 @@ class View:
 
     def get(self, kind: Kind[T], record_id: str) -> T | None:
         """The record, None when there is none."""
-        row = self._row(self._key(kind.name, record_id))
-        return None if row is None else decode(kind.type, row.body)
+        body = self._body(self._key(kind.name, record_id))
+        return None if body is None else decode(kind.type, body)
 
     def version(self, kind: Kind[T], record_id: str) -> int:
         """How often the record was put; 0 when there is none."""
         row = self._row(self._key(kind.name, record_id))
         return 0 if row is None else row.version
+
+    def stamp(self, kind: Kind[T], record_id: str) -> bytes | None:
+        """Bytes that are the same only while nobody puts the record; None when there is none.
+
+        For who remembers what a record was made into: a fifth of the time that reading it takes.
+        """
+        return self._stamp(self._key(kind.name, record_id))
 
     def ids(
         self,
@@ -176,7 +192,7 @@ class View:
     # ------------------------------------------------------------ what is kept
 
     def _kind(self, kind: str) -> bytes:
-        return f"{self._plugin}.{kind}".encode() + b"\0"
+        return _kind_prefix(self._plugin, kind)
 
     def _key(self, kind: str, record_id: str) -> bytes:
         try:
@@ -193,6 +209,14 @@ class View:
     def _row(self, key: bytes) -> RecordRow | None:
         sealed = self._snapshot.get(RECORD, key)
         return None if sealed is None else decode(RecordRow, self._sealer.open(RECORD, key, sealed))
+
+    def _body(self, key: bytes) -> bytes | None:
+        sealed = self._snapshot.get(RECORD, key)
+        return None if sealed is None else decode(_Body, self._sealer.open(RECORD, key, sealed)).body
+
+    def _stamp(self, key: bytes) -> bytes | None:
+        sealed = self._snapshot.get(RECORD, key)
+        return None if sealed is None else sealed[:_STAMP_BYTES]
 
     def _tails(self, prefix: bytes, low: bytes, high: bytes, reverse: bool) -> Iterator[bytes]:
         """What follows the hash in the lookup's keys, ordinals within the bounds, in order."""
@@ -314,6 +338,20 @@ class Change(View):
                 return changes.rows[key]
         return super()._row(key)
 
+    def _body(self, key: bytes) -> bytes | None:
+        for changes in (self._own, self._under):
+            if key in changes.rows:
+                row = changes.rows[key]
+                return None if row is None else row.body
+        return super()._body(key)
+
+    def _stamp(self, key: bytes) -> bytes | None:
+        for changes in (self._own, self._under):
+            if key in changes.rows:
+                row = changes.rows[key]
+                return None if row is None else row.version.to_bytes(8, "big") + row.body
+        return super()._stamp(key)
+
     def _tails(self, prefix: bytes, low: bytes, high: bytes, reverse: bool) -> Iterator[bytes]:
         tails = super()._tails(prefix, low, high, reverse)
         for changes in (self._under, self._own):
@@ -329,6 +367,11 @@ class Counter(msgspec.Struct, frozen=True):
 
 
 _COUNTER = Kind("counter", Counter, lambda counter: [Key("name", counter.name)])
+
+
+@lru_cache(maxsize=256)
+def _kind_prefix(plugin: str, kind: str) -> bytes:
+    return f"{plugin}.{kind}".encode() + b"\0"
 
 
 def is_record_key(key: bytes) -> bool:

@@ -2,8 +2,8 @@
 
 Candidates come from the records' lookups (a station's, a modality's, a patient's steps of some days), are
 tested one by one, some dozens at a time, and go out as they are found: a record takes microseconds, and
-between two batches the worker does other things. What an item was is remembered while its records are the
-same; they are read all the same, so that an answer is never older than its question.
+between two batches the worker does other things. What an item was, and what was answered, is remembered while
+its records have the stamps that they had; those are looked at, so an answer is never older than its question.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from hounsfield.archive.plugins import (
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import RisError
 from hounsfield.ris_plugin.patients import family, resolve
-from hounsfield.ris_plugin.records.orders import ORDER, Order
-from hounsfield.ris_plugin.records.patients import PATIENT, Patient
+from hounsfield.ris_plugin.records.orders import ORDER
+from hounsfield.ris_plugin.records.patients import PATIENT
 from hounsfield.ris_plugin.records.schedule import ON_WORKLIST, STEP, Step
 from hounsfield.ris_plugin.worklist.answers import AnswerForm, answer_form
 from hounsfield.ris_plugin.worklist.items import Item, worklist_item
@@ -60,10 +60,14 @@ class _Bounds(NamedTuple):
 _ALWAYS: Final = _Bounds(0, ORDINAL_MAX)
 
 
+_Stamps = tuple[bytes | None, bytes | None, bytes | None]
+
+
 class _Remembered(NamedTuple):
+    """An item as it was when these were the stamps of its step, order and patient."""
+
     step: Step
-    order: Order
-    patient: Patient
+    stamps: _Stamps
     item: Item
     answers: dict[WorklistQuery, bytes | None]
     """To a query; None where it does not match."""
@@ -111,21 +115,13 @@ class Worklist:
         self, view: View, step_id: str, query: WorklistQuery, form: AnswerForm, own: str
     ) -> bytes | None:
         """The answer for a step, None when it does not match."""
-        step = view.get(STEP, step_id)
-        if step is None or step.state not in ON_WORKLIST or (own and own not in step.ae_titles):
-            return None
-        order = view.get(ORDER, step.order)
-        patient = view.get(PATIENT, step.patient)
-        if order is None or patient is None:
-            return None
-        if patient.merged_into:
-            try:
-                patient = resolve(view, step.patient)[1]
-            except RisError:
-                return None
         known = self._remembered.get(step_id)
-        if known is None or known.step != step or known.order != order or known.patient != patient:
-            known = self._remember(step_id, step, order, patient)
+        if known is None or known.stamps != _stamps(view, step_id, known.step):
+            known = self._remember(view, step_id)
+            if known is None:
+                return None
+        if own and own not in known.step.ae_titles:
+            return None
         answers = known.answers
         if query not in answers:
             if len(answers) >= QUERIES_OF_ITEM_MAX:
@@ -133,13 +129,25 @@ class Worklist:
             answers[query] = form.encode(known.item) if query.matches(known.item) else None
         return answers[query]
 
-    def _remember(self, step_id: str, step: Step, order: Order, patient: Patient) -> _Remembered:
-        item = worklist_item(step, order, patient, self._ris.settings, self._ris.zone)
-        known = _Remembered(step, order, patient, item, {})
+    def _remember(self, view: View, step_id: str) -> _Remembered | None:
+        """The item of a step; None when the step is on no worklist."""
         self._remembered.pop(step_id, None)
-        if len(self._remembered) >= REMEMBERED_MAX:
-            del self._remembered[next(iter(self._remembered))]
-        self._remembered[step_id] = known
+        step = view.get(STEP, step_id)
+        if step is None or step.state not in ON_WORKLIST:
+            return None
+        order = view.get(ORDER, step.order)
+        try:
+            who, patient = resolve(view, step.patient)
+        except RisError:
+            return None
+        if order is None:
+            return None
+        item = worklist_item(step, order, patient, self._ris.settings, self._ris.zone)
+        known = _Remembered(step, _stamps(view, step_id, step), item, {})
+        if who == step.patient:  # else what a patient was merged into may change too
+            if len(self._remembered) >= REMEMBERED_MAX:
+                del self._remembered[next(iter(self._remembered))]
+            self._remembered[step_id] = known
         return known
 
     # ------------------------------------------------------------ candidates
@@ -205,6 +213,10 @@ class Worklist:
             return int((begins + timedelta(days=later)).timestamp())
         except (ValueError, OverflowError):
             return None
+
+
+def _stamps(view: View, step_id: str, step: Step) -> _Stamps:
+    return view.stamp(STEP, step_id), view.stamp(ORDER, step.order), view.stamp(PATIENT, step.patient)
 
 
 def _refused(error: IdentifierError) -> DimseRefusedError:
