@@ -168,13 +168,14 @@ def propose(
 ) -> str:
     """Put orders on the waiting list: an appointment without a time yet; its id.
 
-    ``wanted_from_ns`` and ``wanted_to_ns``: it is wanted within these, whenever when 0. ``follows``: the
-    appointment that it is to follow up.
+    ``wanted_from_ns`` and ``wanted_to_ns``: it is wanted within these; 0: as the orders say, else whenever.
+    ``follows``: the appointment that it is to follow up.
     """
     actor.require(*DESK, what="booking")
-    if wanted_to_ns and wanted_to_ns <= wanted_from_ns:
-        raise InvalidError("what is wanted ends after it begins", "wanted_to_ns")
     wanted = orders_of(change, orders, ready=False)
+    wanted_from_ns = wanted_from_ns or max(one.wanted_ns for _, one in wanted)
+    ends = [one.wanted_until_ns for _, one in wanted if one.wanted_until_ns > wanted_from_ns]
+    wanted_to_ns = wanted_to_ns or min(ends, default=0)
     for order_id, _ in wanted:
         if any(one.state in (*HOLDING, "proposed") for _, one in change.find(APPOINTMENT, "order", order_id)):
             raise NotNowError("one of the orders has an appointment, or waits for one, already")
@@ -182,9 +183,9 @@ def propose(
         before = get(change, follows)
         if resolve(change, before.patient)[0] != resolve(change, wanted[0][1].patient)[0]:
             raise InvalidError("what is followed up is another patient's", "follows")
-        if wanted_from_ns and wanted_from_ns < before.to_ns:
-            raise InvalidError("a follow-up is after what it follows", "wanted_from_ns")
-        wanted_from_ns = wanted_from_ns or before.to_ns
+        wanted_from_ns = max(wanted_from_ns, before.to_ns)
+    if wanted_to_ns and wanted_to_ns <= wanted_from_ns:
+        raise InvalidError("what is wanted ends after it begins", "wanted_to_ns")
     appointment_id = change.new_id()
     appointment = Appointment(
         number=f"A{change.count('appointment'):08}",
