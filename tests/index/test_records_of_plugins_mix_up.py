@@ -311,8 +311,8 @@ def test_versions_count_and_other_plugins_see_nothing(tmp_path: Path) -> None:
 
 
 def test_a_stamp_is_the_same_only_while_nobody_puts_the_record(stores: Stores) -> None:
-    one, other = f"{1:032x}", f"{2:032x}"
-    visit = Visit("1")
+    one, other = f"{0x51:032x}", f"{0x52:032x}"
+    visit = Visit("stamped")
 
     def stamp(record_id: str = one) -> bytes | None:
         with stores.store.snapshot() as snapshot:
@@ -334,7 +334,7 @@ def test_a_stamp_is_the_same_only_while_nobody_puts_the_record(stores: Stores) -
     for _ in range(3):  # the same again is put all the same
         assert not any(isinstance(each, Exception) for each in commit(stores, put))
         seen.append(stamp())
-    commit(stores, lambda change: change.put(VISIT, other, Visit("2")))
+    commit(stores, lambda change: change.put(VISIT, other, Visit("other")))
     assert stamp() == seen[-1]
     assert len({*seen, stamp(other), None}) == 5
     assert commit(stores, delete) == [None]
