@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
@@ -15,11 +16,15 @@ from hounsfield.archive.app.asking import ask
 from hounsfield.archive.plugins import Answer, DimseRefusedError, Outgoing, UnreachableError
 from hounsfield.ris_plugin.mpps import MPPS, MPPS_RETRIEVE, Mpps
 from hounsfield.ris_plugin.mpps_forwarding import REFUSALS_RETRIED, RETRY_SECONDS_MAX, Forwarding, parts
+from hounsfield.ris_plugin.orders import MACHINE as ORDER_MACHINE
 from hounsfield.ris_plugin.performed import INSTANCES_IN_DATASET_MAX, get
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.forwarding import FORWARD, SENT
+from hounsfield.ris_plugin.records.orders import ORDER
+from hounsfield.ris_plugin.records.schedule import STEP
+from hounsfield.ris_plugin.steps import MACHINE as STEP_MACHINE
 from ris.conftest import Desk
-from ris.modality import EXPLICIT, IMPLICIT, decoded, encoded, request, ris_at
+from ris.modality import EXPLICIT, IMPLICIT, decoded, encoded, request, ris_at, take_in
 from support.server import archive_server, until
 
 UID = "1.2.826.0.1.1"
@@ -192,6 +197,42 @@ async def test_a_step_of_very_many_images_is_kept_and_tracked(desk: Desk, mpps: 
     assert (await change(mpps, comment)).status == 0
     (series,) = desk.look(get, UID)[1].series
     assert len(series.instances) == many
+
+
+@pytest.mark.parametrize("of_order", ORDER_MACHINE.states)
+@pytest.mark.parametrize("status", ["COMPLETED", "DISCONTINUED"])
+async def test_what_was_performed_is_taken_whatever_the_desk_did_meanwhile(
+    desk: Desk, mpps: Mpps, of_order: str, status: str
+) -> None:
+    """The patient lies there: an order that was cancelled, held, or done already is no reason to refuse."""
+    for number, of_step in enumerate(STEP_MACHINE.states):
+        item = Dataset()
+        item.AccessionNumber, item.PatientID, item.StudyInstanceUID = (
+            f"A{number}",
+            f"P{number}",
+            f"1.2.3.{number}",
+        )
+        step = Dataset()
+        step.Modality, step.ScheduledProcedureStepID = "CT", f"S{number}"
+        step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime = "20261122", "120000"
+        item.ScheduledProcedureStepSequence = [step]
+
+        def plan(change: Any, item: Dataset = item, of_step: str = of_step) -> None:
+            step_id = take_in(change, item)
+            step = change.get(STEP, step_id)
+            change.put(STEP, step_id, structs.replace(step, state=of_step))
+            order = change.get(ORDER, step.order)
+            change.put(ORDER, step.order, structs.replace(order, state=of_order))
+
+        desk.commit(plan)
+        of = Dataset()
+        of.StudyInstanceUID, of.AccessionNumber = item.StudyInstanceUID, item.AccessionNumber
+        of.ScheduledProcedureStepID = f"S{number}"
+        uid = f"1.2.4.{number}"
+        assert (await create(mpps, begun(ScheduledStepAttributesSequence=[of]), uid)).status == 0
+        assert (await change(mpps, ended(status), uid)).status == 0
+        _, performed = desk.look(get, uid)
+        assert (len(performed.steps), len(performed.orders)) == (1, 1), of_step
 
 
 # ---------------------------------------------------------------- N-GET, character sets
