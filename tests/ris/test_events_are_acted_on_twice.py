@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from hounsfield.archive.plugins import Change, Event, GoneError, Key, Kind
 from hounsfield.ris_plugin.actors import SYSTEM
-from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError, RisError, StaleError
+from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError, RisError, StaleError, UnknownError
 from hounsfield.ris_plugin.following import (
     TRIES,
     Consumer,
@@ -23,6 +23,7 @@ from hounsfield.ris_plugin.following import (
     dismiss,
     follow,
     identity,
+    leading,
 )
 from hounsfield.ris_plugin.journal import PAGE_EVENTS
 from hounsfield.ris_plugin.records.base import Row
@@ -112,12 +113,18 @@ async def test_a_bad_event_stops_nothing_and_is_acted_on_later(archive: Departme
     assert [log["event"] for log in logs][-1] == "an event was set aside"
     ((aside_id, aside),) = archive.look(asides)
     assert (aside.consumer, aside.kind, aside.error) == ("noting", "rang", "not this one")
+    with pytest.raises(UnknownError):
+        await act_again(archive.ris, ADMINISTRATOR, aside_id)
+    leading(archive.ris, NOTING)
     with pytest.raises(NotNowError):
-        await act_again(archive.ris, [NOTING], ADMINISTRATOR, aside_id)
+        await act_again(archive.ris, ADMINISTRATOR, aside_id)
     with pytest.raises(ForbiddenError):
-        await act_again(archive.ris, [NOTING], SYSTEM, aside_id)
+        await act_again(archive.ris, SYSTEM, aside_id)
     better = replace(NOTING, act=lambda change, _: note(change, Event("", "", 0, {"number": 99})))
-    await act_again(archive.ris, [better], ADMINISTRATOR, aside_id)
+    with pytest.raises(ValueError, match="two consumers"):
+        leading(archive.ris, better)
+    archive.ris.journal.consumers["noting"] = better
+    await act_again(archive.ris, ADMINISTRATOR, aside_id)
     assert done(archive)[99] == 1
     assert archive.look(asides) == []
     with pytest.raises(NotNowError):

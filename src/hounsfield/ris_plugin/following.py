@@ -97,6 +97,9 @@ class Consumer:
 def leading(ris: Ris, *consumers: Consumer) -> dict[str, Callable[[], Awaitable[None]]]:
     """The consumers as one leading part: in one worker, until another one succeeds it. They share what is
     read, and no more: each is at a place of its own."""
+    for one in consumers:
+        if ris.journal.consumers.setdefault(one.name, one) is not one:
+            raise ValueError(f"two consumers of the journal are called {one.name}")
     more = f" and {len(consumers) - 1} more" if len(consumers) > 1 else ""
     return {f"following {consumers[0].name}{more}": partial(_follow_all, ris, consumers)}
 
@@ -126,12 +129,12 @@ def asides(view: View, limit: int = 100) -> list[tuple[str, Aside]]:
     return list(view.find(ASIDE, "state", "open", limit=limit))
 
 
-async def act_again(ris: Ris, consumers: Sequence[Consumer], actor: Actor, aside_id: str) -> None:
+async def act_again(ris: Ris, actor: Actor, aside_id: str) -> None:
     """Act on what was set aside. Raises what acting on it raises; then it stays there."""
     actor.require(Role.ADMINISTRATOR, what="acting on an event again")
     with ris.reading() as view:
         aside = _open_aside(view, aside_id)
-    consumer = next((one for one in consumers if one.name == aside.consumer), None)
+    consumer: Consumer | None = ris.journal.consumers.get(aside.consumer)
     if consumer is None:
         raise UnknownError("nobody of that name follows the journal any more: dismiss it")
     kind, at_ns, body = msgspec.msgpack.decode(aside.event)

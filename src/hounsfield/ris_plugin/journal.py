@@ -7,7 +7,7 @@ Here a page is read once, and who waits for more waits with the others.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -28,6 +28,8 @@ class Journal:
     """Pages of the journal. Any task may ask for one."""
 
     def __init__(self, archive: Archive) -> None:
+        self.consumers: dict[str, Any] = {}
+        """Who follows it, by name: :class:`~hounsfield.ris_plugin.following.Consumer`."""
         self._archive = archive
         self._pages: OrderedDict[str, Events] = OrderedDict()
         self._reading = trio.Lock()

@@ -71,6 +71,14 @@ def undo(change: Change, ask: Ask) -> Any:
     return _now(change, ask)
 
 
+def doubt(change: Change, ask: Ask) -> Any:
+    """Put a study up that was matched: it is another order's."""
+    key = reconciling.doubt(change, ask.actor, ask.path["study"])
+    held = change.get(MISMATCH, key)
+    assert held is not None
+    return ask.item(change, MISMATCH, key, held)
+
+
 def dismiss(change: Change, ask: Ask) -> Any:
     """Say that a study belongs to no order of ours."""
     reconciling.dismiss(change, ask.actor, ask.path["mismatch"])
@@ -91,6 +99,11 @@ ENDPOINTS: Final = (
     Endpoint(
         "UndoFix", "POST", "/mismatches/{mismatch}/undo", TAG, "Take a fix back: it is shown as it came",
         undo, MismatchItem, kind=MISMATCH,
+    ),
+    Endpoint(
+        "DoubtStudy", "POST", "/tracking/{study}/doubt", TAG,
+        "Put a study up that was matched to an order: the wrong entry of the worklist was chosen",
+        doubt, MismatchItem,
     ),
     Endpoint(
         "DismissMismatch", "POST", "/mismatches/{mismatch}/dismiss", TAG,

@@ -59,6 +59,13 @@ def commands(cli: CommandLine) -> list[click.Command]:
         made = desk.ask(line, "UndoFix", path={"mismatch": mismatch})
         desk.done(line, made, "it is taken back within a moment")
 
+    @desk.command(mismatches, "doubt", "hounsfield ris mismatches doubt 1.2.840.1")
+    @click.argument("study", metavar="STUDY")
+    def doubt(line: Any, study: str) -> None:
+        """Say that a study belongs to another order than the one it was matched to."""
+        made = desk.ask(line, "DoubtStudy", path={"study": study})
+        desk.say(f"it is put up as {made['id']}: fix or dismiss it")
+
     @desk.command(mismatches, "dismiss", "hounsfield ris mismatches dismiss ID")
     @click.argument("mismatch")
     def dismiss(line: Any, mismatch: str) -> None:

@@ -44,7 +44,7 @@ def parts(ris: Ris) -> Parts:
             ]
 
     async def aside_again(aside: str, person: str) -> None:
-        await following.act_again(ris, mine, _administrator(person), aside)
+        await following.act_again(ris, _administrator(person), aside)
 
     async def aside_dismiss(aside: str, person: str) -> None:
         await ris.commit(lambda change: following.dismiss(change, _administrator(person), aside))
