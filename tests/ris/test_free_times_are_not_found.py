@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.plugins import Change, View
+from hounsfield.ris_plugin import free_time
 from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.free_time import HOLD_NS_MAX, Needs, free
@@ -283,3 +285,33 @@ def test_what_holds_longer_than_one_looks_back_is_refused(desk: Desk) -> None:
             Needs(view, ZONE, [day, day, day])
         with pytest.raises(InvalidError, match="370 days"):
             free(view, ZONE, [day], from_ns=0, to_ns=371 * 1440 * MINUTE)
+
+
+def test_a_search_reads_what_lies_before_what_it_finds(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A year with a month that is closed: neither its days nor what is booked in summer is looked at."""
+    hours = tuple(Hours(weekday=day, from_min=480, to_min=960) for day in range(5))
+    zero = int(datetime(2027, 1, 4, tzinfo=ZONE).timestamp()) * NS
+    day = 1440 * MINUTE
+    closed = Closure(from_ns=zero, to_ns=zero + 30 * day)
+    ct = desk.do(
+        put_resource, ADMINISTRATOR, Resource(code="CT1", kind="device", hours=hours, closures=(closed,))
+    )
+
+    def fill(change: Change) -> None:
+        for index in range(300):
+            begin = zero + (31 + index) * day + 8 * 60 * MINUTE
+            held = Held(resource=ct, from_ns=begin, to_ns=begin + 60 * MINUTE)
+            one = Appointment(number=str(index), patient="x", orders=(), state="booked", holds=(held,))
+            change.put(APPOINTMENT, change.new_id(), one)
+
+    desk.commit(fill)
+    needed = desk.procedure(resources=(("CT1",),))
+    read, asked = [], []
+    get, distinct = View.get, free_time._distinct
+    monkeypatch.setattr(View, "get", lambda *given: read.append(given[1].name) or get(*given))
+    monkeypatch.setattr(free_time, "_distinct", lambda ways: asked.append(ways) or distinct(ways))
+    with desk.view() as view:
+        found = free(view, ZONE, [needed], from_ns=zero, to_ns=zero + 365 * day, limit=3)
+    assert [one.from_ns for one in found][0] == zero + 30 * day + 8 * 60 * MINUTE
+    assert read.count("appointment") < 40
+    assert len(asked) < 20

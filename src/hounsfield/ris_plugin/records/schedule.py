@@ -9,6 +9,10 @@ from hounsfield.ris_plugin.records.base import Code, Row, seconds
 
 HOLDING = frozenset({"booked", "arrived"})
 """Appointments in these states hold their resources."""
+SHOWN = (*sorted(HOLDING), "fulfilled", "no-show")
+"""Appointments in these states stand on day sheets; what was cancelled does not."""
+LONG_NS = 4 * 3600 * 1_000_000_000
+"""What takes longer can be found by that, so that who looks for what is under way looks back no further."""
 
 
 class Held(Row, frozen=True):
@@ -49,6 +53,8 @@ def _appointment_keys(one: Appointment) -> Iterator[Key]:
     if one.placer_number:
         yield Key("placer", one.placer_number)
     yield Key("state", one.state, seconds(one.from_ns))
+    if one.to_ns - one.from_ns > LONG_NS:
+        yield Key("long", one.state, seconds(one.from_ns))
     if one.series:
         yield Key("series", one.series, seconds(one.from_ns))
     if one.follows:
@@ -58,6 +64,9 @@ def _appointment_keys(one: Appointment) -> Iterator[Key]:
     if one.state in HOLDING:
         for held in one.holds:
             yield Key("holds", held.resource, seconds(held.from_ns))
+    if one.state in SHOWN:
+        for held in one.holds:
+            yield Key("stands", held.resource, seconds(one.from_ns))
 
 
 APPOINTMENT = Kind("appointment", Appointment, _appointment_keys)
