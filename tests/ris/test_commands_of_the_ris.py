@@ -86,6 +86,24 @@ def test_a_department_is_imported_and_tried(server: ArchiveServer, tmp_path: Pat
         server, "schedule", "free", "--procedure", ris(server, "catalog", "procedures")["items"][0]["value"]
     )
     assert free["items"]
+    registered = ris(server, "patients", "register", "--name", "POE^E")
+    order = ris(server, "orders", "place", registered["identifiers"][0]["value"], "CTHEAD")
+    at = ("--at", "2026-11-24 10:30")
+    booked = ris(server, "schedule", "book", order["accession"], *at)
+    assert booked["from"] == "2026-11-24T10:30:00+01:00"
+    again = server.run("ris", "schedule", "book", order["accession"], *at)
+    assert again.returncode == 1, again.stdout
+    assert "CT1" in again.stderr
+    never = server.run("ris", "schedule", "book", order["accession"], "--at", "noon")
+    assert (never.returncode, "a time is" in never.stderr) == (2, True)
+    assert [one["id"] for one in ris(server, "schedule", "day", "--on", "2026-11-24")["items"]] == [
+        booked["id"]
+    ]
+    (step,) = ris(server, "worklist", "--on", "2026-11-24")["items"]
+    assert (step["accession"], step["ae_titles"]) == (order["accession"], ["CT1"])
+    assert ris(server, "schedule", "arrive", booked["number"])["state"] == "arrived"
+    assert ris(server, "orders", "show", order["accession"])["state"] == "scheduled"
+    assert ris(server, "orders", "cancel", order["accession"], "--why", "went home")["state"] == "cancelled"
     assert ris(server, "orders", "list")["items"] == []
     assert ris(server, "hl7", "letters") == []
     metrics = server.client.get("/metrics", headers=bearer("anna")).text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import click
@@ -129,9 +130,13 @@ def examples_of(*examples: str) -> str | None:
 
 
 def when(text: str) -> str:
-    """A day or a moment as it was typed, as the API takes it."""
-    text = text.strip().replace(" ", "T", 1)
-    return f"{text}T00:00:00" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else text
+    """A day or a moment as it was typed, as the API takes it. click.BadParameter."""
+    if not text.strip():
+        return ""
+    try:
+        return datetime.fromisoformat(text.strip()).isoformat()
+    except ValueError:
+        raise click.BadParameter('a time is 2026-11-23, "2026-11-23 10:30", or with an offset') from None
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
