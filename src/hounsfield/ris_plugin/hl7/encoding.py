@@ -58,7 +58,7 @@ def decoded(data: bytes, assumed: str = "") -> tuple[str, str]:
     fields = header.split(header[3:4]) if len(header) > 3 else []
     declared = fields[17].decode("ascii", "replace") if len(fields) > 17 else ""
     for known in (codec_of(declared), codec_of(assumed), "utf_8"):
-        if known is not None:
+        if known is not None and not known.startswith(("utf_16", "utf_32")):  # which have zeros
             try:
                 return data.decode(known), known
             except UnicodeDecodeError:
