@@ -14,7 +14,7 @@ from msgspec import structs
 from pydicom.uid import generate_uid
 
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import orders
+from hounsfield.ris_plugin import orders, tracking
 from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.following import asides
 from hounsfield.ris_plugin.orders import NewOrder, place
@@ -234,6 +234,7 @@ async def test_an_order_is_cancelled_before_and_while_it_is_scanned(here: Ward) 
     assert here.step_states(early) == []
     ((_, appointment),) = here.look(lambda view: list(view.find(APPOINTMENT, "order", early)))
     assert appointment.state == "cancelled"
+    assert here.look(tracking.of_study, here.held(early).study_uid) is None  # nobody waits for its images
     await here.begin("1.9.1", late)
     with pytest.raises(NotNowError):
         await here.do(orders.act, REFERRER, late, "cancel", why="recovered")

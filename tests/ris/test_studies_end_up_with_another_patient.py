@@ -7,24 +7,27 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from hounsfield.ris_plugin import orders, tracking
+from hounsfield.ris_plugin import orders, reporting, tracking
 from hounsfield.ris_plugin.catalog import put_resource
-from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError
-from hounsfield.ris_plugin.patients import merge
+from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError, UnknownError
+from hounsfield.ris_plugin.patients import merge, register
 from hounsfield.ris_plugin.reconciling import (
     Arrived,
     arrived,
     dismiss,
+    doubt,
     fix,
     fixed,
     mismatch_of,
     open_mismatches,
     undo,
     undone,
+    who_has,
 )
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Resource
 from hounsfield.ris_plugin.records.orders import Order
+from hounsfield.ris_plugin.records.patients import Identifier, Patient
 from hounsfield.ris_plugin.records.performed import Mismatch
 from hounsfield.ris_plugin.scheduling import book
 from ris.conftest import ADMINISTRATOR, CLERK, NOON_NS, REFERRER, Desk
@@ -166,3 +169,58 @@ def test_a_dismissed_study_does_not_come_up_again(desk: Desk, order: str) -> Non
     assert desk.look(open_mismatches) == []
     with pytest.raises(NotNowError):
         desk.do(dismiss, CLERK, key)
+
+
+def test_a_number_without_an_issuer_is_that_of_the_one_who_has_it(desk: Desk, order: str) -> None:
+    bare = of(desk, order, issuer="")
+    assert comes(desk, bare) == order
+    other = Patient(identifiers=(Identifier(value="P0001", issuer="ELSE"),), name="MOE^MAX")
+    desk.do(register, CLERK, other)
+    assert desk.look(who_has, "P0001", "") is None  # of two nobody knows whose
+    found = desk.look(who_has, "P0001", "", "HOSP")  # but for ours
+    assert found is not None
+    assert found[1].name == "DOE^JANE"
+
+
+def test_a_number_alone_is_not_a_person(desk: Desk, order: str) -> None:
+    """The number was mistyped, and happens to be a patient's: nothing else is."""
+    study = of(desk, order, name="ROE^RICHARD", birth_day="19551231", sex="M")
+    assert comes(desk, study) == ""
+    assert mismatch(desk, study)[1].why == "other-patient"
+    for still_hers in ({"name": "DOE-ROE^JANE"}, {"name": "ROE^RICHARD"}, {"birth_day": "19701231"}):
+        assert comes(desk, of(desk, order, **still_hers)) == order
+
+
+def test_who_may_doubt_and_what_may_be_doubted(desk: Desk, order: str) -> None:
+    study = of(desk, order)
+    comes(desk, study)
+    with pytest.raises(ForbiddenError):
+        desk.do(doubt, REFERRER, study.study_uid)
+    with pytest.raises(UnknownError):
+        desk.do(doubt, CLERK, "1.2.3.4.5")
+    key = desk.do(doubt, CLERK, study.study_uid)
+    assert desk.do(doubt, CLERK, study.study_uid) == key
+    assert comes(desk, study) == ""  # it fits, and somebody doubts it
+    desk.do(dismiss, CLERK, key)
+    again = desk.do(doubt, CLERK, study.study_uid)
+    desk.do(fix, CLERK, again, order)
+    with pytest.raises(NotNowError):
+        desk.do(doubt, CLERK, study.study_uid)
+
+
+def test_nobody_reads_what_is_in_doubt(desk: Desk, order: str) -> None:
+    study = of(desk, order, patient_id="P0009")
+    comes(desk, study)
+    desk.commit(lambda change: tracking.stored(change, study.study_uid, {"1.1"}, quiet=True))
+    found = desk.look(tracking.of_study, study.study_uid)
+    assert found is not None
+    assert found[1].state == "verified"
+    assert desk.look(reporting.of_study, study.study_uid) is None
+    key, _ = mismatch(desk, study)
+    desk.do(fix, CLERK, key, order)
+    assert desk.look(reporting.of_study, study.study_uid) is None
+    desk.commit(lambda change: fixed(change, key, (7,)))
+    assert desk.look(reporting.of_study, study.study_uid) is not None
+    desk.do(undo, CLERK, key)
+    desk.commit(lambda change: undone(change, key))
+    assert desk.look(reporting.of_study, study.study_uid) is None

@@ -24,6 +24,7 @@ from hounsfield.ris_plugin.records.patients import MERGE, Identifier, Patient
 from hounsfield.ris_plugin.records.reports import Section
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
 from hounsfield.ris_plugin.scheduling import act, move
+from hounsfield.ris_plugin.settings import RisSettings
 from ris.conftest import CLERK, INTERFACE, RADIOLOGIST, TECHNOLOGIST
 from ris.ward import UTC, Ward, ward
 
@@ -367,6 +368,11 @@ async def test_who_waits_too_long_is_told_of_once_and_locks_end(here: Ward) -> N
     assert held.locked_until_ns
     await timers.look(here.ris)
     assert here.report(study) == held
+    await here.do(reporting.assign, RADIOLOGIST, RisSettings(lock_seconds=0.001), report[0])
+    await timers.look(later(2))
+    left = here.report(study)
+    assert left is not None
+    assert (left.state, left.assigned_to, left.locked_until_ns) == ("unassigned", "", 0)
     metrics = {one.name: one.samples[0].value for one in reacting.parts(here.ris).metrics()}
     assert metrics["hounsfield_ris_events_aside"] == 0
 

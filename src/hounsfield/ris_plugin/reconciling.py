@@ -487,7 +487,7 @@ def doubt(change: Change, actor: Actor, study_uid: str, *, why: str = "doubted")
     order = change.get(ORDER, tracked[1].order) if tracked[1].order else None
     if reporting.was_given_out(change, study_uid):
         raise NotNowError("a report of the study was given out: correct that first")
-    mismatch_id = change.new_id()
+    mismatch_id = known[0] if known is not None else change.new_id()
     mismatch = Mismatch(
         study_uid=study_uid,
         state="open",

@@ -22,7 +22,20 @@ from hounsfield.ris_plugin.records.performed import MISMATCH, PERFORMED, TRACKED
 from hounsfield.ris_plugin.settings import RisSettings
 from hounsfield.ris_plugin.states import Machine, Transition
 
-__all__ = ["MACHINE", "alert", "expect", "late", "of_study", "performed", "reported", "stored", "verify"]
+__all__ = [
+    "MACHINE",
+    "alert",
+    "expect",
+    "expect_no_more",
+    "in_doubt",
+    "late",
+    "needs_uids",
+    "of_study",
+    "performed",
+    "reported",
+    "stored",
+    "verify",
+]
 
 _IMAGES: Final = (Role.SYSTEM, Role.MODALITY, Role.TECHNOLOGIST)
 
@@ -72,6 +85,14 @@ def expect(change: Change, order_id: str, order: Order) -> None:
             _say(change, f"images-{linked.state}", linked)
     if linked.state == "verified" and not in_doubt(change, linked.study_uid):
         reporting.ready(change, SYSTEM, [order_id])
+
+
+def expect_no_more(change: Change, order_id: str) -> None:
+    """An order will not be done, or not as it was scheduled: nobody waits for its images. Those that come all
+    the same are tracked as they come."""
+    for tracked_id, one in list(change.find(TRACKED, "order", order_id)):
+        if one.state == MACHINE.initial and change.first(PERFORMED, "study", one.study_uid) is None:
+            change.delete(TRACKED, tracked_id)
 
 
 def performed(change: Change, performed_id: str, one: Performed) -> None:

@@ -58,10 +58,10 @@ def consumers(ris: Ris) -> list[Consumer]:
 
 async def _show(ris: Ris, event: Heeded) -> dict[str, tuple[int, ...]]:
     """Have the archive show what it should of whom an event tells; the corrections in force, by patient."""
-    with ris.reading() as view:
-        wanted, survivor, refs = _wanted(view, event)
     if event.body.get("registered"):
         return {}  # nothing was known of the patient before: nothing was corrected
+    with ris.reading() as view:
+        wanted, survivor, refs = _wanted(view, event)
     numbers: dict[str, tuple[int, ...]] = {}
     for one in wanted:
         number = await _merged(ris, one, survivor)

@@ -69,6 +69,7 @@ def consumers(ris: Ris) -> list[Consumer]:
             pause_seconds=PAUSE_SECONDS,
         ),
         Consumer("images-fit", _MAY_FIT, partial(_may_fit, issuer)),
+        Consumer("images-not-expected", _NOT_DONE, _not_expected),
         Consumer("images-begun", {"images-stored", "images-verified"}, _performed_without_word),
         Consumer("wrong-entries", {"performed-ended"}, _wrong_entry),
         Consumer("reports", _READ.keys(), _reported),
@@ -189,6 +190,17 @@ def _may_fit(issuer: str, change: Change, event: Event) -> None:
             numbers = _numbers(change, relative)
             for number in numbers:
                 reconciling.look_again(change, issuer=issuer, number=number)
+
+
+_NOT_DONE: Final = frozenset(
+    {"order-cancelled", "order-rejected", "order-replaced", "order-held", "order-unscheduled"}
+)
+
+
+def _not_expected(change: Change, event: Event) -> None:
+    order = change.get(ORDER, event.body["order"])
+    if order is not None and order.state not in ("scheduled", "in-progress", "completed"):
+        tracking.expect_no_more(change, event.body["order"])
 
 
 def _numbers(change: Change, patient_id: str) -> list[str]:
