@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 
 from hounsfield.archive.app.asking import ask
+from hounsfield.archive.dicom.recoding import NotRecodableError
 from hounsfield.archive.plugins import Answer, DimseRefusedError, Outgoing, UnreachableError
 from hounsfield.ris_plugin.mpps import MPPS, MPPS_RETRIEVE, Mpps
 from hounsfield.ris_plugin.mpps_forwarding import REFUSALS_RETRIED, RETRY_SECONDS_MAX, Forwarding, parts
@@ -397,6 +398,23 @@ async def test_what_passes_is_tried_again_and_what_does_not_is_not(
     assert found.packed == (b"" if state == SENT else found.packed)
 
 
+async def test_what_cannot_be_sent_does_not_stop_what_follows(
+    desk: Desk, forwarded: Forwarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mpps, destination, forwarding = forwarded
+    await create(mpps, begun(), syntax=IMPLICIT)
+    await change(mpps, ended())
+
+    def recoded(*_: Any) -> None:
+        raise NotRecodableError("no VR for this")
+
+    monkeypatch.setattr("hounsfield.ris_plugin.mpps_forwarding.recoded", recoded)
+    while waiting(desk):
+        await forwarding.send_next()
+    assert [one.operation for _, one in destination.heard] == ["set"]
+    assert (await parts(mpps._ris).operations["mpps"]())["refused"][0]["error"] == "no VR for this"
+
+
 async def test_an_end_that_was_there_already_is_sent(desk: Desk, forwarded: Forwarded) -> None:
     mpps, destination, forwarding = forwarded
     await create(mpps, begun())
@@ -438,7 +456,8 @@ def test_pynetdicom_reports_a_step_and_another_system_hears_of_it(tmp_path: Path
             assert association.send_n_set(ended(), MPPS, UID)[0].Status == 0x0112
             assert association.send_n_create(begun(), MPPS, UID)[0].Status == 0
             assert association.send_n_create(begun(), MPPS, UID)[0].Status == 0x0111
-            status, _ = association.send_n_create(begun(PerformedProcedureStepID=""), MPPS, "1.2.7")
+            wrong = begun(PerformedProcedureStepID="", PatientBirthDate="DOE ON MAY DAY", PatientSex="DOEISH")
+            status, _ = association.send_n_create(wrong, MPPS, "1.2.7")
             assert status.Status == 0x0121
             assert association.send_n_set(ended(), MPPS, UID)[0].Status == 0
             status, _ = association.send_n_set(ended(), MPPS, UID)

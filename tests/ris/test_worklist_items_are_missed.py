@@ -201,6 +201,7 @@ async def test_what_is_remembered_has_an_end(desk: Desk, monkeypatch: pytest.Mon
         query({"ScheduledProtocolCodeSequence": []}, ReferencedStudySequence=[], PatientName="^^^^"),
         query({"ScheduledProtocolCodeSequence": [Dataset()]}, RequestedProcedureCodeSequence=[Dataset()]),
         query({"Modality": "CT\\MR"}),
+        query({"SpecificCharacterSet": "ISO_IR 192", "Modality": "CT"}, SpecificCharacterSet="ISO_IR 192"),
         query(ScheduledProcedureStepSequence=[]),
     ],
 )  # fmt: skip

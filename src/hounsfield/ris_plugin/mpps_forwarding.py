@@ -21,7 +21,7 @@ import structlog
 import trio
 from msgspec import structs
 
-from hounsfield.archive.dicom.recoding import recoded
+from hounsfield.archive.dicom.recoding import NotRecodableError, recoded
 from hounsfield.archive.plugins import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     Answer,
@@ -98,18 +98,23 @@ class Forwarding:
         due = (one.next_ns - self._ris.now_ns()) / NS
         if due > 0:
             return min(due, LOOK_SECONDS)
-        try:
-            answers = await self._ris.archive.send(self._destination, [_outgoing(one)])
-        except UnreachableError as error:
-            answers, error_text = [], str(error)
-        else:
-            error_text = "the association ended before there was an answer"
-        if answers:
-            noted = _answered(one, answers[0], self._ris.now_ns())
-        else:
-            noted = _later(one, error_text, self._ris.now_ns())
+        noted = await self._sent(one)
         await self._ris.commit(partial(self._note, record_id=record_id, before=one, noted=noted))
         return 0.0 if noted.state != WAITING else LOOK_SECONDS
+
+    async def _sent(self, one: Forward) -> Forward:
+        """What a request is once it has been sent, or has not."""
+        try:
+            outgoing = _outgoing(one)
+        except NotRecodableError as error:
+            return structs.replace(one, state=REFUSED, error=str(error), ended_ns=self._ris.now_ns())
+        try:
+            answers = await self._ris.archive.send(self._destination, [outgoing])
+        except UnreachableError as error:
+            return _later(one, str(error), self._ris.now_ns())
+        if not answers:
+            return _later(one, "the association ended before there was an answer", self._ris.now_ns())
+        return _answered(one, answers[0], self._ris.now_ns())
 
     def _note(self, change: Change, record_id: str, before: Forward, noted: Forward) -> None:
         if change.get(FORWARD, record_id) != before:

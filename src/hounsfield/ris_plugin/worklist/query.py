@@ -91,9 +91,8 @@ def worklist_query(data: bytes, syntax: TransferSyntax) -> WorklistQuery:
 
 
 def _query(identifier: Identifier) -> WorklistQuery:
-    keys = [key for key in identifier.keys.values() if key.tag not in _CONTROL]
     reader = _Reader()
-    tests, wishes = reader.table(keys, ATTRIBUTES)
+    tests, wishes = reader.table(identifier.keys.values(), ATTRIBUTES)
     if not wishes:
         raise MismatchError("no key of a worklist is asked for", QUERY_RETRIEVE_LEVEL)
     return WorklistQuery(
@@ -119,7 +118,7 @@ class _Reader:
         tests: list[Test] = []
         wishes: list[Wish] = []
         known = {key.tag: key for key in keys if key.tag in table}
-        self.unsupported |= {key.tag for key in keys if key.tag not in table and not _is_creator(key)}
+        self.unsupported |= {key.tag for key in keys if not (key.tag in table or _says_nothing(key))}
         moments = self._moments(known)
         if moments is not None:
             tests.append(moments)
@@ -179,8 +178,9 @@ def _items(item: Item, tag: int) -> tuple[Item, ...]:
     return () if isinstance(value, str) else value
 
 
-def _is_creator(key: Key) -> bool:
-    return bool(key.tag & 0x10000) and not key.is_private
+def _says_nothing(key: Key) -> bool:
+    """Whether it is about the other keys: a character set, who has reserved a private block."""
+    return key.tag in _CONTROL or (bool(key.tag & 0x10000) and not key.is_private)
 
 
 def _check(key: Key, vr: str) -> None:
