@@ -32,6 +32,8 @@ from pynetdicom import AE
 START, END = b"\x0b", b"\x1c\r"
 PATIENCE_S = 60.0
 """Longer than anything of the day takes, so that a fault ends it."""
+PROGRAMS = ("findscu", "dcmsend")
+"""Of DCMTK, which the CT is made of."""
 MPPS = "1.2.840.10008.3.1.2.3.3"
 
 

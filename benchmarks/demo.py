@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import department
 from benchmarks.day import Day, play
-from benchmarks.day_peers import Api, DayError, Receiver
+from benchmarks.day_peers import PROGRAMS, Api, DayError, Receiver
 from benchmarks.demo_data import DemoFile, prepare
 from hounsfield.archive.app.asking import ask
 from hounsfield.archive.dicom.part10 import split
@@ -115,6 +115,12 @@ def play_all(files: list[DemoFile], receiver: Receiver, *, stays: bool) -> int:
 def play_day(status: dict[str, object], tokens: dict[str, str], receiver: Receiver) -> bool:
     """A day of a department, step by step; whether all of it went as it has to."""
     console.print("\n[bold]a day in the department[/]")
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        console.print(
+            f"  [yellow]not played:[/] {', '.join(missing)} of DCMTK are not installed: `sudo make programs`"
+        )
+        return True
 
     def say(title: str, told: str) -> None:
         console.print(f"  [green]✓[/] {title:42} [dim]{told}[/]", highlight=False)

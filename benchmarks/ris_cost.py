@@ -43,6 +43,7 @@ class _Side:
     store_cpu_ms: list[float] = field(default_factory=list)
     frame_rate: list[float] = field(default_factory=list)
     frame_cpu_ms: list[float] = field(default_factory=list)
+    idle_cpu_ms: list[float] = field(default_factory=list)
 
 
 def run(settings: Settings, say: Say) -> list[Figure]:
@@ -67,6 +68,8 @@ def run(settings: Settings, say: Say) -> list[Figure]:
                     _stored(settings, side)
                 for side in sides:
                     _viewed(settings, side, targets)
+                for side in sides:
+                    _idle(settings, side)
                 say(
                     f"C-STORE {off.store_rate[-1]:,.0f}/s, {on.store_rate[-1]:,.0f} with the RIS; "
                     f"CPU {off.store_cpu_ms[-1]:.2f} and {on.store_cpu_ms[-1]:.2f} ms an object; frames "
@@ -89,6 +92,8 @@ def run(settings: Settings, say: Say) -> list[Figure]:
         figure("frames with the RIS", on.frame_rate, "frames/s"),
         figure("C-STORE with the RIS, CPU", on.store_cpu_ms, "ms/object"),
         figure("frames with the RIS, CPU", on.frame_cpu_ms, "ms/frame"),
+        figure("while nobody asks, with the RIS, CPU", on.idle_cpu_ms, "ms/s"),
+        figure("while nobody asks, without, CPU", off.idle_cpu_ms, "ms/s"),
     ]
 
 
@@ -143,6 +148,14 @@ def _viewed(settings: Settings, side: _Side, targets: Sequence[Target]) -> None:
         raise RuntimeError(f"not all frames were given: {report.failures}\n{side.peer.log_tail()}")
     side.frame_rate.append(report.rate)
     side.frame_cpu_ms.append(1000 * cpu / report.completed)
+
+
+def _idle(settings: Settings, side: _Side) -> None:
+    """What it takes to be there."""
+    wait_idle(side.peer.pid)
+    before, began = cpu_seconds(side.peer.pid), time.monotonic()
+    time.sleep(settings.seconds)
+    side.idle_cpu_ms.append(1000 * (cpu_seconds(side.peer.pid) - before) / (time.monotonic() - began))
 
 
 if __name__ == "__main__":
