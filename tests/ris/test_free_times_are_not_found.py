@@ -312,6 +312,6 @@ def test_a_search_reads_what_lies_before_what_it_finds(desk: Desk, monkeypatch: 
     monkeypatch.setattr(free_time, "_distinct", lambda ways: asked.append(ways) or distinct(ways))
     with desk.view() as view:
         found = free(view, ZONE, [needed], from_ns=zero, to_ns=zero + 365 * day, limit=3)
-    assert [one.from_ns for one in found][0] == zero + 30 * day + 8 * 60 * MINUTE
+    assert found[0].from_ns == zero + 30 * day + 8 * 60 * MINUTE
     assert read.count("appointment") < 40
     assert len(asked) < 20
