@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from hounsfield.archive.errors import ConfigError
 from hounsfield.ris_plugin.errors import InvalidError
+from hounsfield.ris_plugin.hl7.checking import check
 from hounsfield.ris_plugin.hl7.encoding import Separators, decoded, escaped, moment, moment_text, unescaped
 from hounsfield.ris_plugin.hl7.mapping import load
 from hounsfield.ris_plugin.hl7.messages import NotHl7Error, read
@@ -24,6 +25,7 @@ from hounsfield.ris_plugin.records.catalog import PROCEDURE
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.patients import PATIENT, Patient
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
+from hounsfield.ris_plugin.settings import Hl7Destination, Hl7Listener, RisSettings
 from ris.conftest import Desk
 from ris.hl7_desk import Interface, obr, orc, pid
 
@@ -407,3 +409,24 @@ def test_a_wrong_rule_is_said_by_its_number(tmp_path: Path, text: str, wrong: st
         load(str(tmp_path / "rules.toml"))
     with pytest.raises(ConfigError, match="cannot be read"):
         load(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        (RisSettings(hl7_listeners=(Hl7Listener(character_set="KLINGON"),)), "table 0211"),
+        (RisSettings(hl7_listeners=(Hl7Listener(processing=("X",)),)), "P, T, D"),
+        (RisSettings(hl7_listeners=(Hl7Listener(mapping="/nowhere.toml"),)), "cannot be read"),
+        (
+            RisSettings(hl7_destinations=(Hl7Destination(name="a", host="h", port=1, sends=("ADT",)),)),
+            "not sent",
+        ),
+        (
+            RisSettings(hl7_destinations=(Hl7Destination(name="a", host="h", port=1, character_set="X"),)),
+            "0211",
+        ),
+    ],
+)
+def test_interfaces_that_cannot_be_are_said_before_anything_runs(settings: RisSettings, wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        check(settings)

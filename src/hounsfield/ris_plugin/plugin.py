@@ -17,6 +17,7 @@ from hounsfield.archive.plugins import Archive, CommandLine, Listen, Parts, Plug
 from hounsfield.ris_plugin import api, importing, mpps, reacting, worklist
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.hl7 import parts as hl7_parts
+from hounsfield.ris_plugin.hl7.checking import check as check_hl7
 from hounsfield.ris_plugin.settings import RisSettings
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def check(settings: RisSettings) -> list[str]:
     for key, path in files:
         if not Path(path).is_file():
             raise ConfigError(f"{key}: no such file: {path}")
+    check_hl7(settings)
     if settings.without_token:
         return [f"the RIS takes whoever asks over HTTP without a token for {settings.without_token!r}"]
     return []
