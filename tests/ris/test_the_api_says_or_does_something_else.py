@@ -117,6 +117,34 @@ async def test_an_order_goes_its_way(counter: Counter) -> None:
     assert cancelled["state"] == "cancelled"
 
 
+async def test_a_freed_time_is_offered_and_taken(counter: Counter) -> None:
+    desk = counter.desk
+    room = {"code": "CT1", "kind": "device", "modality": "CT", "ae_title": "CT1"}
+    await counter.post("administrator", "/resources", room, method="PUT")
+    desk.procedure("CTHEAD", resources=(("CT1",),))
+    begin = "2026-11-23T10:00:00"
+    first, second, third = (desk.order(desk.patient(number)) for number in ("P1", "P2", "P3"))
+    booked = await counter.post("clerk", "/appointments", {"orders": [first], "from": begin}, 201)
+    waits = await counter.post("clerk", "/waiting", {"orders": [second]}, 201)
+    sheet = await counter.get("clerk", "/day-sheets", day="2026-11-23")
+    conforms("GetDaySheets", sheet)
+    (column,) = [one for one in sheet["items"][0]["columns"] if one["code"] == "CT1"]
+    assert [one["appointment"] for one in column["entries"]] == [booked["id"]]
+    conforms("GetDaySheets", await counter.get("clerk", "/day-sheets", day="2026-11-23", week="true"))
+    await counter.post("clerk", f"/appointments/{booked['id']}/cancel", {"why": "ill"})
+    offers = await counter.get("clerk", f"/appointments/{booked['id']}/offers")
+    conforms("ListOffers", offers)
+    assert [(one["appointment"], one["from"]) for one in offers["items"]] == [(waits["id"], f"{begin}Z")]
+    path = f"/appointments/{waits['id']}/take-offer"
+    taken = await counter.post("clerk", path, {"from": begin, "resources": offers["items"][0]["resources"]})
+    conforms("TakeOffer", taken)
+    assert (taken["state"], taken["holds"][0]["resource"]) == ("booked", "CT1")
+    parts = [{"orders": [third], "from": "2026-11-24T10:00:00"}, {"orders": [first], "from": begin}]
+    await counter.post("clerk", "/series", {"parts": parts}, 409)
+    listed = await counter.get("clerk", "/appointments", since="2026-11-24T00:00:00")
+    assert listed["items"] == []
+
+
 LISTS = [one for one in ENDPOINTS if one.is_read and not one.parameters]
 
 
