@@ -368,6 +368,14 @@ async def test_a_refused_request_stays_to_be_seen_and_tried_again(desk: Desk, fo
         "0120 missing attribute",
     )
     assert [event.kind for event in desk.said()][-1] == "ris.mpps-refused"
+    figures = {
+        sample.name: sample
+        for each in parts(mpps._ris).metrics()
+        for sample in each.samples
+        if sample.labels.get("state") != "waiting"
+    }
+    assert figures["hounsfield_ris_mpps_queued"].value == 1
+    assert figures["hounsfield_ris_mpps_oldest_seconds"].value == 0
     await operations["mpps-again"](forward=state["refused"][0]["forward"])
     await forwarding.send_next()
     assert len(destination.heard) == 2

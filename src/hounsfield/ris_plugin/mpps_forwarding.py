@@ -15,7 +15,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import trio
@@ -37,6 +37,9 @@ from hounsfield.ris_plugin.errors import UnknownError
 from hounsfield.ris_plugin.records.base import NS, seconds
 from hounsfield.ris_plugin.records.forwarding import FORWARD, REFUSED, SENT, WAITING, Forward
 
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
 __all__ = ["Forwarding", "parts", "put_down"]
 
 log = structlog.get_logger(__name__)
@@ -52,6 +55,8 @@ REFUSALS_RETRIED: Final = 10
 SENT_KEPT_DAYS: Final = 30
 FORGOTTEN_AT_ONCE: Final = 16
 LISTED_MAX: Final = 1000
+COUNTED_MAX: Final = 10_000
+"""Of what waits; more is too many in any case."""
 
 _WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
 _DUPLICATE, _PROCESSING_FAILURE, _TOO_MUCH, _NO_RESOURCES = 0x0111, 0x0110, 0x0213, 0xA700
@@ -206,9 +211,32 @@ async def _again(ris: Ris, forward: str) -> None:
     await ris.commit(plan)
 
 
+def _metrics(ris: Ris) -> Iterable[Metric]:
+    from prometheus_client.metrics_core import GaugeMetricFamily
+
+    queued = GaugeMetricFamily(
+        "hounsfield_ris_mpps_queued",
+        "MPPS requests not taken by their destination",
+        labels=["destination", "state"],
+    )
+    oldest = GaugeMetricFamily(
+        "hounsfield_ris_mpps_oldest_seconds", "Age of the first that waits", labels=["destination"]
+    )
+    with ris.reading() as view:
+        for destination in ris.settings.mpps_forward_to:
+            for state in (WAITING, REFUSED):
+                count = len(view.ids(FORWARD, state, destination, limit=COUNTED_MAX))
+                queued.add_metric([destination, state], count)
+            first = view.first(FORWARD, WAITING, destination)
+            age = (ris.now_ns() - first[1].made_ns) / NS if first is not None else 0.0
+            oldest.add_metric([destination], max(0.0, age))
+    return [queued, oldest]
+
+
 def parts(ris: Ris) -> Parts:
     """One leading part for each destination, and what the command line asks for."""
     return Parts(
         leading={f"mpps to {one}": Forwarding(ris, one).run for one in ris.settings.mpps_forward_to},
         operations={"mpps": partial(_state, ris), "mpps-again": partial(_again, ris)},
+        metrics=partial(_metrics, ris),
     )
