@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hl7
+import pytest
 import trio
 from msgspec import structs
 
@@ -27,6 +29,7 @@ from hounsfield.ris_plugin.records.reports import Section
 from hounsfield.ris_plugin.settings import Hl7Destination, RisSettings
 from ris.conftest import CLERK, INTERFACE, RADIOLOGIST, REFERRER
 from ris.following import Department, department
+from support.pki import Authority
 
 
 def said(message: hl7.Message, name: str, number: int) -> str:
@@ -42,16 +45,17 @@ class Other:
     got: list[hl7.Message] = field(default_factory=list)
     port: int = 0
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: trio.abc.Stream) -> None:
         framer = Framer(1 << 20)
-        async with stream:
-            async for data in stream:
+        with suppress(trio.BrokenResourceError):  # a stranger
+            while data := await stream.receive_some():
                 for one in framer.feed(data):
                     assert isinstance(one, bytes)
                     message = hl7.parse(one.decode())
                     self.got.append(message)
                     code = self.replies.pop(0) if self.replies else "AA"
                     if code is None:
+                        await trio.aclose_forcefully(stream)
                         return
                     answer = (
                         f"MSH|^~\\&|O||H||20261122||ACK|1|P|2.5.1\rMSA|{code}|{said(message, 'MSH', 10)}|so\r"
@@ -65,14 +69,17 @@ class Other:
 
 @asynccontextmanager
 async def told(
-    directory: Path, *replies: str | None, **words: Any
+    directory: Path, *replies: str | None, context: ssl.SSLContext | None = None, **words: Any
 ) -> AsyncIterator[tuple[Department, Other]]:
     """A department that tells a receiver."""
     other = Other(list(replies))
     async with trio.open_nursery() as nursery:
         (listener, *_) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         other.port = listener.socket.getsockname()[1]
-        nursery.start_soon(trio.serve_listeners, other.serve, [listener])
+        shown: Any = (
+            listener if context is None else trio.SSLListener(listener, context, https_compatible=True)
+        )
+        nursery.start_soon(trio.serve_listeners, other.serve, [shown])
         to = Hl7Destination(name="epr", host="127.0.0.1", port=other.port, application="EPR", **words)
         settings = RisSettings(hl7_destinations=(to,), hl7_retry_seconds=0.001, facility="RAD")
         async with department(directory, settings=settings) as made:
@@ -229,6 +236,29 @@ async def test_what_was_sent_long_ago_is_forgotten_and_what_waits_is_not(tmp_pat
         await made.commit(lambda change: tidy(ris, change))
         assert [one.number for one in waiting(made, "sent")] == [2]
         assert [one.number for one in waiting(made)] == [3]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["the right one", "a stranger"])
+async def test_tls_is_spoken_with_whom_the_authority_knows_and_shows_our_certificate(
+    tmp_path: Path, known: bool
+) -> None:
+    authority = Authority(tmp_path / "pki")
+    theirs, ours = authority.sign("EPR"), authority.sign("RIS")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.pem))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(theirs.pem, theirs.key)
+    words = {
+        "tls": True,
+        "tls_ca": str(authority.pem if known else Authority(tmp_path / "other").pem),
+        "tls_certificate": str(ours.pem),
+        "tls_key": str(ours.key),
+    }
+    async with told(tmp_path / "a", context=context, **words) as (made, other):
+        await an_order(made)
+        await sent(made, lambda: bool(waiting(made, "sent") if known else waiting(made)[0].error))
+        assert len(other.got) == known
+        if not known:
+            assert waiting(made)[0].error.startswith("TLS: ")
 
 
 def structs_replace(ris: Any, **fields: Any) -> Any:

@@ -29,5 +29,5 @@ def check(settings: RisSettings) -> None:
             raise ConfigError(f"hl7_destinations {to.name!r}: character_set is none of HL7's table 0211")
         if unknown := sorted(set(to.sends) - SENDS):
             raise ConfigError(
-                f"hl7_destinations {to.name!r}: {unknown[0]!r} is not sent; choose of {', '.join(sorted(SENDS))}"
+                f"hl7_destinations {to.name!r}: {unknown[0]!r} is not sent, but {', '.join(sorted(SENDS))}"
             )
