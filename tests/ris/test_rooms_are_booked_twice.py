@@ -197,3 +197,17 @@ def test_a_step_is_on_the_worklist_of_its_own_device(rooms: Desk) -> None:
         ("CT1",),
         ("MR1",),
     ]
+
+
+def test_a_cancelled_time_is_not_taken_up_beside_another_one(rooms: Desk) -> None:
+    order = rooms.order(rooms.patient())
+    first = rooms.do(book, CLERK, ZONE, orders=[order], from_ns=at("2026-11-23T09:00"))
+    rooms.do(act, CLERK, first, "cancel", why="ill")
+    second = rooms.do(book, CLERK, ZONE, orders=[order], from_ns=at("2026-11-24T09:00"))
+    assert second != first
+    with pytest.raises(NotNowError, match="another appointment"):
+        rooms.do(move, CLERK, ZONE, first, from_ns=at("2026-11-25T09:00"))
+    rooms.do(act, CLERK, second, "cancel", why="ill again")
+    rooms.do(move, CLERK, ZONE, first, from_ns=at("2026-11-25T09:00"))
+    assert [clock(step.from_ns) for _, step in rooms.look(steps.of_order, order)] == ["Wed 09:00"]
+    assert rooms.look(get, first).state == "booked"

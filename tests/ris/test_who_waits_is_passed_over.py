@@ -90,6 +90,22 @@ def test_who_waits_longest_and_fits_is_offered_what_became_free(full: Desk) -> N
         full.do(accept, CLERK, ZONE, first, from_ns=at("2026-11-24T08:00"))
 
 
+def test_who_wants_an_earlier_time_is_not_offered_a_later_one(full: Desk) -> None:
+    mine = full.do(book, CLERK, ZONE, orders=[full.order(full.patient())], from_ns=at("2026-11-24T08:00"))
+    full.do(act, CLERK, mine, "wait")
+    for start, earlier in (
+        ("2026-11-25T08:00", False),
+        ("2026-11-24T09:00", False),
+        ("2026-11-23T08:00", True),
+    ):
+        other = full.order(full.patient(start))
+        gone = full.do(book, CLERK, ZONE, orders=[other], from_ns=at(start))
+        full.do(act, CLERK, gone, "cancel", why="ill")
+        assert names(full.look(offers, ZONE, gone)) == ([mine] if earlier else [])
+    full.do(accept, CLERK, ZONE, mine, from_ns=at("2026-11-23T08:00"))
+    assert full.look(waiting) == []
+
+
 def test_what_is_free_beside_it_is_used_with_it(full: Desk) -> None:
     """From 9 to 10 it was free already: two hours fit when 8 to 9 becomes free, and when 9 to 10 does."""
     for start in ("2026-11-23T08:00", "2026-11-24T09:00"):
