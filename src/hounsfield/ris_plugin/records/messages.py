@@ -66,7 +66,8 @@ class Letter(Row, frozen=True):
     """A message that came and is not (wholly) applied, kept as it was: a dead letter, to be tried again.
 
     ``state``: "open", "replayed" or "dismissed"; or "waiting", when it speaks of what has not come yet
-    (``awaits``), and is applied by itself once that comes. ``part``: the one of its orders that waits, from 0.
+    (``awaits``), and is applied by itself once that comes. ``part``: the one of its orders that waits,
+    from 0.
     """
 
     listener: str

@@ -65,8 +65,8 @@ class Tracked(Row, frozen=True):
     """The images of one study on their way. ``state``: of ``ris_plugin.tracking.MACHINE``.
 
     ``stored`` counts what is in the archive; ``missing``: UIDs that a performed step named and that are not.
-    ``accepted``: of so many that were expected somebody said that what is here is all. ``quiet``: nothing came
-    for a while.
+    ``accepted``: of so many that were expected somebody said that what is here is all. ``quiet``: nothing
+    came for a while.
     """
 
     study_uid: str
