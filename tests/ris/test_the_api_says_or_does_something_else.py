@@ -8,9 +8,12 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
+from hounsfield.ris_plugin import reporting
+from hounsfield.ris_plugin.actors import SYSTEM
 from hounsfield.ris_plugin.api.http import BODY_BYTES_MAX
 from hounsfield.ris_plugin.api.openapi import document
 from hounsfield.ris_plugin.api.table import ENDPOINTS
+from hounsfield.ris_plugin.records.patients import Visit
 from ris.conftest import NOON_NS, Desk
 from ris.counter import Counter
 
@@ -143,6 +146,28 @@ async def test_a_freed_time_is_offered_and_taken(counter: Counter) -> None:
     await counter.post("clerk", "/series", {"parts": parts}, 409)
     listed = await counter.get("clerk", "/appointments", since="2026-11-24T00:00:00")
     assert listed["items"] == []
+
+
+async def test_the_reading_list_has_what_is_urgent_first(counter: Counter) -> None:
+    desk = counter.desk
+    desk.procedure()
+    ward = desk.patient("P1", visit=Visit(number="V1", patient_class="I"))
+    emergency = desk.patient("P2", visit=Visit(number="V2", patient_class="E"))
+    home = desk.patient("P3")
+    wanted = [("LOW", home), ("ROUTINE", home), ("ROUTINE", ward), ("STAT", home), ("ROUTINE", emergency)]
+    made = {}
+    for number, (priority, patient) in enumerate(wanted):
+        order = desk.order(patient, priority=priority)
+        made[desk.do(reporting.ready, SYSTEM, [order])] = number
+    found: list[int] = []
+    after = ""
+    while after or not found:
+        page = await counter.get("radiologist", "/reading-list", limit=2, after=after)
+        found += [made[one["id"]] for one in page["items"]]
+        after = page["next"]
+    assert found == [3, 4, 2, 1, 0]
+    few = await counter.get("radiologist", "/reading-list", assigned_to="me")
+    assert few["items"] == []
 
 
 LISTS = [one for one in ENDPOINTS if one.is_read and not one.parameters]

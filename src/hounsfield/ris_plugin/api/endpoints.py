@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -133,19 +133,20 @@ def paged(
     ask: Ask,
     view: View,
     kind: Kind[Any],
-    by: tuple[str, str],
+    by: tuple[str, str] | Sequence[tuple[str, str]],
     shown: Callable[[str, Any], Any],
     *,
     keep: Callable[[Any], bool] = lambda row: True,  # noqa: ARG005
-    at_least: int = 0,
-    at_most: int = ORDINAL_MAX,
     answer: Any,
 ) -> Any:
-    """A page of the records with the key ``by`` (lookup, text), by ordinal and id; ``shown`` makes items."""
+    """A page of the records with the key ``by`` (lookup, text), by ordinal and id; ``shown`` makes items.
+
+    Several keys: first all records of the first one. InvalidError for an ``after`` that was not told.
+    """
+    keys = [by] if isinstance(by[0], str) else list(by)
     items: list[Any] = []
     last = ""
-    found = _from(view, kind, by, ask.query.after, (at_least, at_most))
-    for looked_at, (place, record_id, row) in enumerate(found):
+    for looked_at, (place, record_id, row) in enumerate(_from(view, kind, keys, ask.query.after)):
         if len(items) == ask.query.limit or looked_at == LOOKED_AT_MAX:
             return page_of(answer)(items=tuple(items), next=last)
         last = place
@@ -154,16 +155,22 @@ def paged(
     return page_of(answer)(items=tuple(items))
 
 
-def _from(
-    view: View, kind: Kind[Any], by: tuple[str, str], after: str, within: tuple[int, int]
-) -> Iterator[tuple[str, str, Any]]:
+def _from(view: View, kind: Kind[Any], keys: Sequence[Any], after: str) -> Iterator[tuple[str, str, Any]]:
     """Records after a place, each with its place."""
+    number, ordinal, record_id = _place(after)
+    for at in range(number, len(keys)):
+        for place, one, row in _of_key(view, kind, keys[at], ordinal, record_id):
+            yield f"{at}-{place}", one, row
+        ordinal, record_id = 0, ""
+
+
+def _of_key(
+    view: View, kind: Kind[Any], by: tuple[str, str], ordinal: int, record_id: str
+) -> Iterator[tuple[str, str, Any]]:
     lookup, text = by
-    ordinal, record_id = _place(after)
-    ordinal, at_most = max(ordinal, within[0]), within[1]
     size = _CHUNK
     while True:
-        ids = view.ids(kind, lookup, text, at_least=ordinal, at_most=at_most, limit=size)
+        ids = view.ids(kind, lookup, text, at_least=ordinal, limit=size)
         told = False
         for one in ids:
             row = view.get(kind, one)
@@ -179,10 +186,15 @@ def _from(
         size = _CHUNK if told else size * 4  # so many have one ordinal
 
 
-def _place(after: str) -> tuple[int, str]:
+def _place(after: str) -> tuple[int, int, str]:
     if not after:
-        return 0, ""
-    ordinal, _, record_id = after.partition("-")
-    if not (ordinal.isascii() and ordinal.isdigit() and len(ordinal) < 20 and record_id):
+        return 0, 0, ""
+    number, _, rest = after.partition("-")
+    ordinal, _, record_id = rest.partition("-")
+    if not (_is_number(number) and _is_number(ordinal) and record_id):
         raise InvalidError("`after` is the `next` of the page before", "after")
-    return int(ordinal), record_id
+    return int(number), int(ordinal), record_id
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= ORDINAL_MAX

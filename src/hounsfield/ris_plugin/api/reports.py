@@ -14,7 +14,7 @@ from hounsfield.ris_plugin.api import sight
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, Paged, page_of, paged
 from hounsfield.ris_plugin.api.models import item, model, row_of
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.reports import REPORT, Report, Section
+from hounsfield.ris_plugin.records.reports import CLASSES, PRIORITIES, REPORT, Report, Section, queue
 
 __all__ = ["ENDPOINTS"]
 
@@ -23,6 +23,8 @@ MORE: Final = ("patient_name", "patient_number", "birth_day", "actions")
 ReportItem: Final[Any] = item(Report, *MORE)
 SectionModel: Final[Any] = model(Section)
 READERS: Final = (Role.RADIOLOGIST, Role.TRAINEE)
+_QUEUES: Final = [("queue", queue(priority, of)) for priority in PRIORITIES for of in CLASSES]
+"""What is urgent first, of that emergencies, then who lies here; in each who has waited longest."""
 _ACTIONS: Final = ("take", "release", "draft", "put-forward", "sign", "correct", "addend")
 
 
@@ -110,7 +112,7 @@ def _now(view: View, ask: Ask) -> Any:
 
 
 def unread(view: View, ask: Ask) -> Any:
-    """What is to be read, those first that have waited longest."""
+    """What is to be read: by priority, then emergencies, then who has waited longest."""
     q: Mine = ask.query
     who = ask.actor.person if q.assigned_to == "me" else q.assigned_to
 
@@ -123,7 +125,7 @@ def unread(view: View, ask: Ask) -> Any:
         )
 
     return paged(
-        ask, view, REPORT, ("unread", ""), lambda key, one: _line(view, ask, key, one),
+        ask, view, REPORT, _QUEUES, lambda key, one: _line(view, ask, key, one),
         keep=keep, answer=ReportItem,
     )  # fmt: skip
 
@@ -213,7 +215,7 @@ def _on(name: str, action: str, summary: str, run: Any, body: Any, **more: Any) 
 ENDPOINTS: Final = (
     Endpoint(
         "ListUnread", "GET", "/reading-list", TAG,
-        "What is to be read, those first that have waited longest",
+        "What is to be read: by priority, then emergencies, inpatients, then those that have waited longest",
         unread, page_of(ReportItem), Mine, roles=sight.DEPARTMENT,
     ),
     Endpoint(
