@@ -9,7 +9,7 @@ import pytest
 import trio
 from msgspec import structs
 
-from hounsfield.archive.plugins import Event
+from hounsfield.archive.plugins import Change, Event
 from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.actors import PEOPLES_ROLES, SYSTEM
 from hounsfield.ris_plugin.api import live as looking
@@ -20,6 +20,7 @@ from hounsfield.ris_plugin.api.table import BY_NAME, ENDPOINTS
 from hounsfield.ris_plugin.catalog import put_person
 from hounsfield.ris_plugin.errors import ForbiddenError
 from hounsfield.ris_plugin.records.catalog import Person
+from hounsfield.ris_plugin.records.messages import MESSAGE, Message
 from hounsfield.ris_plugin.records.reports import Section
 from ris.conftest import ADMINISTRATOR, NOON_NS, RADIOLOGIST, Desk
 from ris.counter import Counter
@@ -170,7 +171,8 @@ def test_the_command_line_has_the_roles_that_are_documented() -> None:
 class Socket:
     """A WebSocket, as Starlette has them."""
 
-    def __init__(self, who: str | None, topics: str = "") -> None:
+    def __init__(self, who: str | None, topics: str = "", origin: str = "") -> None:
+        self.headers = {"host": "127.0.0.1:8042", **({"origin": origin} if origin else {})}
         self.scope = {} if who is None else {"identity": who}
         self.query_params = {"topics": topics} if topics else {}
         self.told: list[dict[str, Any]] = []
@@ -244,6 +246,33 @@ async def test_everybody_is_told_what_he_may_see(counter: Counter) -> None:
         await told(clerk)
         assert clerk.closed == 1008
         nursery.cancel_scope.cancel()
+
+
+async def test_a_foreign_page_is_told_nothing_where_no_token_is_needed(counter: Counter) -> None:
+    counter.desk.settings = structs.replace(counter.desk.settings, without_token="clerk")
+    live = Live(Counter(counter.desk).ris)
+    async with trio.open_nursery() as nursery:
+        foreign = await opened(nursery, live, Socket(None, origin="https://evil.example"))
+        own = await opened(nursery, live, Socket(None, origin="http://127.0.0.1:8042"))
+        assert (foreign.closed, foreign.told) == (1008, [])
+        assert own.told[0]["event"] == "hello"
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_runs_the_system_reads_no_reports_in_messages(counter: Counter) -> None:
+    made: list[str] = []
+
+    def put(change: Change) -> None:
+        for number, kind in enumerate(("ORU^R01", "SIU^S12")):
+            made.append(change.new_id())
+            text = b"MSH|^~\\&|\rOBX|1|TX|||no bleeding\r"
+            message = Message(destination="his", number=number, control_id=kind, kind=kind, body=text)
+            change.put(MESSAGE, made[-1], message)
+
+    counter.desk.commit(put)
+    await counter.get("administrator", f"/messages/{made[0]}", 403)
+    assert "SIU" not in (await counter.get("administrator", f"/messages/{made[1]}"))["text"]
+    await counter.get("radiologist", f"/messages/{made[0]}", 403)
 
 
 async def test_who_is_too_slow_is_closed_and_looks_again(counter: Counter) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 import trio
@@ -128,7 +129,7 @@ class Live:
         except RisError:
             await websocket.close(_POLICY)
             return
-        if not topics <= TOPICS.keys():
+        if not topics <= TOPICS.keys() or (caller.token_holder is None and _is_foreign(websocket)):
             await websocket.close(_POLICY)
             return
         if len(self._sockets) >= SOCKETS_MAX:
@@ -195,6 +196,12 @@ class Live:
     @staticmethod
     async def _send(websocket: WebSocket, told: Mapping[str, Any]) -> None:
         await websocket.send_text(msgspec.json.encode(told).decode())
+
+
+def _is_foreign(websocket: WebSocket) -> bool:
+    """Whether a page of somebody else asks, in the browser of who needs no token (RFC 6455 10.2)."""
+    origin = websocket.headers.get("origin", "")
+    return bool(origin) and urlsplit(origin).netloc != websocket.headers.get("host", "")
 
 
 async def _until_gone(websocket: WebSocket, scope: trio.CancelScope) -> None:

@@ -12,6 +12,7 @@ from hounsfield.ris_plugin import following
 from hounsfield.ris_plugin.actors import Role
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Paged, page_of, paged
 from hounsfield.ris_plugin.api.models import item
+from hounsfield.ris_plugin.api.sight import STAFF
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
 from hounsfield.ris_plugin.records.messages import (
     ASIDE,
@@ -68,7 +69,10 @@ def queue(view: View, ask: Ask) -> Any:
 
 
 def message(view: View, ask: Ask) -> Text:
-    """One of them."""
+    """One of them. Who runs the system alone does not read reports."""
+    held = view.get(MESSAGE, ask.path["message"])
+    if held is not None and held.kind.startswith("ORU"):
+        ask.actor.require(*STAFF, what="reading a message with a report")
     return _text(view, ask.path["message"], MESSAGE)
 
 
