@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hounsfield.ris_plugin.catalog import person, procedure, put_person, put_procedure, put_resource, resource
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, StaleError
 from hounsfield.ris_plugin.free_time import Calendar
-from hounsfield.ris_plugin.importing import File, Plan, parts, plan, put, to_csv, to_yaml
+from hounsfield.ris_plugin.importing import File, Plan, entries_of, parse, parts, plan, put, to_csv, to_yaml
 from hounsfield.ris_plugin.importing.fields import SECTIONS, items_of, joined
 from hounsfield.ris_plugin.importing.hours import closure_text, hours_text, read_closure, read_hours
 from hounsfield.ris_plugin.importing.planning import CHANGES_MAX
@@ -30,7 +30,7 @@ CSVS = ("resources", "people", "procedures", "macros")
 
 def planned(desk: Desk, *texts: str, name: str = "ris.yaml") -> Plan:
     with desk.view() as view:
-        return plan(view, ADMINISTRATOR, ZONE, [File(name, text) for text in texts])
+        return plan(view, ADMINISTRATOR, ZONE, parse([File(name, text) for text in texts]))
 
 
 def done(desk: Desk, text: str, name: str = "ris.yaml") -> Plan:
@@ -96,13 +96,13 @@ def test_what_is_exported_is_imported_as_the_same(desk: Desk, tmp_path: Path, fo
     desk.do(put_procedure, ADMINISTRATOR, odd_procedure)
     with desk.view() as view:
         files = (
-            [File("all.yaml", to_yaml(view, ZONE))]
+            [File("all.yaml", to_yaml(entries_of(view, ZONE)))]
             if form == "yaml"
             else [File(f"{name}.csv", to_csv(view, ZONE, name)) for name in CSVS]
         )
     before = everything(desk)
     with desk.view() as view:
-        again = plan(view, ADMINISTRATOR, ZONE, files)
+        again = plan(view, ADMINISTRATOR, ZONE, parse(files))
     assert (again.problems, again.added, again.changed) == ([], {}, {})
     # Into an empty one: all of it, and just so.
     from support.archives import stores_in
@@ -110,7 +110,7 @@ def test_what_is_exported_is_imported_as_the_same(desk: Desk, tmp_path: Path, fo
     with stores_in(tmp_path / "other") as stores:
         other = Desk(stores)
         with other.view() as view:
-            into = plan(view, ADMINISTRATOR, ZONE, files)
+            into = plan(view, ADMINISTRATOR, ZONE, parse(files))
         assert into.problems == []
         for batch in into.batches():
             other.do(put, ADMINISTRATOR, batch)
@@ -330,7 +330,7 @@ def test_codes_are_texts(desk: Desk) -> None:
 
 def test_only_administrators_import(desk: Desk) -> None:
     with desk.view() as view, pytest.raises(ForbiddenError):
-        plan(view, CLERK, ZONE, [])
+        plan(view, CLERK, ZONE, parse([]))
     with pytest.raises(ForbiddenError):
         desk.do(put, CLERK, [])
 

@@ -18,13 +18,17 @@ from hounsfield.ris_plugin.free_time import Calendar
 from hounsfield.ris_plugin.importing.fields import SECTIONS, joined
 from hounsfield.ris_plugin.records.catalog import Procedure
 
-__all__ = ["to_csv", "to_yaml"]
+__all__ = ["entries_of", "to_csv", "to_yaml"]
 
 
-def to_yaml(view: View, zone: ZoneInfo, sections: Sequence[str] = ()) -> str:
+def entries_of(view: View, zone: ZoneInfo, sections: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
     """Sections, all when none is named, with what is not as it is by default. InvalidError."""
     calendar = Calendar(zone)
-    found = {name: list(_entries(view, name, calendar)) for name in _named(sections)}
+    return {name: list(_entries(view, name, calendar)) for name in _named(sections)}
+
+
+def to_yaml(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Sections as the text of a file: what takes long of an export, and needs no records."""
     text: str = yaml.dump(found, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return text
 
@@ -60,11 +64,11 @@ def _rows(view: View, section: str) -> list[Any]:
 
 def _entries(view: View, section: str, calendar: Calendar) -> Iterator[dict[str, Any]]:
     fields = SECTIONS[section].fields
+    defaults = {one.name: one.default for one in structs.fields(SECTIONS[section].kind.type)}
     for one in _rows(view, section):
         if not fields:
             yield msgspec.to_builtins(one)
             continue
-        defaults = {each.name: each.default for each in structs.fields(type(one))}
         yield {
             name: value if isinstance(value, int) else fields[name].write(value, calendar)
             for name in fields

@@ -12,8 +12,8 @@ from hounsfield.archive.plugins import Change, Parts
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import InvalidError
-from hounsfield.ris_plugin.importing.exporting import to_csv, to_yaml
-from hounsfield.ris_plugin.importing.planning import Item, Plan, plan, put
+from hounsfield.ris_plugin.importing.exporting import entries_of, to_csv, to_yaml
+from hounsfield.ris_plugin.importing.planning import Item, Plan, parse, plan, put
 from hounsfield.ris_plugin.importing.reading import File
 
 __all__ = ["parts"]
@@ -39,8 +39,9 @@ async def _import(
     given = [File(one["name"], one["text"], one.get("kind", "")) for one in files]
 
     def look() -> Plan:
+        parsed = parse(given)
         with ris.reading() as view:
-            return plan(view, actor, ris.zone, given)
+            return plan(view, actor, ris.zone, parsed)
 
     planned = await trio.to_thread.run_sync(look)
     done = 0
@@ -82,6 +83,7 @@ async def _export(ris: Ris, *, sections: Sequence[str] = (), form: str = "yaml")
         with ris.reading() as view:
             if form == "csv":
                 return to_csv(view, ris.zone, sections[0])
-            return to_yaml(view, ris.zone, sections)
+            found = entries_of(view, ris.zone, sections)
+        return to_yaml(found)
 
     return {"text": await trio.to_thread.run_sync(look)}

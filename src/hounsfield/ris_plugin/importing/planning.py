@@ -7,7 +7,7 @@ file again changes nothing, so that an import that was cut off is gone on with b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import PurePath
@@ -38,7 +38,7 @@ from hounsfield.ris_plugin.records.base import Code, folded
 from hounsfield.ris_plugin.records.catalog import PROCEDURE, RESOURCE, Closure, Person, Procedure, Resource
 from hounsfield.ris_plugin.records.reports import Macro, Template
 
-__all__ = ["CHANGES_MAX", "Item", "Plan", "plan", "put"]
+__all__ = ["CHANGES_MAX", "Item", "Parsed", "Plan", "parse", "plan", "put"]
 
 CHANGES_MAX: Final = 1000
 """Records that are put in one transaction, which is made while others wait; more are put in several."""
@@ -77,10 +77,27 @@ class Plan:
         return ", ".join(f"{word} {sum(of.values())}" for word, of in counts)
 
 
-def plan(view: View, actor: Actor, zone: ZoneInfo, files: Sequence[File]) -> Plan:
-    """What importing files would change, and all that is wrong with them. Changes nothing. ForbiddenError."""
+@dataclass(slots=True)
+class Parsed:
+    """What stands in files, by section, and what of them cannot be read."""
+
+    entries: dict[str, list[Entry]]
+    problems: list[Problem]
+
+
+def parse(files: Sequence[File]) -> Parsed:
+    """The entries of files: what takes long of an import, and needs no records."""
+    parsed = Parsed({name: [] for name in (*SECTIONS, CLOSURES)}, [])
+    for file in files:
+        for section, found in _read(file, parsed.problems):
+            parsed.entries[section] += found
+    return parsed
+
+
+def plan(view: View, actor: Actor, zone: ZoneInfo, parsed: Parsed) -> Plan:
+    """What importing would change, and all that is wrong with it. Changes nothing. ForbiddenError."""
     actor.require(Role.ADMINISTRATOR, what="importing")
-    return _Planner(view, actor, Calendar(zone)).plan(files)
+    return _Planner(view, Calendar(zone), parsed.problems).plan(parsed.entries)
 
 
 def put(change: Change, actor: Actor, items: Sequence[Item]) -> None:
@@ -107,22 +124,42 @@ def _lookup(section: str, key: str) -> tuple[str, str]:
     return ("name" if section in ("templates", "macros") else "code"), key
 
 
+def _read(file: File, problems: list[Problem]) -> Iterator[tuple[str, list[Entry]]]:
+    is_csv = file.kind or PurePath(file.name).suffix.lower() in (".csv", ".tsv")
+    if is_csv:
+        named = file.kind or PurePath(file.name).stem.lower()
+        rows, wrong = read_csv(file)
+        sections = {named: rows}
+    else:
+        sections, wrong = read_yaml(file)
+    problems += wrong
+    for name, entries in sections.items():
+        section, given = SYNONYMS.get(name, (name, {}))
+        if section not in SECTIONS and section != CLOSURES:
+            known = sorted({*SECTIONS, *SYNONYMS, CLOSURES})
+            problems.append(
+                Problem(file.name, 0, name[:40], f"no such section; there are {', '.join(known)}")
+            )
+            continue
+        if is_csv and section == "templates":
+            problems.append(Problem(file.name, 0, "", "templates come as YAML"))
+            continue
+        for entry in entries:
+            entry.values = {**given, **entry.values}
+        yield section, entries
+
+
 class _Planner:
-    def __init__(self, view: View, actor: Actor, calendar: Calendar) -> None:
+    def __init__(self, view: View, calendar: Calendar, problems: Sequence[Problem]) -> None:
         self._view = view
-        self._actor = actor
         self._calendar = calendar
-        self._plan = Plan()
+        self._plan = Plan(problems=list(problems))
         self._known: dict[str, Resource] | None = None
         self._rows: dict[str, dict[str, tuple[msgspec.Struct | None, msgspec.Struct, Entry | None]]] = {
             name: {} for name in SECTIONS
         }
 
-    def plan(self, files: Sequence[File]) -> Plan:
-        entries: dict[str, list[Entry]] = {name: [] for name in (*SECTIONS, CLOSURES)}
-        for file in files:
-            for section, found in self._read(file):
-                entries[section] += found
+    def plan(self, entries: Mapping[str, Sequence[Entry]]) -> Plan:
         for section in SECTIONS:
             for entry in entries[section]:
                 self._take(section, entry)
@@ -138,32 +175,6 @@ class _Planner:
         if self._plan.problems:
             self._plan.items.clear()
         return self._plan
-
-    # ------------------------------------------------------------ files
-
-    def _read(self, file: File) -> Iterator[tuple[str, list[Entry]]]:
-        is_csv = file.kind or PurePath(file.name).suffix.lower() in (".csv", ".tsv")
-        if is_csv:
-            named = file.kind or PurePath(file.name).stem.lower()
-            rows, problems = read_csv(file)
-            sections = {named: rows}
-        else:
-            sections, problems = read_yaml(file)
-        self._plan.problems += problems
-        for name, entries in sections.items():
-            section, given = SYNONYMS.get(name, (name, {}))
-            if section not in SECTIONS and section != CLOSURES:
-                known = sorted({*SECTIONS, *SYNONYMS, CLOSURES})
-                self._plan.problems.append(
-                    Problem(file.name, 0, name[:40], f"no such section; there are {', '.join(known)}")
-                )
-                continue
-            if is_csv and section == "templates":
-                self._plan.problems.append(Problem(file.name, 0, "", "templates come as YAML"))
-                continue
-            for entry in entries:
-                entry.values = {**given, **entry.values}
-            yield section, entries
 
     # ------------------------------------------------------------ entries
 
@@ -307,10 +318,20 @@ class _Planner:
             self._plan.items.append(Item(section, key, before, new))
 
 
+def _fields_of(kind: type[msgspec.Struct]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The fields of a kind of record, and the defaults of those that have one."""
+    fields = structs.fields(kind)
+    defaults = {one.name: one.default for one in fields if one.default is not msgspec.NODEFAULT}
+    return tuple(one.name for one in fields), defaults
+
+
+_FIELDS: Final = {name: _fields_of(of.kind.type) for name, of in SECTIONS.items()}
+
+
 def _merged(section: str, before: Any, given: dict[str, Any]) -> msgspec.Struct:
     """A record with what an entry says of it. TypeError when a field that it must have is missing."""
     kind = SECTIONS[section].kind.type
-    defaults = {one.name: one.default for one in structs.fields(kind) if one.default is not msgspec.NODEFAULT}
+    names, defaults = _FIELDS[section]
     if section == "procedures":
         code = before.code if before is not None else Code(value=given["code"], scheme=given["scheme"])
         if "meaning" in given:
@@ -325,7 +346,7 @@ def _merged(section: str, before: Any, given: dict[str, Any]) -> msgspec.Struct:
     if before is not None:
         changed: msgspec.Struct = structs.replace(before, **given)
         return changed
-    absent = [one.name for one in structs.fields(kind) if one.name not in {**defaults, **given}]
+    absent = [name for name in names if name not in defaults and name not in given]
     if absent:
         raise InvalidError(f"something new needs {' and '.join(absent)}", absent[0])
     made: msgspec.Struct = kind(**given)
