@@ -44,6 +44,7 @@ class Other:
     replies: list[str | None] = field(default_factory=list)
     got: list[hl7.Message] = field(default_factory=list)
     port: int = 0
+    strays: bool = False
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         framer = Framer(1 << 20)
@@ -57,10 +58,10 @@ class Other:
                     if code is None:
                         await trio.aclose_forcefully(stream)
                         return
-                    answer = (
-                        f"MSH|^~\\&|O||H||20261122||ACK|1|P|2.5.1\rMSA|{code}|{said(message, 'MSH', 10)}|so\r"
-                    )
-                    await stream.send_all(framed(answer.encode()))
+                    head = "MSH|^~\\&|O||H||20261122||ACK|1|P|2.5.1\r"
+                    answer = framed(f"{head}MSA|{code}|{said(message, 'MSH', 10)}|so\r".encode())
+                    stray = framed(f"{head}MSA|AA|another\r".encode()) if self.strays else b""
+                    await stream.send_all(stray + answer)
 
     @property
     def ids(self) -> list[str]:
@@ -200,6 +201,15 @@ async def test_what_a_receiver_calls_wrong_does_not_hold_up_the_rest_and_can_be_
         await send_again(made.ris, listed[0]["message"])
         await sent(made, lambda: len(waiting(made, "sent")) == 3)
         assert other.ids[-1] == other.ids[0]
+
+
+async def test_answers_to_something_else_are_passed_over(tmp_path: Path) -> None:
+    async with told(tmp_path / "a") as (made, other):
+        other.strays = True
+        await an_order(made, placer_number="O1")
+        await an_order(made, placer_number="O2")
+        await sent(made, lambda: len(waiting(made, "sent")) == 2)
+        assert len(other.got) == 2
 
 
 async def test_an_event_that_is_told_again_makes_no_second_message(tmp_path: Path) -> None:

@@ -138,11 +138,12 @@ async def ask(stream: trio.abc.Stream, framer: Framer, message: bytes | None) ->
     """Send a message, if any; the next one that comes. MllpError when the peer ends instead."""
     if message is not None:
         await stream.send_all(framed(message))
+    data: bytes | bytearray = b""
     while True:
-        data = await stream.receive_some(RECEIVE_BYTES)
-        if not data:
-            raise MllpError("the receiver closed the connection without an answer")
-        for found in framer.feed(data):
+        for found in framer.feed(data):  # what came with an answer before may be there already
             if isinstance(found, TooLong):
                 raise MllpError("the receiver's answer is longer than any")
             return found
+        data = await stream.receive_some(RECEIVE_BYTES)
+        if not data:
+            raise MllpError("the receiver closed the connection without an answer")
