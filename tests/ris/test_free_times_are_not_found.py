@@ -158,7 +158,7 @@ def procedures(draw: st.DrawFn) -> Procedure:
 
 
 @given(department=departments(), one=procedures(), days=st.integers(1, 3), limit=st.integers(1, 40))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_just_the_first_free_times_are_found(
     shared_stores: Stores,
     department: tuple[list[Resource], dict[str, list[tuple[int, int]]], date],
