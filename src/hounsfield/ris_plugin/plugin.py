@@ -14,7 +14,7 @@ import hl7  # noqa: F401 - who has not installed the extra `ris` is told so befo
 from hounsfield.archive.dicom.text import character_set
 from hounsfield.archive.errors import ConfigError
 from hounsfield.archive.plugins import Archive, CommandLine, Listen, Parts, Plugin
-from hounsfield.ris_plugin import api, importing, mpps, reacting, worklist
+from hounsfield.ris_plugin import api, distribution, importing, mpps, reacting, worklist
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.hl7 import parts as hl7_parts
 from hounsfield.ris_plugin.hl7.checking import check as check_hl7
@@ -37,6 +37,7 @@ PARTS: Final[Sequence[Callable[[Ris], Parts]]] = (
     api.parts,
     importing.parts,
     hl7_parts,
+    distribution.parts,
 )
 """Each concern that speaks to the world gives its parts."""
 
