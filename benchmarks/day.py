@@ -7,6 +7,7 @@ receiver of a few lines), else over the API as the person whose work it is, and 
 
 from __future__ import annotations
 
+import io
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from benchmarks.day_peers import (
 TODAY: Final = ("693_UNCR.dcm", "693_J2KR.dcm")
 """Slices of a CT of the head, of pydicom-data."""
 PRIOR: Final = ("693_UNCI.dcm",)
+ENCAPSULATED_PDF: Final = "1.2.840.10008.5.1.4.1.1.104.1"
 FINDINGS: Final = "No haemorrhage. No fracture of the skull. Ventricles and sulci are normal for the age."
 IMPRESSION: Final = "No traumatic lesion."
 
@@ -87,6 +89,14 @@ class Day:
             for number, text in self.receiver.once("ORU").items()
             if self.order["accession"] in text
         }
+
+    def documents(self) -> list[tuple[str, str]]:
+        """Series and instance of every PDF under the study."""
+        answer = self.api.fetch(
+            f"/studies/{self.study}/instances", "application/dicom+json", SOPClassUID=ENCAPSULATED_PDF
+        )
+        rows = answer.json() if answer.content else []
+        return [(row["0020000E"]["Value"][0], row["00080018"]["Value"][0]) for row in rows]
 
 
 # ---------------------------------------------------------------- the steps
@@ -256,6 +266,21 @@ def the_report_is_received(day: Day) -> str:
     return f"{field_of(text, 'MSH', 9)} {number}"
 
 
+def the_pdf_is_there(day: Day) -> str:
+    """The report as a document under the study, over DICOMweb."""
+    (made,) = until(day.documents, "a PDF is under the study")
+    answer = day.api.fetch(
+        f"/studies/{day.study}/series/{made[0]}/instances/{made[1]}", "application/dicom; transfer-syntax=*"
+    )
+    dataset = pydicom.dcmread(io.BytesIO(answer.content))
+    document = bytes(dataset.EncapsulatedDocument)
+    if not document.startswith(b"%PDF-") or b"%%EOF" not in document[-64:]:
+        raise DayError("what is under the study is no PDF")
+    if dataset.PatientID != day.number or dataset.AccessionNumber != day.order["accession"]:
+        raise DayError("the PDF is another patient's, or of another order")
+    return f"{len(document):,} bytes, {dataset.DocumentTitle}"
+
+
 class Step(NamedTuple):
     """``title``: what people call it. ``play``: do it; what to say of it. DayError."""
 
@@ -276,6 +301,7 @@ STEPS: Final = (
     Step("a radiologist reads it", it_is_read),
     Step("the report is signed", it_is_signed),
     Step("the hospital receives the report", the_report_is_received),
+    Step("the report is under the study, as a PDF", the_pdf_is_there),
 )
 
 

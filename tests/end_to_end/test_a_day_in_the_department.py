@@ -94,4 +94,6 @@ def check_once(day: Day) -> None:
     assert [one["state"] for one in found] == ["completed"]
     reports = day.api.ask("radiologist", "GET", "/reports", study=day.study)["items"]
     assert [len(one["versions"]) for one in reports] == [1]
+    assert [one["priors"] for one in reports] == [[day.prior]]
     assert len(day.received()) == 1
+    assert len(day.documents()) == 1
