@@ -38,6 +38,7 @@ _PROGRAMS = {
     "wlmscpfs": "dcmtk",
     "dump2dcm": "dcmtk",
     "dcmdump": "dcmtk",
+    "dsrdump": "dcmtk",
     "dcmdjpeg": "dcmtk",
     "dcm2xml": "dcmtk",
     "dcm2pnm": "dcmtk",

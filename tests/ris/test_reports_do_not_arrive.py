@@ -242,10 +242,10 @@ def test_others_read_the_structured_report(tmp_path: Path, kind: str) -> None:
         structured(one, "ab" * 16, {}, moment, organisation="St. H", priors=one.report.versions[:1])
     )
     dumped = subprocess.run(
-        ["dsrdump", "--print-long", str(path)], capture_output=True, check=False, encoding="utf-8"
+        ["dsrdump", str(path)], capture_output=True, check=False, encoding="utf-8", errors="replace"
     )
     assert dumped.returncode == 0, dumped.stderr
-    assert "E:" not in dumped.stderr
+    assert not [line for line in dumped.stderr.splitlines() if line.startswith("E:")]
     assert "Größe 漢漢" in dumped.stdout
     assert ("VERIFIED" in dumped.stdout and "UNVERIFIED" not in dumped.stdout) == (kind != "preliminary")
 
