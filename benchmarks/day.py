@@ -226,10 +226,10 @@ def it_is_read(day: Day) -> str:
 
     day.report = until(waiting, "the study is on the reading list")
     day.report = day.api.ask("radiologist", "POST", f"/reports/{day.report['id']}/take", {})
-    rows = day.api.fetch("/studies", "application/dicom+json", PatientID=day.number).json()
-    if {row["0020000D"]["Value"][0] for row in rows} != {day.study, day.prior}:
-        raise DayError(f"of the patient there are {len(rows)} studies: not the one to read and its prior")
-    return f"taken by {day.report['assigned_to']}; its prior is there"
+    priors = day.api.ask("radiologist", "GET", f"/reports/{day.report['id']}/priors")["items"]
+    if [one["study_uid"] for one in priors] != [day.prior]:
+        raise DayError(f"{len(priors)} priors are listed: not the one that there is")
+    return f"taken by {day.report['assigned_to']}; its prior is listed: {', '.join(priors[0]['because'])}"
 
 
 def it_is_signed(day: Day) -> str:

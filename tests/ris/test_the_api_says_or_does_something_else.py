@@ -13,8 +13,11 @@ from hounsfield.ris_plugin.actors import SYSTEM
 from hounsfield.ris_plugin.api.http import BODY_BYTES_MAX
 from hounsfield.ris_plugin.api.openapi import document
 from hounsfield.ris_plugin.api.table import ENDPOINTS
+from hounsfield.ris_plugin.catalog import put_person
+from hounsfield.ris_plugin.records.base import NS
+from hounsfield.ris_plugin.records.catalog import Person
 from hounsfield.ris_plugin.records.patients import Visit
-from ris.conftest import NOON_NS, Desk
+from ris.conftest import ADMINISTRATOR, NOON_NS, Desk
 from ris.counter import Counter
 
 
@@ -168,6 +171,21 @@ async def test_the_reading_list_has_what_is_urgent_first(counter: Counter) -> No
     assert found == [3, 4, 2, 1, 0]
     few = await counter.get("radiologist", "/reading-list", assigned_to="me")
     assert few["items"] == []
+    await counter.get("radiologist", "/reading-list", 422, after="x")
+
+
+async def test_a_reader_has_his_own_subspecialty_first(counter: Counter) -> None:
+    desk = counter.desk
+    desk.procedure("KNEE", subspecialty="msk")
+    desk.procedure("HEAD", subspecialty="neuro")
+    knee = desk.do(reporting.ready, SYSTEM, [desk.order(desk.patient("P1"), "KNEE")])
+    desk.now_ns += 60 * NS
+    head = desk.do(reporting.ready, SYSTEM, [desk.order(desk.patient("P2"), "HEAD")])
+    neuro = Person(code="neuro", name="N^N", roles=("radiologist",), subspecialties=("neuro",))
+    desk.do(put_person, ADMINISTRATOR, neuro)
+    for who, expected in (("radiologist", [knee, head]), ("neuro", [head, knee])):
+        found = await counter.get(who, "/reading-list")
+        assert [one["id"] for one in found["items"]] == expected
 
 
 LISTS = [one for one in ENDPOINTS if one.is_read and not one.parameters]

@@ -45,6 +45,7 @@ class Wanted:
     states: Collection[str] = ()
     locked: bool = True
     """Also those that somebody else has now."""
+    assigned_to: str = ""
 
     def has(self, report: Report, person: str, now_ns: int) -> bool:
         """Whether a report is one of them."""
@@ -54,6 +55,7 @@ class Wanted:
             and self.subspecialty in ("", report.subspecialty)
             and self.priority in ("", report.priority)
             and (not self.states or report.state in self.states)
+            and self.assigned_to in ("", report.assigned_to)
             and (self.locked or not is_locked(report, now_ns) or report.assigned_to == person)
         )
 

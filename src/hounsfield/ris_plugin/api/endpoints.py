@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -103,6 +103,8 @@ class Endpoint:
     """Who may ask at all; what the action itself requires comes on top of it."""
     kind: Kind[Any] | None = None
     """Whose version If-Match names: the record of the path's last parameter."""
+    later: Callable[[Ask, Any], Awaitable[Any]] | None = None
+    """Of a GET: what the archive has to be asked for, given what ``run`` answered; the answer then."""
     must_match: bool = False
     """Whether If-Match has to be there: two may edit it."""
 

@@ -62,6 +62,8 @@ async def perform(
         return (await ris.commit(run))[0]
     with ris.reading() as view:
         answer, ask = run(view)
+    if endpoint.later is not None:
+        answer = await endpoint.later(ask, answer)
     if ask.seen:
         await ris.commit(lambda change: _note(change, ask))
     return answer

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import reporting
+from hounsfield.ris_plugin import reading_list, reporting
 from hounsfield.ris_plugin.actors import Role
 from hounsfield.ris_plugin.api import sight
-from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, Paged, page_of, paged
+from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, Paged, page_of
 from hounsfield.ris_plugin.api.models import item, model, row_of
+from hounsfield.ris_plugin.catalog import person
+from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.reports import CLASSES, PRIORITIES, REPORT, Report, Section, queue
+from hounsfield.ris_plugin.records.reports import REPORT, Report, Section
 
 __all__ = ["ENDPOINTS"]
 
@@ -23,8 +26,6 @@ MORE: Final = ("patient_name", "patient_number", "birth_day", "actions")
 ReportItem: Final[Any] = item(Report, *MORE)
 SectionModel: Final[Any] = model(Section)
 READERS: Final = (Role.RADIOLOGIST, Role.TRAINEE)
-_QUEUES: Final = [("queue", queue(priority, of)) for priority in PRIORITIES for of in CLASSES]
-"""What is urgent first, of that emergencies, then who lies here; in each who has waited longest."""
 _ACTIONS: Final = ("take", "release", "draft", "put-forward", "sign", "correct", "addend")
 
 
@@ -35,6 +36,20 @@ class Mine(Paged, frozen=True, kw_only=True):
     modality: str = ""
     subspecialty: str = ""
     assigned_to: str = ""
+
+
+class PriorItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An earlier study of the patient; ``because`` says why it is shown so early, ``here`` whether its images
+    are in the archive."""
+
+    study_uid: str
+    date: str
+    modalities: tuple[str, ...]
+    description: str
+    score: int
+    because: tuple[str, ...]
+    report_id: str
+    here: bool
 
 
 class OfPatient(Nothing, frozen=True, kw_only=True):
@@ -112,22 +127,44 @@ def _now(view: View, ask: Ask) -> Any:
 
 
 def unread(view: View, ask: Ask) -> Any:
-    """What is to be read: by priority, then emergencies, then who has waited longest."""
+    """What is to be read, what is urgent, waits long or is the reader's own subspecialty first.
+
+    ``next`` is how many came before: reports that are read meanwhile move the others up.
+    """
     q: Mine = ask.query
-    who = ask.actor.person if q.assigned_to == "me" else q.assigned_to
+    if q.after and not (q.after.isascii() and q.after.isdigit() and len(q.after) < 7):
+        raise InvalidError("`after` is the `next` of the page before", "after")
+    begin = int(q.after or 0)
+    held = person(view, ask.actor.person)
+    found = reading_list.waiting(
+        view,
+        ask.now_ns,
+        person=ask.actor.person,
+        subspecialties=held[1].subspecialties if held is not None else (),
+        wanted=reading_list.Wanted(
+            modality=q.modality,
+            subspecialty=q.subspecialty,
+            states=(q.state,) if q.state else (),
+            assigned_to=ask.actor.person if q.assigned_to == "me" else q.assigned_to,
+        ),
+        limit=begin + q.limit + 1,
+    )
+    items = tuple(_line(view, ask, one.report_id, one.report) for one in found[begin : begin + q.limit])
+    more = len(found) > begin + q.limit
+    return page_of(ReportItem)(items=items, next=str(begin + q.limit) if more else "")
 
-    def keep(one: Report) -> bool:
-        return (
-            q.state in ("", one.state)
-            and q.modality in ("", one.modality)
-            and q.subspecialty in ("", one.subspecialty)
-            and who in ("", one.assigned_to)
-        )
 
-    return paged(
-        ask, view, REPORT, _QUEUES, lambda key, one: _line(view, ask, key, one),
-        keep=keep, answer=ReportItem,
-    )  # fmt: skip
+def _of_report(view: View, ask: Ask) -> str:
+    reporting.get(view, ask.path["report"])
+    return ask.path["report"]
+
+
+async def _priors(ask: Ask, report_id: str) -> Any:
+    """The priors, for which the archive is asked as well."""
+    fields = PriorItem.__struct_fields__
+    found = await reading_list.priors(ask.ris, report_id)
+    items = (PriorItem(**{name: getattr(one, name) for name in fields}) for one in found)
+    return page_of(PriorItem)(items=tuple(items))
 
 
 def get(view: View, ask: Ask) -> Any:
@@ -215,8 +252,13 @@ def _on(name: str, action: str, summary: str, run: Any, body: Any, **more: Any) 
 ENDPOINTS: Final = (
     Endpoint(
         "ListUnread", "GET", "/reading-list", TAG,
-        "What is to be read: by priority, then emergencies, inpatients, then those that have waited longest",
+        "What is to be read: what is urgent, waits long or is the reader's subspecialty first",
         unread, page_of(ReportItem), Mine, roles=sight.DEPARTMENT,
+    ),
+    Endpoint(
+        "ListPriors", "GET", "/reports/{report}/priors", TAG,
+        "Earlier studies of the patient, those that matter most for this report first",
+        _of_report, page_of(PriorItem), later=_priors, roles=sight.STAFF,
     ),
     Endpoint(
         "FindReport", "GET", "/reports", TAG, "The report of a study",
