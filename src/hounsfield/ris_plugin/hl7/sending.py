@@ -107,7 +107,7 @@ class Sender:
         change.put(MESSAGE, message_id, after)
         if after.state == DEAD:
             change.say("hl7-dead", {"message": message_id, "destination": one.destination})
-            log.warning("a message was refused", destination=one.destination, kind=one.kind)
+            log.warning("a message was refused", destination=one.destination, what=one.kind)
 
     # ------------------------------------------------------------ the wire
 
