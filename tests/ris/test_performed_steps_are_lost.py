@@ -26,7 +26,10 @@ from hounsfield.ris_plugin.records.schedule import STEP
 from hounsfield.ris_plugin.steps import MACHINE as STEP_MACHINE
 from ris.conftest import Desk
 from ris.modality import EXPLICIT, IMPLICIT, decoded, encoded, request, ris_at, take_in
+from support.pynetdicom_turns import mend as mend_pynetdicom
 from support.server import archive_server, until
+
+mend_pynetdicom()
 
 UID = "1.2.826.0.1.1"
 
