@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import structs
@@ -202,9 +202,3 @@ def _check_hours(hours: tuple[Hours, ...], field: str) -> None:
                 "hours are of a weekday, 0 (Monday) to 6, from one minute of the day to a later one",
                 field,
             )
-
-
-def as_dict(row: msgspec.Struct) -> dict[str, Any]:
-    """A record as plain values of JSON, every field there."""
-    words: dict[str, Any] = {name: msgspec.to_builtins(getattr(row, name)) for name in row.__struct_fields__}
-    return words

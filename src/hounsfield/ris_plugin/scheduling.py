@@ -26,12 +26,12 @@ from hounsfield.ris_plugin.free_time import Needs, Slot, free
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Procedure
 from hounsfield.ris_plugin.records.orders import Order
-from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, STEP, Appointment
+from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, Appointment
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
 
 __all__ = [
     "MACHINE", "Slot", "act", "book", "dropped", "free", "fulfilled", "get", "move", "needs_of", "propose",
-    "steps_of", "waiting",
+    "waiting",
 ]  # fmt: skip
 
 DESK: Final = (Role.CLERK, Role.RADIOLOGIST, Role.INTERFACE)
@@ -415,11 +415,6 @@ def _say_freed(change: Change, actor: Actor, appointment_id: str, before: Appoin
             change, "slot-freed", actor, appointment_id, before, from_ns=before.from_ns, to_ns=before.to_ns,
             resources=sorted({held.resource for held in before.holds}),
         )  # fmt: skip
-
-
-def steps_of(view: View, appointment_id: str) -> list[str]:
-    """The ids of an appointment's steps."""
-    return view.ids(STEP, "appointment", appointment_id)
 
 
 def fulfilled(change: Change, actor: Actor, order_id: str) -> None:

@@ -6,7 +6,7 @@ made from these tables by a test's rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -94,10 +94,3 @@ class Machine:
 
 def _word(state: str) -> str:
     return state.replace("-", "_")
-
-
-def requires(states: Iterable[str], state: str, what: str) -> None:
-    """Raise NotNowError unless ``state`` is one of ``states``."""
-    allowed = tuple(states)
-    if state not in allowed:
-        raise NotNowError(f"{what} is {state}; it has to be {' or '.join(sorted(allowed))}")

@@ -21,6 +21,7 @@ import trio
 from hounsfield.archive.errors import where
 from hounsfield.archive.net.certificates import PeerCertificate
 from hounsfield.archive.net.connection import Connection
+from hounsfield.archive.net.handshakes import Handshake
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.pending import PendingConnections
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
@@ -96,7 +97,7 @@ class Listener:
         self._accept_delay = accept_delay
         self._connections: set[Connection] = set()
         self._pending = PendingConnections(self.limits.pending_connections_max)
-        self._handshakes: set[_Handshake] = set()
+        self._handshakes: set[Handshake] = set()
         self._associations = 0
         self._open = 0
         self._draining = trio.Event()
@@ -258,7 +259,7 @@ class Listener:
         stream = trio.SSLStream(
             trio.SocketStream(trio.socket.from_stdlib_socket(sock)), context, server_side=True
         )
-        under_way = _Handshake(address, began + self.limits.artim_s)
+        under_way = Handshake(address, began + self.limits.artim_s)
         self._handshakes.add(under_way)
         self._pending.add(under_way)
         if self.draining:
@@ -304,19 +305,6 @@ class Listener:
                 await below.send_eof()
                 while left > 0 and (data := await below.receive_some(16 * 1024)):
                     left -= len(data)
-
-
-class _Handshake:
-    """A TLS handshake under way, which can be cut."""
-
-    def __init__(self, address: str, deadline: float) -> None:
-        self.address = address
-        self.because = ""
-        self.scope = trio.CancelScope(deadline=deadline)
-
-    def end(self, because: str) -> None:
-        self.because = self.because or because
-        self.scope.cancel()
 
 
 def _fitting(wire: WireLimits, limits: NetLimits) -> WireLimits:

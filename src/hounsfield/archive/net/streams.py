@@ -20,6 +20,7 @@ import structlog
 import trio
 
 from hounsfield.archive.errors import alone, where
+from hounsfield.archive.net.handshakes import Handshake
 from hounsfield.archive.net.pending import PendingConnections
 from hounsfield.archive.net.policy import Network, within
 from hounsfield.archive.net.tls import why_no_tls
@@ -87,7 +88,7 @@ class StreamServer:
         self._pending = PendingConnections(self._limits.handshakes_max)
         self._draining = trio.Event()
         self._streams: set[_UntilDrained] = set()
-        self._handshakes: set[_Handshake] = set()
+        self._handshakes: set[Handshake] = set()
         self._open = 0
         self._changed = trio.Event()
         self.refused = 0
@@ -194,7 +195,7 @@ class StreamServer:
     async def _shake_hands(
         self, endpoint: StreamEndpoint, stream: trio.SSLStream[trio.SocketStream], address: str
     ) -> bool:
-        under_way = _Handshake(address, trio.current_time() + self._limits.handshake_s)
+        under_way = Handshake(address, trio.current_time() + self._limits.handshake_s)
         self._handshakes.add(under_way)
         self._pending.add(under_way)
         if self._draining.is_set():
@@ -232,19 +233,6 @@ class StreamServer:
             await stream.send_eof()
             while left > 0 and (data := await stream.receive_some(16 * 1024)):
                 left -= len(data)
-
-
-class _Handshake:
-    """A TLS handshake under way, which can be cut."""
-
-    def __init__(self, address: str, deadline: float) -> None:
-        self.address = address
-        self.because = ""
-        self.scope = trio.CancelScope(deadline=deadline)
-
-    def end(self, because: str) -> None:
-        self.because = self.because or because
-        self.scope.cancel()
 
 
 class _UntilDrained(trio.abc.Stream):
