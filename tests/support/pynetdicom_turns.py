@@ -34,7 +34,9 @@ class _Checkpoint(threading.Event):
 
 
 def _is_paused(association: Any) -> bool:
-    return bool(association._kill or association._reactor_checkpoint.holds)
+    # What the reactor itself runs (a C-GET SCP that sends C-STORE requests) has nobody to wait for.
+    own = threading.current_thread() is association
+    return bool(own or association._kill or association._reactor_checkpoint.holds)
 
 
 def mend() -> None:
