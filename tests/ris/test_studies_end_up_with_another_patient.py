@@ -10,9 +10,9 @@ import pytest
 from hounsfield.ris_plugin import orders, reporting, tracking
 from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError, UnknownError
+from hounsfield.ris_plugin.matching import Arrived, who_has
 from hounsfield.ris_plugin.patients import merge, register
 from hounsfield.ris_plugin.reconciling import (
-    Arrived,
     arrived,
     dismiss,
     doubt,
@@ -22,7 +22,6 @@ from hounsfield.ris_plugin.reconciling import (
     open_mismatches,
     undo,
     undone,
-    who_has,
 )
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Resource

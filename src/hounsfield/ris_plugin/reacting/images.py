@@ -19,8 +19,8 @@ from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.following import Consumer, Heeded
+from hounsfield.ris_plugin.matching import Arrived
 from hounsfield.ris_plugin.patients import family, resolve
-from hounsfield.ris_plugin.reconciling import Arrived
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import PATIENT

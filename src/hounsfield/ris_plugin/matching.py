@@ -1,0 +1,121 @@
+"""Whose a study is that came: by its UID, accession number, what its modality said, patient and time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hounsfield.archive.plugins import View
+from hounsfield.ris_plugin import tracking
+from hounsfield.ris_plugin.patients import by_identifier, of_patient, resolve
+from hounsfield.ris_plugin.records.base import NS, folded
+from hounsfield.ris_plugin.records.orders import OPEN_STATES, ORDER, Order
+from hounsfield.ris_plugin.records.patients import PATIENT, Patient
+from hounsfield.ris_plugin.records.schedule import STEP
+
+__all__ = ["NEAR_NS", "Arrived", "has_images", "is_near", "order_of", "who_has"]
+
+NEAR_NS: Final = 12 * 3600 * NS
+"""A study so long before or after its appointment is still of it: lists are moved by half a day, not two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """What the archive says of a study that came: its attributes as received."""
+
+    study_uid: str
+    patient_id: str = ""
+    issuer: str = ""
+    name: str = ""
+    birth_day: str = ""
+    sex: str = ""
+    accession: str = ""
+    modality: str = ""
+    description: str = ""
+    study_ns: int = 0
+
+
+def order_of(view: View, study: Arrived, issuer: str) -> tuple[str, str]:
+    """The order that a study names or fits, and why it cannot be taken for its own, "" when it can."""
+    named = view.first(ORDER, "study", study.study_uid)
+    if named is None and study.accession:
+        named = view.first(ORDER, "accession", study.accession)
+    if named is not None:
+        order_id, order = named
+        if order.study_uid != study.study_uid and has_images(view, order.study_uid):
+            return (
+                order_id,
+                "other-study",
+            )  # of the same accession number: its images are here under another UID
+        return order_id, "" if _is_of(view, study, order, issuer) else "other-patient"
+    found = who_has(view, study.patient_id, study.issuer, issuer)
+    if found is None:
+        return "", "unknown-patient"
+    fitting = [
+        order_id
+        for order_id, order in of_patient(view, ORDER, found[0])
+        if order.state in OPEN_STATES
+        and order.modality == study.modality
+        and not has_images(view, order.study_uid)
+        and is_near(view, order_id, order, study.study_ns)
+    ]
+    if len(fitting) == 1 and not study.accession:
+        return fitting[0], ""
+    return "", "unknown-accession" if study.accession else ("several-orders" if fitting else "no-order")
+
+
+def _is_of(view: View, study: Arrived, order: Order, issuer: str) -> bool:
+    """Whether a study's patient is the order's: by the number, or by name and birthday where it has none."""
+    who, patient = resolve(view, order.patient)
+    if study.patient_id:
+        found = who_has(view, study.patient_id, study.issuer, issuer)
+        return found is not None and found[0] == who and not _is_somebody_else(study, patient)
+    return (
+        bool(study.name)
+        and folded(study.name) == folded(patient.name)
+        and study.birth_day == patient.birth_day
+    )
+
+
+def _is_somebody_else(study: Arrived, patient: Patient) -> bool:
+    """Whether nothing but the number is the patient's: it was mistyped, and happens to be another one's."""
+    words = set(folded(study.name.replace("^", " ").replace("=", " ")).split())
+    names = (patient.name, *patient.other_names)
+    known = {word for name in names for word in folded(name.replace("^", " ").replace("=", " ")).split()}
+    return (
+        bool(words and known and study.birth_day and patient.birth_day)
+        and not patient.provisional
+        and not words & known
+        and study.birth_day != patient.birth_day
+    )
+
+
+def is_near(view: View, order_id: str, order: Order, study_ns: int) -> bool:
+    times = [step.from_ns for _, step in view.find(STEP, "order", order_id) if step.state != "withdrawn"]
+    times = times or [order.wanted_ns or order.placed_ns]
+    return not study_ns or any(abs(study_ns - one) <= NEAR_NS for one in times)
+
+
+def has_images(view: View, study_uid: str) -> bool:
+    tracked = tracking.of_study(view, study_uid)
+    return tracked is not None and tracked[1].stored > 0
+
+
+def who_has(view: View, number: str, issuer: str, ours: str = "") -> tuple[str, Patient] | None:
+    """Who images mean by a number, and whom that patient was merged into. Few devices say who issued it:
+    then ``ours``, or the one patient who has such a number."""
+    if not number:
+        return None
+    if issuer:
+        return by_identifier(view, number, issuer) or _had(view, number, issuer)
+    found = by_identifier(view, number, ours) or _had(view, number, ours)
+    if found is None:
+        people = {resolve(view, one)[0] for one in view.ids(PATIENT, "number", number, limit=20)}
+        found = resolve(view, people.pop()) if len(people) == 1 else None
+    return found
+
+
+def _had(view: View, number: str, issuer: str) -> tuple[str, Patient] | None:
+    """Who had a number before it was replaced: images come under it until devices have heard."""
+    found = view.first(PATIENT, "former", f"{issuer}\0{number}")
+    return None if found is None else resolve(view, found[0])
