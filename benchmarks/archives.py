@@ -15,7 +15,8 @@ import trio
 
 from benchmarks.studies import Instance
 from hounsfield.archive.app.data_directory import open_data_directory
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome, Source
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import create_master_key_file, load_master_key

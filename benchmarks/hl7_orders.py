@@ -20,7 +20,7 @@ from benchmarks import archives, bars
 from benchmarks.bars import Figure, Say, Settings
 from benchmarks.peers.ours import Hounsfield
 from benchmarks.processes import cpu_seconds, wait_idle
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.records import Change, Planned
 from hounsfield.ris_plugin.records.base import Code
 from hounsfield.ris_plugin.records.catalog import PROCEDURE, Procedure

@@ -13,7 +13,7 @@ from typing import cast
 from benchmarks import archives, bars
 from benchmarks.bars import Figure, Say, Settings
 from benchmarks.studies import Kind, studies
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.tables import JOURNAL
 from hounsfield.storage_backends.lmdb_store import LmdbStore
 

@@ -23,7 +23,7 @@ from benchmarks.index_load import server_on
 from benchmarks.peers.base import PYTHON, Endpoints, Peer
 from benchmarks.peers.sealed_frames import Sealed
 from benchmarks.studies import Instance, Kind, studies, template
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.storage_backends import segment_format
 
 CLIENTS = (1, 8)

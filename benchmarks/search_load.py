@@ -30,9 +30,10 @@ from benchmarks import archives
 from benchmarks.people import GIVEN_NAMES, SURNAMES
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import Query, parse_qido
-from hounsfield.archive.engine.engine import EngineOptions, Stores
+from hounsfield.archive.engine.engine import EngineOptions
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.search import Search
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.draft import StudyDraft
 from hounsfield.archive.index.merging import MergeLimits, Merger
 from hounsfield.archive.index.rows import InstanceRow, Location

@@ -18,7 +18,7 @@ from benchmarks.large_object import MULTI_FRAME_GRAYSCALE_WORD, LargeObject
 from benchmarks.peers.base import PeerError
 from benchmarks.peers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedFs
 from benchmarks.studies import EXPLICIT_VR_LITTLE_ENDIAN, Identity, Instance, Kind, studies
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tiers import TieringOptions, TierOptions
 from hounsfield.archive.index.copying import Copying, pack_key
 from hounsfield.archive.index.gathering import Gatherer

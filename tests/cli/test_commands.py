@@ -140,7 +140,7 @@ def test_reindex_keeps_what_objects_cannot_reproduce(cli: Any, archive: Path) ->
 def test_a_failed_reindex_puts_the_old_index_back(
     cli: Any, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hounsfield.archive.engine.engine import Stores
+    from hounsfield.archive.engine.stores import Stores
     from hounsfield.storage_backends.errors import StoreFullError
 
     cli("ae", "add", "CT1", "192.0.2.1:104", "--data", archive)

@@ -9,7 +9,8 @@ import pytest
 import trio
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from support.archives import ct_slice, store
 
 REASON = ("--reason", "test")

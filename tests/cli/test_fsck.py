@@ -14,7 +14,8 @@ import trio
 from msgspec import structs
 
 from hounsfield.archive.app.data_directory import open_data_directory
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import locations, postings
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.indexing import progress_batch

@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from hounsfield.archive.app.data_directory import open_data_directory
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.rows import InstanceRow
 from hounsfield.storage_backends.master_key import create_master_key_file

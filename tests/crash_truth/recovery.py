@@ -23,10 +23,10 @@ from hounsfield.archive.config import Config
 from hounsfield.archive.config.load import load_config
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
-from hounsfield.archive.engine.engine import Stores
 from hounsfield.archive.engine.group_commit import GroupCommit, Received
 from hounsfield.archive.engine.receiving import scanned
 from hounsfield.archive.engine.records import Records
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome, Source, StoreResult
 from hounsfield.archive.index.planner import FoundRow
 from hounsfield.archive.index.rows import InstanceRow

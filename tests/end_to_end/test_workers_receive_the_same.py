@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from support.archives import encode, open_stores
 from support.front_doors import Sender
 from support.nonsense import CT, Parts, Uids

@@ -12,8 +12,9 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.backup import Backup, BackupError, BackupReport
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.restore import Restore
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import layout
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.tables import META

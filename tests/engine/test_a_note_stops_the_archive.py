@@ -12,8 +12,9 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.errors import RefusedError
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import tables
 from support.archives import ct_slice, store, stores_in
 from support.rejection import SAFETY, note

@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from hounsfield.archive.engine.backup import Backup, BackupError, read_manifest, snapshots_in
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.restore import Restore, RestoreReport
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import StoreResult
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.deletion import Target

@@ -12,7 +12,8 @@ import pytest
 from msgspec import structs
 
 from engine.test_tiers_lose_what_they_move import NOW, Place, applied, rule, spoil
-from hounsfield.archive.engine.engine import Engine, Stores
+from hounsfield.archive.engine.engine import Engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tiers import TieringOptions
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.checking import Archive, Finding, Severity, check_all

@@ -25,8 +25,9 @@ from hounsfield.archive.dicom.dictionary import TAG_OF
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
 from hounsfield.archive.engine.correction_requests import Request
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import COERCED, Outcome, Source, StoreResult
 from hounsfield.archive.errors import ConfigError
 from hounsfield.archive.index.rows import InstanceRow, SeriesRow, StudyRow

@@ -12,7 +12,8 @@ import pytest
 import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
 from hounsfield.archive.index.use import uses

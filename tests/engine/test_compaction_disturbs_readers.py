@@ -11,8 +11,9 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.engine.compaction import CompactionLimits
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.errors import DamagedError, EngineError
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.indexing import Indexer

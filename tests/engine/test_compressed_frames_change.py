@@ -16,10 +16,11 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_ui
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.dicom.part10 import split
 from hounsfield.archive.engine.compressing import Compressing
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.receiving import scanned
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index import smaller_frames
 from hounsfield.archive.index.catalog import Stored

@@ -11,7 +11,8 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import correcting, tables
 from hounsfield.archive.index.rows import CorrectionRow, StudyRow
 from hounsfield.storage_backends.api import Batch

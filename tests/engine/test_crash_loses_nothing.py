@@ -15,7 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome
 from hounsfield.archive.index.indexing import Indexer
 from hounsfield.archive.index.recovery import RecoveryReport

@@ -10,7 +10,8 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import parse_qido
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index.rows import PatientRow
 from hounsfield.archive.index.tables import PATIENT

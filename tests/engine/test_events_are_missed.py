@@ -9,10 +9,11 @@ import trio
 import trio.testing
 from pydicom.uid import ExplicitVRLittleEndian
 
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.quiet import QuietStudies
 from hounsfield.archive.engine.stable import EVENT_STABLE, announcing_stable_studies
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import leases
 from hounsfield.archive.index.indexing import EVENT_CONFLICT, EVENT_QUARANTINED, EVENT_STORED
 from hounsfield.archive.index.rows import Event

@@ -13,8 +13,9 @@ import trio
 
 from hounsfield.archive.engine import changes
 from hounsfield.archive.engine.changes import Cursor
-from hounsfield.archive.engine.engine import INDEX, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.errors import GoneError
+from hounsfield.archive.engine.stores import INDEX, Stores
 from hounsfield.archive.index import epochs
 from hounsfield.archive.index.epochs import UnknownEpochError, begin_epoch, current_epoch, go_on_from
 from support.archives import ct_slice, store, stores_in

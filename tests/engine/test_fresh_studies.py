@@ -16,8 +16,9 @@ from structlog.testing import capture_logs
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.query import Query, parse_qido
 from hounsfield.archive.engine import gram_merging
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.gram_merging import GramMerging
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.merging import Merger
 from hounsfield.archive.index.tables import FRESH, GRAM
 from hounsfield.storage_backends.errors import StoreFullError

@@ -12,9 +12,10 @@ import pytest
 import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.gathering import Gatherer, GatherLimits
 from hounsfield.archive.index.packs import Packs

@@ -16,11 +16,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.dicom.cuts import Layout
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.index import gathering, locations, recovery
 from hounsfield.archive.index.carrying import StoppedError

@@ -18,9 +18,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from engine.test_histories_end_otherwise import History, Uids, compared, shown
 from engine.test_tiers_lose_what_they_move import LIMITS, NEVER, NOW, Place, applied, rule
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_storing import LargeLimits
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.checking import Archive, Finding, Severity, check_all

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.dicom.incremental import IncrementalLimits
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.errors import (
     EngineError,
     NotFoundError,
@@ -26,6 +26,7 @@ from hounsfield.archive.engine.errors import (
 from hounsfield.archive.engine.ingest import IngestLimits
 from hounsfield.archive.engine.large_reading import LargeReading
 from hounsfield.archive.engine.large_storing import LargeLimits, LargeStoring
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Instance, Outcome, StoreResult
 from hounsfield.archive.index.contents import given_up_bytes
 from hounsfield.archive.index.deletion import Target

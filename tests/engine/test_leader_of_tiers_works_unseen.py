@@ -10,7 +10,8 @@ from unittest.mock import patch
 import pytest
 
 from hounsfield.archive.engine import tier_standing
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tier_moves import EVENT_TIERED
 from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.engine.tier_progress import SAVE_S, SILENT_S, TieringFigures, TierProgress, runs, sums

@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from hounsfield.archive.dicom.json import to_json
 from hounsfield.archive.engine import prepared_build
 from hounsfield.archive.engine.corrections import Request
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.gzip_pieces import GzipJoin, gzip_length, pack, unpack
@@ -28,6 +28,7 @@ from hounsfield.archive.engine.prepared import Answer
 from hounsfield.archive.engine.prepared_store import BODY, DROPPED, HEAD, MEMBERS, PreparedLimits
 from hounsfield.archive.engine.quiet import Consumer, QuietStudies
 from hounsfield.archive.engine.stable import EVENT_STABLE
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import leases
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.deletion import Target

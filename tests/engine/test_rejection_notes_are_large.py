@@ -10,8 +10,9 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.dicom.rejection import NoteLimits
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.errors import RefusedError
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import tables
 from hounsfield.archive.index.deletion import Target
 from support.archives import ct_slice, store, stores_in

@@ -17,7 +17,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import checking, tables
 from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.rejections import RejectionError, Rejections

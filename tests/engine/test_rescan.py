@@ -12,7 +12,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.dicom.attributes import Extracted, extract
 from hounsfield.archive.engine import receiving
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.rows import InstanceRow, SeriesRow, StudyRow
 from hounsfield.archive.index.tables import INSTANCE, SERIES, STUDY
 from support.archives import ct_slice, sample_files, store, stores_in

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import trio
 
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.scrub import Scrub, ScrubLimits
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import StoreResult
 from hounsfield.archive.index import locations, suspects
 from hounsfield.archive.index.rows import InstanceRow, Location

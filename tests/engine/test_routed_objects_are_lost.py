@@ -18,11 +18,12 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.rules import parse_rule
 from hounsfield.archive.engine.correction_requests import Request
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.route_queue import Lane, Route, RoutingLimits, pause_s
 from hounsfield.archive.engine.route_reading import Waiting
 from hounsfield.archive.engine.route_ways import Answer, Pair, Verdict, Way, WayError
 from hounsfield.archive.engine.routing import LOOK_S, Routing
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Instance, Source
 from hounsfield.archive.index import leases
 from hounsfield.archive.index.deletion import Target

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from pydicom.uid import ExplicitVRLittleEndian
 
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.tables import FRESH, GRAM, GRAMS, INSTANCE, JOURNAL, PATIENT, SERIES, STUDY
 from hounsfield.storage_backends.api import Table
 from support.archives import ct_slice, store, stores_in

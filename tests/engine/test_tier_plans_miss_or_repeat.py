@@ -14,7 +14,8 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.rules import parse_rule
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tier_fill import draining_now, note_draining
 from hounsfield.archive.engine.tier_order import in_order
 from hounsfield.archive.engine.tier_planning import PackTask, PlanLimits, SeriesTask, TierPlanning

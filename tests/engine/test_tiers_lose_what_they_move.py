@@ -15,9 +15,10 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.rules import parse_rule
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.engine.errors import DamagedError, NotFoundError, UnavailableError
 from hounsfield.archive.engine.ingest import IngestLimits
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tier_planning import PlanLimits
 from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.tiers import TieringLimits, TieringOptions, TierOptions

@@ -13,9 +13,10 @@ import pytest
 from engine.test_checks_overlook_tiers import said
 from engine.test_tiers_lose_what_they_move import Place, applied, rule
 from hounsfield.archive.engine.backup import Backup, BackupError, BackupReport
-from hounsfield.archive.engine.engine import Engine, Stores
+from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.rescue import restore_from_tier
 from hounsfield.archive.engine.restore import Restore, RestoreReport, finish
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.checking import Severity
 from hounsfield.archive.index.deletion import Target

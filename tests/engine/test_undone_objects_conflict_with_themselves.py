@@ -12,7 +12,8 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import questionable
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.questionable import Kind, Questionable

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.catalog import Place
 from hounsfield.archive.index.corrections import View, study_key
 from hounsfield.archive.index.rejected_names import moves_by_study, origins

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import tables
 from hounsfield.archive.index.correcting import CorrectionError
 from hounsfield.archive.index.deletion import NothingToDeleteError, Target

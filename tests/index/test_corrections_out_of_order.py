@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.corrections import (
     IDENTITY_BESIDES,
     ISSUER,

@@ -13,7 +13,8 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.deletion import NothingToDeleteError, Target
 from hounsfield.archive.index.gathering import Gatherer
 from hounsfield.archive.index.holds import Hold, OnHoldError, add_hold

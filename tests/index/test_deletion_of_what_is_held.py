@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import Request
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.deletion import Target
 from hounsfield.archive.index.holds import Hold, HoldError, Holds, OnHoldError, add_hold, release_hold
 from hounsfield.archive.index.journal import Journal

@@ -15,8 +15,9 @@ import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.errors import HeldError
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import tables
 from hounsfield.archive.index.correcting import CorrectionError
 from hounsfield.archive.index.deletion import Target

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.tables import PLACE_KEY_BYTES
 from support.archives import stores_in
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.records import (
     KEYS_MAX,
     RECORD_BYTES_MAX,

@@ -9,7 +9,8 @@ import pytest
 import trio
 from pydicom.uid import ExplicitVRLittleEndian
 
-from hounsfield.archive.engine.engine import EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import recovery
 from hounsfield.storage_backends.segments import SegmentLog
 from support.archives import ct_slice, open_stores, store, write_master_key

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import trio
 
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome, StoreResult
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.records import Planned
 from hounsfield.archive.index.rows import Event
 from hounsfield.archive.plugins import Change, View

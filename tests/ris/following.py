@@ -15,7 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from hounsfield.archive.app.plugin_archive import PluginArchive
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.plugins import Change, Event, Stored, View
 from hounsfield.ris_plugin import journal

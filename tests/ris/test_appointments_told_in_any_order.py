@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.ris_plugin import orders, steps
 from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError

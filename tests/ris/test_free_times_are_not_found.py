@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import free_time
 from hounsfield.ris_plugin.catalog import put_resource

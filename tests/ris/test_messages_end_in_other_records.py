@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin.records.catalog import PROCEDURE
 from hounsfield.ris_plugin.records.messages import LETTER

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, RisError, UnknownError
 from hounsfield.ris_plugin.patients import (
     by_identifier,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.plugins import Change
 from hounsfield.ris_plugin import patients, reading_list, reporting
 from hounsfield.ris_plugin.orders import NewOrder, get, place

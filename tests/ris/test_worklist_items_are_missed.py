@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.plugins import Answer, DimseRefusedError
 from hounsfield.ris_plugin.patients import merge, unmerge
 from hounsfield.ris_plugin.records.base import NS, Code

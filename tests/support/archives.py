@@ -16,7 +16,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from hounsfield.archive.dicom.part10 import Part10Error, split
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores
+from hounsfield.archive.engine.engine import Engine, EngineOptions
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Source, StoreResult
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import load_master_key

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import structs
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.rows import (
     InstanceRow,
     PatientRow,

@@ -14,7 +14,8 @@ from pathlib import Path
 import trio
 
 from hounsfield.archive.dicom.part10 import split
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Instance, Source
 from hounsfield.archive.rendering.request import Rendering
 from hounsfield.storage_backends.keyring import Keyring

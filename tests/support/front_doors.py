@@ -15,7 +15,8 @@ import httpx
 import trio
 
 from hounsfield.archive.dicom.part10 import file_header
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.rows import InstanceRow, QuarantineRow
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 
 
 class KilledError(BaseException):

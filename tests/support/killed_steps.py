@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter
 from hounsfield.archive.index.use import uses
 from hounsfield.storage_backends.keyring import Keyring

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hounsfield.archive.engine.engine import Stores
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.gathering import Gatherer, GatherLimits
 from hounsfield.archive.index.packs import packs_of
 from hounsfield.archive.index.rewriting import RewriteLimits, Rewriter

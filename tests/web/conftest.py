@@ -15,7 +15,8 @@ import pytest
 import trio
 
 from hounsfield.archive.dicom import part10
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Source, StoreResult
 from hounsfield.archive.web import WebSettings, create_app
 from hounsfield.archive.web.http import HttpServer

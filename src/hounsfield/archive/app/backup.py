@@ -18,8 +18,8 @@ from hounsfield.archive.app.keys import data_path, open_keyring, open_master_key
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine import rescue
 from hounsfield.archive.engine.backup import Backup
-from hounsfield.archive.engine.engine import INDEX
 from hounsfield.archive.engine.restore import Progress, Restore, RestoreReport, finish
+from hounsfield.archive.engine.stores import INDEX
 from hounsfield.archive.errors import NoServerError
 from hounsfield.archive.index.tables import ALL_TABLES
 from hounsfield.storage_backends.lmdb_store import LmdbStore

@@ -26,7 +26,8 @@ from hounsfield.archive.app.routing import RoutingService
 from hounsfield.archive.app.sampling import Sampler
 from hounsfield.archive.app.tier_operations import tier_metrics
 from hounsfield.archive.config import Config
-from hounsfield.archive.engine.engine import Engine, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index import leases
 from hounsfield.storage_backends.file_systems import make_private_directory
 from hounsfield.storage_backends.keyring import Keyring

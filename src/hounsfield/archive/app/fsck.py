@@ -10,8 +10,8 @@ from pathlib import Path
 from hounsfield.archive.app.data_directory import CONTROL_SOCKET, IMPORT, LOCK, MARKER, SUBDIRECTORIES
 from hounsfield.archive.app.offline import open_stores
 from hounsfield.archive.config import Config
-from hounsfield.archive.engine.engine import DERIVED
 from hounsfield.archive.engine.restore import UNFINISHED
+from hounsfield.archive.engine.stores import DERIVED
 from hounsfield.archive.index.catalog import HASHED_FIELDS
 from hounsfield.archive.index.checking import Archive, Check, Finding, Severity, Wrong, check_all
 from hounsfield.archive.index.checking_logs import CHECKS

@@ -25,7 +25,8 @@ from hounsfield.archive.app.operations import Operations
 from hounsfield.archive.app.plugins import configured_plugins, service_names
 from hounsfield.archive.app.routing import RouteOperations
 from hounsfield.archive.config import Config
-from hounsfield.archive.engine.engine import Engine, EngineOptions, Stores, open_engine
+from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.errors import ControlError, alone
 from hounsfield.archive.net.destinations import Destinations

@@ -56,7 +56,7 @@ def command(
     from rich.progress import Progress
 
     from hounsfield.archive.app.offline import open_stores
-    from hounsfield.archive.engine.engine import INDEX
+    from hounsfield.archive.engine.stores import INDEX
 
     config = effective_config(config_file, overrides, data)
     index = Path(config.archive.data).expanduser().absolute() / INDEX

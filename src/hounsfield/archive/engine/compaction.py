@@ -15,13 +15,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 import trio
 
 from hounsfield.archive.engine.errors import BusyError, StorageFailedError
 from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.carrying import Pace, StoppedError
 from hounsfield.archive.index.gathering import Gatherer
 from hounsfield.archive.index.packs import HOT, pack_of
@@ -33,9 +34,6 @@ from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import BlobNotFoundError, StorageError, StoreFullError
 from hounsfield.storage_backends.local_blobs import LocalBlobs
 from hounsfield.storage_backends.segment_format import HEADER_BYTES
-
-if TYPE_CHECKING:
-    from hounsfield.archive.engine.engine import Stores
 
 LEASE = "compaction"
 HOUSE_S = 5.0  # between two looks at what others deleted: so long its disk is not free yet

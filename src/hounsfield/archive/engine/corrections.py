@@ -5,26 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from hounsfield.archive.engine.correction_requests import CorrectionPlanner, Request
 from hounsfield.archive.engine.gate import Gate
-from hounsfield.archive.index.catalog import Catalog, Place
-from hounsfield.archive.index.correcting import CorrectionError, Corrections, Outcome
+from hounsfield.archive.engine.stores import Stores
+from hounsfield.archive.index.catalog import Place
+from hounsfield.archive.index.correcting import CorrectionError, Outcome
 from hounsfield.archive.index.corrections import KINDS, MERGE, PatientRef, View, is_hidden
 from hounsfield.archive.index.refiling import StudyChange
 from hounsfield.archive.index.rows import CorrectionRow, StudyRow
-from hounsfield.storage_backends.api import KeyValueStore
 
 __all__ = ["Correcting", "CorrectionError", "Request"]
-
-
-class Stores(Protocol):
-    """The part of the engine's blocking half that is used here."""
-
-    store: KeyValueStore
-    catalog: Catalog
-    corrections: Corrections
 
 
 @dataclass(slots=True)

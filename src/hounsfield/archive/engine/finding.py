@@ -27,9 +27,9 @@ from hounsfield.archive.dicom.find_request import (
 )
 from hounsfield.archive.dicom.header_matching import blocks_to_look_in, header_matches, in_their_blocks
 from hounsfield.archive.dicom.json_model import Model
-from hounsfield.archive.engine.engine import Stores
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.headers import HeaderAttributes
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import FoundRow, Header, Instance
 from hounsfield.archive.index.planner import Turn
 from hounsfield.codecs.registry import TransferSyntax

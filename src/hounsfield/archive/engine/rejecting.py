@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 import trio
@@ -13,24 +13,18 @@ from hounsfield.archive.dicom.rejection import REASONS
 from hounsfield.archive.engine.deletion import Deleting
 from hounsfield.archive.engine.errors import EngineError, NotFoundError, RefusedError
 from hounsfield.archive.engine.gate import Gate
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.errors import where
 from hounsfield.archive.index.deletion import DeletionReport, Target
 from hounsfield.archive.index.refused_notes import RefusedNote
-from hounsfield.archive.index.rejections import RejectionError, Rejections
+from hounsfield.archive.index.rejections import RejectionError
 from hounsfield.archive.index.rows import CorrectionRow
-from hounsfield.storage_backends.api import KeyValueStore, Snapshot
+from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.errors import StorageError
 
 log = structlog.get_logger(__name__)
 
 LOOK_S = 30.0  # for notes that could not be followed at once, or whose worker died: nobody waits for them
-
-
-class Stores(Protocol):
-    """The part of the engine's blocking half that is used here."""
-
-    store: KeyValueStore
-    rejections: Rejections
 
 
 class Rejecting:

@@ -14,8 +14,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from hounsfield.archive.engine.backup import BackupError, silent, write_file
-from hounsfield.archive.engine.engine import EngineOptions, Stores
 from hounsfield.archive.engine.restore import Progress, RestoreReport, claim, make_index
+from hounsfield.archive.engine.stores import Stores, StoresOptions
 from hounsfield.archive.engine.tiers import open_place
 from hounsfield.archive.index.tier_notes import ROOT_KEY, read_small
 from hounsfield.storage_backends.file_systems import make_private_directory
@@ -27,7 +27,7 @@ def restore_from_tier(
     data: Path,
     name: str,
     key: MasterKey | RecoveryKey,
-    options: EngineOptions,
+    options: StoresOptions,
     *,
     without_tiers: Collection[str] = (),
     progress: Progress = silent,
@@ -60,7 +60,7 @@ def restore_from_tier(
     return report
 
 
-def _root_of(name: str, options: EngineOptions) -> bytes:
+def _root_of(name: str, options: StoresOptions) -> bytes:
     for one in options.tiering.tiers:
         if one.name == name:
             store = open_place(one)

@@ -40,7 +40,7 @@ from hounsfield.archive.engine.backup import (
     snapshots_in,
     write_file,
 )
-from hounsfield.archive.engine.engine import EngineOptions, Stores
+from hounsfield.archive.engine.stores import Stores, StoresOptions
 from hounsfield.archive.index import locations
 from hounsfield.archive.index.far_packs import FarPacks
 from hounsfield.archive.index.layout import copy_is_of_this_layout
@@ -160,7 +160,7 @@ class Restore:
     def run(
         self,
         data: Path,
-        options: EngineOptions,
+        options: StoresOptions,
         *,
         link: bool = False,
         reindex: bool = False,

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from hounsfield.archive.dicom.rules import Rule
 from hounsfield.archive.engine.errors import DamagedError
 from hounsfield.archive.engine.records import Records
 from hounsfield.archive.engine.stable import EVENT_STABLE
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.index.catalog import Catalog
 from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.indexing import EVENT_CONFLICT, EVENT_STORED
-from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.route_lanes import Position
 from hounsfield.archive.index.rows import Attributes, Event, InstanceRow, SourceRow
 from hounsfield.archive.index.tables import INSTANCE, STUDY_ID_BYTES
-from hounsfield.storage_backends.api import KeyValueStore, Snapshot
+from hounsfield.storage_backends.api import Snapshot
 
 EVENTS_PER_READ: Final = 32
 OBJECTS_PER_READ: Final = 256
@@ -68,14 +68,6 @@ class Want:
     def takes(self, sequence: int, received_ns: int) -> bool:
         """Whether an object of that event was not done with before this journal was made."""
         return sequence > self.skip_to or received_ns >= self.through_ns
-
-
-class Stores(Protocol):
-    """The part of the engine's blocking half that is used here."""
-
-    store: KeyValueStore
-    catalog: Catalog
-    journal: Journal
 
 
 class _Subject:

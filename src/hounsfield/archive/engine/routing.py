@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -23,11 +23,9 @@ from hounsfield.archive.engine.route_reading import RouteReading, Want
 from hounsfield.archive.engine.route_sending import Destination
 from hounsfield.archive.engine.route_ways import OpenWay
 from hounsfield.archive.engine.stable import EVENT_STABLE
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.errors import alone, where
-from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.route_lanes import LaneKey, LaneRow, LaneTakenError, RouteLanes
-from hounsfield.storage_backends.api import KeyValueStore
 from hounsfield.storage_backends.errors import StorageError
 
 log = structlog.get_logger(__name__)
@@ -36,14 +34,6 @@ LOOK_S: Final = 1.0  # for what others commit, what was asked for, and what is t
 AGAIN_S: Final = 5.0  # after a fault
 GRACE_S: Final = 5.0
 """For what is on its way when a term ends; what has not arrived by then is sent again."""
-
-
-class Stores(Protocol):
-    """The part of the engine's blocking half that is used here."""
-
-    store: KeyValueStore
-    catalog: Catalog
-    journal: Journal
 
 
 class Routing:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 import trio
@@ -21,6 +21,7 @@ from hounsfield.archive.engine.errors import BusyError
 from hounsfield.archive.engine.gate import Gate
 from hounsfield.archive.engine.leadership import RENEW_S, Leadership
 from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.index.carrying import StoppedError
 from hounsfield.archive.index.copying import Copying
 from hounsfield.archive.index.repairing import SegmentCopies
@@ -30,9 +31,6 @@ from hounsfield.storage_backends.api import BackgroundReads, BlobStore, Buffer, 
 from hounsfield.storage_backends.errors import StorageError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobs
-
-if TYPE_CHECKING:
-    from hounsfield.archive.engine.engine import Stores
 
 LEASE = "scrub"
 LEASE_S = 10.0

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tier_planning import SeriesTask
 from hounsfield.archive.engine.tier_progress import TieringFigures
 from hounsfield.archive.engine.tier_troubles import Troubles
@@ -23,9 +24,6 @@ from hounsfield.archive.index.rows import Event
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
-
-if TYPE_CHECKING:
-    from hounsfield.archive.engine.engine import Stores
 
 __all__ = ["ACTOR", "EVENT_TIERED", "EXPIRED_BY", "TierMoves"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from hounsfield.archive.engine.errors import NotFoundError
 from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tier_progress import TieringFigures, TierProgress
 from hounsfield.archive.engine.tier_troubles import Troubles
 from hounsfield.archive.index.carrying import Pace
@@ -24,9 +24,6 @@ from hounsfield.archive.index.rows import Event
 from hounsfield.archive.index.tables import STUDY_ID_BYTES
 from hounsfield.archive.index.verifying import Verifying
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
-
-if TYPE_CHECKING:
-    from hounsfield.archive.engine.engine import Stores
 
 __all__ = ["EVENT_RECALLED", "TierReturns"]
 

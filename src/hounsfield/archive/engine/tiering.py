@@ -17,13 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from hounsfield.archive.engine.errors import BusyError
 from hounsfield.archive.engine.led_work import LedWork
+from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tier_fill import dead_bytes, draining_now, note_draining
 from hounsfield.archive.engine.tier_moves import TierMoves
 from hounsfield.archive.engine.tier_order import in_order
@@ -49,9 +49,6 @@ from hounsfield.archive.index.tables import META, PACK
 from hounsfield.archive.index.verifying import Copy, Due, Found, Verifying
 from hounsfield.storage_backends.api import Batch, Snapshot
 from hounsfield.storage_backends.errors import StorageError
-
-if TYPE_CHECKING:
-    from hounsfield.archive.engine.engine import Stores
 
 LEASE = "tiering"
 TOGETHER_S = 0.5  # between two notes of what was opened: a viewer opens a study's series together
