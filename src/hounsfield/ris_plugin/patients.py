@@ -224,7 +224,9 @@ def upsert(
 ) -> str:
     """Take what another system says of a patient as of an event; the id of the record that it is said of.
 
-    Found by any of the identifiers, else registered; of a merged patient its own record is changed.
+    Found by any of the identifiers, else registered; of a merged patient its own record is changed. Who has
+    another number of the authority that gave the first is somebody else, whatever they share: a mother's
+    insurance number comes with her child's messages.
     ``says`` names the fields that it speaks of, those with a value when it is None; each is taken when the
     event is newer than what is known of it (of one moment: when the sender's name sorts later). Identifiers
     that are new are added in any case. ``only_visit``: the message speaks of the
@@ -243,7 +245,10 @@ def upsert(
     if held is None:
         patient_id = change.new_id()
         _, who = newest((), words, (event_ns, sender))
-        new = structs.replace(patient, state=ACTIVE, as_of_ns=event_ns, as_of_from=sender, said=who)
+        new = structs.replace(
+            patient, identifiers=_unclaimed(change, patient.identifiers),
+            state=ACTIVE, as_of_ns=event_ns, as_of_from=sender, said=who,
+        )  # fmt: skip
         change.put(PATIENT, patient_id, new)
         _say(change, "patient-changed", actor, patient=patient_id, registered=True)
         return patient_id
@@ -253,12 +258,7 @@ def upsert(
     changed = structs.replace(changed, provisional=known.provisional and patient.provisional)
     if (event_ns, sender) > (known.as_of_ns, known.as_of_from):
         changed = structs.replace(changed, as_of_ns=event_ns, as_of_from=sender)
-    new_ones = tuple(
-        one
-        for one in patient.identifiers
-        if (one.value, one.issuer) not in {(each.value, each.issuer) for each in known.identifiers}
-        and change.first(PATIENT, "identifier", f"{one.issuer}\0{one.value}") is None
-    )
+    new_ones = _unclaimed(change, patient.identifiers)
     # Sorted behind the first, so that whoever said it first does not matter.
     first, *others = known.identifiers
     others = sorted((*others, *new_ones), key=lambda one: (one.issuer, one.value))
@@ -375,11 +375,24 @@ def _undo(change: Change, actor: Actor, merge_id: str, made: Merge) -> None:
 
 
 def _of_identifiers(view: View, identifiers: Sequence[Identifier]) -> tuple[str, Patient] | None:
+    leading = identifiers[0]
     for one in identifiers:
         found = view.first(PATIENT, "identifier", f"{one.issuer}\0{one.value}")
-        if found is not None:
+        if found is not None and (one is leading or not _is_another(found[1], leading)):
             return found
     return None
+
+
+def _is_another(known: Patient, leading: Identifier) -> bool:
+    """Whether a patient has a number of the authority that gave somebody the number ``leading``."""
+    return any((one.issuer, one.kind) == (leading.issuer, leading.kind) for one in known.identifiers)
+
+
+def _unclaimed(view: View, identifiers: Sequence[Identifier]) -> tuple[Identifier, ...]:
+    """Those that no patient has."""
+    return tuple(
+        one for one in identifiers if view.first(PATIENT, "identifier", f"{one.issuer}\0{one.value}") is None
+    )
 
 
 def _active(view: View, patient_id: str) -> Patient:

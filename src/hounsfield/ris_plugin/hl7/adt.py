@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from hounsfield.archive.plugins import Change
 from hounsfield.ris_plugin import patients
+from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.hl7.acks import MissingError
 from hounsfield.ris_plugin.hl7.encoding import day
 from hounsfield.ris_plugin.hl7.messages import Segment, patient_names, person_name
@@ -65,6 +66,8 @@ def patient_said(saying: Saying, *, visits: bool = False) -> Said:
     pid = saying.message.first("PID")
     if pid is None:
         raise MissingError("the message has no PID", "PID-3")
+    if sum(1 for _ in saying.message.all("PID")) > 1:  # whose are its orders?
+        raise InvalidError("the message speaks of several patients: one message for each", "PID-1")
     identifiers = tuple(_identifiers(saying, pid))
     if not identifiers:
         raise MissingError("the message names no patient: PID-3 is empty", "PID-3")

@@ -12,6 +12,8 @@ from hounsfield.ris_plugin.hl7.acks import MissingError
 from hounsfield.ris_plugin.hl7.messages import Segment
 from hounsfield.ris_plugin.hl7.ordering import AWAITS_ORDER, Waits, find_order
 from hounsfield.ris_plugin.hl7.saying import Saying
+from hounsfield.ris_plugin.orders import get
+from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.catalog import RESOURCE
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
@@ -84,6 +86,8 @@ def apply_appointment(change: Change, saying: Saying, one: Appointed, patient: s
     if one.action in {"book", "move"} and not one.from_ns:
         raise MissingError("the message does not say when the appointment is", "SCH-11")
     known = change.first(APPOINTMENT, "placer", one.number)
+    if known is not None:
+        _require_theirs(change, known[1].patient, patient, "SCH-1")
     order_ids = []
     for placer, filler in one.orders:
         order_id = find_order(change, placer, filler)
@@ -91,6 +95,7 @@ def apply_appointment(change: Change, saying: Saying, one: Appointed, patient: s
             if not placer[0]:
                 raise UnknownError("no order has the filler's number that SCH-27 says")
             raise Waits(f"{AWAITS_ORDER}\0{placer[1]}\0{placer[0]}")
+        _require_theirs(change, get(change, order_id).patient, patient, "SCH-26")
         order_ids.append(order_id)
     if not order_ids and known is None:
         if one.action in {"cancel", "miss"}:
@@ -104,6 +109,11 @@ def apply_appointment(change: Change, saying: Saying, one: Appointed, patient: s
     if known is None:
         saying.made.append(one.key)
     saying.done.append(f"an appointment: {one.action}")
+
+
+def _require_theirs(view: View, whose: str, patient: str, place: str) -> None:
+    if resolve(view, whose)[0] != resolve(view, patient)[0]:
+        raise InvalidError(f"what {place} names is another patient's than PID-3", "PID-3")
 
 
 def _only_order(view: View, one: Appointed, patient: str) -> str:

@@ -225,14 +225,17 @@ def _answer(saying: Saying, obx: Segment) -> Question | None:
 
 
 def find_order(view: View, placer: tuple[str, str], filler: tuple[str, str]) -> str | None:
-    """The order of a placer's number, else of ours: the accession or filler number."""
+    """The order of a placer's number, else of ours: the accession or filler number. Another filler's number
+    may be as ours is: an order that its placer calls otherwise is another one."""
     if placer[0]:
         found = view.ids(ORDER, "placer", f"{placer[1]}\0{placer[0]}", limit=1)
         if found or not filler[0]:
             return found[0] if found else None
     for lookup in ("accession", "filler"):
-        found = view.ids(ORDER, lookup, filler[0], limit=1)
-        if found:
+        found = view.first(ORDER, lookup, filler[0])
+        if found is not None and placer[0] and found[1].placer_issuer == placer[1]:
+            return None if found[1].placer_number else found[0]
+        if found is not None:
             return found[0]
     return None
 
