@@ -159,14 +159,32 @@ def test_fields_are_what_the_hl7_library_finds(segments: list[list[str]]) -> Non
     text = HEAD.decode() + "\r" + "\r".join("|".join(["ZZ1", *fields]) for fields in segments)
     theirs = hl7.parse(text)
     ours = read(text.encode())
+    assert len(ours.segments) == len(theirs)
     for number, segment in enumerate(ours.segments):
-        for field in range(1, len(theirs[number])):
-            whole = theirs[number][field]
-            for rep in range(len(whole)):
-                one = whole[rep]
-                first = one if isinstance(one, str) else one[0]
-                first = first if isinstance(first, str) else first[0]
-                assert segment.raw(field, rep=rep) == str(first)
+        for field in range(len(theirs[number])):
+            assert segment.says(field) == bool(_leaves(theirs[number][field]))
+            assert segment.field(field) == theirs[number][field]
+            assert segment.repetitions(field) == len(theirs[number][field])
+            for rep in range(len(theirs[number][field])):
+                assert segment.raw(field, rep=rep) == _first(theirs[number][field][rep])
+
+
+def _leaves(part: Any) -> str:
+    return part if isinstance(part, str) else "".join(map(_leaves, part))
+
+
+def _first(part: Any) -> str:
+    return part if isinstance(part, str) else _first(part[0])
+
+
+def test_a_segment_of_its_name_alone_and_separators_that_are_none() -> None:
+    message = read(HEAD + b"\rPID\rPV1|")
+    assert [one.name for one in message.segments] == ["MSH", "PID", "PV1"]
+    assert [(one.get(1), one.says(3), one.repetitions(3)) for one in message.segments[1:]] == [
+        ("", False, 0)
+    ] * 2
+    with pytest.raises(InvalidError, match="MSH-2"):
+        read(HEAD.replace(b"^~\\&", b"^^\\&") + b"\rPID|1")
 
 
 def test_odd_separators_line_ends_and_z_segments_are_understood() -> None:

@@ -60,15 +60,13 @@ class Place:
         if self.component:
             return segment.raw(self.field, self.component, rep=self.rep, sub=self.sub)
         separators = segment.separators
-        if self.field >= len(segment.fields):
-            return ""
         text: str = separators.repetition.join(
             one
             if isinstance(one, str)
             else separators.component.join(
                 part if isinstance(part, str) else separators.subcomponent.join(part) for part in one
             )
-            for one in segment.fields[self.field]
+            for one in segment.field(self.field)
         )
         return text
 

@@ -11,9 +11,12 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import Any, Final
+from functools import lru_cache, partial
+from typing import Any, Final, NamedTuple
 
 import hl7
+from hl7.parser import _split as split_by_plan
+from hl7.parser import create_parse_plan
 
 from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.hl7.encoding import Separators, decoded, moment, unescaped
@@ -24,6 +27,8 @@ __all__ = ["NULL", "Header", "Message", "Segment", "person_name", "read", "read_
 NULL: Final = '""'
 SEGMENTS_MAX: Final = 10_000
 """Of one message: the largest that people send are reports of some hundred lines."""
+PLANS_REMEMBERED: Final = 64
+"""Sets of separators: nearly everybody uses the same."""
 
 
 class NotHl7Error(InvalidError):
@@ -71,7 +76,10 @@ class Header:
 
 
 class Segment:
-    """One segment. Reads what ``hl7`` parsed: fields, repetitions, components, subcomponents."""
+    """One segment. ``fields``: each as text, or as ``hl7`` parses it, which it is when it is first read.
+
+    Of a message's hundred fields most are empty and many nobody reads.
+    """
 
     __slots__ = ("fields", "name", "separators")
 
@@ -80,12 +88,29 @@ class Segment:
         self.fields = fields
         self.separators = separators
 
+    def field(self, number: int) -> list[Any]:
+        """A field's repetitions, each a text or its components, and these a text or subcomponents."""
+        if number >= len(self.fields):
+            return []
+        held = self.fields[number]
+        if type(held) is str:
+            held = self.fields[number] = _parsed(held, self.separators)
+        found: list[Any] = held
+        return found
+
     def raw(self, number: int, component: int = 1, *, rep: int = 0, sub: int = 1) -> str:
         """As :meth:`get`, with escapes and NULL as they stand there."""
         fields = self.fields
-        if number >= len(fields) or rep >= len(fields[number]):
+        if number >= len(fields):
             return ""
-        part = fields[number][rep]
+        field = fields[number]
+        if type(field) is str:
+            if not field:
+                return ""
+            field = self.field(number)
+        if rep >= len(field):
+            return ""
+        part = field[rep]
         for index in (component - 1, sub - 1):
             if type(part) is str:
                 return "" if index or (sub > 1) else part
@@ -104,15 +129,15 @@ class Segment:
 
     def says(self, number: int) -> bool:
         """Whether a field is valued, be it NULL."""
-        return number < len(self.fields) and _is_valued(self.fields[number])
+        return _is_valued(self.field(number))
 
     def repetitions(self, number: int) -> int:
         """How often a field is there."""
-        return len(self.fields[number]) if number < len(self.fields) else 0
+        return len(self.field(number))
 
     def components(self, number: int, rep: int = 0) -> int:
         """How many components one repetition has."""
-        one = self.fields[number][rep]
+        one = self.field(number)[rep]
         return 1 if isinstance(one, str) else len(one)
 
     def whole(self, number: int, *, rep: int = 0) -> str:
@@ -131,7 +156,7 @@ class Segment:
                 for each in value.split(separators.repetition)
             ]
             return
-        field = _grown(list(self.fields[number]), rep)
+        field = _grown(list(self.field(number)), rep)
         field[rep] = _grown([field[rep]] if isinstance(field[rep], str) else list(field[rep]), component - 1)
         held = field[rep][component - 1]
         field[rep][component - 1] = _grown([held] if isinstance(held, str) else list(held), sub - 1)
@@ -171,18 +196,43 @@ def _same(sequence: list[Any], **_: object) -> list[Any]:
     return sequence
 
 
-def _segment(sequence: list[Any], **_: object) -> list[Any]:
-    return sequence  # by which function it calls, hl7 tells segments from the rest
-
-
 class _Lists(hl7.Factory):  # type: ignore[misc]
     """Has ``hl7`` make plain lists, which take half the time of its containers."""
 
-    create_message = staticmethod(_same)
-    create_segment = staticmethod(_segment)
     create_field = staticmethod(_same)
     create_repetition = staticmethod(_same)
     create_component = staticmethod(_same)
+
+
+class _Plan(NamedTuple):
+    """How ``hl7`` parses the fields of messages with some separators, and what divides a field."""
+
+    plan: Any
+    dividing: frozenset[str]
+
+
+@lru_cache(PLANS_REMEMBERED)
+def _plan(separators: Separators) -> _Plan:
+    """Made once: ``hl7`` by itself makes one for each component of each field. InvalidError."""
+    try:
+        message = create_parse_plan(f"MSH{separators}{separators.field}", _Lists)
+        of_field = message.next().next()
+        one = of_field
+        while one is not None:
+            following = one.next()
+            one.next = partial(_same, following)
+            one = following
+    except (hl7.HL7Exception, ValueError, IndexError, AssertionError) as error:
+        raise InvalidError("the message cannot be parsed: see its MSH-1 and MSH-2") from error
+    return _Plan(of_field, frozenset((separators[1], separators[2], separators[4])))
+
+
+def _parsed(text: str, separators: Separators) -> list[Any]:
+    plan, dividing = _plan(separators)
+    if dividing.isdisjoint(text):
+        return [text]
+    found: list[Any] = split_by_plan(text, plan)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,17 +273,19 @@ def read(body: bytes, assumed: str = "") -> Message:
     text = text.replace("\r\n", "\r").replace("\n", "\r").replace("\0", "").lstrip()
     if text.count("\r") > SEGMENTS_MAX:
         raise InvalidError(f"a message has at most {SEGMENTS_MAX} segments")
-    lines = [line for line in text.split("\r") if line.strip()]
-    try:
-        parsed = hl7.parse("\r".join(lines), factory=_Lists)
-    except (hl7.HL7Exception, ValueError, IndexError, TypeError, AssertionError) as error:
-        raise InvalidError("the message cannot be parsed: see its MSH-1 and MSH-2") from error
+    separators = header.separators
+    _plan(separators)
     segments = []
-    for at, one in enumerate(parsed):
-        name = one[0][0].strip() if type(one[0][0]) is str else ""
+    for at, line in enumerate(one for one in text.strip().split("\r") if one.strip()):
+        fields: list[Any] = line.split(separators.field)
+        name = fields[0].strip()
         if len(name) != 3 or not name.isalnum():
             raise InvalidError(f"line {at + 1} of the message begins with no segment's name", "ERR")
-        segments.append(Segment(name, one, header.separators))
+        if (
+            name == "MSH"
+        ):  # whose second field is the others' separator, and whose third ends with the next one
+            fields[1:2] = [[separators.field], [fields[1] if len(fields) > 1 else ""]]
+        segments.append(Segment(name, fields, separators))
     return Message(header, tuple(segments), body, codec)
 
 
