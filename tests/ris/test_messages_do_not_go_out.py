@@ -164,11 +164,15 @@ async def test_a_report_goes_out_as_preliminary_final_and_corrected(tmp_path: Pa
         await made.do(reporting.sign, RADIOLOGIST, report, priors=[])
         better = [Section(name="impression", text="Some.")]
         await made.do(reporting.correct, RADIOLOGIST, report, better, reason="overlooked")
-        await sent(made, lambda: len(other.got) == 3)
-    assert [said(one, "OBR", 25) for one in other.got] == ["P", "F", "C"]
+        added = [Section(name="findings", text="Compared.")]
+        await made.do(reporting.addend, RADIOLOGIST, report, added)
+        await sent(made, lambda: len(other.got) == 4)
+    assert [said(one, "OBR", 25) for one in other.got] == ["P", "F", "C", "C"]
     found = [[(str(obx[3]), str(obx[5]), str(obx[11])) for obx in one.segments("OBX")] for one in other.got]
     assert found[1][0] == ("59776-5^Procedure findings^LN", "Line one\\.br\\A\\F\\B \\T\\ C", "F")
     assert found[2][0] == ("19005-8^Radiology impression^LN", "Some.", "C")
+    # An addendum takes the place of what was sent before, and so has it.
+    assert found[3][:2] == [found[2][0], ("55107-7^Addendum^LN", "Findings: Compared.", "C")]
     assert found[0][-1][0] == "113014^DICOM Study^DCM"
     assert found[0][-1][1] == str(other.got[0].segments("OBX")[-1][5])
     assert said(other.got[1], "OBR", 32) == "radiologist&READ&ERIN"

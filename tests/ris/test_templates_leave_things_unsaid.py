@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from hounsfield.archive.plugins import TakenError
 from hounsfield.ris_plugin import templates
@@ -76,6 +77,18 @@ def test_what_is_required_is_there_before_it_is_signed() -> None:
     assert complete(CHEST, written("Nothing on the {side}.", side="left"))[0].text == "Nothing on the left."
     assert filled(CHEST, written())[0].text == "On the ____: ____, ____."
     assert complete(None, written()) == written()
+
+
+def test_what_the_text_has_no_place_for_is_said_below_it() -> None:
+    left = {"side": "left", "seen": "nodule", "size": "12 x 9"}
+    (said, _) = complete(CHEST, written("On the {side}: a nodule.", **left))
+    assert said.text == "On the left: a nodule.\nSize: 12 x 9 mm"
+    # A correction begins with those words.
+    assert complete(CHEST, (said, written()[1])) == (said, written()[1])
+    changed = structs.replace(said, text="On the right: nodules.\nSize: 12 x 9 mm")
+    assert complete(CHEST, (changed, written()[1]))[0].text.endswith("9 mm\nSide: left\nseen: nodule")
+    only = filled(None, (Section(name="dose", text=" ", fields=(("CTDI", "3"), ("DLP", ""))),))
+    assert [one.text for one in only] == ["CTDI: 3"]
 
 
 @pytest.fixture

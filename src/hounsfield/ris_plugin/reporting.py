@@ -51,6 +51,7 @@ __all__ = [
     "take_back",
     "told_critical",
     "unlock",
+    "valid",
     "was_given_out",
 ]
 
@@ -94,6 +95,18 @@ def get(view: View, report_id: str) -> Report:
 def of_study(view: View, study_uid: str) -> tuple[str, Report] | None:
     """The report of a study."""
     return view.first(REPORT, "study", study_uid)
+
+
+def valid(report: Report, number: int) -> tuple[Version, ...]:
+    """What the report says as of a version: that, after what it adds to where it is an addendum. Any other
+    stands in place of all before it."""
+    said: list[Version] = []
+    for one in report.versions:
+        if one.number <= number:
+            if one.kind != "addendum":
+                said.clear()
+            said.append(one)
+    return tuple(said)
 
 
 def is_locked(report: Report, now_ns: int) -> bool:

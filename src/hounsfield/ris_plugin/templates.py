@@ -154,7 +154,8 @@ def expand(text: str, words: Mapping[str, str]) -> str:
 
 
 def filled(found: Template | None, written: Sequence[Section]) -> tuple[Section, ...]:
-    """Sections with what their fields hold in place of each ``{field}``; ``____`` for one that is empty."""
+    """Sections with what their fields hold in place of each ``{field}``; ``____`` for one that is empty. What
+    the text has no place for stands below it, so that the text says all."""
     by_name = {} if found is None else {one.name: one for one in found.sections}
     return tuple(_filled(by_name.get(one.name), one) for one in written)
 
@@ -163,7 +164,7 @@ def complete(found: Template | None, written: Sequence[Section]) -> tuple[Sectio
     """As :func:`filled`, for what is signed: nothing that is required is missing, no ``{field}`` of the text
     is empty, values are of the choices or numbers. InvalidError names what is not so."""
     if found is None:
-        return tuple(written)
+        return filled(None, written)
     by_name = {one.name: one for one in written}
     missing: list[str] = []
     for section in found.sections:
@@ -186,16 +187,33 @@ def complete(found: Template | None, written: Sequence[Section]) -> tuple[Sectio
 
 
 def _filled(section: TemplateSection | None, one: Section) -> Section:
-    if section is None:
-        return one
-    fields = {field.name: field for field in section.fields}
+    fields = {} if section is None else {field.name: field for field in section.fields}
     values = dict(one.fields)
+    placed: set[str] = set()
 
     def value(found: re.Match[str]) -> str:
         field = fields.get(found[1])
-        return found[0] if field is None else shown(field, values.get(field.name, ""))
+        if field is None:
+            return found[0]
+        placed.add(field.name)
+        return shown(field, values.get(field.name, ""))
 
-    return structs.replace(one, text=_PLACE.sub(value, one.text))
+    text = _PLACE.sub(value, one.text)
+    said = {line.strip() for line in text.splitlines()}
+    before = set() if section is None else set(_PLACE.findall(section.text))
+    apart = []
+    for name, content in one.fields:
+        field = fields.get(name) or Field(name=name)
+        words = shown(field, content)
+        line = f"{field.label or name}: {words}"
+        # A corrected version begins with the words of the one before, where its fields were put in.
+        stays = name in before and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text)
+        is_said = name in placed or line in said or stays
+        if content.strip() and not is_said:
+            apart.append(line)
+    if apart:
+        text = "\n".join((*((text.rstrip(),) if text.strip() else ()), *apart))
+    return structs.replace(one, text=text)
 
 
 def shown(field: Field, value: str) -> str:

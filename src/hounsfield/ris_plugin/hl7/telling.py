@@ -37,6 +37,7 @@ from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.patients import Patient
 from hounsfield.ris_plugin.records.reports import REPORT, Report, Version
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Appointment
+from hounsfield.ris_plugin.reporting import valid
 from hounsfield.ris_plugin.settings import Hl7Destination
 
 __all__ = ["CONSUMER", "consumer"]
@@ -221,14 +222,17 @@ def _reader(view: View, code: str) -> str:
 def _observations(ris: Ris, report: Report, version: Version, status: str) -> list[str]:
     at = moment_text(version.signed_ns or version.at_ns, ris.zone)
     found: list[tuple[str, str, str]] = []
-    for section in version.sections:
-        code, meaning = SECTIONS.get(section.name, (section.name, section.name.capitalize()))
-        name = composed(code, meaning, "LN" if section.name in SECTIONS else "99RIS")
-        fields = [f"{label}: {value}" for label, value in section.fields]
-        text = section.text.strip() or "\n".join(fields)
-        if text:
-            found.append(("FT", name, escaped(text)))
-    if version.reason:
+    for one in valid(report, version.number):  # whoever takes an addendum puts it in place of what was before
+        texts = [(section.name, section.text.strip()) for section in one.sections if section.text.strip()]
+        if one.kind == "addendum":
+            added = "\n".join(f"{name.capitalize()}: {text}" for name, text in texts)
+            found.append(("FT", composed("55107-7", "Addendum", "LN"), escaped(added)))
+            continue
+        for name, text in texts:
+            code, meaning = SECTIONS.get(name, (name, name.capitalize()))
+            called = composed(code, meaning, "LN" if name in SECTIONS else "99RIS")
+            found.append(("FT", called, escaped(text)))
+    if version.reason and version.reason != version.kind:
         found.append(("FT", composed("reason", "Reason of the change", "99RIS"), escaped(version.reason)))
     found.append(("ST", composed("113014", "DICOM Study", "DCM"), composed(report.study_uid)))
     for document in report.documents:
