@@ -114,6 +114,7 @@ def test_an_error_is_said_as_older_versions_do(desk: Desk) -> None:
         ("ER|ER", [], ["AE"]),
         ("SU|SU", ["CA", "AA"], ["CA"]),
         ("NE|NE", [], []),
+        ("Y|Y", ["CA", "AA"], ["CA", "AE"]),
     ],
 )
 def test_senders_are_acknowledged_as_they_ask(
@@ -127,6 +128,20 @@ def test_senders_are_acknowledged_as_they_ask(
 
     assert codes("P1") == good
     assert codes("") == bad
+
+
+@pytest.mark.parametrize(
+    ("modes", "expected"),
+    [
+        ("|", ["AR"]), ("AL|AL", ["CR"]), ("AL|", ["CR"]), ("ER|ER", ["CR"]), ("|AL", ["AR"]),
+        ("NE|AL", ["AR"]),
+        ("NE|ER", ["AR"]), ("SU|AL", ["AR"]), ("NE|SU", []), ("SU|SU", []), ("NE|NE", []),
+    ],
+)  # fmt: skip
+def test_who_is_refused_and_waits_for_an_answer_gets_one(desk: Desk, modes: str, expected: list[str]) -> None:
+    interface = Interface(desk)
+    answers = interface.raw(interface.message("MDM^T02", pid(), modes=modes))
+    assert [error_of(one)[0] for one in answers] == expected
 
 
 def test_answers_of_others_and_noise_get_no_answer_that_would_go_on_for_ever(desk: Desk) -> None:

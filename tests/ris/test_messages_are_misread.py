@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from hounsfield.archive.errors import ConfigError
 from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.hl7.checking import check
-from hounsfield.ris_plugin.hl7.encoding import Separators, decoded, escaped, moment, moment_text, unescaped
+from hounsfield.ris_plugin.hl7.encoding import (
+    Separators,
+    day,
+    decoded,
+    escaped,
+    moment,
+    moment_text,
+    unescaped,
+)
 from hounsfield.ris_plugin.hl7.mapping import load
 from hounsfield.ris_plugin.hl7.messages import NotHl7Error, read
 from hounsfield.ris_plugin.hl7.mllp import Framer, framed
@@ -92,6 +100,20 @@ def test_names_are_read_in_the_character_set_that_was_declared_or_meant(
     assert one.get(5) == name
 
 
+@pytest.mark.parametrize(
+    ("declared", "codec", "name"),
+    [
+        ("8859-2", "iso8859_2", "Őř"), ("ISO-8859-2", "iso8859_2", "Őř"), ("ISO_IR 101", "iso8859_2", "Őř"),
+        ("windows-1250", "cp1250", "Őř"), ("GB 18030", "gb18030", "王"), ("ISO IR149", "euc_kr", "홍"),
+        ("8859/16", "iso8859_16", "Ż"), ("8859/11", "iso8859_11", "ก"), ("UTF8", "utf_8", "Ő王"),
+        ("8859/1~8859/5", "iso8859_5", "Ж"), ("~ISO IR87", "iso2022_jp", "山"), ("no such set", "utf_8", "Ő"),
+    ],
+)  # fmt: skip
+def test_character_sets_are_known_by_what_senders_call_them(declared: str, codec: str, name: str) -> None:
+    message = HEAD.decode() + f"{declared}\rPID|||1||{name}^A"
+    assert read(message.encode(codec)).segments[1].get(5) == name
+
+
 def test_what_declares_nothing_is_read_as_the_listener_says() -> None:
     assert decoded(HEAD + "\rПетров".encode("iso8859_5"), "8859/5")[0].endswith("Петров")
     assert decoded("MSH|^~\\&|山".encode("utf_16"))[0] == "MSH|^~\\&|山"
@@ -147,6 +169,11 @@ def test_moments_are_the_departments_unless_they_say_their_offset(text: str, exp
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(InvalidError, match="PID-29"):
         moment(text, UTC, "PID-29")
+
+
+@pytest.mark.parametrize("text", ["1970", "197001", "19700000", "19700100", "00000000", "00000101"])
+def test_a_day_that_is_not_wholly_known_is_none(text: str) -> None:
+    assert day(text) == ""
 
 
 # ---------------------------------------------------------------- parsing
@@ -246,6 +273,40 @@ def test_registration_is_taken_over_whole(desk: Desk) -> None:
     assert (one.allergies[0].substance, one.allergies[0].reaction) == ("IODINE", "hives; shock")
     assert (one.insurances[0].plan, one.insurances[0].policy_number) == ("Basic", "POL1")
     assert one.as_of_ns == moment("20261122105900", UTC)
+
+
+@pytest.mark.parametrize("kind", ["ADT^A31", "ADT^A08", "ORM^O01"])
+def test_a_visit_of_which_nothing_is_said_stays(desk: Desk, kind: str) -> None:
+    """PV1 has to be there, and says N, not applicable, or nothing."""
+    desk.procedure()
+    interface = Interface(desk)
+    interface.send("ADT^A01", pid(), "PV1|1|I|WARD^1|||||||||||||||||V1^^^HOSP")
+    order = () if kind.startswith("ADT") else (orc("NW"), obr())
+    assert interface.send(kind, pid(), "PV1|1|N", *order, at="20261122130000") == "AA"
+    assert interface.send(kind, pid(), "PV1|1", *order, at="20261122140000") == "AA"
+    with desk.view() as view:
+        ((_, one),) = view.find(PATIENT, "number", "P1")
+    assert (one.visit.patient_class, one.visit.location) == ("I", "WARD 1")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("S", "STAT"), ("STAT", "STAT"), ("EMERGENCY", "STAT"), ("URGENT", "HIGH"), ("A", "HIGH"),
+        ("TM30", "HIGH"), ("T", "HIGH"), ("PRN", "LOW"), ("R", "ROUTINE"), ("SCHEDULED", "ROUTINE"),
+        ("ELECTIVE", "ROUTINE"), ("PLANNED", "ROUTINE"), ("low", "LOW"),
+    ],
+)  # fmt: skip
+def test_urgent_orders_are_urgent_and_others_are_not(desk: Desk, said: str, meant: str) -> None:
+    desk.procedure()
+    interface = Interface(desk)
+    old = f"OBR|1|O1^HIS||CTHEAD|{said}"
+    assert interface.send("ORM^O01", pid(), orc("NW"), old) == "AA"
+    new = [orc("NW", "O2"), obr("O2"), f"TQ1|1||||||||{said}"]
+    assert interface.send("ORM^O01", pid(), *new) == "AA"
+    with desk.view() as view:
+        found = [view.first(ORDER, "placer", f"HIS\0{number}") for number in ("O1", "O2")]
+    assert [one[1].priority for one in found if one is not None] == [meant, meant]
 
 
 def test_two_quotes_remove_a_value_and_nothing_leaves_it(desk: Desk) -> None:

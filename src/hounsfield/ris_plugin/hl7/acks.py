@@ -16,7 +16,7 @@ from typing import Final
 from hounsfield.archive.plugins import EngineError, RecordError, TakenError
 from hounsfield.ris_plugin.errors import InvalidError, RisError, UnknownError
 from hounsfield.ris_plugin.hl7.encoding import Separators, escaped, moment_text
-from hounsfield.ris_plugin.hl7.messages import Header, NotHl7Error
+from hounsfield.ris_plugin.hl7.messages import NULL, Header, NotHl7Error
 from hounsfield.ris_plugin.hl7.mllp import framed
 
 __all__ = ["Fault", "MissingError", "RefusedError", "answers", "fault_of", "is_transient"]
@@ -123,17 +123,22 @@ def answers(us: Answering, header: Header | None, fault: Fault | None, *, kept: 
         return framed(_message(us, header, code, fault))
     found = b""
     accepted = fault is None or (kept and not fault.refused)
-    if _wanted(header.field(15), accepted):
+    accept = _wanted(header.field(15), accepted)
+    if accept:
         code = "CA" if accepted else "CE" if fault is not None and fault.code == "207" else "CR"
         found += framed(_message(us, header, code, None if accepted else fault))
     if accepted and _wanted(header.field(16), fault is None):
         found += framed(_message(us, header, "AA" if fault is None else "AE", fault, ours=True))
+    elif not accepted and not accept and _wanted(header.field(16), False):
+        found += framed(_message(us, header, "AR", fault, ours=True))  # who wants no CR waits for this
     return found
 
 
 def _wanted(asked: str, good: bool) -> bool:
-    """Table 0155; what is left out in enhanced mode is not asked for."""
-    return {"AL": True, "ER": not good, "SU": good}.get(asked.strip().upper(), False)
+    """Table 0155; what is left out in enhanced mode is not asked for, and for what is in no table an answer
+    is better than none."""
+    asked = asked.strip().upper()
+    return {"": False, NULL: False, "NE": False, "ER": not good, "SU": good}.get(asked, True)
 
 
 def _message(

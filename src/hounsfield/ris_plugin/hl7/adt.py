@@ -29,6 +29,8 @@ UPDATES: Final = frozenset(
     {"A01", "A02", "A03", "A04", "A05", "A06", "A07", "A08", "A11", "A13", "A28", "A31"}
 )
 """Events that say who the patient is, and where."""
+OF_PERSON: Final = frozenset({"A28", "A31"})
+"""Of these PV1 is there only because it has to be (3.3.31)."""
 MERGES: Final = frozenset({"A40", "A47"})
 """A40 merges. A47 changes a number, which is the same here: what is said under the old one goes on leading to
 the patient, whether it was said before or comes late."""
@@ -89,7 +91,7 @@ def patient_said(saying: Saying, *, visits: bool = False) -> Said:
         words |= _observed(one)
     for one in by_name.get("PV1", ()):
         visit = _visit(saying, one)
-        if visit.number or visits:
+        if visit.number or (visits and visit != Visit() and _trigger(saying) not in OF_PERSON):
             words["visit"] = visit if _trigger(saying) != "A11" else Visit()
     return Said(Patient(identifiers=identifiers, **words), frozenset(words))
 
@@ -169,7 +171,7 @@ def _visit(saying: Saying, pv1: Segment) -> Visit:
     return Visit(
         number=pv1.get(19),
         issuer=pv1.authority(19, 4) if pv1.get(19) else "",
-        patient_class=pv1.get(2)[:1],
+        patient_class=pv1.get(2)[:1].replace("N", ""),  # table 0004: not applicable
         location=pv1.whole(3),
         attending=person_name(pv1, 7, at=2),
         admitted_ns=pv1.moment(44, saying.zone),

@@ -14,20 +14,34 @@ __all__ = ["Separators", "codec_of", "decoded", "encoded", "escaped", "moment", 
 
 CODECS: Final = {
     "ASCII": "ascii",
-    **{f"8859/{part}": f"iso8859_{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
-    "ISO IR6": "ascii",
-    "ISO IR14": "shift_jis",  # JIS X 0201
-    "ISO IR87": "iso2022_jp",
-    "ISO IR159": "iso2022_jp_2",
-    "GB 18030-2000": "gb18030",
-    "KS X 1001": "euc_kr",
-    "BIG-5": "big5",
+    **{f"{iso}8859{part}": f"iso8859_{part}" for part in range(1, 17) if part != 12 for iso in ("", "ISO")},
+    **{f"{name}125{page}": f"cp125{page}" for page in range(9) for name in ("WINDOWS", "CP")},
+    "ISOIR6": "ascii",
+    "ISOIR14": "shift_jis",  # JIS X 0201
+    "ISOIR87": "iso2022_jp",
+    "ISOIR159": "iso2022_jp_2",
+    "GB180302000": "gb18030",
+    "GB18030": "gb18030",
+    "KSX1001": "euc_kr",
+    "BIG5": "big5",
     "UNICODE": "utf_16",
-    "UNICODE UTF-8": "utf_8",
-    "UNICODE UTF-16": "utf_16",
-    "UNICODE UTF-32": "utf_32",
-}
-"""Table 0211, and how Python calls them; others are read as what they turn out to be."""
+    **{f"{unicode}UTF{bits}": f"utf_{bits}" for bits in (8, 16, 32) for unicode in ("", "UNICODE")},
+    # Those who also speak DICOM name them as PS3.3 C.12.1.1.2 does.
+    **{
+        f"ISOIR{number}": f"iso8859_{part}"
+        for number, part in (
+            (100, 1), (101, 2), (109, 3), (110, 4), (144, 5), (127, 6), (126, 7), (138, 8), (148, 9),
+            (166, 11), (203, 15),
+        )
+    },
+    "ISOIR13": "shift_jis",
+    "ISOIR149": "euc_kr",
+    "ISOIR58": "gb2312",
+    "ISOIR192": "utf_8",
+}  # fmt: skip
+"""Table 0211 and what senders call them otherwise, by letters and digits alone, and how Python calls them;
+others are read as what they turn out to be."""
+_NOT_OF_NAMES = re.compile(r"[^A-Z0-9]+")
 FALLBACK: Final = "cp1252"
 """What senders that declare nothing, or lie, most often use beside UTF-8: Latin 1, with Windows' letters."""
 REMEMBERED_MAX: Final = 1024
@@ -40,7 +54,7 @@ _MOMENT = re.compile(
 
 def codec_of(declared: str) -> str | None:
     """Python's name of the first character set that MSH-18 names; of several, the one that has others."""
-    names = [CODECS.get(one.strip().upper().replace("ISO-IR", "ISO IR")) for one in declared.split("~")]
+    names = [CODECS.get(_NOT_OF_NAMES.sub("", one.upper())) for one in declared.split("~")]
     return next((name for name in reversed(names) if name is not None), None)
 
 
@@ -49,14 +63,14 @@ def decoded(data: bytes, assumed: str = "") -> tuple[str, str]:
 
     ``assumed``: the character set of those that declare none.
     """
-    if b"\0" in data[:64] or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if b"\0" in data[:2] or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         codec = "utf_16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else (
             "utf_16_le" if data[1:2] == b"\0" else "utf_16_be")  # fmt: skip
         return data.decode(codec, "replace").lstrip("\ufeff"), codec
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
     header = data.split(b"\r", 1)[0].split(b"\n", 1)[0]
     fields = header.split(header[3:4]) if len(header) > 3 else []
-    declared = fields[17].decode("ascii", "replace") if len(fields) > 17 else ""
+    declared = fields[17].decode("ascii", "replace").replace(chr(header[5]), "~") if len(fields) > 17 else ""
     for known in (codec_of(declared), codec_of(assumed), "utf_8"):
         if known is not None and not known.startswith(("utf_16", "utf_32")):  # which have zeros
             try:
@@ -199,9 +213,10 @@ def moment(text: str, zone: tzinfo, field: str = "") -> int:
 
 
 def day(text: str, field: str = "") -> str:
-    """A day (DT, or the day of a TS) as YYYYMMDD; "" for none, and for a year or a month alone."""
+    """A day (DT, or the day of a TS) as YYYYMMDD; "" for none, and for a year or a month alone, be the rest
+    left out or zeros."""
     text = text.strip()
-    if len(text) < 8:
+    if len(text) < 8 or text[:4] == "0000" or "00" in (text[4:6], text[6:8]):
         return ""
     try:
         if not text[:8].isdecimal():

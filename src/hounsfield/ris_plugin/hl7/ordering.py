@@ -6,6 +6,7 @@ OBR, TQ1, NTE, DG1, OBX, IPC. One group is one requested procedure.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,15 +34,15 @@ CONTROLS: Final = {
 STATUSES: Final = {"CA": "cancel", "DC": "cancel", "HD": "hold"}
 """Table 0038 in ORC-5 of a status change; what we do ourselves nobody tells us."""
 PRIORITIES: Final = {
-    "S": "STAT",
-    "A": "HIGH",
-    "R": "ROUTINE",
-    "P": "HIGH",
-    "C": "HIGH",
-    "T": "HIGH",
-    "PRN": "LOW",
+    **dict.fromkeys(("S", "STAT", "E", "EM", "EMER", "EMERG", "EMERGENCY", "EMERGENT"), "STAT"),
+    **dict.fromkeys(
+        ("A", "ASAP", "P", "PREOP", "C", "CALLBACK", "T", "TIMED", "U", "URGENT", "H", "HIGH"), "HIGH"
+    ),
+    **dict.fromkeys(("M", "MEDIUM"), "MEDIUM"),
+    **dict.fromkeys(("L", "LOW", "PRN"), "LOW"),
 }
-"""Table 0485, and TQ-6."""
+"""Table 0485, TQ-6, and the words that senders write for them; others are routine (or a mapping's)."""
+_TIMING_CRITICAL = re.compile(r"T[SMHDWL]\d+")
 AWAITS_ORDER: Final = "order"
 SIDES: Final = {
     "L": "L",
@@ -189,14 +190,18 @@ def _timing(saying: Saying, part: list[Segment], orc: Segment, obr: Segment) -> 
     for how, how_at, how_part, begin, begin_at, begin_part, end, end_at, end_part in found:
         priority = how.get(how_at, how_part).upper()
         if priority and "priority" not in words:
-            words["priority"] = PRIORITIES.get(priority, PRIORITIES.get(priority[:1], "ROUTINE"))
+            words["priority"] = _priority(priority)
         if begin.get(begin_at, begin_part) and "wanted_ns" not in words:
             words["wanted_ns"] = begin.moment(begin_at, saying.zone, begin_part)
         if end.get(end_at, end_part) and "wanted_until_ns" not in words:
             words["wanted_until_ns"] = end.moment(end_at, saying.zone, end_part)
     if "priority" not in words and obr.get(5):
-        words["priority"] = PRIORITIES.get(obr.get(5).upper()[:1], "ROUTINE")
+        words["priority"] = _priority(obr.get(5).upper())
     return words
+
+
+def _priority(said: str) -> str:
+    return "HIGH" if _TIMING_CRITICAL.fullmatch(said) else PRIORITIES.get(said, "ROUTINE")
 
 
 def _side(obr: Segment) -> str:
@@ -232,11 +237,10 @@ def find_order(view: View, placer: tuple[str, str], filler: tuple[str, str]) -> 
         if found or not filler[0]:
             return found[0] if found else None
     for lookup in ("accession", "filler"):
-        found = view.first(ORDER, lookup, filler[0])
-        if found is not None and placer[0] and found[1].placer_issuer == placer[1]:
-            return None if found[1].placer_number else found[0]
-        if found is not None:
-            return found[0]
+        ours = view.first(ORDER, lookup, filler[0])
+        if ours is not None:
+            others = ours[1].placer_number and placer[0] and ours[1].placer_issuer == placer[1]
+            return None if others else ours[0]
     return None
 
 
