@@ -34,7 +34,7 @@ from benchmarks.peers.seaweedfs import BUCKET, SeaweedFs
 from benchmarks.sealed_frames import path_of
 from benchmarks.studies import Instance, Kind, template
 from benchmarks.tiers_place import COLD, ColdArchive, alone, cold_archive, s3_server, slices
-from hounsfield.archive.index.copying import pack_key
+from hounsfield.archive.index.tier_places import pack_key
 from hounsfield.storage_backends.segment_format import sealed_length
 
 BAR = 3.0

@@ -20,10 +20,11 @@ from benchmarks.peers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, SeaweedFs
 from benchmarks.studies import EXPLICIT_VR_LITTLE_ENDIAN, Identity, Instance, Kind, studies
 from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.tiers import TieringOptions, TierOptions
-from hounsfield.archive.index.copying import Copying, pack_key
+from hounsfield.archive.index.copying import Copying
 from hounsfield.archive.index.gathering import Gatherer
 from hounsfield.archive.index.packs import HOT
 from hounsfield.archive.index.tables import SERIES
+from hounsfield.archive.index.tier_places import pack_key
 
 COLD = "cold"
 AT_ONCE = 4  # requests of obstore alone, and the bytes of each: nothing was faster on loopback

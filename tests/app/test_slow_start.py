@@ -21,7 +21,8 @@ def test_neither_start_nor_tables_import_the_libraries() -> None:
 def test_what_asks_a_server_imports_little() -> None:
     """`hounsfield ls` and `status` beside a running server: an engine of their own is of no use to them."""
     program = (
-        "import sys, hounsfield.archive.cli.status, hounsfield.archive.cli.ls, hounsfield.archive.app.asking;"
+        "import sys, hounsfield.archive.app.opening\n"
+        "import hounsfield.archive.cli.ls, hounsfield.archive.cli.status\n"
         "print(*{'trio', 'rich', 'structlog', 'hounsfield.archive.engine'}.intersection(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

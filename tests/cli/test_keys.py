@@ -14,8 +14,8 @@ import trio
 
 from hounsfield.archive.cli.main import COMMANDS
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
-from hounsfield.archive.index.copying import Tier, pack_key
 from hounsfield.archive.index.tier_notes import TierNotes
+from hounsfield.archive.index.tier_places import Tier, pack_key
 from hounsfield.storage_backends.directory_store import DirectoryStore
 from hounsfield.storage_backends.object_store import claim_tier
 from hounsfield.storage_backends.tier_holder import TIER_HOLDER

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from hounsfield.archive.app import asking
+from hounsfield.archive.app import opening
 from hounsfield.archive.app.data_directory import open_data_directory
 from hounsfield.archive.engine.engine import EngineOptions, open_engine
 from hounsfield.archive.engine.tier_progress import SUMMED
@@ -224,7 +224,7 @@ def test_what_a_plan_under_way_did_is_not_told_as_nothing(
         def call(self, op: str, **_: Any) -> Any:
             return next(answers)
 
-    monkeypatch.setattr(asking, "open_archive", lambda _: nullcontext(Server()))
+    monkeypatch.setattr(opening, "open_archive", lambda _: nullcontext(Server()))
     done = cli("tier", "apply", "--wait", "--data", archive)
     assert done.code == 0
     assert "0 series placed" in done.err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hounsfield.archive.index.copying import Copying, NoCopyError, Tier, pack_key, segment_key_name
+from hounsfield.archive.index.copying import Copying, NoCopyError
 from hounsfield.archive.index.packs import (
     CopyRow,
     LastCopyError,
@@ -18,6 +18,7 @@ from hounsfield.archive.index.packs import (
     plan_pack,
 )
 from hounsfield.archive.index.tables import ALL_TABLES
+from hounsfield.archive.index.tier_places import Tier, pack_key, segment_key_name
 from hounsfield.storage_backends.api import Batch, CommitResult
 from hounsfield.storage_backends.errors import BlobNotFoundError, SealError, ShortReadError, StoreFullError
 from hounsfield.storage_backends.keyring import Keyring

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from hounsfield.archive.net.agreement import terms_for
 from hounsfield.archive.net.limits import NetLimits
-from hounsfield.archive.net.negotiation import STORAGE_SUPPORT, VERIFICATION, Terms, negotiate
+from hounsfield.archive.net.negotiation import STORAGE_SUPPORT, Terms, negotiate
 from hounsfield.archive.net.policy import ListenerPolicy, Refusal, RemoteAe
 from hounsfield.archive.net.services import Identified, Service
+from hounsfield.archive.net.sop_classes import VERIFICATION
 from hounsfield.archive.wire import (
     AssociateReject,
     AssociateRequest,

@@ -53,20 +53,6 @@ class Archive:
         raise ValueError("a server runs: it moves packs by itself")
 
 
-@contextlib.contextmanager
-def open_archive(config: Config) -> Iterator[Archive]:
-    """The archive of ``config.archive.data``: by its server when one runs, else locked and opened here."""
-    try:
-        ask(control_socket(config), "status")
-    except NoServerError:
-        from hounsfield.archive.app.offline import open_here  # see the module's text
-
-        with open_here(config) as archive:
-            yield archive
-    else:
-        yield Archive(config)
-
-
 def control_socket(config: Config) -> Path:
     """Where the server of this configuration's data directory listens for commands."""
     return Path(config.archive.data).expanduser().absolute() / CONTROL_SOCKET

@@ -27,8 +27,8 @@ from hounsfield.archive.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTA
 from hounsfield.archive.dicom.text import CHARACTER_SETS
 from hounsfield.archive.net.commitment import CommitmentLimits
 from hounsfield.archive.net.limits import NetLimits
-from hounsfield.archive.net.negotiation import VERIFICATION, StorageRule, is_storage
 from hounsfield.archive.net.retrieving import GET_CLASSES, MOVE_CLASSES
+from hounsfield.archive.net.sop_classes import VERIFICATION, StorageRule, is_storage
 from hounsfield.archive.net.statuses import BY_ERROR, BY_OUTCOME, COERCION, CUT, MISMATCH, StoreAnswer
 from hounsfield.archive.wire import Service, describe_status
 from hounsfield.codecs import support_table

@@ -31,10 +31,10 @@ from hounsfield.archive.errors import ConfigError, HounsfieldError
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.limits import NetLimits
 from hounsfield.archive.net.listener import Endpoint, Listener
-from hounsfield.archive.net.negotiation import VERIFICATION, StorageRule, is_storage
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe, networks
 from hounsfield.archive.net.records import CallRecord, EndRecord, ListenerObserver
 from hounsfield.archive.net.services import Service
+from hounsfield.archive.net.sop_classes import VERIFICATION, StorageRule, is_storage
 
 # Calls waiting to be told to the supervisor; past it the newest are dropped, the counters still count them.
 CALLS_WAITING_MAX = 256

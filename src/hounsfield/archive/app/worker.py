@@ -29,13 +29,10 @@ from hounsfield.archive.app.logs import describe, set_up_logs
 from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.scoreboard import Scoreboard, metrics_with
 from hounsfield.archive.app.wakeups import Wakeups
+from hounsfield.archive.engine.gate import SWITCH_SECONDS
 from hounsfield.archive.errors import HounsfieldError
 
 Build = Callable[[Resources], AbstractAsyncContextManager[Services]]
-
-# The commit thread gives up the interpreter's lock at every seal, write and sync. While the event loop is
-# busy it gets it back after this long; with Python's 5 ms one association alone was a third slower.
-SWITCH_SECONDS = 0.0002
 
 EXIT_FAILED = 1
 EXIT_ORPHANED = 3

@@ -49,7 +49,7 @@ Example:
 @json_option
 def list_(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
     """List every known AE: where it listens, and from where it may call."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         aes: list[dict[str, Any]] = archive.call("ae-list")
@@ -87,7 +87,7 @@ def show(
     *, title: str, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool
 ) -> int:
     """Show everything that is known of an AE."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         ae: dict[str, Any] = archive.call("ae-show", title=title)
@@ -134,7 +134,7 @@ def add(
 
     A running server uses it at once, on every worker.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     fields = {"title": title, **_fields(address, words)}
     with open_archive(effective_config(config_file, overrides, data)) as archive:
@@ -177,7 +177,7 @@ def set_(
     Open associations stay as they are. KEY is one that `ae show` lists.
     """
     from hounsfield.archive.app.ae_registry import without
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     fields = {**without(clear), **_fields(address, words)}
     if not fields:
@@ -230,7 +230,7 @@ def import_(
     spaces. When one line cannot be, none is added. Exit code 2 then.
     """
     from hounsfield.archive.app.ae_registry import of_table
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         entries = of_table(file.read_bytes(), archive.call("ae-services"))
@@ -276,8 +276,8 @@ def test(
     import trio
 
     from hounsfield.archive.app.ae_registry import ae_of_fact
-    from hounsfield.archive.app.asking import open_archive
     from hounsfield.archive.app.certificates import client_tls
+    from hounsfield.archive.app.opening import open_archive
     from hounsfield.archive.net.destinations import Destinations
     from hounsfield.archive.net.errors import NetError
     from hounsfield.archive.net.scu import VERIFICATION_CONTEXT, ScuLimits, associate
@@ -349,7 +349,7 @@ Example:
 @config_options
 def remove(*, title: str, config_file: Path | None, overrides: tuple[str, ...], data: str | None) -> int:
     """Forget an AE that was added."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         archive.call("ae-remove", title=title)

@@ -33,7 +33,7 @@ Example:
 @json_option
 def list_(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
     """List the users that have a passcode."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         users: list[dict[str, Any]] = archive.call("ae-user-list")
@@ -74,7 +74,7 @@ def add(
 
     A running server knows it at once, on every worker.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
     from hounsfield.archive.security.passcodes import hashed
 
     if passcode_stdin:
@@ -106,7 +106,7 @@ def remove(
     *, name: str, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool
 ) -> int:
     """Forget a user and the passcode. Open associations stay."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         removed = archive.call("ae-user-remove", name=name)

@@ -55,7 +55,7 @@ def command(
 
     They are kept in the journal, in batches some seconds old. Newest first.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         page: dict[str, Any] = archive.call(

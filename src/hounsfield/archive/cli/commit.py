@@ -133,7 +133,7 @@ def _references(what: Sequence[str], config: Config) -> list[Reference]:
         else:
             remark(f"{one.path}: left out: {one.reason}")
     if uids:
-        from hounsfield.archive.app.asking import open_archive
+        from hounsfield.archive.app.opening import open_archive
 
         with open_archive(config) as archive:
             for path in uids:

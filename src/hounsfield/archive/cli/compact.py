@@ -34,7 +34,7 @@ Examples:
 @json_option
 def status(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
     """Show how much of which segments is deleted and still on the disk."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         found: dict[str, Any] = archive.call("compact-status")
@@ -84,7 +84,7 @@ def run(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     reports: list[dict[str, Any]] = []
     with (

@@ -56,7 +56,7 @@ def command(
     the key later; `hounsfield compact run --now` does it at once. What is on legal hold is not deleted. What
     is sent again is stored as new.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     if bool(study) == bool(quarantined):
         raise Failed("name a study, or an object in quarantine with --quarantined", EXIT_USAGE)

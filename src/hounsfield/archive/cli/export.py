@@ -51,7 +51,7 @@ def command(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
     from hounsfield.archive.dicom.file_names import safe_name
 
     written = skipped = failed = total_bytes = 0

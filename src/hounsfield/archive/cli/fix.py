@@ -280,7 +280,7 @@ def revert(*, number: int, **how: Any) -> int:
 
 
 def _opened(how: dict[str, Any]) -> Any:
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     return open_archive(effective_config(how["config_file"], how["overrides"], how["data"]))
 

@@ -50,7 +50,7 @@ def add(
     as_json: bool,
 ) -> int:
     """Set a hold on a study or a patient. In force at once, also for what is not here yet."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     if bool(study) == bool(patient):
         raise Failed("name what to hold: --study UID or --patient ID", EXIT_USAGE)
@@ -99,7 +99,7 @@ def release(
     as_json: bool,
 ) -> int:
     """End a hold. What was held can be deleted from then on; the hold stays listed with --all."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         hold = archive.call("hold-release", hold_id=hold_id, by=getpass.getuser(), why=reason)
@@ -124,7 +124,7 @@ def list_(
     *, ended: bool, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool
 ) -> int:
     """List the holds: on what, by whom, why, and until when."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         holds: list[dict[str, Any]] = archive.call("hold-list", ended=ended)

@@ -270,7 +270,7 @@ def rekey(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
     from hounsfield.archive.cli.output import EXIT_PARTIAL, err
 
     limit = time.time() if before is None else before.timestamp()

@@ -89,7 +89,7 @@ def command(
 
     Asks the running server, or opens the archive itself when none runs.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     level, keys = (words[0], words[1:]) if words and words[0] in _LEVELS else ("studies", words)
     parameters: list[list[str]] = []

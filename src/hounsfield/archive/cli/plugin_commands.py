@@ -67,7 +67,7 @@ class PluginCommandLine:
         return config_options(json_option(gathered))
 
     def call(self, line: Any, operation: str, /, **args: Any) -> Any:
-        from hounsfield.archive.app.asking import open_archive
+        from hounsfield.archive.app.opening import open_archive
 
         asked = f"{self._plugin}.{operation}"
         with open_archive(line.config()) as archive:

@@ -73,7 +73,7 @@ def list_(
     """
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     found: list[dict[str, Any]] = []
     more = False
@@ -146,7 +146,7 @@ def show(
     as_json: bool,
 ) -> int:
     """Show where one object lies, what is wrong with it, and who sent it."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         found: dict[str, Any] = archive.call("quarantine-show", record=record, identify=identify)
@@ -191,7 +191,7 @@ def export(
 
     Exit code 4 when some could be written and some not.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     target = target.absolute()
     try:

@@ -42,7 +42,7 @@ def list_(
 
     A note that names more than one note may is not followed; it is listed without an id, with the reason.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         found: list[dict[str, Any]] = archive.call("reject-list")
@@ -95,7 +95,7 @@ def undo(
     as_json: bool,
 ) -> int:
     """Bring back what a rejection hides, and its note. What another rejection names too stays hidden."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         made = archive.call("reject-undo", number=number, actor=getpass.getuser(), reason=reason)
@@ -124,7 +124,7 @@ def apply(
 
     Notes are followed by themselves when they come, for the reasons in storage.rejection_notes.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         made = archive.call("reject-apply", note=note, actor=getpass.getuser())
@@ -161,7 +161,7 @@ def delete(
 
     What is on legal hold is not deleted. The rejection stays in force.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     if not reason.strip():
         raise Failed("say why: --reason TEXT", EXIT_USAGE)

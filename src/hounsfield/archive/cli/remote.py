@@ -209,7 +209,7 @@ def _known(title: str, config: Config) -> RemoteAE:
             return ae
     import msgspec
 
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
     from hounsfield.archive.config import RemoteAE
     from hounsfield.archive.errors import DataDirectoryError
 

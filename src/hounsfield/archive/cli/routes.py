@@ -17,7 +17,7 @@ _NS = 1_000_000_000
 def _call(
     config_file: Path | None, overrides: tuple[str, ...], data: str | None, op: str, /, **args: Any
 ) -> Any:
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         return archive.call(op, **args)

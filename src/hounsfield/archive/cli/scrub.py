@@ -33,7 +33,7 @@ Examples:
 @json_option
 def status(*, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool) -> int:
     """Show what was verified, when, and what was found damaged. Exit code 4 when something is damaged."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         found: dict[str, Any] = archive.call("scrub-status")
@@ -108,7 +108,7 @@ def start(
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     columns = (
         TextColumn("verifying"),

@@ -54,7 +54,7 @@ def status(*, config_file: Path | None, overrides: tuple[str, ...], data: str | 
 
     Exit code 4 when copies are damaged and no right one lies beside them, or a tier does not answer.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         found: dict[str, Any] = archive.call("tier-status")
@@ -191,7 +191,7 @@ def plan(
 
     Bytes are as they lie now: what a rule recompresses gets smaller on the way.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with (
         open_archive(effective_config(config_file, overrides, data)) as archive,
@@ -332,7 +332,7 @@ def apply(
     done here and now, as fast as it goes. Whatever interrupts it, nothing is lost and the next plan goes on.
     Exit code 4 when errors put some of it off, or copies are damaged.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with (
         open_archive(effective_config(config_file, overrides, data)) as archive,
@@ -413,7 +413,7 @@ def take(
     For an archive that was restored or moved to other disks. Its former data directory must not be served any
     more: it would miss what is changed there from here. One that was restored to be tried takes nothing.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         archive.call("tier-take", tier=tier)
@@ -446,7 +446,7 @@ def verify(
     looked at again, too: what was brought back is found. Exit code 4 when something stays damaged, or was not
     read.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with (
         open_archive(effective_config(config_file, overrides, data)) as archive,

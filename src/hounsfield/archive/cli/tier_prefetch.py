@@ -56,7 +56,7 @@ def prefetch(
     [prefetch] in config.toml says which priors, how many, and how long before. A RIS announces its
     appointments by itself; this is for those who have none, or another one's.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     if listed + bool(cancel) + bool(patient or order or at) > 1:
         raise Failed("announce one, or --cancel one, or --list them: one at a time", EXIT_USAGE)

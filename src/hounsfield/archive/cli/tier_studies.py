@@ -40,7 +40,7 @@ def recall(
     tiering.recall_when_opened says so. It stays for tiering.recalled_days at least; `hounsfield tier pin`
     keeps it.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         asked: dict[str, int] = archive.call("tier-recall", study=study, series=series)
@@ -93,7 +93,7 @@ def pin(
 
     Also one that is not here yet. Copies that it has elsewhere stay, so that unpinning it moves nothing.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     if listed == bool(study):
         raise Failed("name a study to pin, or give --list", EXIT_USAGE)
@@ -156,7 +156,7 @@ def unpin(
     *, study: str, config_file: Path | None, overrides: tuple[str, ...], data: str | None, as_json: bool
 ) -> int:
     """Let the rules decide again where a pinned study lies."""
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         archive.call("tier-unpin", study=study, by=getpass.getuser())
@@ -217,7 +217,7 @@ def history(
 
     Newest first. It is in the journal, which `hounsfield reindex` begins anew.
     """
-    from hounsfield.archive.app.asking import open_archive
+    from hounsfield.archive.app.opening import open_archive
 
     with open_archive(effective_config(config_file, overrides, data)) as archive:
         events: list[dict[str, Any]] = []

@@ -18,10 +18,10 @@ from typing import Any
 from hounsfield.archive.engine.tier_planning import PlanLimits
 from hounsfield.archive.engine.tier_rules import TierRule
 from hounsfield.archive.engine.types import Instance
-from hounsfield.archive.index.copying import Tier, pack_key
 from hounsfield.archive.index.packs import HOT, Packs
 from hounsfield.archive.index.prefetching import PrefetchRule
 from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.archive.index.tier_places import Tier, pack_key
 from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.directory_store import DirectoryLimits, DirectoryStore
 from hounsfield.storage_backends.errors import StorageError

@@ -20,7 +20,6 @@ import msgspec
 
 from hounsfield.archive.index import merging, postings, suspects, tokens
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.copying import Tier
 from hounsfield.archive.index.corrections import is_hidden
 from hounsfield.archive.index.journal import Journal
 from hounsfield.archive.index.records import RecordRow, is_record_key, lookup_keys
@@ -64,6 +63,7 @@ from hounsfield.archive.index.tables import (
     USE,
     VERSION,
 )
+from hounsfield.archive.index.tier_places import Tier
 from hounsfield.storage_backends.api import KeyValueStore, Snapshot, Table
 from hounsfield.storage_backends.errors import KeyringError, SealError
 from hounsfield.storage_backends.keyring import Keyring

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from hounsfield.archive.index.checking import RESTORE, START, Archive, Severity, Wrong
-from hounsfield.archive.index.copying import Tier, pack_key
 from hounsfield.archive.index.packs import HOT, SERIES_KEY_BYTES, PackRow
 from hounsfield.archive.index.rows import decode
 from hounsfield.archive.index.tables import PACK, PACKED
+from hounsfield.archive.index.tier_places import Tier, pack_key
 from hounsfield.archive.index.use import uses
 from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.errors import (

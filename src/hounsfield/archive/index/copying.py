@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from hounsfield.archive.index.carrying import Pace
 from hounsfield.archive.index.packs import HOT, CopyRow, PackGoneError, PackRow, Packs
 from hounsfield.archive.index.tier_notes import TierNotes, read_small
+from hounsfield.archive.index.tier_places import Tier, segment_key_name, segment_of, segment_of_key
 from hounsfield.storage_backends.api import Buffer, KeyValueStore
 from hounsfield.storage_backends.errors import (
     BlobNotFoundError,
@@ -33,10 +33,9 @@ from hounsfield.storage_backends.errors import (
     StorageError,
 )
 from hounsfield.storage_backends.keyring import Keyring
-from hounsfield.storage_backends.object_store import ObjectStore
 from hounsfield.storage_backends.packs import PackCheck, checked
 
-__all__ = ["WRONG_BYTES", "Copying", "NoCopyError", "Tier", "pack_key", "segment_key_name"]
+__all__ = ["WRONG_BYTES", "Copying", "NoCopyError"]
 
 WRONG_BYTES = (SealError, ShortReadError, BlobNotFoundError)
 """What a copy raises that is not as it was made, or not there."""
@@ -50,27 +49,6 @@ class NoCopyError(Exception):
 
 class _SourceError(Exception):
     """A source is not as the pack was made, or not to be had; its text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """One tier: its name, its place, and what a pack is called there. ``keeps_keys``: wrapped ones, too."""
-
-    name: str
-    store: ObjectStore
-    key_of: Callable[[bytes], str]
-    keeps_keys: bool = True
-
-
-def pack_key(segment: bytes) -> str:
-    """What a pack is called in a tier."""
-    name = segment.hex()
-    return f"packs/{name[:2]}/{name}"
-
-
-def segment_key_name(segment: bytes) -> str:
-    """What its wrapped key is called there."""
-    return f"keys/segment/{segment.hex()}.key"
 
 
 class Copying:
@@ -181,7 +159,7 @@ class Copying:
         removed = strangers = 0
         for key in tier.store.names("packs/"):
             pace(0)
-            segment = _segment_of(key)
+            segment = segment_of(key)
             if segment is None:
                 continue
             if self.packs.get(segment) is None and self._has_key(segment, tier):
@@ -193,7 +171,7 @@ class Copying:
                 removed += 1
         for key in tier.store.names("keys/segment/") if tier.keeps_keys else ():
             pace(0)
-            segment = _segment_of_key(key)
+            segment = segment_of_key(key)
             removed += segment is not None and self.sweep_one(name, segment)
         return removed, strangers
 
@@ -310,19 +288,3 @@ def _paced(pieces: Iterator[Buffer], pace: Pace) -> Iterator[Buffer]:
     for piece in pieces:
         pace(len(piece))
         yield piece
-
-
-def _segment_of(key: str) -> bytes | None:
-    try:
-        segment = bytes.fromhex(key.rpartition("/")[2])
-    except ValueError:
-        return None
-    return segment if len(segment) == 16 and pack_key(segment) == key else None
-
-
-def _segment_of_key(key: str) -> bytes | None:
-    try:
-        segment = bytes.fromhex(key.rpartition("/")[2].removesuffix(".key"))
-    except ValueError:
-        return None
-    return segment if segment_key_name(segment) == key else None

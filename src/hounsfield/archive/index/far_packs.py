@@ -17,10 +17,10 @@ import msgspec
 from msgspec import structs
 
 from hounsfield.archive.index.catalog import Catalog
-from hounsfield.archive.index.copying import Tier, pack_key, segment_key_name
 from hounsfield.archive.index.packs import HOT, ContentsRow, CopyRow, PackRow
 from hounsfield.archive.index.rows import decode
 from hounsfield.archive.index.tier_notes import USED_KEY, read_small, used_tiers
+from hounsfield.archive.index.tier_places import Tier, pack_key, segment_key_name
 from hounsfield.storage_backends.errors import BlobNotFoundError, FormatError, KeyringError, StorageError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.object_store import TIER_MARKER, TierMarkerMissingError

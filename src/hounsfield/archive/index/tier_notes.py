@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
+from hounsfield.archive.index.tier_places import Tier
 from hounsfield.storage_backends.errors import BlobNotFoundError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.object_store import ObjectStore
-
-if TYPE_CHECKING:
-    from hounsfield.archive.index.copying import Tier
 
 __all__ = ["ROOT_BYTES_MAX", "ROOT_KEY", "USED_KEY", "TierNotes", "read_small", "used_tiers"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from hounsfield.archive.net.certificates import PeerCertificate
-from hounsfield.archive.net.negotiation import StorageRule
+from hounsfield.archive.net.sop_classes import StorageRule
 from hounsfield.archive.wire import (
     APPLICATION_CONTEXT_UID,
     AssociateReject,

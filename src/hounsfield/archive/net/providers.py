@@ -16,7 +16,7 @@ import structlog
 
 from hounsfield.archive.engine.errors import EngineError
 from hounsfield.archive.engine.types import Source, StoreResult
-from hounsfield.archive.net.negotiation import VERIFICATION
+from hounsfield.archive.net.sop_classes import VERIFICATION
 from hounsfield.archive.net.statuses import StoreAnswer, answer_of, answer_to_error
 from hounsfield.archive.wire import (
     AcceptedContext,

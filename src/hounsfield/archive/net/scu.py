@@ -22,9 +22,9 @@ from hounsfield.archive.net.errors import (
     RejectedError,
 )
 from hounsfield.archive.net.incoming import Reports, Storage
-from hounsfield.archive.net.negotiation import VERIFICATION
 from hounsfield.archive.net.remote import Offer, RemoteEntity, ScuLimits, connect
 from hounsfield.archive.net.requests import Answer, Requests, is_pending
+from hounsfield.archive.net.sop_classes import VERIFICATION
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.net.turns import Turns
 from hounsfield.archive.wire import (

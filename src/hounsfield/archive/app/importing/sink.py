@@ -40,10 +40,10 @@ from hounsfield.archive.app.importing.doors import (
 from hounsfield.archive.app.importing.state import KEY_LABEL
 from hounsfield.archive.app.offline import open_stores
 from hounsfield.archive.app.route_options import coercions_of
-from hounsfield.archive.app.worker import SWITCH_SECONDS
 from hounsfield.archive.config import Config
 from hounsfield.archive.engine.engine import Engine, open_engine
 from hounsfield.archive.engine.errors import ClosedError
+from hounsfield.archive.engine.gate import SWITCH_SECONDS
 from hounsfield.archive.engine.types import Source, StoreResult
 from hounsfield.archive.errors import ControlError, NoServerError
 from hounsfield.storage_backends.api import Buffer
