@@ -233,7 +233,8 @@ async def test_what_was_performed_is_taken_whatever_the_desk_did_meanwhile(
         of.StudyInstanceUID, of.AccessionNumber = item.StudyInstanceUID, item.AccessionNumber
         of.ScheduledProcedureStepID = f"S{number}"
         uid = f"1.2.4.{number}"
-        assert (await create(mpps, begun(ScheduledStepAttributesSequence=[of]), uid)).status == 0
+        said = begun(ScheduledStepAttributesSequence=[of], PatientID=item.PatientID)
+        assert (await create(mpps, said, uid)).status == 0
         assert (await change(mpps, ended(status), uid)).status == 0
         _, performed = desk.look(get, uid)
         assert (len(performed.steps), len(performed.orders)) == (1, 1), of_step

@@ -115,7 +115,7 @@ async def test_an_unscheduled_study_gets_an_order_afterwards(here: Ward) -> None
     order = await here.do(place, REFERRER, here.ris.settings, new)
     await here.settle()
     assert here.mismatch(study)[1].state == "gone"
-    assert here.held(order).study_uid == study
+    assert (here.held(order).study_uid, here.held(order).state) == (study, "completed")
     assert here.tracked(study).order == order
     report = here.report(study)
     assert report is not None
@@ -189,8 +189,10 @@ async def test_the_wrong_entry_of_the_worklist_is_chosen(here: Ward) -> None:
     await here.settle()
     key, mismatch = here.mismatch(study)
     assert (mismatch.state, mismatch.why) == ("open", "wrong-worklist-entry")
-    assert here.held(wrong).state == "accepted"  # it is still to be done
+    # It is still to be done, and on the worklist.
+    assert (here.held(wrong).state, here.step_states(wrong)) == ("scheduled", ["scheduled"])
     assert here.held(wrong).study_uid != study
+    assert here.tracked(here.held(wrong).study_uid).state == "expected"
     assert here.report(study) is None
     await here.do(fix, TECHNOLOGIST, key, right, reason="Mr Roe lay there")
     await here.settle()
@@ -200,10 +202,81 @@ async def test_the_wrong_entry_of_the_worklist_is_chosen(here: Ward) -> None:
     assert shown["AccessionNumber"] == here.held(right).accession
     assert here.held(right).study_uid == study
     assert here.tracked(study).order == right
+    assert (here.held(right).state, here.step_states(right)) == ("completed", ["completed"])
     await here.do(undo, TECHNOLOGIST, key)
     await here.settle()
     assert (await here.shown(study))["PatientID"] == "P1"
     assert (here.mismatch(study)[1].state, here.tracked(study).order) == ("open", "")
+    for order in (wrong, right):
+        assert (here.held(order).state, here.step_states(order)) == ("scheduled", ["scheduled"])
+
+
+async def test_what_turns_out_to_be_another_orders_leaves_the_first_to_be_done(here: Ward) -> None:
+    """Done, and then somebody sees that another patient lay there."""
+    wrong, right = await here.order(await here.patient("P1")), await here.order(await here.patient("P2"))
+    study = here.held(wrong).study_uid
+    await here.begin("1.9.1", wrong)
+    await here.end("1.9.1", await here.send(wrong))
+    await here.settle()
+    assert (here.held(wrong).state, here.step_states(wrong)) == ("completed", ["completed"])
+    await here.do(doubt, TECHNOLOGIST, study)
+    await here.settle()
+    for decided in (fix, undo, fix):
+        key, _ = here.mismatch(study)
+        await here.do(decided, TECHNOLOGIST, key, *([right] if decided is fix else []))
+        await here.settle()
+        done = ("completed", ["completed"]) if decided is fix else ("scheduled", ["scheduled"])
+        assert (here.held(right).state, here.step_states(right)) == done
+        assert (here.held(wrong).state, here.step_states(wrong)) == ("scheduled", ["scheduled"])
+    # And then the first one comes to the table.
+    await here.begin("1.9.2", wrong)
+    await here.end("1.9.2", await here.send(wrong))
+    await here.settle()
+    assert {here.held(one).state for one in (wrong, right)} == {"completed"}
+    reports = [here.report(here.held(one).study_uid) for one in (wrong, right)]
+    assert [report.orders for report in reports if report is not None] == [(wrong,), (right,)]
+
+
+async def test_a_step_of_another_patient_is_not_the_orders_whatever_number_was_typed(here: Ward) -> None:
+    """The accession number is one off, and is a waiting patient's."""
+    hers, his = await here.order(await here.patient("P1")), await here.order(await here.patient("P2"))
+    study, typed = str(generate_uid()), here.held(hers).accession
+    await here.begin("1.9.1", study=study, accession=typed, number="P2")
+    images = await here.send(his, StudyInstanceUID=study, AccessionNumber=typed)
+    await here.end("1.9.1", images)
+    await here.settle()
+    assert (here.held(hers).state, here.step_states(hers)) == ("scheduled", ["scheduled"])
+    key, mismatch = here.mismatch(study)
+    assert (mismatch.state, mismatch.why) == ("open", "other-patient")
+    assert here.report(study) is None
+    await here.do(fix, CLERK, key, his)
+    await here.settle()
+    assert (here.held(his).state, here.step_states(his)) == ("completed", ["completed"])
+    assert (here.held(hers).state, here.tracked(here.held(hers).study_uid).state) == ("scheduled", "expected")
+
+
+async def test_a_step_is_of_the_order_to_which_its_images_were_given_before(here: Ward) -> None:
+    """They came first, under a number that fits nothing, and the modality reports without any number."""
+    order = await here.order(await here.patient())
+    study = str(generate_uid())
+    images = await here.send(order, StudyInstanceUID=study, AccessionNumber="TYPO")
+    await here.settle()
+    await here.do(fix, CLERK, here.mismatch(study)[0], order)
+    await here.settle()
+    await here.begin("1.9.1", study=study)
+    await here.end("1.9.1", images)
+    await here.settle()
+    assert (here.held(order).state, here.step_states(order)) == ("completed", ["completed"])
+    assert here.tracked(study).state == "verified"
+
+
+async def test_a_step_is_found_by_its_study_when_the_number_was_typed_wrong(here: Ward) -> None:
+    order = await here.order(await here.patient())
+    study = here.held(order).study_uid
+    await here.begin("1.9.1", study=study, accession="TYPO", number="P1")
+    await here.end("1.9.1", await here.send(order, AccessionNumber="TYPO"))
+    await here.settle()
+    assert (here.held(order).state, here.step_states(order)) == ("completed", ["completed"])
 
 
 async def test_a_matched_study_is_doubted_by_a_person(here: Ward) -> None:

@@ -79,13 +79,13 @@ class Ward(Department):
 
     # ------------------------------------------------------------ the modality
 
-    async def begin(self, uid: str, *of: str, study: str = "") -> None:
+    async def begin(self, uid: str, *of: str, study: str = "", accession: str = "", number: str = "") -> None:
         """N-CREATE for the steps of orders; for none of them: unscheduled, in ``study``."""
         said = Dataset()
         said.PerformedProcedureStepStatus, said.PerformedProcedureStepID = "IN PROGRESS", "P1"
         said.PerformedStationAETitle, said.Modality = "CT1", "CT"
         said.PerformedProcedureStepStartDate, said.PerformedProcedureStepStartTime = "20261122", "120500"
-        said.PatientID, said.IssuerOfPatientID = "", ""
+        said.PatientID, said.IssuerOfPatientID = number, ""
         said.ScheduledStepAttributesSequence = []
         for order in of:
             held = self.held(order)
@@ -95,7 +95,7 @@ class Ward(Department):
             said.ScheduledStepAttributesSequence.append(item)
         if not of:
             item = Dataset()
-            item.StudyInstanceUID, item.AccessionNumber, item.ScheduledProcedureStepID = study, "", ""
+            item.StudyInstanceUID, item.AccessionNumber, item.ScheduledProcedureStepID = study, accession, ""
             said.ScheduledStepAttributesSequence.append(item)
         await self.do(create, MODALITY, UTC, uid, said, issuer="HOSP")
 

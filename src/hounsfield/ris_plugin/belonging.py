@@ -5,12 +5,24 @@ from __future__ import annotations
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import reporting, tracking
+from hounsfield.ris_plugin import performed_orders, reporting, tracking
+from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.performed import TRACKED
 from hounsfield.ris_plugin.records.schedule import STEP
 
-__all__ = ["adopt", "part"]
+__all__ = ["adopt", "belongs", "part"]
+
+_ROOM = Actor(SYSTEM.person, frozenset({Role.SYSTEM, Role.MODALITY}))
+"""Who notes for the modality what it would have said, had it known."""
+
+
+def belongs(change: Change, order_id: str, study_uid: str) -> None:
+    """A study is an order's: so is what was performed in it, and its images are those that are waited for."""
+    performed_orders.credit(change, _ROOM, order_id, study_uid)
+    order = change.get(ORDER, order_id)
+    if order is not None:
+        tracking.expect(change, order_id, order)
 
 
 def adopt(change: Change, order_id: str, order: Order, study_uid: str) -> None:
@@ -40,3 +52,8 @@ def part(change: Change, order_id: str, study_uid: str) -> None:
     if tracked is not None:
         loose = structs.replace(tracked[1], order="", patient="", accession="")
         change.put(TRACKED, tracked[0], loose)
+    if order is not None:
+        performed_orders.discredit(change, _ROOM, order_id, study_uid)
+        order = change.get(ORDER, order_id)
+        if order is not None and order.state == "scheduled":
+            tracking.expect(change, order_id, order)

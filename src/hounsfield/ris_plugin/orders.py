@@ -71,6 +71,9 @@ MACHINE: Final = Machine(
         Transition("begin-again", ("completed", "in-progress"), "in-progress", _ROOM),
         Transition("complete", ("in-progress",), "completed", _ROOM),
         Transition("abandon", ("in-progress",), "accepted", _ROOM),
+        # What was performed was another patient's, or for another order: this one is still to be done.
+        Transition("abandon", ("completed",), "accepted", (Role.SYSTEM,)),
+        Transition("restore", ("in-progress", "completed", "accepted"), "scheduled", (Role.SYSTEM,)),
     ),
 )  # fmt: skip
 """Acceptance and protocol are a radiologist's or a delegate's; a placer cancels only before the start."""
@@ -91,6 +94,7 @@ SAID: Final = {
     "begin-again": "order-started",
     "complete": "order-completed",
     "abandon": "order-abandoned",
+    "restore": "order-scheduled",
 }
 
 PRIORITIES: Final = ("STAT", "HIGH", "ROUTINE", "MEDIUM", "LOW")

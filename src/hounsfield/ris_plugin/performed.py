@@ -18,11 +18,12 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import scheduling, steps, tracking
+from hounsfield.ris_plugin import steps, tracking
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import RisError
+from hounsfield.ris_plugin.matching import who_has
 from hounsfield.ris_plugin.patients import owner, resolve
+from hounsfield.ris_plugin.performed_orders import begun, ended
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.performed import PERFORMED, Dose, Performed, PerformedSeries
@@ -123,10 +124,12 @@ def create(
         raise MppsError(
             INVALID_VALUE, "a performed step begins IN PROGRESS", tags=[_tag("PerformedProcedureStepStatus")]
         )
-    scheduled = list(_scheduled(change, said))
-    orders = tuple(dict.fromkeys(
-        order for order in (*(step.order for _, step in scheduled), *_orders_of(change, said)) if order
-    ))  # fmt: skip
+    who = _who(change, said, issuer)
+    scheduled = [one for one in _scheduled(change, said) if _is_theirs(change, one[1].order, who)]
+    named = (*(step.order for _, step in scheduled), *_orders_of(change, said))
+    orders = tuple(dict.fromkeys(one for one in named if one and _is_theirs(change, one, who)))
+    of_these = {step.order for _, step in scheduled}
+    scheduled += [one for order in orders if order not in of_these for one in steps.of_order(change, order)]
     patient = _patient(change, said, orders, issuer)
     performed = Performed(
         sop_uid=sop_uid,
@@ -144,15 +147,7 @@ def create(
     performed_id = change.new_id()
     performed = _with(performed, said, said)
     change.put(PERFORMED, performed_id, performed)
-    for step_id, step in scheduled:
-        begun = structs.replace(step, performed=(*step.performed, performed_id))
-        change.put(STEP, step_id, begun)
-        if step.state in ("scheduled", "arrived", "ready", "discontinued"):
-            steps.act(change, actor, step_id, "start")
-        elif step.state == "completed":
-            steps.act(change, actor, step_id, "append")
-    for order in orders:
-        ordering.images_began(change, actor, order)
+    begun(change, actor, performed_id, scheduled, orders)
     tracking.performed(change, performed_id, performed)
     _say(change, "performed-created", actor, performed_id, performed)
     return performed_id
@@ -193,36 +188,11 @@ def update(change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dat
         )
     change.put(PERFORMED, performed_id, changed)
     if state != "in-progress":
-        _end(change, actor, performed_id, changed)
+        ended(change, actor, performed_id, changed, done=state == "completed")
     tracking.performed(change, performed_id, changed)
     event = "performed-updated" if state == "in-progress" else "performed-ended"
     _say(change, event, actor, performed_id, changed)
     return performed_id
-
-
-def _end(change: Change, actor: Actor, performed_id: str, performed: Performed) -> None:
-    """What becomes of the scheduled steps and orders when their last performed step has ended."""
-    for step_id in performed.steps:
-        step = steps.get(change, step_id)
-        of = [change.get(PERFORMED, one) for one in step.performed if one != performed_id]
-        if step.state != "started" or any(one is not None and one.state == "in-progress" for one in of):
-            continue
-        done = performed.state == "completed" or any(
-            one is not None and one.state == "completed" for one in of
-        )
-        steps.act(change, actor, step_id, "complete" if done else "discontinue")
-    for order_id in performed.orders:
-        of_order = [step for _, step in steps.of_order(change, order_id)]
-        others = [one for key, one in change.find(PERFORMED, "order", order_id) if key != performed_id]
-        if any(one.state == "in-progress" for one in others):
-            continue
-        open_steps = [step for step in of_order if step.state not in ("completed", "discontinued")]
-        anything = performed.state == "completed" or any(one.state == "completed" for one in others)
-        if open_steps and anything:
-            continue  # the next step of the order is still to be done
-        ordering.images_ended(change, actor, order_id, completed=anything)
-        if anything:
-            scheduling.fulfilled(change, actor, order_id)
 
 
 # ---------------------------------------------------------------- what is said
@@ -312,11 +282,11 @@ def _scheduled(view: View, said: Dataset) -> Iterator[tuple[str, Step]]:
             found = None  # a number of another system's worklist
         if found is not None:
             named = [found]
-        elif accession or study_uid:
-            key = ("accession", accession) if accession else ("study", study_uid)
-            named = [one for one in view.find(STEP, *key) if one[1].state != "withdrawn"]
         else:
             named = []
+            for lookup, text in (("accession", accession), ("study", study_uid)):
+                if text and not named:  # an accession number may have been typed wrong
+                    named = [one for one in view.find(STEP, lookup, text) if one[1].state != "withdrawn"]
         for step_id, step in named:
             if step_id not in seen:
                 seen.add(step_id)
@@ -332,6 +302,23 @@ def _orders_of(view: View, said: Dataset) -> Iterator[str]:
         found = found or (view.first(ORDER, "study", study_uid) if study_uid else None)
         if found is not None:
             yield found[0]
+        elif study_uid and not tracking.in_doubt(view, study_uid):
+            tracked = tracking.of_study(view, study_uid)  # its images were here first, and are somebody's
+            yield tracked[1].order if tracked is not None else ""
+
+
+def _who(view: View, said: Dataset, issuer: str) -> str:
+    """Whom the modality names, as who that is now; "" for nobody that we know."""
+    number = str(said.get("PatientID", "") or "").strip()
+    found = who_has(view, number, str(said.get("IssuerOfPatientID", "") or ""), issuer)
+    return "" if found is None else found[0]
+
+
+def _is_theirs(view: View, order_id: str, who: str) -> bool:
+    """Whether an order is of whom the modality names. Another patient's order is not under way, whatever
+    accession number was typed: it would be done, and its patient forgotten."""
+    order = view.get(ORDER, order_id) if who and order_id else None
+    return order is None or resolve(view, order.patient)[0] == who
 
 
 def _patient(view: View, said: Dataset, orders: Sequence[str], issuer: str) -> str:

@@ -17,7 +17,7 @@ from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import orders as ordering
 from hounsfield.ris_plugin import reporting, tracking
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
-from hounsfield.ris_plugin.belonging import adopt, part
+from hounsfield.ris_plugin.belonging import adopt, belongs, part
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
 from hounsfield.ris_plugin.matching import Arrived, has_images, order_of
 from hounsfield.ris_plugin.patients import resolve
@@ -85,7 +85,7 @@ def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
             change.put(MISMATCH, known[0], ended)
         tracked = tracking.of_study(change, study.study_uid)
         if tracked is None or tracked[1].order != order_id or not tracked[1].stored or known is not None:
-            tracking.expect(change, order_id, ordering.get(change, order_id))
+            belongs(change, order_id, study.study_uid)
             change.say("study-matched", {"study": study.study_uid, "order": order_id, "actor": SYSTEM.person})
         return order_id
     mismatch = Mismatch(
@@ -229,7 +229,7 @@ def fixed(change: Change, mismatch_id: str, corrections: tuple[int, ...]) -> Non
         adopt(change, mismatch.order, order, mismatch.study_uid)
     ended = structs.replace(mismatch, state="fixed", corrections=corrections, ended_ns=change.now_ns)
     change.put(MISMATCH, mismatch_id, ended)
-    tracking.expect(change, mismatch.order, ordering.get(change, mismatch.order))
+    belongs(change, mismatch.order, mismatch.study_uid)
     change.say("study-matched", {"study": mismatch.study_uid, "order": mismatch.order, "actor": mismatch.by})
 
 

@@ -31,6 +31,8 @@ MACHINE: Final = Machine(
         Transition("append", ("started", "completed"), "started", _ROOM),
         Transition("complete", ("started",), "completed", _ROOM),
         Transition("discontinue", ("started",), "discontinued", _ROOM),
+        # What was performed was another patient's, or for another order: this one is still to be done.
+        Transition("restore", ("started", "completed", "discontinued"), "scheduled", (Role.SYSTEM,)),
         Transition("move", ("scheduled", "arrived", "ready"), SAME, _DESK),
         Transition("withdraw", ("scheduled", "arrived", "ready"), "withdrawn", (*_DESK, Role.REFERRER)),
     ),
@@ -45,6 +47,7 @@ SAID: Final = {
     "append": "step-started",
     "complete": "step-completed",
     "discontinue": "step-discontinued",
+    "restore": "step-scheduled",
     "move": "step-moved",
     "withdraw": "step-withdrawn",
 }

@@ -21,6 +21,7 @@ from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.following import Consumer, Heeded
 from hounsfield.ris_plugin.matching import Arrived
 from hounsfield.ris_plugin.patients import family, resolve
+from hounsfield.ris_plugin.performed_orders import WRONG_ENTRY
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import PATIENT
@@ -39,8 +40,6 @@ PAUSE_SECONDS: Final = 0.5
 PAGE: Final = 2000
 """Objects of one answer: some fifty milliseconds of a thread that others wait for."""
 NOT_IMAGES: Final = frozenset({"SR", "PR", "KO", "DOC", "SEG", "RTSTRUCT", "AU", "REG", "OT"})
-WRONG_ENTRY: Final = "110514"
-"""Incorrect worklist entry selected (PS3.16 CID 9300, of DCM)."""
 WITHOUT_WORD: Final = Actor(SYSTEM.person, frozenset({Role.SYSTEM, Role.MODALITY}))
 """Who does what a modality would say, of one that says nothing."""
 
