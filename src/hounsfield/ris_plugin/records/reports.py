@@ -28,6 +28,7 @@ class Version(Row, frozen=True):
     signed_ns: int = 0
     reason: str = ""  # of a correction or addendum
     critical: bool = False
+    language: str = ""  # of the text (RFC 5646); "": the department's
 
 
 class Document(Row, frozen=True):
@@ -64,6 +65,7 @@ class Report(Row, frozen=True):
     patient_class: str = ""
     draft: tuple[Section, ...] = ()
     drafted_by: str = ""
+    language: str = ""  # that it is written in, where it is not its template's
     assigned_to: str = ""
     locked_until_ns: int = 0
     versions: tuple[Version, ...] = ()
@@ -138,6 +140,7 @@ class Template(Row, frozen=True):
     body_part: str = ""
     procedures: tuple[str, ...] = ()
     owner: str = ""  # a person; "" for all
+    language: str = ""  # of its texts (RFC 5646)
 
 
 TEMPLATE = Kind(
