@@ -70,6 +70,7 @@ __all__ = [
     "Settings",
     "Stored",
     "StreamPeer",
+    "SucceededError",
     "TakenError",
     "TransferSyntax",
     "UnreachableError",
@@ -200,8 +201,9 @@ class Parts:
     """What one worker runs of a plugin.
 
     ``background``: in each worker, until cancelled. ``leading``: by name, in one worker at a time, which
-    another one succeeds within seconds when it dies. One of either that raises is begun again after a pause;
-    one that returns is done. ``streams``: by the name of a listener. ``routes``: Starlette's, below
+    another one succeeds within seconds when it dies; what a part asks for when another worker leads it
+    already is refused (SucceededError). One of either that raises is begun again after a pause; one that
+    returns is done. ``streams``: by the name of a listener. ``routes``: Starlette's, below
     ``/NAME``; ``scope["identity"]`` is the holder of the bearer token, absent where none is needed.
     ``operations``: what the command line asks for, JSON in and out; errors with a ``retry`` of their own are
     told in their words, others by type and place.
@@ -303,6 +305,12 @@ class Archive(Protocol):
     @property
     def records(self) -> Records: ...
 
+    def leads(self) -> bool:
+        """Whether the leading part that asks still leads; True for what leads nothing. Microseconds. To be
+        asked right before something goes out that cannot be taken back: a worker that was stopped for a
+        while may go on when another one leads. What is committed, corrected or sent through here asks itself.
+        """
+
     async def search(
         self, level: str, matches: Mapping[str, str], *, limit: int = 100, offset: int = 0
     ) -> list[Mapping[str, str]]:
@@ -372,6 +380,12 @@ class UnreachableError(Exception):
     """An AE that is not known, does not answer, or does not take what is asked. Later may be better."""
 
     retry = True
+
+class SucceededError(EngineError):
+    """A leading part asked for something when another worker led it already: it was not done."""
+
+    retry = True
+
 
 
 class CommandLine(Protocol):

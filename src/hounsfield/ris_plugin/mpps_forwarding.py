@@ -101,7 +101,7 @@ class Forwarding:
             return LOOK_SECONDS
         record_id, one = found
         due = (one.next_ns - self._ris.now_ns()) / NS
-        if due > 0:
+        if 0 < due <= RETRY_SECONDS_MAX:  # later than any pause: the clock was put back since
             return min(due, LOOK_SECONDS)
         noted = await self._sent(one)
         await self._ris.commit(partial(self._note, record_id=record_id, before=one, noted=noted))

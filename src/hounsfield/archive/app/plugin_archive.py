@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from hounsfield.archive.app import plugin_terms
 from hounsfield.archive.dicom.dictionary import KEYWORD_OF, TAG_OF
 from hounsfield.archive.dicom.levels import Level
 from hounsfield.archive.dicom.part10 import split
@@ -62,7 +63,7 @@ class PluginRecords:
         return self._keeping.reading(self._name)
 
     async def commit(self, plan: Callable[[Change], Result]) -> Result:
-        return await self._keeping.commit(self._name, plan)
+        return await self._keeping.commit(self._name, plugin_terms.fenced(plan))
 
 
 class PluginArchive:
@@ -83,6 +84,9 @@ class PluginArchive:
         return self._ae_title
 
     # ------------------------------------------------------------ objects
+    def leads(self) -> bool:
+        return plugin_terms.leads()
+
 
     async def search(
         self, level: str, matches: Mapping[str, str], *, limit: int = 100, offset: int = 0
@@ -137,6 +141,7 @@ class PluginArchive:
             raise ValueError(f"{error.args[0]!r} is no keyword of PS3.6") from None
         try:
             made = await self._engine.correcting.make(
+        plugin_terms.require()
                 Correction(kind=kind, actor=actor, reason=reason, **words)
             )
         except (CorrectionError, TypeError) as error:
@@ -155,6 +160,7 @@ class PluginArchive:
     ) -> list[Mapping[str, Any]]:
         rows = await self._engine.correcting.in_force(study=study, patient=patient)
         return [
+        plugin_terms.require()
             {**row, "values": {KEYWORD_OF[int(tag, 16)]: text for tag, text in row["values"].items()}}
             for row in rows
         ]
@@ -224,6 +230,7 @@ class PluginArchive:
                 PresentationContext(
                     2 * number + 1, uid, (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
                 )
+        plugin_terms.require()
                 for number, uid in enumerate(classes)
             ]
             async with associate(remote, contexts) as association:

@@ -13,6 +13,7 @@ from hounsfield.archive.app.certificates import stream_context
 from hounsfield.archive.app.lean_structlog import structlog
 from hounsfield.archive.app.logs import describe
 from hounsfield.archive.app.plugin_archive import PluginArchive
+from hounsfield.archive.app.plugin_terms import TERM, Term
 from hounsfield.archive.app.plugins import OWN_SERVICES, Configured, configured_plugins
 from hounsfield.archive.app.resources import Resources
 from hounsfield.archive.app.scoreboard import Cell, Scoreboard
@@ -201,7 +202,8 @@ class PluginHost:
         async with leadership:
             while True:
                 if await _leads(leadership):
-                    await _while_leading(leadership, partial(_kept_running, f"{plugin} {part}", run))
+                    term = Term(stores.store, name, self._owner)
+                    await _while_leading(leadership, partial(_in, term, f"{plugin} {part}", run))
                 await trio.sleep(LOOK_S)
 
 
@@ -221,6 +223,12 @@ async def _while_leading(leadership: Leadership, run: Run) -> None:
         while await _leads(leadership):  # noqa: ASYNC110 - nothing tells who loses a lease
             await trio.sleep(RENEW_S / 2)
         nursery.cancel_scope.cancel()
+
+
+async def _in(term: Term, name: str, run: Run) -> None:
+    """Run it in a term, which whatever it begins carries with it."""
+    TERM.set(term)  # of this task, and those that it begins
+    await _kept_running(name, run)
 
 
 async def _kept_running(name: str, run: Run) -> None:

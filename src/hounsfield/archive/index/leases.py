@@ -55,6 +55,13 @@ def give_up(store: KeyValueStore, name: str, owner: str) -> None:
         return
 
 
+def is_held(store: KeyValueStore, name: str, owner: str) -> bool:
+    """Whether lease ``name`` is ``owner``'s: also one that has run out, until somebody else takes it."""
+    with store.snapshot() as snapshot:
+        held = snapshot.get(META, _LEASE + name.encode())
+    return held is not None and msgspec.msgpack.decode(held, type=LeaseRow).owner == owner
+
+
 def end_all(store: KeyValueStore) -> None:
     """End every lease. At a start, while nobody else is here: those who hold them are gone."""
     end_those_of(store, "")

@@ -19,7 +19,7 @@ import trio
 from msgspec import structs
 
 from hounsfield.archive.errors import where
-from hounsfield.archive.plugins import Change, EngineError
+from hounsfield.archive.plugins import Change, EngineError, SucceededError
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import RisError
 from hounsfield.ris_plugin.hl7.messages import Message as Answer
@@ -75,7 +75,8 @@ class Sender:
             return LOOK_S
         message_id, one = first
         early = one.next_ns - self._ris.now_ns()
-        if early > 0:
+        # Later than any pause: the clock was put back since.
+        if 0 < early <= self._ris.settings.hl7_retry_seconds_max * NS:
             return min(early / NS, LOOK_S * 4)
         try:
             with trio.fail_after(CONNECT_S + self._to.answer_seconds):
@@ -89,6 +90,8 @@ class Sender:
             await self._hang_up()
         try:
             await self._ris.commit(partial(self._note, message_id, outcome))
+        except SucceededError:
+            raise  # whoever leads now sends it again, under the same id
         except EngineError as error:  # sent, perhaps, and not known to be: again, under the same id
             log.error("a sent message cannot be noted", destination=self._to.name, **where(error))
             return self._ris.settings.hl7_retry_seconds
@@ -127,6 +130,8 @@ class Sender:
             with trio.fail_after(CONNECT_S):
                 self._stream = await connected(self._to)
             self._framer = Framer(ANSWER_BYTES_MAX)
+        if not self._ris.archive.leads():
+            raise SucceededError("another worker sends to this destination by now")
         data = await ask(self._stream, self._framer, one.body)
         for _ in range(STRAY_ANSWERS_MAX):
             answer = read(data)
