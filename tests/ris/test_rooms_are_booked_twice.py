@@ -70,8 +70,8 @@ def test_the_first_free_time_is_where_all_of_it_is_free(rooms: Desk) -> None:
 
 
 def test_a_resource_is_never_held_twice(rooms: Desk) -> None:
-    patient = rooms.patient()
-    rooms.do(book, CLERK, ZONE, orders=[rooms.order(patient)], from_ns=at("2026-11-23T09:00"))
+    rooms.do(book, CLERK, ZONE, orders=[rooms.order(rooms.patient())], from_ns=at("2026-11-23T09:00"))
+    patient = rooms.patient("P2", "ROE^R")
     for start in ("08:35", "08:55", "09:00", "09:25", "09:35"):
         with pytest.raises(NotNowError, match="not everything is free"):
             rooms.do(book, CLERK, ZONE, orders=[rooms.order(patient)], from_ns=at(f"2026-11-23T{start}"))

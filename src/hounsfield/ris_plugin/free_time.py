@@ -20,9 +20,10 @@ from zoneinfo import ZoneInfo
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin.catalog import candidates
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError
+from hounsfield.ris_plugin.patients import of_patient
 from hounsfield.ris_plugin.records.base import NS, seconds
 from hounsfield.ris_plugin.records.catalog import Hours, Procedure, Resource
-from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Held
+from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, Appointment, Held
 
 __all__ = ["GRID_MIN", "MINUTE_NS", "Calendar", "Needs", "Slot", "free"]
 
@@ -51,13 +52,21 @@ class Slot:
 
 
 def free(
-    view: View, zone: ZoneInfo, needs: Sequence[Procedure], *, from_ns: int, to_ns: int, limit: int = 10
+    view: View,
+    zone: ZoneInfo,
+    needs: Sequence[Procedure],
+    *,
+    from_ns: int,
+    to_ns: int,
+    limit: int = 10,
+    patient: str = "",
 ) -> list[Slot]:
     """The first times in a stretch at which ``needs`` can be done one after another, at most ``limit``.
 
-    Looked for across all resources that would do. InvalidError for a stretch of more than a year.
+    Looked for across all resources that would do, and where the ``patient`` is nowhere else. InvalidError for
+    a stretch of more than a year.
     """
-    return Needs(view, zone, needs).slots(from_ns, to_ns, limit=limit)
+    return Needs(view, zone, needs, patient=patient).slots(from_ns, to_ns, limit=limit)
 
 
 # ---------------------------------------------------------------- what is open
@@ -156,14 +165,23 @@ class Needs:
     """What procedures that are done one after another need, and when all of it is free.
 
     Each group of resources is held from the first procedure that needs it to the last. ``without``: an
-    appointment that does not count. NotNowError when nothing active would do, InvalidError for what is too
-    long.
+    appointment that does not count. ``patient``: who cannot be in two places either; "" for anybody.
+    NotNowError when nothing active would do, InvalidError for what is too long.
     """
 
-    def __init__(self, view: View, zone: ZoneInfo, needs: Sequence[Procedure], *, without: str = "") -> None:
+    def __init__(
+        self,
+        view: View,
+        zone: ZoneInfo,
+        needs: Sequence[Procedure],
+        *,
+        without: str = "",
+        patient: str = "",
+    ) -> None:
         self._view = view
         self._calendar = Calendar(zone)
         self._without = without
+        self._patient = patient
         self._held: dict[str, _Diary] = {}
         self.begins_ns: list[int] = []
         self.length_ns = 0
@@ -236,6 +254,18 @@ class Needs:
             if key in group.candidates
         )
 
+    def elsewhere(self, start_ns: int, last_ns: int | None = None) -> list[Appointment]:
+        """The patient's other appointments that one that begins then, or until then, would run into."""
+        if not self._patient:
+            return []
+        end_ns = (start_ns if last_ns is None else last_ns) + self.length_ns
+        low, high = seconds(start_ns - HOLD_NS_MAX), seconds(end_ns)
+        return [
+            one
+            for key, one in of_patient(self._view, APPOINTMENT, self._patient, at_least=low, at_most=high)
+            if key != self._without and one.state in HOLDING and one.from_ns < end_ns and start_ns < one.to_ns
+        ]
+
     def holds(self, chosen: Sequence[str], start_ns: int) -> tuple[Held, ...]:
         """What an appointment at a time holds."""
         return tuple(
@@ -267,8 +297,10 @@ class Needs:
             ]
             for group in self.groups
         ]
+        away = [(one.from_ns - self.length_ns, one.to_ns) for one in self.elsewhere(first_ns, last_ns)]
+        here = _without([(first_ns, last_ns)], away, first_ns, last_ns)
         # Between two of these moments nothing changes.
-        cuts = {first_ns}
+        cuts = {first_ns, *(begin for begin, _ in here), *(end + 1 for _, end in here)}
         for of_group in begins:
             for _, stretches in of_group:
                 for begin, end in stretches:
@@ -277,6 +309,8 @@ class Needs:
         before: list[list[str]] | None = None
         chosen: tuple[str, ...] | None = None
         for index, begin in enumerate(moments):
+            if not _within(here, begin):
+                continue
             ways = [[key for key, stretches in of if _within(stretches, begin)] for of in begins]
             if ways != before:
                 chosen, before = _distinct(ways), ways

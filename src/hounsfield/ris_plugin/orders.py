@@ -39,6 +39,7 @@ __all__ = [
     "lost_its_time",
     "open_questions",
     "place",
+    "release",
     "replace",
 ]
 
@@ -54,7 +55,10 @@ MACHINE: Final = Machine(
         "held", "rejected", "cancelled", "replaced",
     ),
     (
-        Transition("accept", ("placed",), "accepted", (Role.RADIOLOGIST, Role.TRAINEE, Role.CLERK)),
+        Transition(
+            "accept", ("placed",), "accepted",
+            (Role.RADIOLOGIST, Role.TRAINEE, Role.CLERK, Role.TECHNOLOGIST),
+        ),
         Transition("reject", ("placed", "accepted", "held"), "rejected", (Role.RADIOLOGIST, Role.CLERK)),
         Transition("hold", ("placed", "accepted", "scheduled"), "held", (*_PLACERS,)),
         Transition("release", ("held",), "placed", (*_PLACERS,)),
@@ -65,7 +69,8 @@ MACHINE: Final = Machine(
         Transition("change", _EARLY, SAME, (*_PLACERS,)),
         # What was under way when it was cancelled is noted all the same, so that any order ends alike.
         Transition("change", ("cancelled", "replaced"), SAME, (Role.INTERFACE,)),
-        Transition("resume", ("held",), "accepted", (Role.INTERFACE,)),
+        # What was accepted before it was held is so again.
+        Transition("resume", ("held",), "accepted", (*_PLACERS,)),
         Transition("supersede", (*_EARLY, "cancelled"), "replaced", (Role.INTERFACE,)),
         Transition("begin", ("placed", "accepted", "scheduled", "held"), "in-progress", _ROOM),
         Transition("begin-again", ("completed", "in-progress"), "in-progress", _ROOM),
@@ -273,6 +278,15 @@ def act(change: Change, actor: Actor, order_id: str, action: str, *, why: str = 
     return changed
 
 
+def release(change: Change, actor: Actor, order_id: str) -> Order:
+    """Go on with an order that was held: it is to be scheduled, if it was accepted before, or needs no
+    protocol; else to be accepted."""
+    order = get(change, order_id)
+    found = change.first(PROCEDURE, "code", f"{order.procedure.scheme}\0{order.procedure.value}")
+    accepted = order.protocol is not None or (found is not None and not found[1].needs_protocol)
+    return act(change, actor, order_id, "resume" if accepted else "release")
+
+
 def accept(
     change: Change,
     actor: Actor,
@@ -314,7 +328,8 @@ def answer(
     change: Change, actor: Actor, order_id: str, name: str, text: str, *, blocks: bool = False, note: str = ""
 ) -> Order:
     """Answer a safety question, before the start. ``blocks``: so answered it must not be scheduled; a
-    radiologist may answer it again."""
+    radiologist may answer it again. What a person answers so of an order that has its time already holds it:
+    nobody is examined because he was asked too late."""
     actor.require(Role.REFERRER, Role.CLERK, Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.INTERFACE,
                   what="answering a safety question")  # fmt: skip
     order = get(change, order_id)
@@ -339,6 +354,10 @@ def answer(
     changed = structs.replace(order, questions=questions, changed_ns=change.now_ns)
     change.put(ORDER, order_id, changed)
     say(change, "order-answered", actor, order_id, changed)
+    if blocks and order.state == "scheduled" and not actor.may((Role.INTERFACE,)):
+        # That follows from the answer, whatever else who gave it may do.
+        desk = Actor(actor.person, frozenset({Role.CLERK}))
+        return act(change, desk, order_id, "hold", why=f"the answer to {name} forbids it")
     return changed
 
 

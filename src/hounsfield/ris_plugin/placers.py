@@ -13,11 +13,10 @@ from typing import Final
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import scheduling
+from hounsfield.ris_plugin import orders, scheduling
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.moments import newest
 from hounsfield.ris_plugin.orders import MACHINE, act, get
-from hounsfield.ris_plugin.records.catalog import PROCEDURE
 from hounsfield.ris_plugin.records.orders import ORDER
 
 __all__ = ["Moment", "cancel", "hold", "release", "supersede"]
@@ -49,9 +48,7 @@ def release(change: Change, actor: Actor, order_id: str, *, at: Moment) -> None:
     order = get(change, order_id)
     if not _note(change, order_id, "held", at) or order.state != "held":
         return
-    found = change.first(PROCEDURE, "code", f"{order.procedure.scheme}\0{order.procedure.value}")
-    accepted = order.protocol is not None or (found is not None and not found[1].needs_protocol)
-    act(change, actor, order_id, "resume" if accepted else "release")
+    orders.release(change, actor, order_id)
     _because(change, order_id, "")
 
 

@@ -10,7 +10,7 @@ Of what several say about an appointment the newest event counts, as of a patien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -113,8 +113,8 @@ def book(
     """
     actor.require(*DESK, what="booking")
     wanted = orders_of(change, orders)
-    needs = Needs(change, zone, needs_of(change, [order for _, order in wanted]))
-    chosen = _choose(change, needs, from_ns, resources)
+    patient = _who(actor, wanted)
+    needs = Needs(change, zone, needs_of(change, [order for _, order in wanted]), patient=patient)
     waits: tuple[str, Appointment] | None = None
     for order_id, _ in wanted:
         for key, one in change.find(APPOINTMENT, "order", order_id):
@@ -130,6 +130,7 @@ def book(
                         "the orders wait for times of their own: take one from the waiting list"
                     )
                 waits = key, one
+    chosen = _choose(change, needs, from_ns, resources)
     proposed = waits[1] if waits is not None else None
     appointment_id = waits[0] if waits is not None else change.new_id()
     number = proposed.number if proposed is not None else f"A{change.count('appointment'):08}"
@@ -230,7 +231,8 @@ def move(
         others = change.find(APPOINTMENT, "order", order_id)
         if any(key != appointment_id and one.state in (*HOLDING, "proposed") for key, one in others):
             raise NotNowError("one of the orders has another appointment meanwhile: move that one")
-    needs = Needs(change, zone, needs_of(change, [order for _, order in wanted]), without=appointment_id)
+    procedures = needs_of(change, [order for _, order in wanted])
+    needs = Needs(change, zone, procedures, without=appointment_id, patient=_who(actor, wanted))
     before = [held.resource for held in appointment.holds]
     chosen = _choose(change, needs, from_ns, resources, or_of=before)
     moved = structs.replace(
@@ -249,9 +251,13 @@ def move(
     else:
         for index, (order_id, _) in enumerate(wanted):
             begin, end = _times(needs, index, from_ns)
-            for step_id, _ in steps.of_order(change, order_id):
-                used = needs.used_by(chosen, index)
-                steps.move(change, actor, step_id, from_ns=begin, to_ns=end, resources=used)
+            for step_id, step in steps.of_order(change, order_id):
+                if step.state in steps.EARLY:
+                    used = needs.used_by(chosen, index)
+                    steps.move(change, actor, step_id, from_ns=begin, to_ns=end, resources=used)
+        # What was discontinued is done anew then.
+        again = {order_id for order_id, order in wanted if order.state == "accepted"}
+        _schedule(change, actor, appointment_id, wanted, needs, chosen=chosen, from_ns=from_ns, only=again)
     say(change, "appointment-moved", actor, appointment_id, moved)
     if not lost and (moved.from_ns, moved.holds) != (appointment.from_ns, appointment.holds):
         _say_freed(change, actor, appointment_id, appointment)
@@ -333,12 +339,16 @@ def _schedule(
     *,
     chosen: Sequence[str],
     from_ns: int,
+    only: Collection[str] | None = None,
 ) -> None:
-    """Schedule the orders of an appointment, with their steps."""
+    """Schedule the orders of an appointment, with their steps; ``only`` some of them."""
     procedures = needs_of(change, [order for _, order in wanted])
     for index, (order_id, order) in enumerate(wanted):
+        if only is not None and order_id not in only:
+            continue
         begin, end = _times(needs, index, from_ns)
         ordering.act(change, actor, order_id, "schedule")
+        steps.withdraw(change, actor, order_id)  # of an appointment that is over, though nothing was done
         tracking.expect(change, order_id, order)
         steps.make(
             change,
@@ -376,9 +386,16 @@ def orders_of(view: View, orders: Sequence[str], *, ready: bool = True) -> list[
     return wanted
 
 
+def _who(actor: Actor, wanted: Sequence[tuple[str, Order]]) -> str:
+    """Whose other appointments count: what another system has scheduled is that one's to know."""
+    return "" if actor.may((Role.INTERFACE,)) else wanted[0][1].patient
+
+
 def _choose(
     change: Change, needs: Needs, from_ns: int, resources: Sequence[str], *, or_of: Sequence[str] = ()
 ) -> tuple[str, ...]:
+    for one in needs.elsewhere(from_ns):
+        raise NotNowError(f"the patient has another appointment then, {one.number}")
     ids = [key if change.get(RESOURCE, key) is not None else resource(change, key)[0] for key in resources]
     for key in ids:
         if key not in needs.resources:

@@ -60,14 +60,18 @@ class Machine:
             if state in row.before:
                 if not actor.may(row.roles):
                     raise ForbiddenError(
-                        f"to {action} a {self.name} needs the role {' or '.join(sorted(row.roles))}"
+                        f"to {action} {self._one} needs the role {' or '.join(sorted(row.roles))}"
                     )
                 return state if row.after == SAME else row.after
         possible = sorted({one for row in rows for one in row.before})
         raise NotNowError(
-            f"a {self.name} that is {state} cannot be taken through {action!r}; "
+            f"{self._one} that is {state} cannot be taken through {action!r}; "
             f"that is for one that is {' or '.join(possible)}"
         )
+
+    @property
+    def _one(self) -> str:
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
     def possible(self, state: str, actor: Actor) -> list[str]:
         """The actions that an actor may do now, in the order of the table: what a desk shows as buttons."""

@@ -20,6 +20,9 @@ __all__ = ["MACHINE", "act", "get", "make", "of_order", "withdraw"]
 _DESK: Final = (Role.CLERK, Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.INTERFACE)
 _ROOM: Final = (Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.MODALITY, Role.SYSTEM)
 
+EARLY: Final = ("scheduled", "arrived", "ready")
+"""States of a step that has not begun."""
+
 MACHINE: Final = Machine(
     "scheduled step",
     ("scheduled", "arrived", "ready", "started", "completed", "discontinued", "withdrawn"),
@@ -33,8 +36,8 @@ MACHINE: Final = Machine(
         Transition("discontinue", ("started",), "discontinued", _ROOM),
         # What was performed was another patient's, or for another order: this one is still to be done.
         Transition("restore", ("started", "completed", "discontinued"), "scheduled", (Role.SYSTEM,)),
-        Transition("move", ("scheduled", "arrived", "ready"), SAME, _DESK),
-        Transition("withdraw", ("scheduled", "arrived", "ready"), "withdrawn", (*_DESK, Role.REFERRER)),
+        Transition("move", EARLY, SAME, _DESK),
+        Transition("withdraw", EARLY, "withdrawn", (*_DESK, Role.REFERRER)),
     ),
 )
 """A discontinued step can be started once more, a completed one appended to (IHE RAD-TF 1:3.4)."""
@@ -151,7 +154,7 @@ def move(
 def withdraw(change: Change, actor: Actor, order_id: str) -> None:
     """Take the steps of an order that have not begun from the worklist: it was cancelled, or its time is."""
     for step_id, step in of_order(change, order_id):
-        if any(row.action == "withdraw" and step.state in row.before for row in MACHINE.table):
+        if step.state in EARLY:
             act(change, actor, step_id, "withdraw")
 
 

@@ -101,7 +101,8 @@ def _fitting(
     begin, end = when
     try:
         wanted = orders_of(view, one.orders)
-        needs = Needs(view, zone, needs_of(view, [order for _, order in wanted]), without=appointment_id)
+        procedures = needs_of(view, [order for _, order in wanted])
+        needs = Needs(view, zone, procedures, without=appointment_id, patient=one.patient)
     except RisError:  # an order is held, a question open, a device retired: nothing to offer now
         return
     if not freed & needs.resources.keys():

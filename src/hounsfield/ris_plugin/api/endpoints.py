@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final
 
@@ -64,6 +64,15 @@ class Ask:
     def ns(self, when: datetime | None) -> int:
         """A moment that was given."""
         return moment_ns(when, self.ris.zone)
+
+    def stretch(self, since: datetime | None, until: datetime | None) -> tuple[int, int]:
+        """From one moment to another: from the beginning of today, and for a day as clocks have it, when
+        they are not given."""
+        zone = self.ris.zone
+        begin = since or self.ris.local(self.now_ns).replace(hour=0, minute=0, second=0, microsecond=0)
+        local = begin.astimezone(zone) if begin.tzinfo is not None else begin.replace(tzinfo=zone)
+        end = until or local + timedelta(days=1)  # of what clocks show, not of 24 hours
+        return self.ns(begin), self.ns(end)
 
     def show(self, row: msgspec.Struct) -> Any:
         """A part of a record as it is shown."""

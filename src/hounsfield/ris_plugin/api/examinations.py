@@ -14,7 +14,7 @@ from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Limit, Nothing, P
 from hounsfield.ris_plugin.api.models import item
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.base import NS, seconds
+from hounsfield.ris_plugin.records.base import seconds
 from hounsfield.ris_plugin.records.performed import PERFORMED, TRACKED, Performed, Tracked
 from hounsfield.ris_plugin.records.schedule import STEP, Step
 
@@ -25,7 +25,6 @@ MORE: Final = ("patient_name", "patient_number", "birth_day", "actions")
 StepItem: Final[Any] = item(Step, *MORE)
 PerformedItem: Final[Any] = item(Performed)
 TrackedItem: Final[Any] = item(Tracked)
-DAY_NS: Final = 86_400 * NS
 
 
 class Asked(Nothing, frozen=True, kw_only=True):
@@ -77,9 +76,7 @@ def shown(view: View, ask: Ask, step_id: str, step: Step) -> Any:
 def worklist(view: View, ask: Ask) -> Any:
     """What is to be done, by when it begins."""
     q: Asked = ask.query
-    today = ask.ris.local(ask.now_ns).replace(hour=0, minute=0, second=0, microsecond=0)
-    since = ask.ns(q.since) or ask.ns(today)
-    until = ask.ns(q.until) or since + DAY_NS
+    since, until = ask.stretch(q.since, q.until)
     lookup, text = ("worklist", q.ae)
     if not q.ae and q.modality:
         lookup, text = "worklist-modality", q.modality

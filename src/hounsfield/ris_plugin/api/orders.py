@@ -199,7 +199,10 @@ def answer(change: Change, ask: Ask) -> Any:
 def _acting(action: str) -> Callable[[Change, Ask], Any]:
     def act(change: Change, ask: Ask) -> Any:
         sight.order(change, ask.actor, ask.path["order"])
-        orders.act(change, ask.actor, ask.path["order"], action, why=ask.body.why)
+        if action == "release":
+            orders.release(change, ask.actor, ask.path["order"])
+        else:
+            orders.act(change, ask.actor, ask.path["order"], action, why=ask.body.why)
         return _now(change, ask, ask.path["order"])
 
     return act

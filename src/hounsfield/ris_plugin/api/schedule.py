@@ -18,7 +18,7 @@ from hounsfield.ris_plugin.errors import InvalidError, UnknownError
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import NS, seconds
 from hounsfield.ris_plugin.records.catalog import RESOURCE
-from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, Appointment
+from hounsfield.ris_plugin.records.schedule import APPOINTMENT, SHOWN, Appointment
 
 __all__ = ["ENDPOINTS"]
 
@@ -28,8 +28,6 @@ AppointmentItem: Final[Any] = item(Appointment, *MORE)
 DAYS_AHEAD: Final = 30
 """How far a free time is looked for when nothing is said."""
 DAY_NS: Final = 86_400 * NS
-HOLD_NS: Final = 2 * DAY_NS
-"""An appointment of a room may begin so long before a stretch and still be in it."""
 APPOINTMENTS_MAX: Final = 500
 
 
@@ -76,8 +74,9 @@ class Moving(Nothing, frozen=True, kw_only=True, rename={"begin": "from"}):
 
 
 class Day(Nothing, frozen=True, kw_only=True):
-    """Appointments that begin in a stretch of time: today when none is given. ``resource``: a code. Or the
-    one of a ``number``, whenever it is."""
+    """Appointments that begin in a stretch of time: today when none is given, a day when it has no end.
+    ``resource``: a code. ``state``: all but what was cancelled, when none is given. Or the one of a
+    ``number``, whenever it is."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -122,16 +121,20 @@ def slots(view: View, ask: Ask) -> Any:
     q: Looking = ask.query
     if q.orders:
         wanted = [orders.get(view, one.strip()) for one in q.orders.split(",")]
+        patient = wanted[0].patient
         needs = [procedure_of(view, one.procedure.value, one.procedure.scheme) for one in wanted]
     elif q.procedure:
         found = procedure(view, q.procedure)
         if found is None:
             raise UnknownError("the catalog has no active procedure of this code")
-        needs = [found[1]]
+        needs, patient = [found[1]], ""
     else:
         raise InvalidError("say for which orders, or for which procedure", "orders")
     since = ask.ns(q.since) or ask.now_ns
     until = ask.ns(q.until) or since + DAYS_AHEAD * DAY_NS
+    free = scheduling.free(
+        view, ask.ris.zone, needs, from_ns=since, to_ns=until, limit=q.limit, patient=patient
+    )
     return page_of(FreeTime)(
         items=tuple(
             FreeTime(
@@ -139,7 +142,7 @@ def slots(view: View, ask: Ask) -> Any:
                 end=moment(slot.to_ns, ask.ris.zone),
                 resources=tuple(_code(view, one) for one in slot.resources),
             )
-            for slot in scheduling.free(view, ask.ris.zone, needs, from_ns=since, to_ns=until, limit=q.limit)
+            for slot in free
         )
     )
 
@@ -152,26 +155,22 @@ def listed(view: View, ask: Ask) -> Any:
     if q.number:
         one = view.find(APPOINTMENT, "number", q.number, limit=1)
         return page_of(AppointmentItem)(items=tuple(shown(view, ask, *each) for each in one))
-    since = ask.ns(q.since)
-    if not since:
-        today = ask.ris.local(ask.now_ns).replace(hour=0, minute=0, second=0, microsecond=0)
-        since = ask.ns(today)
-    until = ask.ns(q.until) or since + DAY_NS
+    since, until = ask.stretch(q.since, q.until)
+    states = (q.state,) if q.state else SHOWN
+    key = resource(view, q.resource)[0] if q.resource else ""
+    # What was cancelled stands on no resource any more: it is looked for among all of its state.
+    standing = bool(key) and all(state in SHOWN for state in states)
     found: dict[str, Appointment] = {}
-    if q.resource:
-        key, _ = resource(view, q.resource)
-        low, high = seconds(since - HOLD_NS), seconds(until)
-        found = {
+    for lookup, text in [("stands", key)] if standing else [("state", state) for state in states]:
+        each = view.find(
+            APPOINTMENT, lookup, text,
+            at_least=seconds(since), at_most=seconds(until - 1), limit=None if key else APPOINTMENTS_MAX,
+        )  # fmt: skip
+        found |= {
             one: held
-            for one, held in view.find(APPOINTMENT, "holds", key, at_least=low, at_most=high)
-            if held.to_ns > since and held.from_ns < until and q.state in ("", held.state)
+            for one, held in each
+            if held.state in states and (not key or any(part.resource == key for part in held.holds))
         }
-    else:
-        for state in (q.state,) if q.state else (*sorted(HOLDING), "fulfilled"):
-            found |= view.find(
-                APPOINTMENT, "state", state,
-                at_least=seconds(since), at_most=seconds(until - 1), limit=APPOINTMENTS_MAX,
-            )  # fmt: skip
     ordered = sorted(found.items(), key=lambda each: (each[1].from_ns, each[0]))[:APPOINTMENTS_MAX]
     return page_of(AppointmentItem)(items=tuple(shown(view, ask, *each) for each in ordered))
 
