@@ -17,7 +17,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 
-.PHONY: run demo test test-ceph check peers programs bench large fuzz strange-requests crash kills tier-kills ris-kills setup clean help
+.PHONY: run demo test test-ceph check peers programs bench large fuzz strange-requests odd-messages crash kills tier-kills ris-kills setup clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -101,6 +101,10 @@ fuzz: setup
 # Requests made from the OpenAPI document, so many of each operation: STRANGE_REQUESTS=500.
 strange-requests: setup
 	STRANGE_REQUESTS=$(or $(STRANGE_REQUESTS),100) $(BIN)/pytest -n 0 --timeout 0 tests/web/test_strange_requests_fail_the_server.py
+
+# HL7 messages, changed at random, to a listener, so many: ODD_MESSAGES=20000.
+odd-messages: setup
+	ODD_MESSAGES=$(or $(ODD_MESSAGES),2000) $(BIN)/pytest -n 0 --timeout 0 tests/ris/test_odd_messages_stop_the_listener.py
 
 CRASH_DIRECTORY := .cache/crash-truth/recorded
 

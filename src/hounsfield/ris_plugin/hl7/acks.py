@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
@@ -17,7 +18,7 @@ from hounsfield.archive.plugins import EngineError, RecordError, TakenError
 from hounsfield.ris_plugin.errors import InvalidError, RisError, UnknownError
 from hounsfield.ris_plugin.hl7.encoding import Separators, escaped, moment_text
 from hounsfield.ris_plugin.hl7.messages import NULL, Header, NotHl7Error
-from hounsfield.ris_plugin.hl7.mllp import framed
+from hounsfield.ris_plugin.hl7.mllp import END, START, framed
 
 __all__ = ["Fault", "MissingError", "RefusedError", "answers", "fault_of", "is_transient"]
 
@@ -132,6 +133,26 @@ def answers(us: Answering, header: Header | None, fault: Fault | None, *, kept: 
     elif not accepted and not accept and _wanted(header.field(16), False):
         found += framed(_message(us, header, "AR", fault, ours=True))  # who wants no CR waits for this
     return found
+
+
+def together(us: Answering, batch: bytes, answered: Sequence[bytes]) -> bytes:
+    """Acknowledgements of what came together: of a batch, as one (2.10.3), else one after another."""
+    every = b"".join(answered)
+    heads = [(line[:3], line) for line in batch.splitlines() if line[:3] in {b"FHS", b"BHS"}]
+    if not heads or not every:
+        return every
+    inner = every.replace(START, b"").replace(END + b"\r", b"")
+    count = every.count(START)
+    for name, line in reversed(heads[:2]):
+        fields = line.split(line[3:4])
+        theirs = fields[10].decode("ascii", "replace") if len(fields) > 10 else ""
+        head = [
+            name.decode(), "^~\\&", escaped(us.application), escaped(us.facility), "", "",
+            moment_text(us.now_ns, us.zone), "", "", "", secrets.token_hex(CONTROL_ID_BYTES), _plain(theirs),
+        ]  # fmt: skip
+        tail = f"{'BTS' if name == b'BHS' else 'FTS'}|{count if name == b'BHS' else 1}\r"
+        inner = ("|".join(head) + "\r").encode() + inner + tail.encode()
+    return framed(inner)
 
 
 def _wanted(asked: str, good: bool) -> bool:

@@ -14,6 +14,7 @@ from hounsfield.archive.plugins import Change, RecordError
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, RisError, UnknownError
 from hounsfield.ris_plugin.hl7.encoding import moment_text
+from hounsfield.ris_plugin.hl7.messages import several
 from hounsfield.ris_plugin.hl7.mllp import Framer, TooLong
 from hounsfield.ris_plugin.hl7.receiving import Receiver
 from hounsfield.ris_plugin.hl7.sending import retry
@@ -60,20 +61,10 @@ def split(content: bytes) -> Iterator[bytes]:
             if not isinstance(one, TooLong):
                 yield one
         return
-    if b"\0" in content[:64]:
+    if b"\0" in content[:2]:
         yield content  # UTF-16: one
         return
-    lines = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\r").replace(b"\n", b"\r").split(b"\r")
-    message: list[bytes] = []
-    for line in lines:
-        if line.startswith(b"MSH"):
-            if message:
-                yield b"\r".join(message) + b"\r"
-            message = [line]
-        elif message and line.strip() and line[:3] not in {b"FHS", b"BHS", b"BTS", b"FTS"}:
-            message.append(line)
-    if message:
-        yield b"\r".join(message) + b"\r"
+    yield from several(content)
 
 
 # ---------------------------------------------------------------- letters

@@ -24,7 +24,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -118,6 +118,11 @@ class Mapping:
 
     rules: tuple[Rule, ...] = ()
 
+    @property
+    def heads(self) -> bool:
+        """Whether a rule concerns the header."""
+        return any(rule.target.segment == "MSH" for rule in self.rules)
+
     def apply(self, message: Message) -> list[str]:
         """Change a message; what was changed, by rule and place, without values."""
         done = []
@@ -128,6 +133,15 @@ class Mapping:
                 )
                 done.append(f"rule {rule.number}: {segment.name}-{rule.target.field}")
         return done
+
+    def applied(self, message: Message) -> tuple[Message, list[str]]:
+        """As :meth:`apply`, and the message with the header that it has then."""
+        done = self.apply(message)
+        if self.heads:
+            head = message.segments[0]
+            fields = tuple(Place("MSH", number).get(head) for number in range(1, len(head.fields)))
+            message = replace(message, header=replace(message.header, fields=fields))
+        return message, done
 
 
 def load(path: str) -> Mapping:

@@ -8,6 +8,7 @@ from 1, repetitions from 0. What is not there is "". ``""`` (two quotes) means t
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -22,11 +23,12 @@ from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.hl7.encoding import Separators, decoded, moment, unescaped
 from hounsfield.ris_plugin.records.base import Code
 
-__all__ = ["NULL", "Header", "Message", "Segment", "person_name", "read", "read_header"]
+__all__ = ["NULL", "Header", "Message", "Segment", "person_name", "read", "read_header", "several"]
 
 NULL: Final = '""'
 SEGMENTS_MAX: Final = 10_000
 """Of one message: the largest that people send are reports of some hundred lines."""
+_BEGINS: Final = re.compile(rb"(?:\A|(?<=[\r\n]))(?:MSH|FHS|BHS|BTS|FTS)(?=[^A-Za-z0-9\r\n]|[\r\n]|\Z)")
 PLANS_REMEMBERED: Final = 64
 """Sets of separators: nearly everybody uses the same."""
 
@@ -269,8 +271,7 @@ def read(body: bytes, assumed: str = "") -> Message:
     """Parse a message. NotHl7Error, InvalidError. ``assumed``: the character set where MSH-18 names none."""
     text, codec = decoded(body, assumed)
     header = _header(text)
-    # What senders on other systems end lines with; the standard's is CR alone.
-    text = text.replace("\r\n", "\r").replace("\n", "\r").replace("\0", "").lstrip()
+    text = _with_line_ends(text.replace("\0", "").lstrip(), header.separators)
     if text.count("\r") > SEGMENTS_MAX:
         raise InvalidError(f"a message has at most {SEGMENTS_MAX} segments")
     separators = header.separators
@@ -289,6 +290,37 @@ def read(body: bytes, assumed: str = "") -> Message:
     return Message(header, tuple(segments), body, codec)
 
 
+def _with_line_ends(text: str, separators: Separators) -> str:
+    """Segments that end with CR, as the standard says. Where the header does, or with CR LF, a line feed by
+    itself is one of text, unless a segment begins behind it; so is a vertical tab."""
+    text = text.replace("\r\n", "\r")
+    if "\n" in text:
+        if "\r" not in text[: text.index("\n")]:
+            text = text.replace("\n", "\r")
+        else:
+            text = re.sub(rf"\n(?=\r|\Z|[A-Z][A-Z0-9]{{2}}{re.escape(separators.field)})", "\r", text)
+    return text.replace("\x0b", "\n")
+
+
+def several(content: bytes) -> list[bytes]:
+    """The messages of a file or a batch (2.10.3), as they stand there one after another."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    marks = list(_BEGINS.finditer(content))
+    begins = [mark.start() for mark in marks] + [len(content)]
+    return [content[mark.start() : begins[at]] for at, mark in enumerate(marks, 1) if mark[0] == b"MSH"]
+
+
+def _triggered(kind: str, text: str, separators: Separators) -> str:
+    """MSH-9 with its trigger, which versions before 2.3 let it leave out: ORM had one, and ADT said it in
+    EVN-1."""
+    name, _, trigger = kind.partition(separators.component)
+    if name not in {"ORM", "ADT"} or trigger.strip():
+        return kind
+    evn = re.search(rf"[\r\n]EVN{re.escape(separators.field)}([A-Z]\d\d)", text)
+    trigger = "O01" if name == "ORM" else evn[1] if evn is not None else ""
+    return f"{name}{separators.component}{trigger}" if trigger else kind
+
+
 def _header(text: str) -> Header:
     text = text.lstrip()
     line = text.split("\r", 1)[0].split("\n", 1)[0]
@@ -296,6 +328,8 @@ def _header(text: str) -> Header:
         raise NotHl7Error("a message begins with MSH and its separators")
     separators = Separators.of(line)
     fields = line.split(separators.field)
+    if len(fields) > 8:
+        fields[8] = _triggered(fields[8], text, separators)
     return Header(separators, (separators.field, *fields[1:]))
 
 

@@ -7,6 +7,7 @@ block; all of that is understood. :class:`Framer` knows no socket: bytes in, mes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,7 @@ from hounsfield.ris_plugin.errors import RisError
 __all__ = ["Framer", "Limits", "MllpError", "TooLong", "ask", "framed", "serve"]
 
 START: Final = b"\x0b"
+_HEADER: Final = re.compile(rb"\x0b[ \t\r\n]*(?:\xef\xbb\xbf)?(?:MSH|FHS|BHS)")
 END: Final = b"\x1c"
 BETWEEN_BYTES_MAX: Final = 64 << 10
 """Bytes that belong to no message: somebody who sends more speaks something else."""
@@ -92,8 +94,9 @@ class Framer:
                 raise MllpError("what comes is no HL7 over MLLP")
 
     def _message(self, block: bytes) -> bytes | None:
-        # A start block within a message: the former broke off, and its sender began again.
         begin = block.rfind(START)
+        if begin >= 0 and not block.startswith(b"MSH", begin + 1):
+            begin = _beginning(block)
         if begin < 0:
             begin = block.find(b"MSH")
             if begin < 0:
@@ -103,6 +106,16 @@ class Framer:
             return block[begin:]
         self.skipped += begin
         return block[begin + 1 :] or None
+
+
+def _beginning(block: bytes) -> int:
+    """Where the start block is, -1 for none. Behind the last one with a header, the former message broke off,
+    and its sender began again; others are vertical tabs in text that was written elsewhere."""
+    headers = [found.start() for found in _HEADER.finditer(block)]
+    if headers:
+        return headers[-1]
+    first = block.find(START)
+    return -1 if b"MSH" in block[:first] else first
 
 
 def framed(message: bytes) -> bytes:

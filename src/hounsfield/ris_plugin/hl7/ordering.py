@@ -115,7 +115,8 @@ def _group(saying: Saying, part: list[Segment], pv1: Segment | None) -> Group:
     if action == "status":
         action = STATUSES.get(orc.get(5).upper(), "change")
     if action is None:
-        raise InvalidError(f"ORC-1 {control} is not understood here", "ORC-1")
+        what = f"ORC-1 {control}" if re.fullmatch("[A-Z]{2}", control) else "what ORC-1 says"
+        raise InvalidError(f"{what} is not understood here", "ORC-1")
     group = Group("replacement" if control == "RO" else action)
     group.placer = saying.entity(orc, 2) if orc.get(2) else saying.entity(obr, 2)
     group.filler = saying.entity(orc, 3) if orc.get(3) else saying.entity(obr, 3)

@@ -21,7 +21,7 @@ from hounsfield.ris_plugin.errors import RisError, UnknownError
 from hounsfield.ris_plugin.hl7 import acks, adt, appointing, ordering
 from hounsfield.ris_plugin.hl7.acks import Answering, Fault, MissingError, RefusedError
 from hounsfield.ris_plugin.hl7.mapping import Mapping
-from hounsfield.ris_plugin.hl7.messages import Header, Message, NotHl7Error, read, read_header
+from hounsfield.ris_plugin.hl7.messages import Header, Message, NotHl7Error, read, read_header, several
 from hounsfield.ris_plugin.hl7.mllp import TooLong
 from hounsfield.ris_plugin.hl7.saying import Saying, event_moment
 from hounsfield.ris_plugin.records.messages import LETTER, RECEIVED, Letter, Received
@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 ORDERS: Final = frozenset({"ORM^O01", "OMG^O19", "OMI^O23"})
 SILENT: Final = frozenset({"ACK", "ORR", "ORG", "ORI", "MCF"})
 """Answers. Nothing is answered to them (2.9.2)."""
+BATCH_BEGINS: Final = frozenset({b"FHS", b"BHS"})
 CONTROL_ID_MAX: Final = 199
 """Characters of MSH-10 from v2.7 on; before it were 20."""
 SETTLE_ROUNDS_MAX: Final = 64
@@ -67,7 +68,18 @@ class Receiver:
         self._mapping = mapping
 
     async def answer(self, data: bytes | TooLong) -> bytes:
-        """Take a message; its acknowledgements, framed, to be sent now. Raises nothing for what it says."""
+        """Take a message; its acknowledgements, framed, to be sent now. Raises nothing for what it says.
+
+        Several in one block are taken one by one, and answered so; a batch (2.10.3) is answered by one.
+        """
+        if isinstance(data, bytes) and (data[:3] in BATCH_BEGINS or data.find(b"MSH", 8) >= 0):
+            parts = several(data)
+            if len(parts) > 1 or (parts and parts[0] != data):
+                answers = [await self._answer(one) for one in parts]
+                return acks.together(self._us(), data, answers)
+        return await self._answer(data)
+
+    async def _answer(self, data: bytes | TooLong) -> bytes:
         try:
             body = data.beginning if isinstance(data, TooLong) else data
             header = read_header(body, self._listener.character_set)
@@ -86,10 +98,13 @@ class Receiver:
 
     async def _take(self, header: Header, data: bytes) -> tuple[bytes, list[str]]:
         try:
-            self._check(header)
+            if not self._mapping.heads:
+                self._check(header)
             message = self._read(data)
+            if self._mapping.heads:
+                self._check(message.header)
             do = interpret(self._saying(message))
-            answered, made = await self._ris.commit(partial(self._done, message, do))
+            answered, made = await self._ris.commit(partial(self._done, header, message, do))
             return answered, made
         except EngineError as error:
             fault = acks.fault_of(error)
@@ -130,9 +145,7 @@ class Receiver:
             raise RefusedError("messages of this version are not taken here", "203", "MSH-12")
 
     def _read(self, data: bytes) -> Message:
-        message = read(data, self._listener.character_set)
-        self._mapping.apply(message)
-        return message
+        return self._mapping.applied(read(data, self._listener.character_set))[0]
 
     def _saying(self, message: Message) -> Saying:
         zone = self._ris.zone
@@ -141,24 +154,28 @@ class Receiver:
         )
 
     def _answers(self, header: Header | None, fault: Fault | None, *, kept: bool = True) -> bytes:
+        return acks.answers(self._us(), header, fault, kept=kept)
+
+    def _us(self) -> Answering:
         settings = self._ris.settings
-        us = Answering(settings.application, settings.facility, self._ris.zone, self._ris.now_ns())
-        return acks.answers(us, header, fault, kept=kept)
+        return Answering(settings.application, settings.facility, self._ris.zone, self._ris.now_ns())
 
     # ------------------------------------------------------------ the transaction
 
-    def _done(self, message: Message, do: Do, change: Change) -> tuple[bytes, list[str]]:
+    def _done(self, asked: Header, message: Message, do: Do, change: Change) -> tuple[bytes, list[str]]:
+        """``asked``: the header as it came, which is answered."""
         header, digest = message.header, message.digest
-        for _, before in change.find(RECEIVED, "control-id", f"{header.sender}\0{header.control_id}"):
+        saying = self._saying(message)
+        sender = saying.sender
+        for _, before in change.find(RECEIVED, "control-id", f"{sender}\0{header.control_id}"):
             if before.digest == digest:
                 return before.answer, []
             if not self._listener.reused_ids:
                 raise ReusedIdError
-        saying = self._saying(message)
         do(change, saying)
-        answered = self._answers(header, None)
+        answered = self._answers(asked, None)
         received = Received(
-            sender=header.sender,
+            sender=sender,
             control_id=header.control_id,
             digest=digest,
             at_ns=change.now_ns,
@@ -167,27 +184,27 @@ class Receiver:
             listener=self._listener.name,
         )
         change.put(RECEIVED, change.new_id(), received)
-        for letter_id, letter in list(
-            change.find(LETTER, "message", f"{header.sender}\0{header.control_id}")
-        ):
+        for letter_id, letter in list(change.find(LETTER, "message", f"{sender}\0{header.control_id}")):
             if letter.digest == digest and letter.state == "open":
-                change.put(LETTER, letter_id, structs.replace(letter, state="replayed", by=header.sender))
+                change.put(LETTER, letter_id, structs.replace(letter, state="replayed", by=sender))
         return answered, [key for key in saying.made if change.ids(LETTER, "awaits", key, limit=1)]
 
     def _keep(self, header: Header, data: bytes, fault: Fault, change: Change) -> None:
         """A dead letter; of a message that comes again, the same one."""
         try:
-            digest = read(data, self._listener.character_set).digest
+            message = self._read(data)
+            header, digest = message.header, message.digest
         except RisError:
             digest = b""
-        for letter_id, letter in change.find(LETTER, "message", f"{header.sender}\0{header.control_id}"):
+        sender = header.sender if header.sender != "^" else self._listener.name
+        for letter_id, letter in change.find(LETTER, "message", f"{sender}\0{header.control_id}"):
             if letter.body == data and letter.state == "open":
                 again = structs.replace(letter, attempts=letter.attempts + 1, error=fault.text)
                 change.put(LETTER, letter_id, again)
                 return
         letter = Letter(
             listener=self._listener.name,
-            sender=header.sender,
+            sender=sender,
             kind=header.kind,
             control_id=header.control_id,
             body=data,
@@ -298,10 +315,9 @@ class Receiver:
         try:
             header = read_header(data, self._listener.character_set)
             result |= {"kind": header.kind, "control_id": header.control_id}
-            self._check(header)
-            message = read(data, self._listener.character_set)
+            message, result["mapped"] = self._mapping.applied(read(data, self._listener.character_set))
             result["character_set"] = message.codec
-            result["mapped"] = self._mapping.apply(message)
+            self._check(message.header)
             await self._ris.commit(plan)
         except _Dry as dry:
             result |= dry.result

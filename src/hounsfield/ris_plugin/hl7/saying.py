@@ -32,8 +32,9 @@ class Saying:
 
     @property
     def sender(self) -> str:
-        """Who says it, which decides between two events of one moment."""
-        return self.message.header.sender
+        """Who says it, which decides between two events of one moment: MSH-3 and MSH-4, else the listener."""
+        said = self.message.header.sender
+        return said if said != "^" else self.listener.name
 
     @property
     def at(self) -> tuple[int, str]:
