@@ -83,7 +83,7 @@ async def test_the_busier_worker_leaves_connections_to_the_other(sink: Any) -> N
 async def test_out_of_descriptors_pauses_and_goes_on(
     sink: Any, peer_to: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hounsfield.archive.net.listener._ACCEPT_PAUSE_S", 0.001)
+    monkeypatch.setattr("hounsfield.archive.net.accepting._ACCEPT_PAUSE_S", 0.001)
     with _listening(Stingy) as sock:
         listener = Listener(sink, [Endpoint(sock, ListenerPolicy())], limits=NetLimits())
         async with trio.open_nursery() as nursery:

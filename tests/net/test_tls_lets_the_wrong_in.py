@@ -18,7 +18,7 @@ import pytest
 import trio
 from pydicom.data import get_testdata_file
 
-from hounsfield.archive.net import listener
+from hounsfield.archive.net import accepting, listener
 from hounsfield.archive.net.connection import Connection
 from hounsfield.archive.net.destinations import ClientTls, Destinations
 from hounsfield.archive.net.errors import ConnectionLostError, TlsError
@@ -555,13 +555,13 @@ async def test_a_handshake_gives_no_second_time_for_the_request(
             deadlines.append(super()._patience())
             return deadlines[-1]
 
-    class NotedHandshake(listener.Handshake):
+    class NotedHandshake(accepting.Handshake):
         def __init__(self, address: str, deadline: float) -> None:
             begun.append(deadline)
             super().__init__(address, deadline)
 
     monkeypatch.setattr(listener, "Connection", Noted)
-    monkeypatch.setattr(listener, "Handshake", NotedHandshake)
+    monkeypatch.setattr(accepting, "Handshake", NotedHandshake)
     async with serve(sink, ListenerPolicy(), tls=server_context(ours.pem, ours.key)) as archive:
         stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", archive.port, ssl_context=_client())
         await stream.do_handshake()

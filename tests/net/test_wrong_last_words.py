@@ -96,7 +96,7 @@ async def test_an_archive_that_is_going_is_congested(serve: Any, sink: Any, peer
         peer = await peer_to(archive)
         await archive.until(lambda: archive.listener.statistics().connections_open == 1)
         # its request is on the way while the drain begins: a connection without one would be closed
-        (connection,) = archive.listener._connections
+        (connection,) = archive.listener.conversations
         connection._draining = True
         assert await peer.request(CT_CONTEXT) == AssociateReject(
             TRANSIENT, PRESENTATION, RejectReason.TEMPORARY_CONGESTION

@@ -1,17 +1,11 @@
-"""The DICOM listener: inherited listening sockets in, associations out, and an orderly end.
-
-Several processes accept from the same sockets: accepting is non-blocking, and losing the race for a
-connection is nothing.
-"""
+"""The DICOM listener: inherited listening sockets in, associations out, and an orderly end."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,30 +13,20 @@ import structlog
 import trio
 
 from hounsfield.archive.errors import where
+from hounsfield.archive.net.accepting import AcceptDelay, Accepting, address_of
 from hounsfield.archive.net.certificates import PeerCertificate
 from hounsfield.archive.net.connection import Connection
-from hounsfield.archive.net.handshakes import Handshake
 from hounsfield.archive.net.limits import NetLimits
-from hounsfield.archive.net.pending import PendingConnections
 from hounsfield.archive.net.policy import ListenerPolicy, RemoteAe
 from hounsfield.archive.net.providers import Counters, ObjectSink, Provider, StoreProvider, echo
 from hounsfield.archive.net.records import CallRecord, ListenerObserver, ListenerStatistics
 from hounsfield.archive.net.services import Identify, Service
-from hounsfield.archive.net.tls import why_no_tls
 from hounsfield.archive.net.transport import SocketTransport, StreamTransport
 from hounsfield.archive.wire import CEchoRequest, Command, CStoreRequest, WireLimits
 
 __all__ = ["Endpoint", "Listener"]
 
 log = structlog.get_logger(__name__)
-
-AcceptDelay = Callable[[], float]
-"""Asked before each accept: how many seconds to leave the connection to another worker; 0 takes it now."""
-
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_ACCEPT_PAUSE_S = 0.1
-"""After EMFILE and its kin: long enough for something to close, short against a device's patience."""
-_LISTENER_GONE = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
 
 
 @dataclass(slots=True)
@@ -54,7 +38,7 @@ class Endpoint:
     tls: ssl.SSLContext | None = None
 
 
-class Listener:
+class Listener(Accepting[Endpoint, Connection]):
     """Accepts associations at ``endpoints``, stores what comes, and performs ``services``.
 
     One per worker; ``serve`` once.
@@ -73,8 +57,14 @@ class Listener:
         observer: ListenerObserver | None = None,
         accept_delay: AcceptDelay | None = None,
     ) -> None:
-        self.endpoints = tuple(endpoints)
         self.limits = limits or NetLimits()
+        super().__init__(
+            endpoints,
+            pending_max=self.limits.pending_connections_max,
+            linger_s=self.limits.linger_s,
+            linger_bytes_max=self.limits.linger_bytes_max,
+            accept_delay=accept_delay,
+        )
         self.wire_limits = _fitting(wire_limits or WireLimits(), self.limits)
         self.aes: Mapping[str, RemoteAe] = aes or {}
         """Known application entities by title; may be replaced at any time."""
@@ -94,54 +84,18 @@ class Listener:
             CEchoRequest: echo,
             CStoreRequest: StoreProvider(sink, not_for={syntax for syntax, _ in self.provided}),
         }
-        self._accept_delay = accept_delay
-        self._connections: set[Connection] = set()
-        self._pending = PendingConnections(self.limits.pending_connections_max)
-        self._handshakes: set[Handshake] = set()
         self._associations = 0
-        self._open = 0
-        self._draining = trio.Event()
-        self._changed = trio.Event()
 
-    # ------------------------------------------------------------ life
-
-    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Accept until :meth:`drain`, then return when the last connection is done. Cancelling cuts them."""
-        async with trio.open_nursery() as connections, trio.open_nursery() as acceptors:
-            for endpoint in self.endpoints:
-                endpoint.sock.setblocking(False)
-                acceptors.start_soon(self._accept, endpoint, connections)
-            task_status.started()
-            await self._draining.wait()
-            acceptors.cancel_scope.cancel()
-
-    async def drain(self) -> None:
-        """Stop accepting; let what is under way on each association finish; return when all are gone.
-
-        Associations between two messages are aborted at once. Messages are bounded by their limits, long
-        operations only by the caller, who cancels ``serve`` when it has waited enough. Idempotent.
-        """
-        self._draining.set()
-        for handshake in list(self._handshakes):
-            handshake.end("the archive is shutting down")
-        for connection in list(self._connections):
-            connection.drain()
-        while self._open:
-            await self._changed.wait()
-
-    @property
-    def draining(self) -> bool:
-        """Whether the end has begun."""
-        return self._draining.is_set()
+    # ------------------------------------------------------------ figures
 
     def statistics(self) -> ListenerStatistics:
         """The figures of this moment."""
         sums = Counters()
         sums.add(self.counters)
-        for connection in self._connections:
+        for connection in self.conversations:
             self._count(sums, connection)
         totals: dict[str, Any] = {name: getattr(sums, name) for name in Counters.__slots__}
-        return ListenerStatistics(connections_open=self._open, associations_open=self._associations, **totals)
+        return ListenerStatistics(connections_open=self.open, associations_open=self._associations, **totals)
 
     @staticmethod
     def _count(sums: Counters, connection: Connection) -> None:
@@ -153,11 +107,11 @@ class Listener:
 
     def request_came(self, connection: Connection) -> None:
         """The connection is not pending any more."""
-        self._pending.discard(connection)
+        self.pending.discard(connection)
 
     def refused(self, connection: Connection) -> None:
         """It has its answer, and is pending until it is closed."""
-        self._pending.add(connection)
+        self.pending.add(connection)
 
     def association_opened(self, address: str) -> None:
         """An association is about to be judged: it counts from here on."""
@@ -184,40 +138,32 @@ class Listener:
         )
         self.observer.called(call)
 
-    # ------------------------------------------------------------ accepting
+    # ------------------------------------------------------------ connections
 
-    async def _accept(self, endpoint: Endpoint, connections: trio.Nursery) -> None:
-        listening, delay = endpoint.sock, self._accept_delay
-        while True:
-            await trio.lowlevel.wait_readable(listening)
-            if delay is not None and (seconds := delay()) > 0:
-                await trio.sleep(seconds)
-            try:
-                sock, _ = listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                continue  # another worker was faster, or the peer thought better of it
-            except OSError as error:
-                if error.errno in _LISTENER_GONE:
-                    raise
-                log.warning("accepting pauses", error=errno.errorcode.get(error.errno or 0, "?"))
-                self._pending.cut_one("evicted: out of descriptors or memory")
-                await trio.sleep(_ACCEPT_PAUSE_S)
-                continue
-            sock.setblocking(False)
-            self.counters.connections_total += 1
-            self._open += 1
-            self.observer.connection_opened()
-            connections.start_soon(self._serve_socket, endpoint, sock)
+    def opened(self, endpoint: Endpoint) -> int:  # noqa: ARG002 - one figure for all of them
+        """See :class:`Accepting`."""
+        self.counters.connections_total += 1
+        self.observer.connection_opened()
+        return self.open
 
-    async def _serve_socket(self, endpoint: Endpoint, sock: socket.socket) -> None:
+    def closed(self, endpoint: Endpoint) -> None:  # noqa: ARG002
+        """See :class:`Accepting`."""
+        self.observer.connection_closed()
+
+    def no_tls(self, endpoint: Endpoint, address: str, reason: str) -> None:  # noqa: ARG002
+        """See :class:`Accepting`."""
+        self.counters.connections_failed += 1
+        log.info("a TLS handshake failed", address=address, reason=reason or "the peer closed the connection")
+        if reason:
+            record = CallRecord(time.time(), address, "", "", "refused", f"no TLS: {reason}")
+            self.observer.handshake_failed(record)
+
+    async def converse(self, endpoint: Endpoint, sock: socket.socket, count: int) -> None:  # noqa: ARG002
+        """See :class:`Accepting`."""
         began = trio.current_time()
         try:
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            try:
-                address = str(sock.getpeername()[0]).removeprefix("::ffff:")
-            except OSError:  # gone before we looked
+            address = address_of(sock)
+            if address is None:  # gone before we looked
                 self.counters.connections_failed += 1
                 return
             transport: SocketTransport | StreamTransport
@@ -225,8 +171,11 @@ class Listener:
             if endpoint.tls is None:
                 transport = SocketTransport(sock, self.limits.unyielded_bytes_max)
             else:
-                stream = await self._handshake(sock, endpoint.tls, address, began)
-                if stream is None:
+                stream = trio.SSLStream(
+                    trio.SocketStream(trio.socket.from_stdlib_socket(sock)), endpoint.tls, server_side=True
+                )
+                if not await self.shake_hands(endpoint, stream, address, began + self.limits.artim_s):
+                    await trio.aclose_forcefully(stream)
                     return
                 transport = StreamTransport(stream)
                 shown = stream.getpeercert(binary_form=True)
@@ -234,77 +183,15 @@ class Listener:
             await self._run(Connection(self, endpoint, transport, address, certificate, began=began))
         except Exception as error:  # noqa: BLE001 - one connection's surprise is not the others' end
             log.error("a connection failed", **where(error))
-        finally:
-            sock.close()
-            self._open -= 1
-            self.observer.connection_closed()
-            self._changed.set()
-            self._changed = trio.Event()
 
     async def _run(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        self._pending.add(connection)
-        if self.draining:
-            connection.drain()
-        try:
-            await connection.run()
-        finally:
-            self._pending.discard(connection)
-            self._connections.discard(connection)
-            self._count(self.counters, connection)
-
-    async def _handshake(
-        self, sock: socket.socket, context: ssl.SSLContext, address: str, began: float
-    ) -> trio.SSLStream[trio.SocketStream] | None:
-        stream = trio.SSLStream(
-            trio.SocketStream(trio.socket.from_stdlib_socket(sock)), context, server_side=True
-        )
-        under_way = Handshake(address, began + self.limits.artim_s)
-        self._handshakes.add(under_way)
-        self._pending.add(under_way)
-        if self.draining:
-            under_way.end("the archive is shutting down")
-        failed = False
-        try:
-            with under_way.scope:
-                try:
-                    await stream.do_handshake()
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    failed = True
-                    self._note_no_tls(address, why_no_tls(error))
-                    await self._send_alert(stream)
-                else:
-                    return stream
-            if not failed:
-                self._note_no_tls(address, under_way.because or "too slow")
-        finally:
-            self._handshakes.discard(under_way)
-            self._pending.discard(under_way)
-        await trio.aclose_forcefully(stream)
-        return None
-
-    def _note_no_tls(self, address: str, reason: str) -> None:
-        self.counters.connections_failed += 1
-        log.info("a TLS handshake failed", address=address, reason=reason or "the peer closed the connection")
-        if reason:
-            record = CallRecord(time.time(), address, "", "", "refused", f"no TLS: {reason}")
-            self.observer.handshake_failed(record)
-
-    async def _send_alert(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
-        """Send the alert that says why (RFC 8446 6.2), which trio leaves where it is, and wait a little for
-        the peer to close: closing first would reset the connection, and its log would not have the reason.
-        """
-        alert = stream._outgoing.read()  # trio has no other way to it
-        below, left = stream.transport_stream, self.limits.linger_bytes_max
-        with (
-            trio.move_on_after(self.limits.linger_s),
-            contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
-        ):
-            if alert:
-                await below.send_all(alert)
-                await below.send_eof()
-                while left > 0 and (data := await below.receive_some(16 * 1024)):
-                    left -= len(data)
+        self.pending.add(connection)
+        with self.until_drained(connection):
+            try:
+                await connection.run()
+            finally:
+                self.pending.discard(connection)
+                self._count(self.counters, connection)
 
 
 def _fitting(wire: WireLimits, limits: NetLimits) -> WireLimits:
