@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
-from hounsfield.archive.plugins import Change, Event, GoneError, Key, Kind
+from hounsfield.archive.plugins import Change, EngineError, Event, GoneError, Key, Kind
 from hounsfield.ris_plugin.actors import SYSTEM
 from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError, RisError, StaleError, UnknownError
 from hounsfield.ris_plugin.following import (
@@ -266,3 +268,72 @@ async def test_more_than_a_page_is_acted_on_in_pages(archive: Department) -> Non
     await archive.catch_up(NOTING)
     assert archive.engine.record_keeping.commits <= before + 5
     assert len(done(archive)) == 3 * PAGE_EVENTS
+
+
+def told_anew(archive: Department, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the journal is one that was made anew, once."""
+    real = archive.ris.archive.events
+    gone: list[str] = []
+
+    async def events(after: str, limit: int) -> Any:
+        if after and limit == PAGE_EVENTS and not gone:  # not for who looks whether all is done
+            gone.append(after)
+            raise GoneError("gone")
+        return await real(after, limit)
+
+    monkeypatch.setattr(archive.ris.archive, "events", events)
+
+
+async def test_what_happens_after_the_clock_was_put_back_is_acted_on_also_when_told_not_to_look_back(
+    archive: Department, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = Consumer("late", {"rang"}, note, since_begun=True)
+    await ring(archive, 0)
+    await archive.catch_up(late)
+    hours_ns = 5 * 3600 * 10**9
+    with monkeypatch.context() as clock:
+        real = time.time_ns
+        clock.setattr("hounsfield.archive.engine.record_keeping.time.time_ns", lambda: real() - hours_ns)
+        await ring(archive, 1)
+        await archive.catch_up(late)
+    assert done(archive) == {0: 1, 1: 1}
+
+
+async def test_whether_it_is_told_again_is_known_until_the_end_was_reached(
+    archive: Department, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, bool]] = []
+    consumer = Consumer("seeing", {"rang"}, lambda _, event: seen.append((event.body["number"], event.again)))
+    await ring(archive, 0)
+    await archive.catch_up(consumer)
+    assert seen.pop() == (0, True)  # nobody knows
+    await ring(archive, 1)
+    await archive.catch_up(consumer)
+    told_anew(archive, monkeypatch)
+    await ring(archive, 2)
+    await archive.catch_up(consumer)
+    await ring(archive, 3)
+    await archive.catch_up(consumer)
+    assert seen == [(1, False), (0, True), (1, True), (2, True), (3, False)]
+
+
+async def test_what_waits_for_the_archive_is_not_set_aside(
+    archive: Department, autojump_clock: trio.testing.MockClock
+) -> None:
+    tries = 0
+
+    class FullError(EngineError):
+        retry = True
+
+    async def prepare(event: Heeded) -> str:
+        nonlocal tries
+        tries += 1
+        if tries <= 3 * TRIES:
+            raise FullError("the disk is full")
+        return ""
+
+    careful = Consumer("careful", {"rang"}, lambda change, event, _: note(change, event), prepare=prepare)
+    await ring(archive, 1)
+    await archive.catch_up(careful)
+    assert done(archive) == {1: 1}
+    assert archive.look(asides) == []

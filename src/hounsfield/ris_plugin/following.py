@@ -26,13 +26,15 @@ it may act once more.
 When the index was made anew (``hounsfield reindex``), or power failed, events are told again from the
 beginning or from shortly before; consumers hence do what is right when it is done already. For what must not
 go out twice, :func:`identity` names an event, the same name whenever it is told. With ``since_begun`` a
-consumer passes over what was told before it was first started, the last :data:`BEFORE_NS` excepted.
+consumer passes over what was told before it was first started, the last :data:`BEFORE_NS` excepted. Only
+where the journal is read from its beginning are moments compared (``event.again``): whatever the clock does,
+what happens from then on is acted on.
 
 An event that cannot be acted on does not stop those after it. One whose ``prepare`` fails with an error that
 says that a retry helps is tried :data:`TRIES` times, with pauses; then, and what fails otherwise at once, it
 is set aside (:class:`~hounsfield.ris_plugin.records.messages.Aside`), logged, counted in
 ``hounsfield_ris_events_aside``, and can be acted on again: :func:`act_again`. When the archive can keep
-nothing (a full disk), the consumer stays where it is until it can.
+nothing (a full disk), the consumer stays where it is until it can, also when ``prepare`` finds that.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ __all__ = ["Consumer", "Heeded", "act_again", "asides", "dismiss", "follow", "id
 TRIES: Final = 5
 PAUSE_SECONDS: Final = 1.0
 """Before the second try, doubled for each one after it."""
+PAUSE_SECONDS_MAX: Final = 60.0
 PASSED_MAX: Final = 10_000
 """Events that are passed over until that is written down: they are read again after a crash."""
 BEFORE_NS: Final = 600 * 1_000_000_000
@@ -69,9 +72,11 @@ OWN: Final = "ris."
 
 @dataclass(frozen=True, slots=True)
 class Heeded(Event):
-    """An event that a consumer is handed. ``earlier``: those that it is acted on together with."""
+    """An event that a consumer is handed. ``earlier``: those that it is acted on together with. ``again``:
+    the journal is read from its beginning, so that it may have been acted on long ago."""
 
     earlier: tuple[Event, ...] = ()
+    again: bool = False
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -192,6 +197,8 @@ class _Following:
         self._cursor = ""
         self._is_fresh = False  # whether the place was written down since this began
         self._passed = 0
+        self._is_retold = False
+        self._end = ""  # of the journal, once the page before it was read
 
     async def run(self) -> None:
         await self._begin()
@@ -200,14 +207,17 @@ class _Following:
                 page = await self._ris.journal.after(self._cursor)
             except GoneError:
                 self._log("the journal was made anew: what was acted on is told again")
-                self._cursor = ""
+                self._cursor, self._is_retold = "", True
                 continue
+            self._end = "" if page.more else page.next
             heeded = self._heeded(page.events)
             self._passed += len(page.events) + 1
             try:
                 if heeded:
                     await self._act(heeded, page.next)
-                elif page.next != self._kept.cursor and (not self._is_fresh or self._passed >= PASSED_MAX):
+                elif page.next != self._kept.cursor and (
+                    not self._is_fresh or self._passed >= PASSED_MAX or (self._is_retold and self._end)
+                ):
                     await self._commit([], page.next)
             except _OvertakenError:
                 await self._begin()
@@ -225,19 +235,19 @@ class _Following:
             found = change.first(CURSOR, "name", self._consumer.name)
             if found is not None:
                 return found[1]
-            begun = Cursor(name=self._consumer.name, begun_ns=change.now_ns)
+            begun = Cursor(name=self._consumer.name, begun_ns=change.now_ns, is_retold=True)
             change.put(CURSOR, change.new_id(), begun)
             return begun
 
         self._kept = await self._ris.commit(plan)
-        self._cursor = self._kept.cursor
+        self._cursor, self._is_retold = self._kept.cursor, self._kept.is_retold
         self._is_fresh = False
 
     def _heeded(self, events: Sequence[Event]) -> list[Heeded]:
         """Those of a page that are the consumer's, put together."""
         consumer = self._consumer
         groups: dict[str, list[Event]] = {}
-        since_ns = self._kept.begun_ns - BEFORE_NS if consumer.since_begun else 0
+        since_ns = self._kept.begun_ns - BEFORE_NS if consumer.since_begun and self._is_retold else 0
         for event in events:
             kind = event.kind.removeprefix(OWN)
             if kind not in consumer.kinds or event.at_ns < since_ns:
@@ -246,7 +256,7 @@ class _Following:
             key = event.cursor if consumer.together is None else consumer.together(told)
             groups[key] = [*groups.pop(key, ()), told]  # in the order of the last of each
         return [
-            Heeded(last.cursor, last.kind, last.at_ns, last.body, tuple(earlier))
+            Heeded(last.cursor, last.kind, last.at_ns, last.body, tuple(earlier), self._is_retold)
             for *earlier, last in groups.values()
         ]
 
@@ -278,14 +288,19 @@ class _Following:
                 await self._set_aside(unit.event, error, place)
 
     async def _unit(self, event: Heeded) -> _Unit:
-        for attempt in range(TRIES):
+        attempt = 0
+        while True:
             try:
                 return _Unit(event, await _prepared(self._consumer, event))
             except Exception as error:  # noqa: BLE001 - what it asks for may fail in any way
-                if attempt + 1 == TRIES or not getattr(error, "retry", False):
+                attempt += 1
+                helps = getattr(error, "retry", False)
+                # What keeps the archive from keeping anything is no fault of the event's.
+                if not helps or (attempt >= TRIES and not isinstance(error, EngineError)):
                     return _Unit(event, error=error)
-            await trio.sleep(PAUSE_SECONDS * 2**attempt)
-        raise AssertionError("unreachable")
+                if attempt == TRIES:
+                    self._log("an event waits until the archive can do what it asks for", **where(error))
+            await trio.sleep(min(PAUSE_SECONDS * 2 ** (attempt - 1), PAUSE_SECONDS_MAX))
 
     async def _commit(self, units: Sequence[_Unit], place: str) -> None:
         """Act, and write down the place, in one transaction."""
@@ -296,7 +311,7 @@ class _Following:
             return self._move(change, place)
 
         self._kept = await self._ris.commit(plan)
-        self._is_fresh, self._passed = True, 0
+        self._is_fresh, self._passed, self._is_retold = True, 0, self._kept.is_retold
 
     async def _set_aside(self, event: Heeded, error: Exception, place: str) -> None:
         text = str(error) if is_ours(error) else " at ".join(where(error).values())
@@ -313,6 +328,7 @@ class _Following:
             return self._move(change, place)
 
         self._kept = await self._ris.commit(plan)
+        self._is_retold = self._kept.is_retold
         self._log("an event was set aside", kind=event.kind, error=text)
 
     def _move(self, change: Change, place: str) -> Cursor:
@@ -320,7 +336,7 @@ class _Following:
         found = change.first(CURSOR, "name", self._consumer.name)
         if found is None or found[1] != self._kept:
             raise _OvertakenError
-        moved = structs.replace(self._kept, cursor=place)
+        moved = structs.replace(self._kept, cursor=place, is_retold=self._is_retold and place != self._end)
         change.put(CURSOR, found[0], moved)
         return moved
 

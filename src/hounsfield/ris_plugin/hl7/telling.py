@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.context import Ris
-from hounsfield.ris_plugin.following import Consumer, Heeded, identity
+from hounsfield.ris_plugin.following import BEFORE_NS, Consumer, Heeded, identity
 from hounsfield.ris_plugin.hl7.encoding import escaped, moment_text
 from hounsfield.ris_plugin.hl7.saying import BY_MESSAGE
 from hounsfield.ris_plugin.hl7.writing import (
@@ -32,7 +32,7 @@ from hounsfield.ris_plugin.hl7.writing import (
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import PERSON, RESOURCE
-from hounsfield.ris_plugin.records.messages import MESSAGE, Message
+from hounsfield.ris_plugin.records.messages import CURSOR, MESSAGE, Cursor, Message
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.patients import Patient
 from hounsfield.ris_plugin.records.reports import REPORT, Report, Version
@@ -107,9 +107,12 @@ def consumer(ris: Ris) -> Consumer:
 def tell(ris: Ris, change: Change, event: Heeded) -> None:
     """Make the messages of one event."""
     kind = event.kind.removeprefix("ris.")
-    if event.at_ns < change.now_ns - ris.settings.hl7_keep_days * DAY_NS:
+    if event.again and event.at_ns < change.now_ns - ris.settings.hl7_keep_days * DAY_NS:
         return  # told again after a reindex, and no longer known to have gone out
     for to in ris.settings.hl7_destinations:
+        since_ns = _since_ns(change, to, event)
+        if event.again and event.at_ns < since_ns - BEFORE_NS:
+            continue  # it was not there then
         control_id = identity(event)[:CONTROL_ID_CHARACTERS]
         if change.first(MESSAGE, "control-id", f"{to.name}\0{control_id}") is not None:
             continue  # told again: it has gone out, or will
@@ -126,6 +129,17 @@ def tell(ris: Ris, change: Change, event: Heeded) -> None:
                 about=about,
             )
             change.put(MESSAGE, change.new_id(), one)
+
+
+def _since_ns(change: Change, to: Hl7Destination, event: Heeded) -> int:
+    """Since when a destination is told what happens: noted with the first event that it is told of."""
+    name = f"{CONSUMER} to {to.name}"
+    found = change.first(CURSOR, "name", name)
+    if found is not None:
+        return found[1].begun_ns
+    begun_ns = change.now_ns if event.again else min(change.now_ns, event.at_ns)
+    change.put(CURSOR, change.new_id(), Cursor(name=name, begun_ns=begun_ns))
+    return begun_ns
 
 
 Made = tuple[str, list[str], str]

@@ -97,11 +97,16 @@ LETTER = Kind("letter", Letter, _letter_keys)
 
 
 class Cursor(Row, frozen=True):
-    """How far a consumer of the journal is. ``begun_ns``: when it was first started."""
+    """How far a consumer of the journal is. ``begun_ns``: when it was first started. ``is_retold``: it reads
+    the journal from the beginning, and has not been at its end since.
+
+    Also, without a place, since when a destination of messages is there.
+    """
 
     name: str
     cursor: str = ""
     begun_ns: int = 0
+    is_retold: bool = False
 
 
 CURSOR = Kind("cursor", Cursor, lambda one: [Key("name", one.name, unique=True)])
