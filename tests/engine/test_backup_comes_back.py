@@ -26,7 +26,9 @@ from hounsfield.codecs.at_rest import Encoding
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey, load_master_key
-from hounsfield.storage_backends.segments import RecordIn, ScannedRecord, SegmentLimits, SegmentLog
+from hounsfield.storage_backends.segment_appending import RecordIn, SegmentLimits
+from hounsfield.storage_backends.segment_scan import ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 from support.archives import ct_slice, open_stores, store, stored_bytes, write_master_key
 
 EXPLICIT = "1.2.840.10008.1.2.1"

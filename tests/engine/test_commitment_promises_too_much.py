@@ -8,7 +8,7 @@ from hounsfield.archive.dicom.commitment import CommitmentRequest, FailureReason
 from hounsfield.archive.engine.commitments import FACT_KIND, Owed
 from hounsfield.archive.engine.engine import Engine, EngineOptions, open_engine
 from hounsfield.archive.index.deletion import Target
-from hounsfield.storage_backends.segments import SegmentLimits
+from hounsfield.storage_backends.segment_appending import SegmentLimits
 from support.archives import ct_slice, store, stores_in
 from support.rejection import QUALITY, note
 

@@ -30,7 +30,7 @@ from hounsfield.codecs import at_rest
 from hounsfield.codecs.at_rest import Encoding
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.errors import BlobNotFoundError
-from hounsfield.storage_backends.segments import RecordIn
+from hounsfield.storage_backends.segment_appending import RecordIn
 from support.archives import (
     TEST_SOURCE,
     SampleFile,

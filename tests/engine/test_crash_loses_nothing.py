@@ -23,7 +23,9 @@ from hounsfield.archive.index.recovery import RecoveryReport
 from hounsfield.storage_backends.errors import PoisonedError
 from hounsfield.storage_backends.lmdb_store import LmdbLimits
 from hounsfield.storage_backends.local_blobs import LocalBlobs
-from hounsfield.storage_backends.segments import ScannedRecord, SegmentLimits, SegmentLog
+from hounsfield.storage_backends.segment_appending import SegmentLimits
+from hounsfield.storage_backends.segment_scan import ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 from support.archives import ct_slice, open_stores, store, stores_in, write_master_key
 
 CHILD = Path(__file__).resolve().parent.parent / "support" / "ingest_child.py"

@@ -36,8 +36,10 @@ from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobs
 from hounsfield.storage_backends.local_writer import LocalBlobWriter
 from hounsfield.storage_backends.master_key import MasterKey
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_scan import ScannedRecord
 from hounsfield.storage_backends.segment_stream import PieceReader, SegmentStream
-from hounsfield.storage_backends.segments import RecordIn, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.segments import SegmentLog
 from support.archives import TEST_SOURCE, SampleFile, ct_slice, sample_files, store, stored_bytes, stores_in
 from support.crash_disk import CrashDisk
 

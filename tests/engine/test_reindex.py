@@ -94,7 +94,7 @@ async def test_indexing_twice_changes_nothing(tmp_path: Path) -> None:
 
 async def test_a_fact_in_the_ledger_that_the_index_missed_is_applied_at_start(tmp_path: Path) -> None:
     from hounsfield.archive.index.rows import RECORD_KIND_FACT, Event, encode
-    from hounsfield.storage_backends.segments import RecordIn
+    from hounsfield.storage_backends.segment_appending import RecordIn
 
     with stores_in(tmp_path / "data") as stores:
         stores.journal.commit_fact("ae", "ONE", {"title": "ONE"}, 1)

@@ -18,8 +18,8 @@ from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import StoreResult
 from hounsfield.archive.index import locations, suspects
 from hounsfield.archive.index.rows import InstanceRow, Location
+from hounsfield.storage_backends.segment_appending import RecordIn, SegmentLimits
 from hounsfield.storage_backends.segment_format import HEADER_BYTES
-from hounsfield.storage_backends.segments import RecordIn, SegmentLimits
 from support.archives import ct_slice, open_stores, store, stored_bytes, write_master_key
 
 EXPLICIT = "1.2.840.10008.1.2.1"

@@ -26,7 +26,8 @@ from hounsfield.storage_backends.lmdb_store import LmdbStore
 from hounsfield.storage_backends.master_key import MasterKey
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
 from hounsfield.storage_backends.packs import PackWriter
-from hounsfield.storage_backends.segments import RecordIn, SegmentLog
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segments import SegmentLog
 from support.buckets import AwayError, Bucket
 from support.killed_commits import KilledError
 

@@ -10,7 +10,7 @@ import pytest
 from hounsfield.archive.index.rows import RECORD_KIND_FACT, Event, encode
 from hounsfield.archive.index.tables import META
 from hounsfield.storage_backends.api import Batch, Snapshot
-from hounsfield.storage_backends.segments import RecordIn
+from hounsfield.storage_backends.segment_appending import RecordIn
 from support.archives import stores_in
 
 

@@ -14,7 +14,7 @@ from hounsfield.storage_backends.errors import SealError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey
 from hounsfield.storage_backends.memory_store import MemoryStore
-from hounsfield.storage_backends.segments import RecordRef
+from hounsfield.storage_backends.segment_format import RecordRef
 
 
 @pytest.fixture

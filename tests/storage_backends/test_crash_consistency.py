@@ -10,15 +10,10 @@ import pytest
 
 from hounsfield.storage_backends.errors import PoisonedError, StorageError, StoreFullError
 from hounsfield.storage_backends.keyring import Keyring
-from hounsfield.storage_backends.segments import (
-    Damage,
-    DamageReason,
-    RecordIn,
-    RecordRef,
-    ScannedRecord,
-    SegmentLimits,
-    SegmentLog,
-)
+from hounsfield.storage_backends.segment_appending import RecordIn, SegmentLimits
+from hounsfield.storage_backends.segment_format import RecordRef
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 from support.crash_disk import SECTOR_BYTES, CrashDisk, Fault
 
 SMALL = SegmentLimits(segment_bytes=8192 + 3000)

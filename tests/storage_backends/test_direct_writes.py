@@ -20,7 +20,9 @@ from hounsfield.storage_backends.errors import PoisonedError, ShortReadError, St
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.local_writer import BLOCK_BYTES, STAGING_BYTES
-from hounsfield.storage_backends.segments import RecordIn, ScannedRecord, SegmentLimits, SegmentLog
+from hounsfield.storage_backends.segment_appending import RecordIn, SegmentLimits
+from hounsfield.storage_backends.segment_scan import ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 NO_RESERVE = LocalBlobLimits(reserve_bytes=0)
 

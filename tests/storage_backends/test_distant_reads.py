@@ -21,7 +21,9 @@ from hounsfield.storage_backends.errors import (
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobs
 from hounsfield.storage_backends.range_cache import RangeCache, RangeCacheLimits
-from hounsfield.storage_backends.segments import PartRef, RecordIn, SegmentLog
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_format import PartRef
+from hounsfield.storage_backends.segments import SegmentLog
 from hounsfield.storage_backends.tiered_blobs import Elsewhere, TieredBlobs
 from support.buckets import AwayError, Bucket
 

@@ -17,8 +17,10 @@ from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
 from hounsfield.storage_backends.packs import Entry, PackCheck, PackEnd, PackWriter
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_scan import Damage, ScannedRecord
 from hounsfield.storage_backends.segment_stream import PieceReader, SegmentStream
-from hounsfield.storage_backends.segments import Damage, RecordIn, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.segments import SegmentLog
 from support.crash_disk import CrashDisk
 
 VECTORS = json.loads(reference_segment.VECTORS.read_text())["packs"]

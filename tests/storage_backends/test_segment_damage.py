@@ -10,14 +10,10 @@ from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.errors import SealError, ShortReadError
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
-from hounsfield.storage_backends.segments import (
-    Damage,
-    DamageReason,
-    RecordIn,
-    RecordRef,
-    ScannedRecord,
-    SegmentLog,
-)
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_format import RecordRef
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 from support.crash_disk import CrashDisk, CrashWriter
 
 RECORDS = [

@@ -17,8 +17,10 @@ from hounsfield.storage_backends import segment_appending, segment_format
 from hounsfield.storage_backends.errors import FormatError, SealError
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_scan import Damage
 from hounsfield.storage_backends.segment_stream import SegmentStream
-from hounsfield.storage_backends.segments import Damage, RecordIn, SegmentLog
+from hounsfield.storage_backends.segments import SegmentLog
 
 VECTORS = json.loads(reference_segment.VECTORS.read_text())
 

@@ -17,7 +17,10 @@ from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.master_key import MasterKey
 from hounsfield.storage_backends.memory_blobs import MemoryBlobs
-from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRecord, SegmentLimits, SegmentLog
+from hounsfield.storage_backends.segment_appending import RecordIn, SegmentLimits
+from hounsfield.storage_backends.segment_format import RecordRef
+from hounsfield.storage_backends.segment_scan import ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 CHUNK = layout.CHUNK_BYTES
 SIZES = [0, 1, 15, 16, 17, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK]

@@ -13,8 +13,10 @@ from hounsfield.storage_backends.errors import PoisonedError, SealError, StoreFu
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
 from hounsfield.storage_backends.master_key import MasterKey
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_scan import Damage, ScannedRecord
 from hounsfield.storage_backends.segment_stream import PieceReader, SegmentStream, piece_lengths
-from hounsfield.storage_backends.segments import Damage, RecordIn, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.segments import SegmentLog
 from support.crash_disk import CrashDisk, Fault
 
 PIECE, OBJECT = 4, 1

@@ -27,8 +27,10 @@ from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import BlobReads, Buffer
 from hounsfield.storage_backends.errors import FormatError, PoisonedError, SealError
 from hounsfield.storage_backends.sealing import RecordSeal, open_short_part
+from hounsfield.storage_backends.segment_appending import RecordIn
 from hounsfield.storage_backends.segment_format import RecordRef
-from hounsfield.storage_backends.segments import RecordIn, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.segment_scan import ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 __all__ = [
     "END_WINDOW_BYTES",

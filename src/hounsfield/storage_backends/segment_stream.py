@@ -18,8 +18,9 @@ from typing import Protocol
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import FormatError, PoisonedError
+from hounsfield.storage_backends.segment_appending import RecordIn
 from hounsfield.storage_backends.segment_format import PartRef, RecordRef
-from hounsfield.storage_backends.segments import RecordIn, SegmentLog
+from hounsfield.storage_backends.segments import SegmentLog
 
 __all__ = [
     "TABLE_ENTRY_BYTES",

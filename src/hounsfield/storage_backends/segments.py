@@ -35,18 +35,9 @@ from hounsfield.storage_backends.object_store import StoreAwayError
 from hounsfield.storage_backends.sealing import RecordSeal, open_short_part
 from hounsfield.storage_backends.segment_appending import RecordIn, SegmentAppender, SegmentLimits
 from hounsfield.storage_backends.segment_format import SEGMENT_NAME, PartRef, RecordRef
-from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord, SegmentScan
+from hounsfield.storage_backends.segment_scan import Damage, ScannedRecord, SegmentScan
 
-__all__ = [
-    "Damage",
-    "DamageReason",
-    "PartRef",
-    "RecordIn",
-    "RecordRef",
-    "ScannedRecord",
-    "SegmentLimits",
-    "SegmentLog",
-]
+__all__ = ["SegmentLog"]
 
 _WRONG_BYTES = (SealError, ShortReadError)  # of this copy: another one may be right
 

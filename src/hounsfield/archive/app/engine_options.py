@@ -19,7 +19,7 @@ from hounsfield.archive.engine.scrub import ScrubLimits
 from hounsfield.archive.engine.transcoding import TranscodingLimits
 from hounsfield.storage_backends.lmdb_store import LmdbLimits
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits
-from hounsfield.storage_backends.segments import SegmentLimits
+from hounsfield.storage_backends.segment_appending import SegmentLimits
 
 OBJECTS_AT_LEAST = 4  # gathered blocks are powers of two: up to twice as large as what they hold
 

@@ -26,7 +26,7 @@ from hounsfield.archive.index.stored_objects import VANISHED
 from hounsfield.archive.index.versions import FLAG_CONFLICT
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import StorageError, StoreFullError
-from hounsfield.storage_backends.segments import RecordIn
+from hounsfield.storage_backends.segment_appending import RecordIn
 
 
 @dataclass(slots=True)

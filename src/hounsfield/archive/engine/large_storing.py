@@ -37,8 +37,8 @@ from hounsfield.codecs.pixels import same_bytes
 from hounsfield.codecs.registry import lookup
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import StorageError
+from hounsfield.storage_backends.segment_appending import RecordIn
 from hounsfield.storage_backends.segment_stream import PieceReader, SegmentStream
-from hounsfield.storage_backends.segments import RecordIn
 
 __all__ = ["LargeLimits", "LargeStoring", "RowMaker"]
 

@@ -46,7 +46,7 @@ from hounsfield.storage_backends.errors import (
     SealError,
     ShortReadError,
 )
-from hounsfield.storage_backends.segments import PartRef
+from hounsfield.storage_backends.segment_format import PartRef
 
 #: What reading a damaged or missing record raises.
 UNREADABLE = (SealError, BlobNotFoundError, ShortReadError, KeyringError, FormatError, CodecError)

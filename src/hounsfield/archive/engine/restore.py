@@ -53,7 +53,7 @@ from hounsfield.storage_backends.errors import KeyringError, SealError
 from hounsfield.storage_backends.file_systems import make_private_directory, sync_directory
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.master_key import MasterKey, RecoveryKey
-from hounsfield.storage_backends.segments import ScannedRecord
+from hounsfield.storage_backends.segment_scan import ScannedRecord
 
 UNFINISHED = "restore-unfinished"  # in a data directory that a restore is still making
 SWITCH_ROWS = 256

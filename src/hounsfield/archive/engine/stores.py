@@ -30,7 +30,8 @@ from hounsfield.storage_backends.api import KeyValueStore
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.lmdb_store import LmdbLimits, LmdbStore
 from hounsfield.storage_backends.local_blobs import LocalBlobLimits, LocalBlobs
-from hounsfield.storage_backends.segments import SegmentLimits, SegmentLog
+from hounsfield.storage_backends.segment_appending import SegmentLimits
+from hounsfield.storage_backends.segments import SegmentLog
 from hounsfield.storage_backends.tiered_blobs import TieredBlobs
 
 LEDGER = "ledger/"

@@ -17,8 +17,10 @@ from hounsfield.archive.index.contents import open_pieces
 from hounsfield.archive.index.rows import RECORD_KIND_PIECE, Location, ObjectRow
 from hounsfield.archive.index.use import stored_bytes
 from hounsfield.storage_backends.api import Buffer
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_format import RecordRef
 from hounsfield.storage_backends.segment_stream import OneSegment, SegmentStream, arena_bytes_for
-from hounsfield.storage_backends.segments import RecordIn, RecordRef, SegmentLog
+from hounsfield.storage_backends.segments import SegmentLog
 
 Pace = Callable[[int], None]
 """Called before so many bytes are read or written: waits as long as the throttle wants, or raises to stop."""

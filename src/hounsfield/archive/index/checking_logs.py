@@ -34,7 +34,8 @@ from hounsfield.archive.index.tables import META, PACK, SEGMENT, SPARE, TOMBSTON
 from hounsfield.archive.index.use import uses
 from hounsfield.storage_backends.api import Snapshot
 from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError, SealError, ShortReadError
-from hounsfield.storage_backends.segments import Damage, DamageReason, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 SEGMENT_PURPOSE = "segment"
 

@@ -29,7 +29,7 @@ from hounsfield.storage_backends.errors import (
     StorageError,
 )
 from hounsfield.storage_backends.packs import read_contents, read_end
-from hounsfield.storage_backends.segments import ScannedRecord
+from hounsfield.storage_backends.segment_scan import ScannedRecord
 
 THREADS = 8  # that wait for a tier, mostly: a bucket answers in tens of milliseconds
 PAGE_ROWS = 32  # whose contents are in memory together

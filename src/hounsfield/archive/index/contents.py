@@ -8,8 +8,9 @@ from hounsfield.archive.index.rows import RECORD_KIND_PIECE, Location
 from hounsfield.codecs.pixels import same_bytes
 from hounsfield.storage_backends import segment_format as layout
 from hounsfield.storage_backends.api import Buffer
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason
 from hounsfield.storage_backends.segment_stream import PieceReader
-from hounsfield.storage_backends.segments import Damage, DamageReason, SegmentLog
+from hounsfield.storage_backends.segments import SegmentLog
 
 #: Parts of a large object's record: row, header, piece table, frame table.
 HEADER_PART, PIECES_PART, FRAMES_PART = 1, 2, 3

@@ -25,7 +25,7 @@ from hounsfield.storage_backends.errors import BlobNotFoundError, FormatError, K
 from hounsfield.storage_backends.keyring import Keyring
 from hounsfield.storage_backends.object_store import TIER_MARKER, TierMarkerMissingError
 from hounsfield.storage_backends.packs import read_contents, read_end
-from hounsfield.storage_backends.segments import ScannedRecord
+from hounsfield.storage_backends.segment_scan import ScannedRecord
 
 __all__ = ["FarPack", "FarPacks", "Listing", "TierAwayError", "listing", "read_pack"]
 

@@ -58,7 +58,9 @@ from hounsfield.codecs.errors import CodecError
 from hounsfield.storage_backends.api import Batch, Buffer, Snapshot, Table
 from hounsfield.storage_backends.errors import SealError, ShortReadError, StoreFullError
 from hounsfield.storage_backends.packs import PackWriter
-from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRecord
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_format import RecordRef
+from hounsfield.storage_backends.segment_scan import ScannedRecord
 
 GATHER_PASSES: Final = 3
 """How often a pace is told of each byte, as it lay before: it is read, written, and read again."""

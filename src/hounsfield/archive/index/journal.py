@@ -21,14 +21,10 @@ from hounsfield.archive.index.sealed import KeyedHash, RowSealer
 from hounsfield.archive.index.tables import JOURNAL, META, STATE
 from hounsfield.storage_backends.api import Batch, CommitResult, KeyValueStore, Snapshot
 from hounsfield.storage_backends.errors import PreconditionError, SealError
-from hounsfield.storage_backends.segments import (
-    Damage,
-    DamageReason,
-    RecordIn,
-    RecordRef,
-    ScannedRecord,
-    SegmentLog,
-)
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_format import RecordRef
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 STATE_KEY_BYTES = 12
 COMMIT_ATTEMPTS_MAX = 1000  # bounded only so that a bug cannot spin for ever; contention resolves in a few

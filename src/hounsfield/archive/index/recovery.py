@@ -35,7 +35,7 @@ from hounsfield.archive.index.rows import (
 from hounsfield.archive.index.tables import META, SEGMENT
 from hounsfield.storage_backends.api import Batch
 from hounsfield.storage_backends.errors import KeyringError, PoisonedError, SealError, StorageError
-from hounsfield.storage_backends.segments import Damage, DamageReason, ScannedRecord
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord
 
 _FAR = "a pack in another tier does not open"
 TORN = DamageReason.TORN_TAIL.value

@@ -32,7 +32,10 @@ from hounsfield.storage_backends.errors import (
     StorageError,
 )
 from hounsfield.storage_backends.keyring import Keyring
-from hounsfield.storage_backends.segments import RecordIn, RecordRef, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_format import RecordRef
+from hounsfield.storage_backends.segment_scan import ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 _logger = logging.getLogger(__name__)
 _UNREADABLE = (SealError, ShortReadError, BlobNotFoundError, OSError)

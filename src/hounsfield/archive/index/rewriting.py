@@ -58,14 +58,10 @@ from hounsfield.storage_backends.errors import (
     SealError,
     ShortReadError,
 )
-from hounsfield.storage_backends.segments import (
-    Damage,
-    DamageReason,
-    RecordIn,
-    RecordRef,
-    ScannedRecord,
-    SegmentLog,
-)
+from hounsfield.storage_backends.segment_appending import RecordIn
+from hounsfield.storage_backends.segment_format import RecordRef
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 
 @dataclass(slots=True)

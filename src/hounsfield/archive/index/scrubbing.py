@@ -55,13 +55,9 @@ from hounsfield.storage_backends.errors import (
     ShortReadError,
 )
 from hounsfield.storage_backends.keyring import Keyring
-from hounsfield.storage_backends.segments import (
-    Damage,
-    DamageReason,
-    RecordRef,
-    ScannedRecord,
-    SegmentLog,
-)
+from hounsfield.storage_backends.segment_format import RecordRef
+from hounsfield.storage_backends.segment_scan import Damage, DamageReason, ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 HEAD_COST_BYTES = 4096  # what looking at one place of the index reads from a disk
 PERSIST_BYTES = 256 << 20  # verified again after a crash, at most: seconds of reading

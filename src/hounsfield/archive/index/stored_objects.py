@@ -19,7 +19,9 @@ from hounsfield.codecs.pixels import same_bytes
 from hounsfield.storage_backends.api import Buffer
 from hounsfield.storage_backends.errors import BlobNotFoundError, KeyringError, SealError, StorageError
 from hounsfield.storage_backends.object_store import ForeignTierError, StoreAwayError, StoreRefusedError
-from hounsfield.storage_backends.segments import PartRef, RecordRef, ScannedRecord, SegmentLog
+from hounsfield.storage_backends.segment_format import PartRef, RecordRef
+from hounsfield.storage_backends.segment_scan import ScannedRecord
+from hounsfield.storage_backends.segments import SegmentLog
 
 #: What reading raises when the segment that a row names was removed since the row was read.
 VANISHED = (BlobNotFoundError, KeyringError)
