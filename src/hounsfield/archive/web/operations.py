@@ -6,7 +6,7 @@ Only what is an operation's own stands here. What all of a kind have in common
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hounsfield.archive.web.deletion import REASON_CHARS_MAX
 from hounsfield.archive.web.tiers import TIERS
@@ -122,43 +122,6 @@ _WARNING: Final = {
 }
 
 
-def _get(summary: str, content: dict[str, Any], *, errors: str, tag: str, **more: Any) -> dict[str, Any]:
-    responses: dict[str, Any] = {"200": {"description": "The answer", "content": content}}
-    responses |= dict.fromkeys(errors.split(), PROBLEM)
-    return {"summary": summary, "tags": [tag], "responses": responses, **more}
-
-
-def _search(summary: str) -> dict[str, Any]:
-    found = _get(
-        summary, _DESCRIPTIONS, errors="400 401 406 503", tag="QIDO-RS", parameters=_SEARCH_PARAMETERS
-    )
-    found["responses"]["200"] |= {"headers": {"Warning": _WARNING}}
-    found["responses"]["204"] = {"description": "Nothing matches, and XML was asked for"}
-    return found
-
-
-def _retrieve(summary: str) -> dict[str, Any]:
-    return _get(
-        summary,
-        _content("multipart/related", "application/dicom", "application/zip"),
-        errors="400 401 404 406 412 416 503",
-        tag="WADO-RS",
-    )
-
-
-def _all_bulk(summary: str) -> dict[str, Any]:
-    return _get(summary, _content("multipart/related"), errors="400 401 404 406 412 503", tag="WADO-RS")
-
-
-def _pixels(summary: str) -> dict[str, Any]:
-    return _get(
-        summary,
-        _content("multipart/related", "application/octet-stream", "image/*"),
-        errors="400 401 404 406 412 416 503",
-        tag="WADO-RS",
-    )
-
-
 _RENDERED: Final[list[dict[str, Any]]] = [
     {
         "name": "window", "in": "query", "schema": {"type": "string"},
@@ -180,21 +143,66 @@ _RENDERED: Final[list[dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-def _render(summary: str) -> dict[str, Any]:
-    content = _content(
-        "multipart/related", "image/jpeg", "image/png", "image/gif", "video/mp4", "video/mpeg", "video/H265"
-    )
-    return _get(summary, content, errors="400 401 404 406 412 503", tag="WADO-RS", parameters=_RENDERED)
+_ERRORS: Final = "400 401 404 406 412 503"
+_RANGED_ERRORS: Final = "400 401 404 406 412 416 503"
+_PARTS: Final = _content("multipart/related", "application/octet-stream")
+_PIXELS: Final = _content("multipart/related", "application/octet-stream", "image/*")
+_PICTURES: Final = _content(
+    "multipart/related", "image/jpeg", "image/png", "image/gif", "video/mp4", "video/mpeg", "video/H265"
+)
 
 
-def _thumbnail(summary: str) -> dict[str, Any]:
-    content = _content("multipart/related", "image/jpeg", "image/png")
-    errors = "400 401 404 406 412 503"
-    return _get(summary, content, errors=errors, tag="WADO-RS", parameters=_RENDERED[1:2])
+class _Kind(NamedTuple):
+    """What the operations of one kind have alike."""
+
+    tag: str
+    content: dict[str, Any]
+    errors: str
+    parameters: list[dict[str, Any]] | None = None
 
 
-def _describe(summary: str) -> dict[str, Any]:
-    return _get(summary, _DESCRIPTIONS, errors="400 401 404 406 412 503", tag="WADO-RS")
+_OBJECT_FILES: Final = _Kind(
+    "WADO-RS", _content("multipart/related", "application/dicom", "application/zip"), _RANGED_ERRORS
+)
+_METADATA: Final = _Kind("WADO-RS", _DESCRIPTIONS, _ERRORS)
+_FRAMES: Final = _Kind("WADO-RS", _PIXELS, _RANGED_ERRORS)
+_ALL_BULK: Final = _Kind("WADO-RS", _content("multipart/related"), _ERRORS)
+_ONE_BULK: Final = _Kind("WADO-RS", _PARTS, _RANGED_ERRORS)
+_PICTURE: Final = _Kind("WADO-RS", _PICTURES, _ERRORS, _RENDERED)
+_THUMBNAIL: Final = _Kind(
+    "WADO-RS", _content("multipart/related", "image/jpeg", "image/png"), _ERRORS, _RENDERED[1:2]
+)
+_FILE_BY_URI: Final = _Kind(
+    "WADO-URI",
+    _content("application/dicom", "image/jpeg", "image/png", "image/gif"),
+    _RANGED_ERRORS,
+    _URI_PARAMETERS,
+)
+_SEARCH: Final = _Kind("QIDO-RS", _DESCRIPTIONS, "400 401 406 503", _SEARCH_PARAMETERS)
+_CAPABILITIES: Final = _Kind(
+    "Capabilities", _content("application/vnd.sun.wadl+xml", "application/json"), "400 401 406"
+)
+_CHANGES: Final = _Kind(
+    "Changes", _content("application/json", "text/event-stream"), "400 401 406 410 503", _CHANGES_PARAMETERS
+)
+
+
+def _get(kind: _Kind, summary: str) -> dict[str, Any]:
+    responses: dict[str, Any] = {"200": {"description": "The answer", "content": kind.content}}
+    responses |= dict.fromkeys(kind.errors.split(), PROBLEM)
+    operation: dict[str, Any] = {"summary": summary, "tags": [kind.tag], "responses": responses}
+    return operation | ({"parameters": kind.parameters} if kind.parameters else {})
+
+
+def _search(summary: str) -> dict[str, Any]:
+    found = _get(_SEARCH, summary)
+    found["responses"]["200"] |= {"headers": {"Warning": _WARNING}}
+    found["responses"]["204"] = {"description": "Nothing matches, and XML was asked for"}
+    return found
+
+
+def _plain(summary: str, media_type: str, errors: str = "") -> dict[str, Any]:
+    return _get(_Kind("Operation", _content(media_type), errors), summary)
 
 
 def _store(summary: str) -> dict[str, Any]:
@@ -269,15 +277,6 @@ def _tiers(
     return operation | ({"parameters": list(parameters)} if parameters else {})
 
 
-def _plain(summary: str, kind: str, errors: str = "") -> dict[str, Any]:
-    return _get(summary, _content(kind), errors=errors, tag="Operation")
-
-
-def _capabilities(summary: str) -> dict[str, Any]:
-    content = _content("application/vnd.sun.wadl+xml", "application/json")
-    return _get(summary, content, errors="400 401 406", tag="Capabilities")
-
-
 #: (method, path) → operation.
 OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", "/"): _plain("A page that says where everything is", "text/html", "401"),
@@ -286,12 +285,10 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", "/healthz/ready"): _plain("Whether requests may be sent here", "application/json", "503"),
     ("GET", "/metrics"): _plain("Figures in Prometheus' text format", "text/plain", "401 404"),
     ("GET", "/openapi.json"): _plain("This document", "application/json", "401"),
-    ("OPTIONS", DICOM_WEB): _capabilities("What this service can do (WADL)"),
-    ("OPTIONS", f"{DICOM_WEB}/"): _capabilities("What this service can do (WADL)"),
+    ("OPTIONS", DICOM_WEB): _get(_CAPABILITIES, "What this service can do (WADL)"),
+    ("OPTIONS", f"{DICOM_WEB}/"): _get(_CAPABILITIES, "What this service can do (WADL)"),
     ("GET", "/changes"): _get(
-        "What changed in studies: a page of it, or a stream of server-sent events",
-        _content("application/json", "text/event-stream"),
-        errors="400 401 406 410 503", tag="Changes", parameters=_CHANGES_PARAMETERS,
+        _CHANGES, "What changed in studies: a page of it, or a stream of server-sent events"
     ),
     ("GET", TIERS): _tiers("What lies in which tier, what is being done, what waits"),
     ("GET", f"{TIERS}/plan"): _tiers(
@@ -333,39 +330,29 @@ OPERATIONS: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("GET", f"{_STUDY}/series"): _search("Search for a study's series"),
     ("GET", f"{_STUDY}/instances"): _search("Search for a study's instances"),
     ("GET", f"{_SERIES}/instances"): _search("Search for a series' instances"),
-    ("GET", _STUDY): _retrieve("Retrieve a study's instances"),
-    ("GET", _SERIES): _retrieve("Retrieve a series' instances"),
-    ("GET", _INSTANCE): _retrieve("Retrieve one instance"),
-    ("GET", f"{_STUDY}/metadata"): _describe("Metadata of a study's instances"),
-    ("GET", f"{_SERIES}/metadata"): _describe("Metadata of a series' instances"),
-    ("GET", f"{_INSTANCE}/metadata"): _describe("Metadata of one instance"),
-    ("GET", f"{_INSTANCE}/frames/{{frames}}"): _get(
-        "Retrieve frames", _content("multipart/related", "application/octet-stream", "image/*"),
-        errors="400 401 404 406 412 416 503", tag="WADO-RS",
-    ),
-    ("GET", f"{_STUDY}/bulkdata"): _all_bulk("All bulk data of a study's instances"),
-    ("GET", f"{_SERIES}/bulkdata"): _all_bulk("All bulk data of a series' instances"),
-    ("GET", f"{_INSTANCE}/bulkdata"): _all_bulk("All bulk data of one instance"),
-    ("GET", f"{_INSTANCE}/bulkdata/{{path}}"): _get(
-        "Retrieve the value of one element", _content("multipart/related", "application/octet-stream"),
-        errors="400 401 404 406 412 416 503", tag="WADO-RS",
-    ),
-    ("GET", f"{_STUDY}/pixeldata"): _pixels("Pixel data of a study's instances"),
-    ("GET", f"{_SERIES}/pixeldata"): _pixels("Pixel data of a series' instances"),
-    ("GET", f"{_INSTANCE}/pixeldata"): _pixels("Pixel data of one instance"),
-    ("GET", f"{_STUDY}/rendered"): _render("A study's images as pictures"),
-    ("GET", f"{_SERIES}/rendered"): _render("A series' images as pictures"),
-    ("GET", f"{_INSTANCE}/rendered"): _render("An instance as a picture, or as a film"),
-    ("GET", f"{_INSTANCE}/frames/{{frames}}/rendered"): _render("Frames as pictures"),
-    ("GET", f"{_STUDY}/thumbnail"): _thumbnail("A small picture that stands for a study"),
-    ("GET", f"{_SERIES}/thumbnail"): _thumbnail("A small picture that stands for a series"),
-    ("GET", f"{_INSTANCE}/thumbnail"): _thumbnail("A small picture of an instance"),
-    ("GET", f"{_INSTANCE}/frames/{{frames}}/thumbnail"): _thumbnail("A small picture of a frame"),
-    ("GET", "/wado"): _get(
-        "Retrieve one object as a file or a picture (WADO-URI, PS3.18 9)",
-        _content("application/dicom", "image/jpeg", "image/png", "image/gif"),
-        errors="400 401 404 406 412 416 503", tag="WADO-URI", parameters=_URI_PARAMETERS,
-    ),
+    ("GET", _STUDY): _get(_OBJECT_FILES, "Retrieve a study's instances"),
+    ("GET", _SERIES): _get(_OBJECT_FILES, "Retrieve a series' instances"),
+    ("GET", _INSTANCE): _get(_OBJECT_FILES, "Retrieve one instance"),
+    ("GET", f"{_STUDY}/metadata"): _get(_METADATA, "Metadata of a study's instances"),
+    ("GET", f"{_SERIES}/metadata"): _get(_METADATA, "Metadata of a series' instances"),
+    ("GET", f"{_INSTANCE}/metadata"): _get(_METADATA, "Metadata of one instance"),
+    ("GET", f"{_INSTANCE}/frames/{{frames}}"): _get(_FRAMES, "Retrieve frames"),
+    ("GET", f"{_STUDY}/bulkdata"): _get(_ALL_BULK, "All bulk data of a study's instances"),
+    ("GET", f"{_SERIES}/bulkdata"): _get(_ALL_BULK, "All bulk data of a series' instances"),
+    ("GET", f"{_INSTANCE}/bulkdata"): _get(_ALL_BULK, "All bulk data of one instance"),
+    ("GET", f"{_INSTANCE}/bulkdata/{{path}}"): _get(_ONE_BULK, "Retrieve the value of one element"),
+    ("GET", f"{_STUDY}/pixeldata"): _get(_FRAMES, "Pixel data of a study's instances"),
+    ("GET", f"{_SERIES}/pixeldata"): _get(_FRAMES, "Pixel data of a series' instances"),
+    ("GET", f"{_INSTANCE}/pixeldata"): _get(_FRAMES, "Pixel data of one instance"),
+    ("GET", f"{_STUDY}/rendered"): _get(_PICTURE, "A study's images as pictures"),
+    ("GET", f"{_SERIES}/rendered"): _get(_PICTURE, "A series' images as pictures"),
+    ("GET", f"{_INSTANCE}/rendered"): _get(_PICTURE, "An instance as a picture, or as a film"),
+    ("GET", f"{_INSTANCE}/frames/{{frames}}/rendered"): _get(_PICTURE, "Frames as pictures"),
+    ("GET", f"{_STUDY}/thumbnail"): _get(_THUMBNAIL, "A small picture that stands for a study"),
+    ("GET", f"{_SERIES}/thumbnail"): _get(_THUMBNAIL, "A small picture that stands for a series"),
+    ("GET", f"{_INSTANCE}/thumbnail"): _get(_THUMBNAIL, "A small picture of an instance"),
+    ("GET", f"{_INSTANCE}/frames/{{frames}}/thumbnail"): _get(_THUMBNAIL, "A small picture of a frame"),
+    ("GET", "/wado"): _get(_FILE_BY_URI, "Retrieve one object as a file or a picture (WADO-URI, PS3.18 9)"),
     ("POST", f"{DICOM_WEB}/studies"): _store("Store instances"),
     ("POST", _STUDY): _store("Store instances of one study"),
     ("DELETE", _STUDY): _delete("Delete a study"),
