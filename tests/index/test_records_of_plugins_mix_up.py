@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hounsfield.archive.engine.stores import Stores
+from hounsfield.archive.index import records
 from hounsfield.archive.index.records import (
     KEYS_MAX,
     RECORD_BYTES_MAX,
@@ -76,11 +78,16 @@ def steps(draw: st.DrawFn) -> list[tuple[str, int, Visit | None]]:
     )
 
 
-@given(steps())
+@given(steps(), st.sampled_from((1, records.TAILS_KNOWN_MAX)))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_found_is_what_a_plain_table_says(
-    stores: Stores, steps: list[tuple[str, int, Visit | None]]
+    stores: Stores, steps: list[tuple[str, int, Visit | None]], remembered: int
 ) -> None:
+    with patch.object(records, "TAILS_KNOWN_MAX", remembered):
+        _check_against_a_plain_table(stores, steps)
+
+
+def _check_against_a_plain_table(stores: Stores, steps: list[tuple[str, int, Visit | None]]) -> None:
     ids = [f"{number:032x}" for number in range(5)]
     model: dict[str, Visit] = {}
 

@@ -1,7 +1,9 @@
 """Transactions of plugins, gathered: what is asked for while one commit runs is made together by the next.
 
 One commit costs a sync of the ledger however many transactions it holds, so eight connections that each wait
-for theirs share it. See :mod:`hounsfield.archive.index.records` for what a transaction is.
+for theirs share it. What a commit holds is gathered when its turn has come among all workers' commits: the
+longer it has to wait, the more it takes along. See :mod:`hounsfield.archive.index.records` for what a
+transaction is.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -85,15 +87,16 @@ class RecordKeeping:
             thread, self._thread = self._thread, None
             thread.stop()
             refused = ClosedError("the archive has stopped committing; ask again when it is back")
-            while self._waiting:
-                waiting = self._waiting.popleft()
-                waiting.result = outcome.Error(refused)
-                waiting.done.set()
+            with suppress(IndexError):  # the thread may be taking some
+                while True:
+                    waiting = self._waiting.popleft()
+                    waiting.result = outcome.Error(refused)
+                    waiting.done.set()
 
     def _begin(self) -> None:
         assert self._thread is not None
         self._committing = True
-        group = [self._waiting.popleft() for _ in range(min(GROUP_MAX, len(self._waiting)))]
+        group: list[_Waiting] = []
         self._thread.submit(group, partial(self._end, group))
 
     def _end(self, group: list[_Waiting], done: outcome.Outcome[None]) -> None:
@@ -109,10 +112,22 @@ class RecordKeeping:
         if self._waiting and self._thread is not None:
             self._begin()
 
+    # ------------------------------------------------------------ on the thread
+
+    def _gather(self, group: list[_Waiting]) -> list[Planned[Any]]:
+        """Have ``group`` hold what waits by now."""
+        with suppress(IndexError):  # nobody waits any more, or whoever did was refused just then
+            while len(group) < GROUP_MAX:
+                group.append(self._waiting.popleft())
+        return [waiting.planned for waiting in group]
+
     def _commit(self, group: list[_Waiting]) -> None:
         try:
-            results = self._records.commit([waiting.planned for waiting in group], time.time_ns())
+            results = self._records.commit_gathered(
+                partial(self._gather, group), time.time_ns, most=GROUP_MAX
+            )
         except StorageError as error:
+            self._gather(group)
             failure: EngineError = StorageFailedError(
                 f"the change could not be kept ({type(error).__name__}); nothing has changed, try again"
             )
@@ -122,6 +137,9 @@ class RecordKeeping:
                 )
             failure.__cause__ = error
             results = [failure] * len(group)
+        except BaseException:  # a defect: those that wait are told
+            self._gather(group)
+            raise
         for waiting, result in zip(group, results, strict=True):
             is_error = isinstance(result, Exception)
             waiting.result = outcome.Error(result) if is_error else outcome.Value(result)

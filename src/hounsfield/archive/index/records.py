@@ -56,6 +56,8 @@ RECORD_BYTES_MAX = 4 << 20
 RECORDS_MAX = 4096
 """Of one transaction, which is made while others wait; a merge of two patients with years of visits has
 hundreds."""
+TAILS_KNOWN_MAX = 8
+"""Records that are found by one key, for a commit to remember them: a number has one, a day hundreds."""
 SEALS_OF_PLAN = 1 << 12
 _STAMP_BYTES = 32
 """Of a sealed row: its key's epoch, its nonce (12 random bytes), and the first bytes of what is sealed."""
@@ -99,6 +101,10 @@ class Kind(Generic[T]):
     name: str
     type: type[T]
     keys: Callable[[T], Iterable[Key]]
+
+
+_Lookups = Sequence[tuple[bytes, bytes]]
+"""The rows of LOOKUP that a record has: the hash of what is looked for, and what follows it."""
 
 
 class RecordRow(msgspec.Struct, array_like=True, frozen=True):
@@ -155,8 +161,7 @@ class View:
     ) -> list[str]:
         """Ids of the records that have a key with ``text``, by ordinal within the bounds, then by id."""
         prefix = self._prefix(kind.name, lookup, text)
-        tails = self._tails(prefix, _ORDINAL.pack(at_least), _ORDINAL.pack(at_most), reverse)
-        return [tail[_ORDINAL.size :].hex() for tail in islice(tails, limit)]
+        return [one.hex() for one in self._ids(prefix, at_least, at_most, reverse=reverse, limit=limit)]
 
     def find(
         self,
@@ -199,12 +204,24 @@ class View:
             raw = bytes.fromhex(record_id)
         except ValueError:
             raw = b""
-        if len(raw) != ID_BYTES:
+        if len(raw) != ID_BYTES or raw.hex() != record_id:  # what names a record is kept: in one spelling
             return self._kind(kind)  # no record has no id
         return self._kind(kind) + raw
 
     def _prefix(self, kind: str, lookup: str, text: str) -> bytes:
-        return self._hashes.digest("record", f"{self._plugin}.{kind}\0{lookup}\0{text}", HASH_BYTES)
+        return self._hashes.digest_once("record", f"{self._plugin}.{kind}\0{lookup}\0{text}", HASH_BYTES)
+
+    def _ids(
+        self,
+        prefix: bytes,
+        at_least: int = 0,
+        at_most: int = ORDINAL_MAX,
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[bytes]:
+        tails = self._tails(prefix, _ORDINAL.pack(at_least), _ORDINAL.pack(at_most), reverse)
+        return [tail[_ORDINAL.size :] for tail in islice(tails, limit)]
 
     def _row(self, key: bytes) -> RecordRow | None:
         sealed = self._snapshot.get(RECORD, key)
@@ -232,19 +249,31 @@ class View:
 class _Changes:
     """Changed records, and the keys that they are found by now."""
 
-    def __init__(self, hashes: KeyedHash) -> None:
-        self._hashes = hashes
+    def __init__(self) -> None:
         self.rows: dict[bytes, RecordRow | None] = {}
+        self.lookups: dict[bytes, _Lookups] = {}
+        """Of each of ``rows``."""
         self._ids: set[bytes] = set()
-        self._tails: dict[bytes, set[bytes]] = {}
+        self._tails: dict[bytes, list[bytes]] = {}
 
-    def set(self, key: bytes, row: RecordRow | None) -> None:
-        for lookup in self._lookups(key, self.rows.get(key)):
-            self._tails[lookup[:HASH_BYTES]].discard(lookup[HASH_BYTES:])
+    def set(self, key: bytes, row: RecordRow | None, lookups: _Lookups) -> None:
+        tails = self._tails
+        for prefix, tail in self.lookups.get(key, ()):
+            tails[prefix].remove(tail)
         self.rows[key] = row
+        self.lookups[key] = lookups
         self._ids.add(key[-ID_BYTES:])
-        for lookup in self._lookups(key, row):
-            self._tails.setdefault(lookup[:HASH_BYTES], set()).add(lookup[HASH_BYTES:])
+        for prefix, tail in lookups:
+            tails.setdefault(prefix, []).append(tail)
+
+    def add(self, later: _Changes) -> None:
+        """Take over what was changed after this."""
+        for key, row in later.rows.items():
+            self.set(key, row, later.lookups[key])
+
+    def has(self, prefix: bytes) -> bool:
+        """Whether a changed record is found so."""
+        return bool(self._tails.get(prefix))
 
     def over(
         self, before: Iterator[bytes], prefix: bytes, low: bytes, high: bytes, *, reverse: bool
@@ -257,8 +286,36 @@ class _Changes:
         here = [tail for tail in self._tails.get(prefix, ()) if low <= tail[:start] <= high]
         return merge(kept, sorted(here, reverse=reverse), reverse=reverse) if here else kept
 
-    def _lookups(self, key: bytes, row: RecordRow | None) -> list[bytes]:
-        return [] if row is None else lookup_keys(self._hashes, key, row)
+
+class _Known:
+    """What one commit has read of what is committed, which stays as it is meanwhile: read once."""
+
+    def __init__(self, snapshot: Snapshot, sealer: RowSealer) -> None:
+        self._snapshot = snapshot
+        self._sealer = sealer
+        self._rows: dict[bytes, RecordRow | None] = {}
+        self._tails: dict[bytes, list[bytes] | None] = {}
+
+    def row(self, key: bytes) -> RecordRow | None:
+        """A record, None when there is none."""
+        try:
+            return self._rows[key]
+        except KeyError:
+            sealed = self._snapshot.get(RECORD, key)
+            row = None if sealed is None else decode(RecordRow, self._sealer.open(RECORD, key, sealed))
+            if len(self._rows) < RECORDS_MAX:
+                self._rows[key] = row
+            return row
+
+    def tails(self, prefix: bytes) -> list[bytes] | None:
+        """All that follows a hash in the lookup's keys, in order; None when that is long."""
+        try:
+            return self._tails[prefix]
+        except KeyError:
+            scanned = self._snapshot.scan(LOOKUP, prefix=prefix, limit=TAILS_KNOWN_MAX + 1)
+            tails = [key[HASH_BYTES:] for key, _ in scanned]
+            known = self._tails[prefix] = tails if len(tails) <= TAILS_KNOWN_MAX else None
+            return known
 
 
 class Change(View):
@@ -272,18 +329,15 @@ class Change(View):
         hashes: KeyedHash,
         *,
         under: _Changes,
+        known: _Known,
         now_ns: int,
     ) -> None:
         super().__init__(plugin, snapshot, sealer, hashes)
         self.now_ns = now_ns
         self.said: list[tuple[str, dict[str, Any]]] = []
         self._under = under
-        self._own = _Changes(hashes)
-
-    @property
-    def rows(self) -> Mapping[bytes, RecordRow | None]:
-        """What is changed so far."""
-        return self._own.rows
+        self._known = known
+        self.own = _Changes()
 
     def new_id(self) -> str:
         """An id that no record has."""
@@ -301,20 +355,19 @@ class Change(View):
                 f"a {kind.name} of {len(body)} bytes with {len(keys)} keys is more than is kept as a record "
                 f"({RECORD_BYTES_MAX} bytes, {KEYS_MAX} keys)"
             )
-        for each in keys:
-            if each.unique:
-                held = self.ids(kind, each.lookup, each.text, limit=2)
-                if any(one != record_id for one in held):
-                    raise TakenError(kind.name, each.lookup)
         before = self._row(key)
-        version = 1 if before is None else before.version + 1
-        self._set(key, RecordRow(body, tuple((k.lookup, k.text, k.ordinal, k.unique) for k in keys), version))
+        row = RecordRow(body, keys, 1 if before is None else before.version + 1)
+        lookups = _lookups(self._hashes, key, row)
+        for each, (prefix, _) in zip(keys, lookups, strict=True):
+            if each.unique and any(one != key[-ID_BYTES:] for one in self._ids(prefix, limit=2)):
+                raise TakenError(kind.name, each.lookup)
+        self._set(key, row, lookups)
 
     def delete(self, kind: Kind[T], record_id: str) -> None:
         """Remove the record under an id, if there is one."""
         key = self._key(kind.name, record_id)
         if self._row(key) is not None:
-            self._set(key, None)
+            self._set(key, None, ())
 
     def say(self, event: str, body: Mapping[str, Any]) -> None:
         """Have the journal tell ``event`` of this plugin when the transaction commits."""
@@ -327,34 +380,51 @@ class Change(View):
         self.put(_COUNTER, record_id, Counter(name, reached + 1))
         return reached + 1
 
-    def _set(self, key: bytes, row: RecordRow | None) -> None:
-        if key not in self.rows and len(self.rows) >= RECORDS_MAX:
+    def _set(self, key: bytes, row: RecordRow | None, lookups: _Lookups) -> None:
+        rows = self.own.rows
+        if key not in rows and len(rows) >= RECORDS_MAX:
             raise RecordError(f"one transaction changes at most {RECORDS_MAX} records")
-        self._own.set(key, row)
+        self.own.set(key, row, lookups)
 
     def _row(self, key: bytes) -> RecordRow | None:
-        for changes in (self._own, self._under):
+        for changes in (self.own, self._under):
             if key in changes.rows:
                 return changes.rows[key]
-        return super()._row(key)
+        return self._known.row(key)
 
     def _body(self, key: bytes) -> bytes | None:
-        for changes in (self._own, self._under):
-            if key in changes.rows:
-                row = changes.rows[key]
-                return None if row is None else row.body
-        return super()._body(key)
+        row = self._row(key)
+        return None if row is None else row.body
 
     def _stamp(self, key: bytes) -> bytes | None:
-        for changes in (self._own, self._under):
+        for changes in (self.own, self._under):
             if key in changes.rows:
                 row = changes.rows[key]
                 return None if row is None else row.version.to_bytes(8, "big") + row.body
         return super()._stamp(key)
 
+    def _ids(
+        self,
+        prefix: bytes,
+        at_least: int = 0,
+        at_most: int = ORDINAL_MAX,
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Sequence[bytes]:
+        # Most of what a transaction looks for is not there: is it new?
+        if self._known.tails(prefix) == [] and not self._under.has(prefix) and not self.own.has(prefix):
+            return ()
+        return super()._ids(prefix, at_least, at_most, reverse=reverse, limit=limit)
+
     def _tails(self, prefix: bytes, low: bytes, high: bytes, reverse: bool) -> Iterator[bytes]:
-        tails = super()._tails(prefix, low, high, reverse)
-        for changes in (self._under, self._own):
+        known = self._known.tails(prefix)
+        if known is None:
+            tails = super()._tails(prefix, low, high, reverse)
+        else:
+            within = [tail for tail in known if low <= tail[: _ORDINAL.size] <= high]
+            tails = reversed(within) if reverse else iter(within)
+        for changes in (self._under, self.own):
             tails = changes.over(tails, prefix, low, high, reverse=reverse)
         return tails
 
@@ -381,9 +451,14 @@ def is_record_key(key: bytes) -> bool:
 
 def lookup_keys(hashes: KeyedHash, key: bytes, row: RecordRow) -> list[bytes]:
     """The rows of LOOKUP that a record has."""
+    return [prefix + tail for prefix, tail in _lookups(hashes, key, row)]
+
+
+def _lookups(hashes: KeyedHash, key: bytes, row: RecordRow) -> _Lookups:
     kind, record_id = key[: -ID_BYTES - 1].decode(), key[-ID_BYTES:]
+    digest, ordinal_of = hashes.digest_once, _ORDINAL.pack
     return [
-        hashes.digest("record", f"{kind}\0{lookup}\0{text}", HASH_BYTES) + _ORDINAL.pack(ordinal) + record_id
+        (digest("record", f"{kind}\0{lookup}\0{text}", HASH_BYTES), ordinal_of(ordinal) + record_id)
         for lookup, text, ordinal, _ in row.keys
     ]
 
@@ -414,43 +489,50 @@ class Records:
 
         One that raises has changed nothing. Raises what the storage raises: then none has happened.
         """
+        return self.commit_gathered(lambda: planned, lambda: now_ns, most=len(planned))
+
+    def commit_gathered(
+        self, gather: Callable[[], Sequence[Planned[Any]]], now_ns: Callable[[], int], *, most: int
+    ) -> list[Any]:
+        """As :meth:`commit`, of what ``gather`` returns once nobody else can commit.
+
+        What is asked for while another process commits is so made together. ``gather`` may be called several
+        times, each time for the same and perhaps more, at most ``most``; ``now_ns``, too.
+        """
         results: list[Any] = []
 
         def plan(snapshot: Snapshot, batch: Batch) -> list[Event]:
             results.clear()
-            group = _Changes(self._hashes)
+            group, known = _Changes(), _Known(snapshot, self._sealer)
             facts: list[Event] = []
-            for one in planned:
-                change = Change(one.plugin, snapshot, self._sealer, self._hashes, under=group, now_ns=now_ns)
+            at_ns = now_ns()
+            for one in gather():
+                change = Change(
+                    one.plugin, snapshot, self._sealer, self._hashes, under=group, known=known, now_ns=at_ns
+                )
                 try:
                     results.append(one.plan(change))
                 except Exception as error:  # noqa: BLE001 - whoever asked is told; others go on
                     results.append(error)
                     continue
-                if change.rows or change.said:
-                    for key, row in change.rows.items():
-                        group.set(key, row)
-                    facts.append(_fact(change, now_ns))
-            self._put(snapshot, batch, group.rows)
+                if change.own.rows or change.said:
+                    group.add(change.own)
+                    facts.append(_fact(change, at_ns))
+            self._put(batch, group, known)
             return facts
 
-        self._journal.commit_planned_facts(plan, seals=SEALS_OF_PLAN * len(planned), alone=True)
+        self._journal.commit_planned_facts(plan, seals=SEALS_OF_PLAN * most, alone=True)
         return results
 
-    def _put(self, snapshot: Snapshot, batch: Batch, rows: Mapping[bytes, RecordRow | None]) -> None:
-        for key, row in rows.items():
-            sealed = snapshot.get(RECORD, key)
-            old: set[bytes] = set()
-            if sealed is not None:
-                old = set(
-                    lookup_keys(self._hashes, key, decode(RecordRow, self._sealer.open(RECORD, key, sealed)))
-                )
-            new: set[bytes] = set()
+    def _put(self, batch: Batch, changes: _Changes, known: _Known) -> None:
+        for key, row in changes.rows.items():
+            before = known.row(key)
+            old = set() if before is None else set(lookup_keys(self._hashes, key, before))
             if row is None:
                 batch.delete(RECORD, key)
             else:
-                new = set(lookup_keys(self._hashes, key, row))
                 batch.put(RECORD, key, self._sealer.seal(RECORD, key, encode(row)))
+            new = {prefix + tail for prefix, tail in changes.lookups[key]}
             for gone in old - new:
                 batch.delete(LOOKUP, gone)
             for added in new - old:
@@ -458,16 +540,16 @@ class Records:
 
     def _apply(self, snapshot: Snapshot, batch: Batch, event: Event) -> None:
         """Replay a transaction."""
-        rows = {
-            bytes(key): None if row is None else msgspec.convert(row, RecordRow)
-            for key, row in event.body["rows"]
-        }
-        self._put(snapshot, batch, rows)
+        changes = _Changes()
+        for key, held in event.body["rows"]:
+            row = None if held is None else msgspec.convert(held, RecordRow)
+            changes.set(bytes(key), row, () if row is None else _lookups(self._hashes, bytes(key), row))
+        self._put(batch, changes, _Known(snapshot, self._sealer))
 
 
 def _fact(change: Change, now_ns: int) -> Event:
-    rows = list(change.rows.items())
-    seals = len(change.rows) + len(change.said)
+    rows = list(change.own.rows.items())
+    seals = len(rows) + len(change.said)
     return Event(FACT_RECORDS, now_ns, {"rows": rows, "said": change.said, "seals": seals}, fact=True)
 
 
