@@ -376,16 +376,16 @@ class Archive(Protocol):
         """
 
 
-class UnreachableError(Exception):
-    """An AE that is not known, does not answer, or does not take what is asked. Later may be better."""
-
-    retry = True
-
 class SucceededError(EngineError):
     """A leading part asked for something when another worker led it already: it was not done."""
 
     retry = True
 
+
+class UnreachableError(Exception):
+    """An AE that is not known, does not answer, or does not take what is asked. Later may be better."""
+
+    retry = True
 
 
 class CommandLine(Protocol):

@@ -83,10 +83,10 @@ class PluginArchive:
     def ae_title(self) -> str:
         return self._ae_title
 
-    # ------------------------------------------------------------ objects
     def leads(self) -> bool:
         return plugin_terms.leads()
 
+    # ------------------------------------------------------------ objects
 
     async def search(
         self, level: str, matches: Mapping[str, str], *, limit: int = 100, offset: int = 0
@@ -131,6 +131,7 @@ class PluginArchive:
     async def correct(self, kind: str, *, actor: str, reason: str, **fields: Any) -> int:
         if kind not in KINDS:
             raise ValueError(f"there is no such kind of correction; these are: {', '.join(KINDS)}")
+        plugin_terms.require()
         words: dict[str, Any] = dict(fields)
         for name in ("patient", "to_patient", "series", "instances"):
             if name in words:
@@ -141,7 +142,6 @@ class PluginArchive:
             raise ValueError(f"{error.args[0]!r} is no keyword of PS3.6") from None
         try:
             made = await self._engine.correcting.make(
-        plugin_terms.require()
                 Correction(kind=kind, actor=actor, reason=reason, **words)
             )
         except (CorrectionError, TypeError) as error:
@@ -150,6 +150,7 @@ class PluginArchive:
         return number
 
     async def revert(self, number: int, *, actor: str, reason: str) -> None:
+        plugin_terms.require()
         try:
             await self._engine.correcting.revert(number, actor, reason)
         except CorrectionError as error:
@@ -160,7 +161,6 @@ class PluginArchive:
     ) -> list[Mapping[str, Any]]:
         rows = await self._engine.correcting.in_force(study=study, patient=patient)
         return [
-        plugin_terms.require()
             {**row, "values": {KEYWORD_OF[int(tag, 16)]: text for tag, text in row["values"].items()}}
             for row in rows
         ]
@@ -220,6 +220,7 @@ class PluginArchive:
         for one in requests:
             if one.operation not in {"create", "set"}:
                 raise ValueError(f"{one.operation!r} is neither create nor set")
+        plugin_terms.require()
         answers: list[Answer] = []
         try:
             remote = self._destinations().find(ae_title)
@@ -230,7 +231,6 @@ class PluginArchive:
                 PresentationContext(
                     2 * number + 1, uid, (EXPLICIT_VR_LITTLE_ENDIAN.uid, IMPLICIT_VR_LITTLE_ENDIAN.uid)
                 )
-        plugin_terms.require()
                 for number, uid in enumerate(classes)
             ]
             async with associate(remote, contexts) as association:
