@@ -247,8 +247,13 @@ async def test_messages_of_a_connection_are_answered_one_by_one_and_silence_ends
         await trio.sleep(1)
         return framed(b"ACK")
 
+    ended: list[str] = []
+
+    async def run() -> None:
+        ended.append(await serve(ours, answer, limits))
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, ours, answer, limits)
+        nursery.start_soon(run)
         await theirs.send_all(framed(b"MSH|1") + b"\n\r\n" + framed(b"MSH|2"))
         framer = Framer(100)
         got: list[Any] = []
@@ -258,18 +263,54 @@ async def test_messages_of_a_connection_are_answered_one_by_one_and_silence_ends
         await theirs.send_all(b"\x0bMSH|half")
         began = trio.current_time()
     assert trio.current_time() - began == pytest.approx(10.0)
+    assert ended == ["a message that had begun did not end in 10 s"]
 
 
-async def test_who_sends_too_much_is_told_and_left() -> None:
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"x" * 100_000, "what comes is no HL7 over MLLP"),
+        (b"", "nothing came for 100 s"),
+        (framed(b"MSH|taken") + framed(b"MSH|not taken"), "an answer was not taken in 5 s"),
+    ],
+    ids=["noise", "silence", "no reader"],
+)
+async def test_a_connection_that_we_end_is_ended_for_a_reason(
+    autojump_clock: trio.testing.MockClock, sent: bytes, why: str
+) -> None:
+    theirs_out, ours_in = trio.testing.memory_stream_one_way_pair()
+    ours_out, _theirs_in = trio.testing.lockstep_stream_one_way_pair()  # nobody reads
+
+    async def answer(_: bytes | TooLong) -> bytes:
+        return framed(b"ACK")
+
+    if sent:
+        await theirs_out.send_all(sent)
+    limits = Limits(idle_s=100.0, send_s=5.0)
+    assert await serve(trio.StapledStream(ours_out, ours_in), answer, limits) == why
+
+
+async def test_who_sends_too_much_is_told_and_what_comes_after_it_is_taken(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
+    asked: list[bytes | TooLong] = []
 
     async def answer(message: bytes | TooLong) -> bytes:
-        assert isinstance(message, TooLong)
-        return framed(b"NO")
+        asked.append(message)
+        return framed(b"NO" if isinstance(message, TooLong) else b"YES")
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, ours, answer, Limits(message_bytes_max=10_000))
+        nursery.start_soon(serve, ours, answer, Limits(message_bytes_max=10_000, message_s=60.0))
         await theirs.send_all(b"\x0bMSH|" + b"x" * 20_000)
         assert await theirs.receive_some() == framed(b"NO")
+        for _ in range(100):
+            await theirs.send_all(b"y" * 10_000)
+        await theirs.send_all(b"\x1c\r" + framed(b"MSH|next"))
+        assert await theirs.receive_some() == framed(b"YES")
+        assert asked[1:] == [b"MSH|next"]
+        await theirs.send_all(b"\x0bMSH|" + b"x" * 20_000)  # and no end
+        assert await theirs.receive_some() == framed(b"NO")
+    assert trio.current_time() == pytest.approx(60.0)
     with pytest.raises(MllpError):
         list(Framer(1 << 20).feed(b"x" * 100_000))

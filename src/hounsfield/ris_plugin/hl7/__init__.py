@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import structlog
 import trio
 
 from hounsfield.archive.plugins import Parts, StreamPeer
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 __all__ = ["parts"]
+
+log = structlog.get_logger(__name__)
 
 COUNTED_MAX: Final = 10_000
 """Of what waits; more is too many in any case."""
@@ -57,8 +60,8 @@ def parts(ris: Ris) -> Parts:
 
 
 async def _serve(receiver: Receiver, limits: Limits, stream: trio.abc.Stream, peer: StreamPeer) -> None:
-    del peer
-    await serve(stream, receiver.answer, limits)
+    if why := await serve(stream, receiver.answer, limits):
+        log.warning("an HL7 connection was ended", listener=receiver.name, address=peer.address, why=why)
 
 
 def _metrics(ris: Ris) -> Iterable[Metric]:

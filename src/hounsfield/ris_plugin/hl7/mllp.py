@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A message with more bytes than are taken: its beginning. Nothing of the stream can be read after it."""
+    """A message with more bytes than are taken: its beginning. The rest of it is passed over."""
 
     beginning: bytes
 
@@ -61,15 +61,21 @@ class Framer:
         self._max = message_bytes_max
         self._buffer = bytearray()
         self._looked = 0
+        self._passing_over = False
         self.skipped = 0
 
     @property
     def inside(self) -> bool:
         """Whether a message has begun and not ended."""
-        return START in self._buffer or b"MSH" in self._buffer
+        return self._passing_over or START in self._buffer or b"MSH" in self._buffer
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[bytes | TooLong]:
         """What came: the messages that are complete now. MllpError for what is no MLLP."""
+        if self._passing_over:
+            end = bytes(data).find(END)
+            if end < 0:
+                return
+            self._passing_over, data = False, data[end + 1 :]
         self._buffer += data
         while True:
             end = self._buffer.find(END, self._looked)
@@ -87,6 +93,7 @@ class Framer:
             self._looked = 0
             if found is None:
                 raise MllpError("what comes is no HL7 over MLLP")
+            self._passing_over = True
             yield TooLong(found[:HEADER_BYTES])
         elif len(self._buffer) > BETWEEN_BYTES_MAX and START not in self._buffer:
             beginning = bytes(self._buffer[:HEADER_BYTES]).lstrip()
@@ -127,23 +134,31 @@ Answer = Callable[[bytes | TooLong], Awaitable[bytes]]
 """What is answered to a message, framed; nothing when it is none."""
 
 
-async def serve(stream: trio.abc.Stream, answer: Answer, limits: Limits) -> None:
-    """Answer the messages of one connection, one after another, until it ends."""
+async def serve(stream: trio.abc.Stream, answer: Answer, limits: Limits) -> str:
+    """Answer the messages of one connection, one after another, until it ends; why we ended it, "" when its
+    peer did. Raises trio's errors of a connection that broke off."""
     framer = Framer(limits.message_bytes_max)
     began: float | None = None
     while True:
         deadline = trio.current_time() + limits.idle_s if began is None else began + limits.message_s
         with trio.CancelScope(deadline=deadline) as scope:
             data = await stream.receive_some(RECEIVE_BYTES)
-        if scope.cancelled_caught or not data:
-            return
-        for message in framer.feed(data):
-            began = None
-            if answered := await answer(message):
-                with trio.fail_after(limits.send_s):
-                    await stream.send_all(answered)
-            if isinstance(message, TooLong):
-                return
+        if scope.cancelled_caught:
+            if began is None:
+                return f"nothing came for {limits.idle_s:g} s"
+            return f"a message that had begun did not end in {limits.message_s:g} s"
+        if not data:
+            return ""
+        try:
+            for message in framer.feed(data):
+                began = None
+                if answered := await answer(message):
+                    with trio.fail_after(limits.send_s):
+                        await stream.send_all(answered)
+        except MllpError as error:
+            return str(error)
+        except trio.TooSlowError:
+            return f"an answer was not taken in {limits.send_s:g} s"
         began = (began or trio.current_time()) if framer.inside else None
 
 

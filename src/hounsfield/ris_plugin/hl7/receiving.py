@@ -67,6 +67,11 @@ class Receiver:
         self._listener = listener
         self._mapping = mapping
 
+    @property
+    def name(self) -> str:
+        """The listener's."""
+        return self._listener.name
+
     async def answer(self, data: bytes | TooLong) -> bytes:
         """Take a message; its acknowledgements, framed, to be sent now. Raises nothing for what it says.
 
