@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from hounsfield.ris_plugin.records.base import Said
 
-__all__ = ["NEVER", "last_word", "newest"]
+__all__ = ["NEVER", "at_last", "last_word", "newest"]
 
 NEVER: Final = (-(1 << 63), "")
 
@@ -21,10 +21,20 @@ def last_word(said: Sequence[Said], field: str) -> tuple[int, str]:
     return next(((one.at_ns, one.sender) for one in said if field in one.fields), NEVER)
 
 
+def at_last(said: Sequence[Said], now_ns: int) -> int:
+    """When a person says what he says here: now, and after all that he was shown. A sender's clock may be
+    ahead of ours, or ours may have been put back."""
+    return max(now_ns, *(one.at_ns + 1 for one in said), 0)
+
+
 def newest(
     said: Sequence[Said], fields: Mapping[str, Any], at: tuple[int, str]
 ) -> tuple[dict[str, Any], tuple[Said, ...]]:
     """Those ``fields`` of which nobody has said anything newer, and who said what last then."""
+    if not said:  # it is new
+        return dict(fields), (
+            Said(at_ns=at[0], sender=at[1], fields=tuple(sorted(fields))),
+        ) if fields else ()
     taken = {name: value for name, value in fields.items() if at >= last_word(said, name)}
     words: dict[tuple[int, str], set[str]] = {}
     for one in said:

@@ -17,7 +17,7 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
-from hounsfield.ris_plugin.moments import newest
+from hounsfield.ris_plugin.moments import at_last, newest
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import Code, Row
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Procedure
@@ -372,7 +372,7 @@ def change_order(
         raise InvalidError("of an order this cannot be changed", min(unknown))
     if fields.get("priority", order.priority) not in PRIORITIES:
         raise InvalidError(f"a priority is one of {', '.join(PRIORITIES)}", "priority")
-    at = (event_ns or change.now_ns, sender or actor.person)
+    at = (event_ns or at_last(order.said, change.now_ns), sender or actor.person)
     taken, said = newest(order.said, fields, at)
     as_of = max(at, (order.as_of_ns, order.as_of_from))
     changed = structs.replace(order, **taken, said=said, as_of_ns=as_of[0], as_of_from=as_of[1])

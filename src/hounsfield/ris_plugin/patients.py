@@ -19,7 +19,7 @@ from msgspec import structs
 from hounsfield.archive.plugins import ORDINAL_MAX, Change, Kind, View
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
-from hounsfield.ris_plugin.moments import newest
+from hounsfield.ris_plugin.moments import at_last, newest
 from hounsfield.ris_plugin.records.base import BEGINNING_CHARACTERS_MAX, folded
 from hounsfield.ris_plugin.records.patients import (
     ACTIVE,
@@ -204,7 +204,7 @@ def update(change: Change, actor: Actor, patient_id: str, **fields: Any) -> None
     if unknown:
         raise InvalidError("of a patient this cannot be set", min(unknown))
     patient = _active(change, patient_id)
-    at = (change.now_ns, actor.person)
+    at = (at_last(patient.said, change.now_ns), actor.person)
     said = newest(patient.said, {name: fields[name] for name in fields.keys() & SAYABLE}, at)[1]
     changed = structs.replace(patient, **fields, as_of_ns=at[0], as_of_from=at[1], said=said)
     _check(changed)
@@ -321,6 +321,8 @@ def merge(
         raise NotNowError("a patient cannot be merged into itself, nor into who was merged into it")
     if victim.state == MERGED:
         before_id, before = last_merge(change, merged)
+        if not event_ns:
+            at_ns = max(at_ns, before.at_ns + 1)  # said by who knows of it, whatever the clocks say
         if (at_ns, sender) < (before.at_ns, before.sender):
             return before_id  # overtaken by what is known
         if before.survivor == survivor:
