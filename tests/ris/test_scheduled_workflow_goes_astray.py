@@ -14,7 +14,7 @@ from msgspec import structs
 from pydicom.uid import generate_uid
 
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import orders, tracking
+from hounsfield.ris_plugin import orders, reporting, tracking
 from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.following import asides
 from hounsfield.ris_plugin.orders import NewOrder, place
@@ -26,7 +26,7 @@ from hounsfield.ris_plugin.records.patients import MERGE, PATIENT
 from hounsfield.ris_plugin.records.performed import MISMATCH, TRACKED
 from hounsfield.ris_plugin.records.reports import REPORT
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, STEP
-from ris.conftest import CLERK, INTERFACE, REFERRER, TECHNOLOGIST
+from ris.conftest import CLERK, INTERFACE, RADIOLOGIST, REFERRER, TECHNOLOGIST
 from ris.ward import Ward, ward
 
 
@@ -235,6 +235,58 @@ async def test_what_turns_out_to_be_another_orders_leaves_the_first_to_be_done(h
     assert {here.held(one).state for one in (wrong, right)} == {"completed"}
     reports = [here.report(here.held(one).study_uid) for one in (wrong, right)]
     assert [report.orders for report in reports if report is not None] == [(wrong,), (right,)]
+
+
+HIS = {"PatientID": "P2", "PatientName": "ROE^RICHARD", "PatientBirthDate": "19551231", "PatientSex": "M"}
+
+
+async def test_another_patients_images_in_a_study_are_not_read_as_the_first_ones(here: Ward) -> None:
+    """The entry of the patient before was still open: what came then has the same Study Instance UID."""
+    order = await here.order(await here.patient("P1"))
+    await here.patient("P2")
+    study = here.held(order).study_uid
+    await here.send(order)
+    await here.stable(study)
+    assert here.report(study) is not None
+    await here.send(order, SeriesInstanceUID="1.2.9", **HIS)
+    await here.stable(study)
+    assert here.report(study) is None
+    key, mismatch = here.mismatch(study)
+    assert (mismatch.state, mismatch.why) == ("open", "two-patients")
+    assert {one.patient_id for one in mismatch.others} == {"P1", "P2"}
+    # All of it is hers, somebody says, and takes it back.
+    await here.do(fix, TECHNOLOGIST, key, order)
+    await here.settle()
+    (made,) = await here.ris.archive.corrections(study=study)
+    assert (made["kind"], made["values"]["PatientName"]) == ("move-study", "DOE^JANE")
+    assert here.report(study) is not None
+    await here.do(undo, TECHNOLOGIST, key)
+    await here.settle()
+    assert (here.mismatch(study)[1].state, here.report(study)) == ("open", None)
+    # His are taken out: hers are hers again, and his stand in the list.
+    out = {"study": study, "series": ("1.2.9",), "to_study": "1.2.8"}
+    await here.ris.archive.correct("move-series", actor="root", reason="two patients", **out)
+    await here.settle()
+    assert (here.mismatch(study)[1].state, here.held(order).state) == ("gone", "completed")
+    assert here.tracked(study).stored == 2
+    assert here.report(study) is not None
+    assert (here.mismatch("1.2.8")[1].state, here.mismatch("1.2.8")[1].patient_id) == ("open", "P2")
+
+
+async def test_another_patients_images_do_not_interrupt_who_reads(here: Ward) -> None:
+    order = await here.order(await here.patient("P1"))
+    study = here.held(order).study_uid
+    await here.send(order)
+    await here.stable(study)
+    found = here.look(reporting.of_study, study)
+    assert found is not None
+    await here.do(reporting.assign, RADIOLOGIST, here.ris.settings, found[0])
+    await here.send(order, **HIS)
+    await here.settle()
+    assert here.mismatch(study)[1].why == "two-patients"
+    report = here.report(study)
+    assert report is not None
+    assert report.state == "assigned"
 
 
 async def test_a_step_of_another_patient_is_not_the_orders_whatever_number_was_typed(here: Ward) -> None:

@@ -190,6 +190,29 @@ def test_a_number_alone_is_not_a_person(desk: Desk, order: str) -> None:
         assert comes(desk, of(desk, order, **still_hers)) == order
 
 
+@pytest.mark.parametrize(
+    ("said", "hers"),
+    [
+        ({"name": "DOE^JANE"}, True),
+        ({"name": "Doe^J.", "sex": ""}, True),
+        ({"name": "ROE^JANE", "birth_day": ""}, True),  # married
+        ({"name": "JANE^DOE"}, True),
+        ({"name": "DOE JANE", "birth_day": "", "sex": ""}, True),
+        ({"name": "DOE^PETRA"}, True),  # she calls herself so
+        ({"name": "ドウ^ジェーン"}, True),  # the birthday is hers
+        ({"name": "", "birth_day": "", "sex": ""}, True),
+        ({"name": "DOE^JOHN", "sex": "M"}, False),  # her twin
+        ({"name": "DOE^ANNA", "birth_day": "19980102"}, False),  # her daughter
+        ({"name": "ROE^RICHARD", "birth_day": ""}, False),
+        ({"name": "ROE^RICHARD", "birth_day": "19551231"}, False),
+    ],
+)
+def test_whose_number_was_mistyped_is_not_taken_for_her(
+    desk: Desk, order: str, said: dict[str, str], hers: bool
+) -> None:
+    assert comes(desk, of(desk, order, **said)) == (order if hers else "")
+
+
 def test_who_may_doubt_and_what_may_be_doubted(desk: Desk, order: str) -> None:
     study = of(desk, order)
     comes(desk, study)

@@ -321,6 +321,11 @@ class Archive(Protocol):
         no query.
         """
 
+    async def patients_named(self, study: str) -> list[Mapping[str, str]]:
+        """What the objects of a study say of their patient, as received, by keyword: name, id, issuer, birth
+        date and sex, each set once. None when all of them agree: a study is of one patient, and shown as of
+        whom it named first."""
+
     async def store(self, data: bytes) -> Stored:
         """Keep a DICOM file (PS3.10), as if it had been received; ``stored`` and ``duplicate`` are here.
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from msgspec import structs
+
 from hounsfield.archive.plugins import View
+from hounsfield.ris_plugin import orders as ordering
 from hounsfield.ris_plugin import tracking
-from hounsfield.ris_plugin.patients import by_identifier, of_patient, resolve
+from hounsfield.ris_plugin.patients import by_identifier, family, of_patient, resolve
 from hounsfield.ris_plugin.records.base import NS, folded
 from hounsfield.ris_plugin.records.orders import OPEN_STATES, ORDER, Order
 from hounsfield.ris_plugin.records.patients import PATIENT, Patient
+from hounsfield.ris_plugin.records.performed import Named
 from hounsfield.ris_plugin.records.schedule import STEP
 
 __all__ = ["NEAR_NS", "Arrived", "has_images", "is_near", "order_of", "who_has"]
@@ -33,6 +37,8 @@ class Arrived:
     modality: str = ""
     description: str = ""
     study_ns: int = 0
+    others: tuple[Named, ...] = ()
+    """Whom its objects name, where they do not agree."""
 
 
 def order_of(view: View, study: Arrived, issuer: str) -> tuple[str, str]:
@@ -47,7 +53,7 @@ def order_of(view: View, study: Arrived, issuer: str) -> tuple[str, str]:
                 order_id,
                 "other-study",
             )  # of the same accession number: its images are here under another UID
-        return order_id, "" if _is_of(view, study, order, issuer) else "other-patient"
+        return order_id, _why_not(view, study, order, issuer)
     found = who_has(view, study.patient_id, study.issuer, issuer)
     if found is None:
         return "", "unknown-patient"
@@ -60,8 +66,20 @@ def order_of(view: View, study: Arrived, issuer: str) -> tuple[str, str]:
         and is_near(view, order_id, order, study.study_ns)
     ]
     if len(fitting) == 1 and not study.accession:
-        return fitting[0], ""
+        return fitting[0], _why_not(view, study, ordering.get(view, fitting[0]), issuer)
     return "", "unknown-accession" if study.accession else ("several-orders" if fitting else "no-order")
+
+
+def _why_not(view: View, study: Arrived, order: Order, issuer: str) -> str:
+    """Why a study cannot be taken for an order's, "" when it can: it, or one object in it, is of another
+    patient."""
+    if not _is_of(view, study, order, issuer):
+        return "other-patient"
+    for other in study.others:
+        of_other = replace(study, **structs.asdict(other), others=())
+        if not _is_of(view, of_other, order, issuer):
+            return "two-patients"
+    return ""
 
 
 def _is_of(view: View, study: Arrived, order: Order, issuer: str) -> bool:
@@ -69,7 +87,10 @@ def _is_of(view: View, study: Arrived, order: Order, issuer: str) -> bool:
     who, patient = resolve(view, order.patient)
     if study.patient_id:
         found = who_has(view, study.patient_id, study.issuer, issuer)
-        return found is not None and found[0] == who and not _is_somebody_else(study, patient)
+        if found is None or found[0] != who:
+            return False
+        people = [view.get(PATIENT, one) for one in family(view, who)]  # images come under old names, too
+        return any(one is not None and not _is_somebody_else(study, one) for one in people)
     return (
         bool(study.name)
         and folded(study.name) == folded(patient.name)
@@ -78,16 +99,27 @@ def _is_of(view: View, study: Arrived, order: Order, issuer: str) -> bool:
 
 
 def _is_somebody_else(study: Arrived, patient: Patient) -> bool:
-    """Whether nothing but the number is the patient's: it was mistyped, and happens to be another one's."""
-    words = set(folded(study.name.replace("^", " ").replace("=", " ")).split())
-    names = (patient.name, *patient.other_names)
-    known = {word for name in names for word in folded(name.replace("^", " ").replace("=", " ")).split()}
-    return (
-        bool(words and known and study.birth_day and patient.birth_day)
-        and not patient.provisional
-        and not words & known
-        and study.birth_day != patient.birth_day
-    )
+    """Whether little but the number is the patient's: it was mistyped, and happens to be another one's.
+
+    Nothing of the name, and not the birthday either; or one of the family, of another age or sex: a sister's
+    entry is next to hers on a list. Who married, or is written otherwise, keeps a given name and a birthday.
+    """
+    said = _words(study.name)
+    known = {word for name in (patient.name, *patient.other_names) for word in _words(name)}
+    if (patient.provisional and not patient.merged_into) or not said or not known:
+        return False
+    both_born = bool(study.birth_day and patient.birth_day)
+    if not said & known:
+        return not (both_born and study.birth_day == patient.birth_day)
+    given = _words("^".join(group.partition("^")[2] for group in study.name.split("=")))
+    if not given or any(one.startswith(word) or word.startswith(one) for one in given for word in known):
+        return False
+    of_other_sex = {study.sex, patient.sex} == {"F", "M"}
+    return of_other_sex or (both_born and study.birth_day != patient.birth_day)
+
+
+def _words(name: str) -> set[str]:
+    return set(folded(name.replace("^", " ").replace("=", " ")).split())
 
 
 def is_near(view: View, order_id: str, order: Order, study_ns: int) -> bool:

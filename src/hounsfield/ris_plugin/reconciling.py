@@ -104,14 +104,24 @@ def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
         suggestions=tuple(suggestions(change, study)),
         by=known[1].by if known is not None else "",
         error=known[1].error if known is not None else "",
+        others=study.others,
     )
     if known is None or known[1] != mismatch:
         change.put(MISMATCH, known[0] if known is not None else change.new_id(), mismatch)
     if known is None or known[1].state != "open":
+        _off_the_list(change, study.study_uid)
         change.say(
             "study-mismatched", {"study": study.study_uid, "why": mismatch.why, "actor": SYSTEM.person}
         )
     return ""
+
+
+def _off_the_list(change: Change, study_uid: str) -> None:
+    """Nobody begins to read what is in doubt. Who has begun is not interrupted: that would lose what was
+    dictated, and the list of mismatches has it."""
+    held = reporting.of_study(change, study_uid)
+    if held is not None and held[1].state == "unassigned":
+        reporting.take_back(change, study_uid)
 
 
 def gone(change: Change, study_uid: str) -> None:
@@ -190,7 +200,7 @@ def wanted(view: View, mismatch_id: str) -> Fix:
     first = patient.identifiers[0]
     target = (first.value, first.issuer if mismatch.issuer else "")
     corrections: list[Mapping[str, Any]] = []
-    if (mismatch.patient_id, mismatch.issuer) != target:
+    if (mismatch.patient_id, mismatch.issuer) != target or mismatch.others:
         corrections.append(
             {
                 "kind": "move-study",

@@ -25,6 +25,7 @@ from hounsfield.archive.engine.types import Source
 from hounsfield.archive.index import rows
 from hounsfield.archive.index.corrections import KINDS
 from hounsfield.archive.index.epochs import Epoch
+from hounsfield.archive.index.named_patients import patients_named
 from hounsfield.archive.net.destinations import Destinations
 from hounsfield.archive.net.errors import NetError
 from hounsfield.archive.net.scu import RequestorAssociation, associate
@@ -110,6 +111,15 @@ class PluginArchive:
             }
             for row in page.rows
         ]
+
+    async def patients_named(self, study: str) -> list[Mapping[str, str]]:
+        found = await self._engine.read(partial(self._patients_named, study))
+        return [{KEYWORD_OF[tag]: text for tag, text in one.items()} for one in found]
+
+    def _patients_named(self, study: str) -> list[rows.Attributes]:
+        stores = self._engine.stores
+        with stores.store.snapshot() as snapshot:
+            return patients_named(stores.indexer, stores.catalog, snapshot, study)
 
     async def store(self, data: bytes) -> Stored:
         part10 = split(data)

@@ -38,6 +38,7 @@ from hounsfield.archive.index.corrections import (
     host_of,
     patient_of,
 )
+from hounsfield.archive.index.named_patients import names_others
 from hounsfield.archive.index.rows import Attributes, CorrectionRow, StudyRow
 from hounsfield.archive.index.tables import INSTANCE, STUDY_ID_BYTES
 from hounsfield.storage_backends.api import Snapshot
@@ -153,7 +154,7 @@ class CorrectionPlanner:
         self, snapshot: Snapshot, view: View, request: Request, row: CorrectionRow
     ) -> CorrectionRow:
         study = self._study(snapshot, request.study)
-        if patient_of(study.attributes) == request.to_patient:
+        if patient_of(study.attributes) == request.to_patient and not names_others(study):
             raise CorrectionError("the study is that patient's already")
         return self._to_patient(snapshot, view, request, row)
 

@@ -62,7 +62,8 @@ async def _fix(ris: Ris, mismatch_id: str) -> Done:
     made = await _made(ris, mismatch_id, mismatch.study_uid)
     shown = await ris.archive.search("study", {"StudyInstanceUID": mismatch.study_uid}, limit=1)
     for wanted in fix.corrections:
-        if wanted["kind"] in made or (shown and _is_so(shown[0], wanted)):
+        agreed = shown and not (mismatch.others and wanted["kind"] == "move-study")
+        if wanted["kind"] in made or (agreed and _is_so(shown[0], wanted)):
             continue
         reason = f"{fix.reason[:REASON_CHARACTERS_MAX]} {mark(mismatch_id)}"
         try:

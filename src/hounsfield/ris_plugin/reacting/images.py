@@ -7,7 +7,7 @@ is and how many objects there are. Which ones is asked only when that may be all
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Final
@@ -25,7 +25,7 @@ from hounsfield.ris_plugin.performed_orders import WRONG_ENTRY
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import PATIENT
-from hounsfield.ris_plugin.records.performed import PERFORMED
+from hounsfield.ris_plugin.records.performed import PERFORMED, Named
 
 __all__ = ["consumers", "look_at"]
 
@@ -39,6 +39,8 @@ PAUSE_SECONDS: Final = 0.5
 """Between two looks at what comes: an object takes milliseconds, and a study a minute or more."""
 PAGE: Final = 2000
 """Objects of one answer: some fifty milliseconds of a thread that others wait for."""
+OTHERS_MAX: Final = 100
+"""Patients in one study: more is a device that gives all its studies one UID."""
 NOT_IMAGES: Final = frozenset({"SR", "PR", "KO", "DOC", "SEG", "RTSTRUCT", "AU", "REG", "OT"})
 WITHOUT_WORD: Final = Actor(SYSTEM.person, frozenset({Role.SYSTEM, Role.MODALITY}))
 """Who does what a modality would say, of one that says nothing."""
@@ -69,7 +71,9 @@ def consumers(ris: Ris) -> list[Consumer]:
         ),
         Consumer("images-fit", _MAY_FIT, partial(_may_fit, issuer)),
         Consumer("images-not-expected", _NOT_DONE, _not_expected),
-        Consumer("images-begun", {"images-stored", "images-verified"}, _performed_without_word),
+        Consumer(
+            "images-begun", {"images-stored", "images-verified", "study-matched"}, _performed_without_word
+        ),
         Consumer("wrong-entries", {"performed-ended"}, _wrong_entry),
         Consumer("reports", _READ.keys(), _reported),
     ]
@@ -101,7 +105,22 @@ async def look_at(ris: Ris, event: Heeded) -> Looked | None:
         page = await ris.archive.search("instance", asked, limit=PAGE, offset=len(uids))
         uids.update(one["SOPInstanceUID"] for one in page)
         wants = len(page) == PAGE
-    return Looked(arrived_of(ris, row), count, frozenset(uids) or None, quiet)
+    study = replace(arrived_of(ris, row), others=await _others(ris, study_uid))
+    return Looked(study, count, frozenset(uids) or None, quiet)
+
+
+async def _others(ris: Ris, study_uid: str) -> tuple[Named, ...]:
+    """Whom the objects of a study name, where they do not agree."""
+    return tuple(
+        Named(
+            patient_id=one.get("PatientID", ""),
+            issuer=one.get("IssuerOfPatientID", ""),
+            name=one.get("PatientName", ""),
+            birth_day=one.get("PatientBirthDate", ""),
+            sex=one.get("PatientSex", ""),
+        )
+        for one in await ris.archive.patients_named(study_uid)
+    )[:OTHERS_MAX]
 
 
 def _is_told_by_us(event: Heeded) -> bool:

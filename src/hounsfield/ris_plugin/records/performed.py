@@ -110,12 +110,23 @@ class Suggestion(Row, frozen=True):
     because: tuple[str, ...] = ()
 
 
+class Named(Row, frozen=True):
+    """Whom objects name, as received."""
+
+    patient_id: str = ""
+    issuer: str = ""
+    name: str = ""
+    birth_day: str = ""
+    sex: str = ""
+
+
 class Mismatch(Row, frozen=True):
     """A study that came and belongs to no order by itself, or to another patient's.
 
     ``state``: "open", "fixing" and "undoing" while the archive is asked, "fixed", "dismissed" or "gone".
     ``issuer``: as received, "" for none. ``corrections``: numbers of the archive's, for the way back.
-    ``reason``: as was said with the fix; ``error``: why the archive refused the last one.
+    ``reason``: as was said with the fix; ``error``: why the archive refused the last one. ``others``: whom
+    its objects name, where they do not agree.
     """
 
     study_uid: str
@@ -137,6 +148,7 @@ class Mismatch(Row, frozen=True):
     ended_ns: int = 0
     reason: str = ""
     error: str = ""
+    others: tuple[Named, ...] = ()
 
 
 def _mismatch_keys(one: Mismatch) -> Iterator[Key]:
