@@ -185,10 +185,12 @@ def place(
     if procedure.laterality and new.laterality not in ("L", "R", "B"):
         raise InvalidError("this procedure needs a side: L, R or B", "laterality")
     known = {one.name: one for one in new.answers}
+    accession = new.accession or next_accession(change, settings)
+    _check_accession(accession)
     at = (event_ns or change.now_ns, sender or actor.person)
     order = Order(
         patient=new.patient,
-        accession=new.accession or next_accession(change, settings),
+        accession=accession,
         study_uid=new.study_uid or new_uid(settings),
         procedure=procedure.code,
         # What needs no protocol is accepted as it is.
@@ -200,13 +202,9 @@ def place(
         as_of_from=at[1],
         changed_ns=change.now_ns,
         said=newest((), dict.fromkeys(_CHANGEABLE if says is None else says), at)[1],
-        **_taken(new),
+        requested_procedure_id=accession,
+        **(_taken(new) | {"placed_ns": new.placed_ns or change.now_ns}),
     )
-    _check_accession(order.accession)
-    if not order.requested_procedure_id:
-        order = structs.replace(order, requested_procedure_id=order.accession)
-    if not order.placed_ns:
-        order = structs.replace(order, placed_ns=change.now_ns)
     order_id = change.new_id()
     change.put(ORDER, order_id, order)
     say(change, "order-placed", actor, order_id, order)

@@ -339,8 +339,8 @@ def _last_fact(held: bytes | None) -> tuple[int, bytes]:
     return int(_SEQUENCE.unpack_from(held)[0]), held[_SEQUENCE.size :]
 
 
-def _parts(entry: bytes) -> list[bytes]:
-    return [entry[start : start + FACT_PART_BYTES] for start in range(0, len(entry), FACT_PART_BYTES)]
+def _parts(entry: bytes) -> tuple[bytes, ...]:
+    return tuple(entry[start : start + FACT_PART_BYTES] for start in range(0, len(entry), FACT_PART_BYTES))
 
 
 def _committed(facts: list[tuple[int, Event, bytes]]) -> list[tuple[int, Event, bytes]]:

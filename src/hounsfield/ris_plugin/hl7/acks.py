@@ -16,7 +16,7 @@ from typing import Final
 
 from hounsfield.archive.plugins import EngineError, RecordError, TakenError
 from hounsfield.ris_plugin.errors import InvalidError, RisError, UnknownError
-from hounsfield.ris_plugin.hl7.encoding import Separators, escaped, moment_text
+from hounsfield.ris_plugin.hl7.encoding import USUAL, escaped, moment_text
 from hounsfield.ris_plugin.hl7.messages import NULL, Header, NotHl7Error
 from hounsfield.ris_plugin.hl7.mllp import END, START, framed
 
@@ -165,7 +165,6 @@ def _wanted(asked: str, good: bool) -> bool:
 def _message(
     us: Answering, header: Header | None, code: str, fault: Fault | None, *, ours: bool = False
 ) -> bytes:
-    separators = Separators("|^~\\&")
     there = ("", "")
     trigger, processing, version, control_id = "", "P", "2.5.1", ""
     if header is not None:
@@ -176,7 +175,7 @@ def _message(
         processing, version, control_id = header.field(11), header.version or "2.5.1", header.control_id
     event = "^".join(filter(None, ("ACK", _plain(trigger), "ACK" if trigger else "")))
     fields = [
-        "MSH", str(separators)[1:], escaped(us.application), escaped(us.facility), _plain(there[0]),
+        "MSH", USUAL[1:], escaped(us.application), escaped(us.facility), _plain(there[0]),
         _plain(there[1]), moment_text(us.now_ns, us.zone), "", event, secrets.token_hex(CONTROL_ID_BYTES),
         _plain(processing) or "P", _plain(version),
     ]  # fmt: skip
@@ -193,7 +192,9 @@ def _message(
 
 def _plain(text: str) -> str:
     """What is echoed: as it came, but for what would break the line."""
-    return "".join(c for c in text if c.isprintable() and c != "|")[:250]
+    if not text.isprintable() or "|" in text:
+        text = "".join(c for c in text if c.isprintable() and c != "|")
+    return text[:250]
 
 
 def _line(fault: Fault) -> str:

@@ -112,14 +112,15 @@ class Segment:
             field = self.field(number)
         if rep >= len(field):
             return ""
-        part = field[rep]
-        for index in (component - 1, sub - 1):
-            if type(part) is str:
-                return "" if index or (sub > 1) else part
-            if index >= len(part):
-                return ""
-            part = part[index]
-        text: str = part
+        part: Any = field[rep]
+        if type(part) is str:
+            return part if component == 1 and sub == 1 else ""
+        if component > len(part):
+            return ""
+        part = part[component - 1]
+        if type(part) is str:
+            return part if sub == 1 else ""
+        text: str = part[sub - 1] if sub <= len(part) else ""
         return text
 
     def get(self, number: int, component: int = 1, *, rep: int = 0, sub: int = 1) -> str:
@@ -127,11 +128,13 @@ class Segment:
         text = self.raw(number, component, rep=rep, sub=sub)
         if not text or text == NULL:
             return ""
-        return unescaped(text, self.separators).strip()
+        if self.separators[3] in text:
+            text = unescaped(text, self.separators)
+        return text.strip()
 
     def says(self, number: int) -> bool:
         """Whether a field is valued, be it NULL."""
-        return _is_valued(self.field(number))
+        return number < len(self.fields) and bool(self.fields[number]) and _is_valued(self.field(number))
 
     def repetitions(self, number: int) -> int:
         """How often a field is there."""
@@ -345,6 +348,8 @@ def _part(text: str) -> str:
 
 def person_name(segment: Segment, number: int, *, rep: int = 0, at: int = 1) -> str:
     """An XPN, or an XCN (``at`` 2), as a DICOM name: FAMILY^GIVEN^MIDDLE^PREFIX^SUFFIX."""
+    if not segment.says(number):
+        return ""
     parts = [_part(segment.get(number, at + offset, rep=rep)) for offset in range(6)]
     family, given, middle, suffix, prefix, degree = parts
     return "^".join((family, given, middle, prefix, " ".join(filter(None, (suffix, degree))))).rstrip("^")
