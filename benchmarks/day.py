@@ -244,7 +244,9 @@ def it_is_signed(day: Day) -> str:
     day.report = day.api.ask(
         "radiologist", "PUT", f"{path}/draft", {"sections": sections}, version=day.report["version"]
     )
-    day.report = day.api.ask("radiologist", "POST", f"{path}/sign", {"priors": [day.prior]})
+    day.report = day.api.ask(
+        "radiologist", "POST", f"{path}/sign", {"priors": [day.prior]}, version=day.report["version"]
+    )
     if day.report["state"] != "final":
         raise DayError(f"the report is signed, and {day.report['state']}")
     (version,) = day.report["versions"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from hounsfield.ris_plugin import reporting
-from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError
+from hounsfield.ris_plugin.catalog import put_person
+from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError, UnknownError
 from hounsfield.ris_plugin.records.base import NS
-from hounsfield.ris_plugin.records.reports import REPORT, Section
+from hounsfield.ris_plugin.records.catalog import Person
+from hounsfield.ris_plugin.records.reports import REPORT, Section, Template, TemplateSection
 from hounsfield.ris_plugin.reporting import (
     addend,
     assign,
@@ -21,6 +23,7 @@ from hounsfield.ris_plugin.reporting import (
     told_critical,
     unlock,
 )
+from hounsfield.ris_plugin.templates import put_template
 from ris.conftest import ADMINISTRATOR, CLERK, INTERFACE, RADIOLOGIST, TECHNOLOGIST, TRAINEE, Desk, actor
 
 OTHER = actor("radiologist", person="other")
@@ -86,6 +89,7 @@ def test_a_trainee_cannot_finalise_and_stays_the_author(desk: Desk, report: str)
 
 @pytest.mark.parametrize("who", [CLERK, TECHNOLOGIST, ADMINISTRATOR, INTERFACE])
 def test_nobody_else_reads(desk: Desk, report: str, who: object) -> None:
+    desk.do(put_person, ADMINISTRATOR, Person(code="radiologist", roles=("radiologist",)))
     desk.do(assign, ADMINISTRATOR, desk.settings, report, to="radiologist")
     for action in (draft, sign, put_forward):
         with pytest.raises((ForbiddenError, NotNowError)):
@@ -151,6 +155,53 @@ def test_a_critical_finding_says_who_was_told(desk: Desk, report: str) -> None:
     desk.do(sign, RADIOLOGIST, report, critical=True)
     told = desk.do(told_critical, RADIOLOGIST, report, whom="Dr. Ward")
     assert [(one.version, one.whom, one.by) for one in told.told] == [(1, "Dr. Ward", "radiologist")]
+
+
+def test_a_critical_finding_stays_one_when_something_is_added(desk: Desk, report: str) -> None:
+    taken(desk, report)
+    desk.do(sign, RADIOLOGIST, report, critical=True)
+    desk.do(addend, RADIOLOGIST, report, (Section(name="findings", text="Compared."),))
+    told = desk.do(told_critical, RADIOLOGIST, report, whom="Dr. Ward")
+    assert [one.version for one in told.told] == [1]
+    desk.do(correct, RADIOLOGIST, report, TEXT, reason="a bleeding was overlooked", critical=True)
+    told = desk.do(told_critical, CLERK, report, whom="Dr. Night")
+    assert [(one.version, one.by) for one in told.told] == [(1, "radiologist"), (3, "clerk")]
+
+
+def test_a_report_is_given_to_who_reads(desk: Desk, report: str) -> None:
+    for code, role, active in (
+        ("radiologist", "radiologist", True), ("other", "radiologist", True), ("clerk", "clerk", True),
+        ("left", "radiologist", False),
+    ):  # fmt: skip
+        desk.do(put_person, ADMINISTRATOR, Person(code=code, roles=(role,), active=active))
+    for to in ("clerk", "left", "nobody"):
+        with pytest.raises(InvalidError, match="who reads"):
+            desk.do(assign, ADMINISTRATOR, desk.settings, report, to=to)
+    with pytest.raises(ForbiddenError):
+        desk.do(assign, ADMINISTRATOR, desk.settings, report)  # he would keep it from those who read
+    assert desk.look(get, report).assigned_to == ""
+    taken(desk, report)
+    desk.do(assign, RADIOLOGIST, desk.settings, report, to="other")  # who has it hands it over
+    assert desk.look(get, report).assigned_to == "other"
+    with pytest.raises(NotNowError):
+        desk.do(assign, RADIOLOGIST, desk.settings, report, to="radiologist")
+    desk.do(sign, OTHER, report)
+    with pytest.raises(NotNowError):
+        desk.do(release, OTHER, report)
+
+
+def test_what_it_was_compared_with_are_studies(desk: Desk, report: str) -> None:
+    taken(desk, report)
+    with pytest.raises(InvalidError, match="UIDs"):
+        desk.do(sign, RADIOLOGIST, report, priors=["1.2", "last year's"])
+
+
+def test_a_report_is_not_begun_with_what_another_keeps_for_himself(desk: Desk, report: str) -> None:
+    own = Template(name="mine", sections=(TemplateSection(name="findings"),), owner="other")
+    key = desk.do(put_template, OTHER, own)
+    taken(desk, report)
+    with pytest.raises(UnknownError):
+        desk.do(draft, RADIOLOGIST, desk.settings, report, TEXT, template=key)
 
 
 def test_the_machine_is_only_left_by_its_table() -> None:

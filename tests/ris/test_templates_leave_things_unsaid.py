@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import yaml
 from hypothesis import given
@@ -157,8 +159,10 @@ def test_one_changes_ones_own_and_some_everybodys(desk: Desk) -> None:
     everybodys = desk.do(put_template, ADMINISTRATOR, CHEST)
     with pytest.raises(ForbiddenError):
         desk.do(put_template, TRAINEE, own, everybodys)  # nobody takes for himself what is everybody's
-    with pytest.raises(ForbiddenError):
-        desk.do(delete_template, RADIOLOGIST, mine)
+    with pytest.raises(UnknownError):
+        desk.do(delete_template, RADIOLOGIST, mine)  # nor knows what others keep for themselves
+    with pytest.raises(UnknownError):
+        desk.do(put_template, RADIOLOGIST, CHEST, mine)
     desk.do(put_template, ADMINISTRATOR, Template(name="Other", sections=CHEST.sections))
     with pytest.raises(TakenError):
         desk.do(put_template, ADMINISTRATOR, Template(name="Other", sections=CHEST.sections), everybodys)
@@ -169,6 +173,17 @@ def test_one_changes_ones_own_and_some_everybodys(desk: Desk) -> None:
     desk.do(delete_macro, RADIOLOGIST, macro)
     with pytest.raises(UnknownError):
         desk.do(delete_macro, RADIOLOGIST, macro)
+
+
+def test_macros_that_grow_by_powers_are_refused_before_they_have_grown() -> None:
+    words = {f"m{number}": f".m{number + 1} " * 60 for number in range(4)} | {"m4": "x" * 60}
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidError, match="at most"):
+            expand(".m0", words)  # 780 million characters
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_macros_stand_for_texts_and_end() -> None:

@@ -12,11 +12,13 @@ from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.actors import SYSTEM
 from hounsfield.ris_plugin.api.http import BODY_BYTES_MAX
 from hounsfield.ris_plugin.api.openapi import document
+from hounsfield.ris_plugin.api.performing import KEPT_NS
 from hounsfield.ris_plugin.api.table import ENDPOINTS
 from hounsfield.ris_plugin.catalog import put_person
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Person
 from hounsfield.ris_plugin.records.patients import Visit
+from hounsfield.ris_plugin.records.requests import DONE
 from ris.conftest import ADMINISTRATOR, NOON_NS, Desk
 from ris.counter import Counter
 
@@ -247,6 +249,82 @@ async def test_bodies_that_cannot_be_are_refused(
         "clerk", "POST", "/orders", content=b"{}", headers={"content-type": "text/plain"}
     )
     assert form.status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"pregnancy": 1 << 64}, "pregnancy"),
+        ({"pregnancy": -(1 << 70)}, "pregnancy"),
+        ({"died": "9999-12-31T23:59:59-14:00"}, "died"),
+        ({"died": "0001-01-01T00:00:00+14:00"}, "died"),
+        ({"name": "DOE\x00^JANE"}, "name"),
+        ({"address": "Main Street\x0b1"}, "address"),
+        ({"contacts": [{"name": "x\x1b"}]}, "name"),
+        ({"alerts": ["x"] * 1001}, "alerts"),
+    ],
+)
+async def test_what_could_not_be_kept_or_said_is_refused(
+    counter: Counter, given: dict[str, Any], field: str
+) -> None:
+    path = f"/patients/{counter.desk.patient()}"
+    answer = await counter.ask("clerk", "PATCH", path, given, headers={"if-match": '"1"'})
+    assert (answer.status_code, answer.json().get("field")) == (422, field)
+    assert (await counter.get("clerk", path))["version"] == 1
+
+
+async def test_days_that_no_calendar_has_are_refused(counter: Counter) -> None:
+    for path, query in (
+        ("/day-sheets", {"day": "9999-12-31"}), ("/day-sheets", {"day": "0001-01-01", "week": "true"}),
+        ("/worklist", {"since": "0001-01-01T00:00:00+14:00"}), ("/slots", {"until": "9999-12-31T00:00:00"}),
+        ("/appointments", {"since": "9999-12-31T23:59:59"}), ("/patients", {"name": "a\x00"}),
+    ):  # fmt: skip
+        assert "field" in await counter.get("clerk", path, 422, **query), path
+
+
+async def test_a_change_whose_answer_was_lost_is_not_made_twice(counter: Counter) -> None:
+    desk = counter.desk
+    desk.procedure()
+    body = {"patient": desk.patient(), "procedure": "CTHEAD"}
+    key = {"headers": {"idempotency-key": "8e03978e-40d5-43dd-bc93-6894a57f9324"}}
+    first = await counter.ask("referrer", "POST", "/orders", body, **key)
+    again = await counter.ask("referrer", "POST", "/orders", body, **key)
+    assert (again.status_code, again.content) == (201, first.content)
+    for header in ("etag", "location"):
+        assert again.headers[header] == first.headers[header]
+    assert len((await counter.get("referrer", "/orders"))["items"]) == 1
+    assert [event.kind for event in desk.said()].count("ris.order-placed") == 1
+    # Another request is not answered as this one was, and another's key is another key.
+    other = await counter.ask("referrer", "POST", "/orders", {**body, "reason": "x"}, **key)
+    assert (other.status_code, other.json()["field"]) == (422, "Idempotency-Key")
+    await counter.post("clerk", "/orders", body, 201, **key)
+    # What was refused may be tried again under its key; and what was done, in whatever state it is now.
+    cancel = {"headers": {"idempotency-key": "2"}}
+    path = f"/orders/{first.json()['id']}/cancel"
+    await counter.post("referrer", path, {"why": ""}, 422, **cancel)
+    done = await counter.post("referrer", path, {"why": "went home"}, **cancel)
+    assert await counter.post("referrer", path, {"why": "went home"}, **cancel) == done
+    await counter.post("referrer", path, {"why": "went home"}, 409)
+    desk.do(put_person, ADMINISTRATOR, Person(code="referrer", roles=("referrer",), active=False))
+    await counter.post("referrer", path, {"why": "went home"}, 403, **cancel)
+    for wrong in ("x" * 256, "\u00fc"):
+        await counter.post("clerk", "/orders", body, 422, headers={"idempotency-key": wrong.encode()})
+
+
+async def test_keys_of_requests_are_forgotten(counter: Counter) -> None:
+    desk = counter.desk
+    desk.procedure()
+    body = {"patient": desk.patient(), "procedure": "CTHEAD"}
+    made = set()
+    for number in range(4):
+        answer = await counter.post(
+            "clerk", "/orders", body, 201, headers={"idempotency-key": str(number % 2)}
+        )
+        made.add(answer["id"])
+        desk.now_ns += KEPT_NS // 2 + 2 * NS
+    with desk.view() as view:
+        assert len(view.ids(DONE, "at", "")) == 2
+    assert len(made) == 4
 
 
 async def test_parameters_that_cannot_be_are_refused(counter: Counter) -> None:

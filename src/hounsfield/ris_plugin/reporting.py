@@ -9,6 +9,7 @@ stays named.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
+from hounsfield.ris_plugin.catalog import person
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError, UnknownError
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PROCEDURE
@@ -66,6 +68,7 @@ MACHINE: Final = Machine(
         Transition("take", ("unassigned",), "assigned", _READERS),
         Transition("release", ("assigned",), "unassigned", (*_READERS, Role.ADMINISTRATOR)),
         Transition("draft", ("assigned", "dictated", "preliminary"), SAME, _READERS),
+        Transition("release", ("dictated", "preliminary"), SAME, (*_READERS, Role.ADMINISTRATOR)),
         Transition("dictate", ("assigned", "dictated"), "dictated", _READERS),
         Transition("put-forward", ("assigned", "dictated", "preliminary"), "preliminary", _READERS),
         Transition("sign", ("assigned", "dictated", "preliminary"), "final", (Role.RADIOLOGIST,)),
@@ -78,6 +81,7 @@ MACHINE: Final = Machine(
 SECTIONS: Final = ("indication", "technique", "comparison", "findings", "impression", "recommendation")
 """The usual sections, in the order in which they are read, as in RSNA's report templates."""
 SECTION_CHARACTERS_MAX: Final = 100_000
+_UID: Final = re.compile(r"[0-9.]{1,64}", re.ASCII)  # PS3.5 9.1
 SECTIONS_MAX: Final = 50
 
 
@@ -178,12 +182,19 @@ def take_back(change: Change, study_uid: str) -> None:
 
 
 def assign(change: Change, actor: Actor, settings: RisSettings, report_id: str, to: str = "") -> Report:
-    """Take a report for oneself, locked, or as an administrator give it to somebody."""
+    """Take a report for oneself, locked, or as an administrator or radiologist give it to somebody who reads.
+    InvalidError for anybody else; NotNowError while another reader has it."""
     report = get(change, report_id)
     who = to or actor.person
-    if who != actor.person and not actor.may((Role.ADMINISTRATOR, Role.RADIOLOGIST)):
+    if who == actor.person:
+        actor.require(*_READERS, what="taking a report")
+    elif not actor.may((Role.ADMINISTRATOR, Role.RADIOLOGIST)):
         raise ForbiddenError("to give a report to somebody else needs the role administrator or radiologist")
-    if is_locked(report, change.now_ns) and report.assigned_to not in ("", who):
+    else:
+        reader = person(change, who)
+        if reader is None or not set(reader[1].roles) & set(_READERS):
+            raise InvalidError("a report is given to an active person who reads", "to")
+    if is_locked(report, change.now_ns) and report.assigned_to not in ("", who, actor.person):
         raise NotNowError("somebody else has this report now: its lock ends when it is released or left")
     if report.state == "unassigned":
         if not actor.may(_READERS):
@@ -213,7 +224,7 @@ def release(change: Change, actor: Actor, report_id: str) -> Report:
     report = get(change, report_id)
     if report.assigned_to != actor.person and not actor.may((Role.ADMINISTRATOR,)):
         raise ForbiddenError("only who has the report, or an administrator, gives it back")
-    state = MACHINE.after(report.state, "release", actor) if report.state == "assigned" else report.state
+    state = MACHINE.after(report.state, "release", actor)
     changed = structs.replace(
         report, state=state, assigned_to="", locked_until_ns=0, changed_ns=change.now_ns
     )
@@ -258,8 +269,8 @@ def draft(
     _mine(report, actor, change.now_ns)
     if version and change.version(REPORT, report_id) != version:
         raise StaleError("the report has changed since it was read: look at it again")
-    if template:
-        templates.template(change, template)
+    if template and template != report.template:
+        templates.template(change, template, actor.person)
     action = "dictate" if dictated else "draft"
     changed = structs.replace(
         report,
@@ -309,6 +320,8 @@ def sign(
         state=state,
         versions=(*report.versions, made),
         priors=tuple(priors),
+    if not all(_UID.fullmatch(one) for one in priors):
+        raise InvalidError("priors are Study Instance UIDs", "priors")
         draft=(),
         drafted_by="",
         locked_until_ns=0,
@@ -320,28 +333,45 @@ def sign(
 
 
 def correct(
-    change: Change, actor: Actor, report_id: str, sections: Sequence[Section], *, reason: str
+    change: Change,
+    actor: Actor,
+    report_id: str,
+    sections: Sequence[Section],
+    *,
+    reason: str,
+    critical: bool = False,
 ) -> Report:
     """Sign another version in place of a final one, which stays to be read. It says why."""
-    return _after_final(change, actor, report_id, "correct", "correction", sections, reason)
+    return _after_final(
+        change, actor, report_id, "correct", "correction", sections, reason, critical=critical
+    )
 
 
 def addend(
-    change: Change, actor: Actor, report_id: str, sections: Sequence[Section], *, reason: str = ""
+    change: Change,
+    actor: Actor,
+    report_id: str,
+    sections: Sequence[Section],
+    *,
+    reason: str = "",
+    critical: bool = False,
 ) -> Report:
     """Sign what is added to a final report, whose text stays as it is."""
-    return _after_final(change, actor, report_id, "addend", "addendum", sections, reason or "addendum")
+    return _after_final(
+        change, actor, report_id, "addend", "addendum", sections, reason or "addendum", critical=critical
+    )
 
 
 def told_critical(change: Change, actor: Actor, report_id: str, *, whom: str) -> Report:
-    """Note who was told of a critical finding, by whom and when."""
+    """Note who was told of a critical finding, by whom and when: of the last version that has one."""
     actor.require(*_READERS, Role.CLERK, what="noting who was told")
     report = get(change, report_id)
     if not whom.strip():
         raise InvalidError("say who was told", "whom")
-    if not report.versions or not report.versions[-1].critical:
+    found = next((one for one in reversed(report.versions) if one.critical), None)
+    if found is None:
         raise NotNowError("the report has no critical finding")
-    told = Told(version=report.versions[-1].number, whom=whom.strip(), by=actor.person, at_ns=change.now_ns)
+    told = Told(version=found.number, whom=whom.strip(), by=actor.person, at_ns=change.now_ns)
     changed = structs.replace(report, told=(*report.told, told), changed_ns=change.now_ns)
     change.put(REPORT, report_id, changed)
     _say(change, "report-critical-told", actor, report_id, changed)
@@ -374,6 +404,8 @@ def _after_final(  # noqa: PLR0917  the two that differ in words only
     if not reason.strip():
         raise InvalidError("say why it is corrected", "reason")
     fill = templates.complete if kind == "correction" else templates.filled
+    *,
+    critical: bool,
     made = Version(
         number=len(report.versions) + 1,
         kind=kind,
@@ -391,7 +423,8 @@ def _after_final(  # noqa: PLR0917  the two that differ in words only
     )
     change.put(REPORT, report_id, changed)
     event = "report-corrected" if kind == "correction" else "report-addended"
-    _say(change, event, actor, report_id, changed, version=made.number)
+        critical=critical,
+    _say(change, event, actor, report_id, changed, version=made.number, critical=critical)
     return changed
 
 

@@ -74,10 +74,10 @@ Kept = TypeVar("Kept", Template, Macro)
 # ---------------------------------------------------------------- finding
 
 
-def template(view: View, template_id: str) -> Template:
-    """The template. UnknownError."""
+def template(view: View, template_id: str, person: str | None = None) -> Template:
+    """The template, for a ``person`` everybody's or his own. UnknownError."""
     found = view.get(TEMPLATE, template_id)
-    if found is None:
+    if found is None or (person is not None and found.owner not in ("", person)):
         raise UnknownError("there is no such template")
     return found
 
@@ -135,7 +135,16 @@ def expand(text: str, words: Mapping[str, str]) -> str:
     names itself."""
 
     def replaced(text: str, within: tuple[str, ...]) -> str:
+    spent = 0
+
         def of(found: re.Match[str]) -> str:
+        nonlocal spent
+        spent += len(text)  # counted before it is there: macros that name macros grow by powers
+        if spent > EXPANDED_CHARACTERS_MAX:
+            raise InvalidError(
+                f"with its macros a text has at most {EXPANDED_CHARACTERS_MAX} characters", "text"
+            )
+
             word = folded(found[1])
             if word not in words:
                 return found[0]
@@ -143,12 +152,7 @@ def expand(text: str, words: Mapping[str, str]) -> str:
                 raise InvalidError(f"the macro .{word} names itself", "text")
             return replaced(words[word], (*within, word))
 
-        grown = _WORD.sub(of, text)
-        if len(grown) > EXPANDED_CHARACTERS_MAX:
-            raise InvalidError(
-                f"with its macros a text has at most {EXPANDED_CHARACTERS_MAX} characters", "text"
-            )
-        return grown
+        return _WORD.sub(of, text)
 
     return replaced(text, ())
 
@@ -272,10 +276,7 @@ def delete_macro(change: Change, actor: Actor, macro_id: str) -> None:
 def _put(change: Change, actor: Actor, kind: Kind[Kept], new: Kept, record_id: str) -> str:
     _may(actor, new.owner)
     if record_id:
-        held = change.get(kind, record_id)
-        if held is None:
-            raise UnknownError(f"there is no such {kind.name}")
-        _may(actor, held.owner)
+        held: Kept | None = _mine(change, actor, kind, record_id)
     else:
         same = change.first(kind, "name", f"{new.owner}\0{new.name}")
         record_id, held = same if same is not None else (change.new_id(), None)
@@ -286,15 +287,21 @@ def _put(change: Change, actor: Actor, kind: Kind[Kept], new: Kept, record_id: s
 
 
 def _delete(change: Change, actor: Actor, kind: Kind[Kept], record_id: str) -> None:
-    held = change.get(kind, record_id)
-    if held is None:
-        raise UnknownError(f"there is no such {kind.name}")
-    _may(actor, held.owner)
+    _mine(change, actor, kind, record_id)
     change.delete(kind, record_id)
     _say(change, actor, kind.name, record_id)
 
 
 def _say(change: Change, actor: Actor, kind: str, record_id: str) -> None:
+def _mine(view: View, actor: Actor, kind: Kind[Kept], record_id: str) -> Kept:
+    """What is there for the actor to change: what is somebody else's own is not there."""
+    held = view.get(kind, record_id)
+    if held is None or held.owner not in ("", actor.person):
+        raise UnknownError(f"there is no such {kind.name}")
+    _may(actor, held.owner)
+    return held
+
+
     change.say("catalog-changed", {"kind": kind, "record": record_id, "actor": actor.person})
 
 

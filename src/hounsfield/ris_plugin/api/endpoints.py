@@ -16,6 +16,8 @@ from hounsfield.ris_plugin.api.models import item, moment_ns, show
 from hounsfield.ris_plugin.api.sight import DEPARTMENT
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import InvalidError
+from hounsfield.ris_plugin.patients import resolve
+from hounsfield.ris_plugin.records.patients import Patient
 
 __all__ = ["Ask", "Endpoint", "Limit", "Nothing", "Paged", "Why", "page_of", "paged"]
 
@@ -60,6 +62,14 @@ class Ask:
     """Of If-Match."""
     seen: list[str] = field(default_factory=list)
     """Patients marked confidential whose record was opened: the journal notes it."""
+
+    def open(self, view: View, patient_id: str) -> tuple[str, Patient]:
+        """Whose record is opened: the patient, or whom it was merged into. That a confidential one was opened
+        is noted, by reads and changes alike; a line of a list is none. UnknownError."""
+        found = resolve(view, patient_id)
+        if found[1].confidential:
+            self.seen.append(found[0])
+        return found
 
     def ns(self, when: datetime | None) -> int:
         """A moment that was given."""

@@ -108,6 +108,8 @@ def performed_step(view: View, ask: Ask) -> Whole:
     one = view.get(PERFORMED, key)
     if one is None:
         raise UnknownError("there is no such performed procedure step")
+    if one.patient:
+        ask.open(view, one.patient)
     step = ask.item(view, PERFORMED, key, one)
     return Whole(id=key, version=step.version, step=step, attributes=msgspec.Raw(one.dataset))
 

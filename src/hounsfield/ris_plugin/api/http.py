@@ -12,10 +12,10 @@ from starlette.routing import Route
 
 from hounsfield.archive.plugins import RecordError, TakenError
 from hounsfield.ris_plugin.api.endpoints import Endpoint
-from hounsfield.ris_plugin.api.identity import Caller
-from hounsfield.ris_plugin.api.performing import perform
+from hounsfield.ris_plugin.api.identity import Caller, is_foreign
+from hounsfield.ris_plugin.api.performing import KEY, perform
 from hounsfield.ris_plugin.context import Ris
-from hounsfield.ris_plugin.errors import InvalidError, RisError
+from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, RisError
 
 __all__ = ["API", "BODY_BYTES_MAX", "problem", "routes"]
 
@@ -61,6 +61,8 @@ def _route(ris: Ris, path: str, by_method: dict[str, Endpoint]) -> Route:
 async def _answer(ris: Ris, endpoint: Endpoint, request: Request) -> Response:
     caller = Caller(token_holder=request.scope.get("identity"))
     try:
+        if caller.token_holder is None and is_foreign(request.headers):
+            raise ForbiddenError("a page of somebody else asks")
         query = _once(request)
         body = await _body(request)
         answer = await perform(
@@ -71,6 +73,7 @@ async def _answer(ris: Ris, endpoint: Endpoint, request: Request) -> Response:
             query=query,
             body=body,
             version=_version(request),
+            key=request.headers.get(KEY, ""),
         )
     except RisError as error:
         return problem(error.status, str(error), field=getattr(error, "field", ""))
@@ -111,9 +114,10 @@ async def _body(request: Request) -> bytes:
             raise TooLargeError(f"a body has at most {BODY_BYTES_MAX} bytes")
         pieces.append(piece)
     body = b"".join(pieces)
-    media_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and media_type != JSON:
-        # Also what keeps a foreign page from having a browser send it as a form (no preflight).
+        # Also what keeps a foreign page from having a browser send it as a form, or as bytes of no type:
+        # before those comes no preflight.
         raise UnsupportedError(f"a body is {JSON}")
     return body
 

@@ -8,8 +8,10 @@ as an administrator and a clerk under the name of the system's user: never as so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import urlsplit
 
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin.actors import PEOPLES_ROLES, Actor, Role
@@ -17,7 +19,7 @@ from hounsfield.ris_plugin.catalog import person
 from hounsfield.ris_plugin.errors import ForbiddenError
 from hounsfield.ris_plugin.settings import RisSettings
 
-__all__ = ["LOCAL_ROLES", "Caller", "actor_of"]
+__all__ = ["LOCAL_ROLES", "Caller", "actor_of", "is_foreign"]
 
 LOCAL_ROLES: Final = frozenset({Role.ADMINISTRATOR, Role.CLERK})
 """Of who uses the command line: he runs the system, and can do what a front desk does. What needs a
@@ -52,3 +54,12 @@ def actor_of(view: View, settings: RisSettings, caller: Caller) -> Actor:
             "`hounsfield ris people put`"
         )
     return Actor(code, frozenset(found[1].roles) & PEOPLES_ROLES)
+
+
+def is_foreign(headers: Mapping[str, str]) -> bool:
+    """Whether a page of somebody else asks, in the browser of who needs no token: a token is nothing that a
+    browser sends by itself, being on this machine is (RFC 6455 10.2; Fetch Metadata)."""
+    origin = headers.get("origin", "")
+    if origin:
+        return urlsplit(origin).netloc != headers.get("host", "")
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")

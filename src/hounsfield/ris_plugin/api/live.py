@@ -2,29 +2,26 @@
 
 One task in each worker reads the journal and gives each event to the sockets of that worker. Who connects is
 told ``hello`` first, and reads his lists then; who is too slow, or was told wrong because the journal was
-made anew, is closed (1013) and does the same again. A referrer is told of his own orders alone.
+made anew, is closed (1013) and does the same again. Everybody is told of what he can read: a referrer of his
+own orders, their appointments, and their reports from the first version put forward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 import trio
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from hounsfield.archive.plugins import Event, GoneError
+from hounsfield.archive.plugins import Event, GoneError, View
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.api import sight
-from hounsfield.ris_plugin.api.identity import Caller, actor_of
+from hounsfield.ris_plugin.api.identity import Caller, actor_of, is_foreign
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import RisError
-from hounsfield.ris_plugin.records.orders import ORDER
-from hounsfield.ris_plugin.records.schedule import APPOINTMENT, STEP
 
 __all__ = ["TOPICS", "Live"]
 
@@ -45,6 +42,15 @@ TOPICS: Final[Mapping[str, tuple[str, ...]]] = {
     "catalog": ("catalog-",),
 }
 """By the beginnings of the kinds of events; what has none of these is told to nobody."""
+ROLES: Final = "catalog"
+"""The topic under which it is told that somebody may have other roles now."""
+SIGHT: Final[Mapping[str, tuple[str, Callable[[View, Actor, str], object]]]] = {
+    "orders": ("order", sight.order),
+    "schedule": ("appointment", sight.appointment),
+    "reports": ("report", sight.report),
+}
+"""By topic what an event is of, and who may see that: of who does not see everything. Of other topics he
+is told nothing."""
 _IDS: Final = (
     "patient", "order", "orders", "appointment", "step", "study", "report", "survivor", "merged", "merge",
     "performed", "record", "version", "to", "why", "actor",
@@ -103,7 +109,7 @@ class Live:
             **{name: event.body[name] for name in _IDS if name in event.body},
         }
         for socket in list(self._sockets):
-            if topic in socket.topics:
+            if topic in socket.topics or topic == ROLES:
                 try:
                     socket.send.send_nowait(told)
                 except trio.WouldBlock:
@@ -123,13 +129,14 @@ class Live:
     async def serve(self, websocket: WebSocket) -> None:
         """Tell one who looks. ``?topics=orders,reports``: of these alone."""
         caller = Caller(token_holder=websocket.scope.get("identity"))
-        topics = frozenset(filter(None, websocket.query_params.get("topics", "").split(","))) or TOPICS.keys()
+        wanted = filter(None, websocket.query_params.get("topics", "").split(","))
+        topics = frozenset(wanted) or frozenset(TOPICS)
         try:
-            actor = self._actor(caller)
+            self._actor(caller)
         except RisError:
             await websocket.close(_POLICY)
             return
-        if not topics <= TOPICS.keys() or (caller.token_holder is None and _is_foreign(websocket)):
+        if not topics <= TOPICS.keys() or (caller.token_holder is None and is_foreign(websocket.headers)):
             await websocket.close(_POLICY)
             return
         if len(self._sockets) >= SOCKETS_MAX:
@@ -137,14 +144,14 @@ class Live:
             return
         await websocket.accept()
         send, take = trio.open_memory_channel[dict[str, Any]](BEHIND_MAX)
-        socket = _Socket(frozenset(topics), send)
+        socket = _Socket(topics, send)
         self._sockets.add(socket)
         self._some.set()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_until_gone, websocket, nursery.cancel_scope)
                 await self._send(websocket, {"event": "hello", "topics": sorted(topics)})
-                code = await self._serve(websocket, take, caller, actor)
+                code = await self._serve(websocket, take, caller, topics)
                 if code:
                     await websocket.close(code)
                 nursery.cancel_scope.cancel()
@@ -160,16 +167,17 @@ class Live:
         websocket: WebSocket,
         take: trio.MemoryReceiveChannel[dict[str, Any]],
         caller: Caller,
-        actor: Actor,
+        topics: frozenset[str],
     ) -> int:
         """Until it is to be closed, with which code."""
+        actor: Actor | None = None
         async for told in take:
-            if told["topic"] == "catalog":
+            if actor is None or told["topic"] == ROLES:
                 try:
                     actor = self._actor(caller)  # roles may be other ones now
                 except RisError:
                     return _POLICY
-            if self._sees(actor, told):
+            if told["topic"] in topics and self._sees(actor, told):
                 await self._send(websocket, told)
         return _TRY_AGAIN
 
@@ -182,33 +190,25 @@ class Live:
     def _sees(self, actor: Actor, told: Mapping[str, Any]) -> bool:
         if sight.sees_all(actor):
             return True
-        with self._ris.reading() as view:
-            ids = [one for one in (told.get("order", ""), *told.get("orders", ())) if one]
-            if not ids and "appointment" in told:
-                appointment = view.get(APPOINTMENT, told["appointment"])
-                ids = list(appointment.orders) if appointment is not None else []
-            if not ids and "step" in told:
-                step = view.get(STEP, told["step"])
-                ids = [step.order] if step is not None else []
-            orders = [view.get(ORDER, one) for one in ids]
-        return bool(orders) and all(one is not None and sight.is_own(actor, one) for one in orders)
+        name, seen = SIGHT.get(told["topic"], ("", None))
+        if seen is None or name not in told:
+            return False
+        try:
+            with self._ris.reading() as view:
+                seen(view, actor, told[name])
+        except RisError:
+            return False
+        return True
 
     @staticmethod
     async def _send(websocket: WebSocket, told: Mapping[str, Any]) -> None:
         await websocket.send_text(msgspec.json.encode(told).decode())
 
 
-def _is_foreign(websocket: WebSocket) -> bool:
-    """Whether a page of somebody else asks, in the browser of who needs no token (RFC 6455 10.2)."""
-    origin = websocket.headers.get("origin", "")
-    return bool(origin) and urlsplit(origin).netloc != websocket.headers.get("host", "")
-
-
 async def _until_gone(websocket: WebSocket, scope: trio.CancelScope) -> None:
-    """What a socket says is not listened to; that it is gone is."""
-    with suppress(WebSocketDisconnect):
-        while True:
-            await websocket.receive_text()
+    """What a socket says, in whatever frames, is not listened to; that it is gone is."""
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
     scope.cancel()
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.ris_plugin.api.endpoints import Endpoint
+from hounsfield.ris_plugin.api.performing import KEY, KEY_CHARACTERS_MAX
 from hounsfield.ris_plugin.api.table import ENDPOINTS
 
 __all__ = ["document"]
@@ -30,7 +31,8 @@ _DESCRIPTION: Final = """\
 The work around the images. Every request is somebody's: the holder of its bearer token is a person of the
 RIS, whose roles say what he may do. Moments are RFC 3339; without an offset they are the department's. Lists
 come page by page: `next` is the `after` of the next one. What was read has an ETag; If-Match refuses (412)
-what somebody else has changed meanwhile. `WS /ris/api/live` tells what changes, as it does.
+what somebody else has changed meanwhile. A change under an Idempotency-Key is made once, and
+answered again as it was. `WS /ris/api/live` tells what changes, as it does.
 """
 
 
@@ -102,6 +104,16 @@ def _operation(endpoint: Endpoint, of: dict[Any, Any], queries: dict[Any, Any]) 
                 "required": endpoint.must_match,
                 "description": "The ETag that it was read with",
                 "schema": {"type": "string"},
+            }
+        )
+    if not endpoint.is_read:
+        parameters.append(
+            {
+                "name": KEY,
+                "in": "header",
+                "required": False,
+                "description": "Asked again under the same one, it is answered as it was, and not done again",
+                "schema": {"type": "string", "maxLength": KEY_CHARACTERS_MAX},
             }
         )
     done: dict[str, Any] = {"description": "Done"}

@@ -10,15 +10,14 @@ from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import orders
-from hounsfield.ris_plugin.actors import PEOPLES_ROLES, Role
 from hounsfield.ris_plugin.api import sight
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, Paged, Why, page_of, paged
 from hounsfield.ris_plugin.api.models import changes_of, given, item, model, new_of, row_of
-from hounsfield.ris_plugin.errors import InvalidError, UnknownError
+from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, UnknownError
 from hounsfield.ris_plugin.orders import NewOrder
 from hounsfield.ris_plugin.patients import family, resolve
 from hounsfield.ris_plugin.records.base import Code
-from hounsfield.ris_plugin.records.orders import OPEN_STATES, ORDER, Order
+from hounsfield.ris_plugin.records.orders import OPEN_STATES, ORDER, Order, Question
 from hounsfield.ris_plugin.records.patients import PATIENT
 
 __all__ = ["ENDPOINTS", "shown"]
@@ -71,6 +70,7 @@ class Given(Nothing, frozen=True, kw_only=True):
 def shown(view: View, ask: Ask, order_id: str, order: Order) -> Any:
     """An order with whose it is."""
     _, patient = resolve(view, order.patient)
+    is_copy = sight.only_refers(ask.actor) and order.requester_code != ask.actor.person
     return ask.item(
         view,
         ORDER,
@@ -80,13 +80,17 @@ def shown(view: View, ask: Ask, order_id: str, order: Order) -> Any:
         patient_number=patient.identifiers[0].value,
         birth_day=patient.birth_day,
         actions=tuple(
-            one for one in orders.MACHINE.possible(order.state, ask.actor) if one in WITH_OWN_ENDPOINT
+            one
+            for one in orders.MACHINE.possible(order.state, ask.actor)
+            if one in WITH_OWN_ENDPOINT and not is_copy
         ),
     )
 
 
 def _now(view: View, ask: Ask, order_id: str) -> Any:
-    return shown(view, ask, order_id, orders.get(view, order_id))
+    order = orders.get(view, order_id)
+    ask.open(view, order.patient)
+    return shown(view, ask, order_id, order)
 
 
 def listed(view: View, ask: Ask) -> Any:
@@ -102,22 +106,28 @@ def listed(view: View, ask: Ask) -> Any:
             and (not q.priority or one.priority == q.priority)
             and (not q.state or one.state == q.state)
             and (not q.requester or one.requester_code == q.requester)
+            and (not q.accession or one.accession == q.accession)
+            and (not q.placer or (one.placer_number, one.placer_issuer) == (q.placer, q.placer_issuer))
         )
 
-    def page(by: tuple[str, str]) -> Any:
+    def page(*by: tuple[str, str]) -> Any:
         return paged(ask, view, ORDER, by, partial(shown, view, ask), keep=keep, answer=OrderItem)
 
+    if q.state and q.state not in orders.MACHINE.states:
+        raise InvalidError(f"a state is one of {', '.join(orders.MACHINE.states)}", "state")
+    if not everything and not q.patient:
+        # Of his own alone: `next` names the last one that was looked at.
+        person = ask.actor.person
+        return page(("requester", person), ("copy", person))
     if q.accession:
         return page(("accession", q.accession))
     if q.placer:
         return page(("placer", f"{q.placer_issuer}\0{q.placer}"))
     if q.patient:
         return _of_patient(view, ask, q, keep)
-    if q.requester or not everything:
-        return page(("requester", q.requester or ask.actor.person))
+    if q.requester:
+        return page(("requester", q.requester))
     if q.state:
-        if q.state not in orders.MACHINE.states:
-            raise InvalidError(f"a state is one of {', '.join(orders.MACHINE.states)}", "state")
         return page(("state", q.state))
     if ways or q.after:
         raise InvalidError("open orders come state by state when there are many: ask for a state", "after")
@@ -133,23 +143,37 @@ def listed(view: View, ask: Ask) -> Any:
 
 def _of_patient(view: View, ask: Ask, q: Filter, keep: Callable[[Order], bool]) -> Any:
     """All of a person, whatever record it was said of: some dozens."""
-    who, _ = sight.patient(view, ask.actor, q.patient)
+    who, _ = ask.open(view, sight.patient(view, ask.actor, q.patient)[0])
     found = [each for one in family(view, who) for each in view.find(ORDER, "patient", one) if keep(each[1])]
     found.sort(key=lambda each: (-each[1].placed_ns, each[0]))
     return page_of(OrderItem)(items=tuple(shown(view, ask, *each) for each in found[: q.limit]))
 
 
-def _only_refers(ask: Ask) -> bool:
-    return not ask.actor.may(PEOPLES_ROLES - {Role.REFERRER})
-
-
 def _asked(view: View, ask: Ask) -> NewOrder:
     new: NewOrder = row_of(ask.body, ask.ris.zone)
-    if _only_refers(ask):
-        new = structs.replace(new, requester_code=ask.actor.person)
+    person = ask.actor.person
+    if sight.only_refers(ask.actor):
+        if new.accession or new.study_uid:
+            raise ForbiddenError("accession numbers and study UIDs are the department's to give")
+        # His numbers are his own: nobody else's system finds his order under what it calls another one.
+        issuer = person if new.placer_number else ""
+        new = structs.replace(new, requester_code=person, placer_issuer=issuer)
         if view.get(PATIENT, new.patient) is None:
             raise UnknownError("there is no such patient")
-    return structs.replace(new, source=ask.actor.person)
+    answers = tuple(
+        structs.replace(one, answered_by=person, answered_ns=ask.now_ns)
+        if one.answer.strip()
+        else Question(name=one.name)
+        for one in new.answers
+    )
+    return structs.replace(new, source=person, answers=answers)
+
+
+def _own(view: View, ask: Ask) -> Order:
+    """The order, for who is about to act on it."""
+    order = sight.order(view, ask.actor, ask.path["order"])
+    sight.may_change(ask.actor, order)
+    return order
 
 
 def place(change: Change, ask: Ask) -> Any:
@@ -162,9 +186,7 @@ def get(view: View, ask: Ask) -> Any:
     """An order."""
     order_id = ask.path["order"]
     order = sight.order(view, ask.actor, order_id)
-    patient_id, patient = resolve(view, order.patient)
-    if patient.confidential:
-        ask.seen.append(patient_id)
+    ask.open(view, order.patient)
     return shown(view, ask, order_id, order)
 
 
@@ -173,7 +195,7 @@ def change_order(change: Change, ask: Ask) -> Any:
     fields = given(ask.body, ask.ris.zone)
     if not fields:
         raise InvalidError("nothing is changed")
-    sight.order(change, ask.actor, ask.path["order"])
+    _own(change, ask)
     orders.change_order(change, ask.actor, ask.path["order"], **fields)
     return _now(change, ask, ask.path["order"])
 
@@ -189,7 +211,7 @@ def accept(change: Change, ask: Ask) -> Any:
 def answer(change: Change, ask: Ask) -> Any:
     """Answer a safety question."""
     body: Given = ask.body
-    sight.order(change, ask.actor, ask.path["order"])
+    _own(change, ask)
     orders.answer(
         change, ask.actor, ask.path["order"], body.name, body.answer, blocks=body.blocks, note=body.note
     )
@@ -198,7 +220,7 @@ def answer(change: Change, ask: Ask) -> Any:
 
 def _acting(action: str) -> Callable[[Change, Ask], Any]:
     def act(change: Change, ask: Ask) -> Any:
-        sight.order(change, ask.actor, ask.path["order"])
+        _own(change, ask)
         if action == "release":
             orders.release(change, ask.actor, ask.path["order"])
         else:
@@ -210,7 +232,7 @@ def _acting(action: str) -> Callable[[Change, Ask], Any]:
 
 def replace(change: Change, ask: Ask) -> Any:
     """Place another order in place of one."""
-    sight.order(change, ask.actor, ask.path["order"])
+    _own(change, ask)
     new_id = orders.replace(change, ask.actor, ask.ris.settings, ask.path["order"], _asked(change, ask))
     return _now(change, ask, new_id)
 

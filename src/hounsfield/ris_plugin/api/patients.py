@@ -22,7 +22,7 @@ __all__ = ["ENDPOINTS"]
 TAG: Final = "Patients"
 PatientItem: Final[Any] = item(Patient)
 MergeItem: Final[Any] = item(Merge)
-NewPatient: Final[Any] = new_of(Patient, "state", "merged_into", "provisional")
+NewPatient: Final[Any] = new_of(Patient, "former", "state", "merged_into", "provisional")
 PatientChanges: Final[Any] = changes_of(
     Patient,
     "name", "other_names", "birth_day", "sex", "address", "phones", "language", "weight_kg", "size_m",
@@ -89,13 +89,6 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     merges: tuple[item(Merge), ...]  # type: ignore[valid-type]
 
 
-def shown(view: View, ask: Ask, patient_id: str, patient: Patient) -> Any:
-    """A patient whose record is opened."""
-    if patient.confidential:
-        ask.seen.append(patient_id)
-    return ask.item(view, PATIENT, patient_id, patient)
-
-
 def search(view: View, ask: Ask) -> Any:
     """Patients that match. A referrer, who places orders, has to know the number and the day of birth."""
     q: Search = ask.query
@@ -129,15 +122,13 @@ def register_provisional(change: Change, ask: Ask) -> Any:
 
 
 def get_of(view: View, ask: Ask, patient_id: str) -> Any:
-    """What is answered when a patient was changed."""
-    patient = view.get(PATIENT, patient_id)
-    assert patient is not None
-    return ask.item(view, PATIENT, patient_id, patient)
+    """A patient's record."""
+    return ask.item(view, PATIENT, *ask.open(view, patient_id))
 
 
 def get(view: View, ask: Ask) -> Any:
     """The patient, or whom it was merged into."""
-    return shown(view, ask, *sight.patient(view, ask.actor, ask.path["patient"]))
+    return get_of(view, ask, sight.patient(view, ask.actor, ask.path["patient"])[0])
 
 
 def change_patient(change: Change, ask: Ask) -> Any:
@@ -160,9 +151,7 @@ def renumber(change: Change, ask: Ask) -> Any:
 
 def history(view: View, ask: Ask) -> Any:
     """What there is of a patient."""
-    patient_id, patient = sight.patient(view, ask.actor, ask.path["patient"])
-    if patient.confidential:
-        ask.seen.append(patient_id)
+    patient_id, _ = ask.open(view, sight.patient(view, ask.actor, ask.path["patient"])[0])
     everything = sight.sees_all(ask.actor)
     orders = [
         (key, one)
@@ -176,7 +165,7 @@ def history(view: View, ask: Ask) -> Any:
         appointments=tuple(
             ask.item(view, APPOINTMENT, key, one)
             for key, one in patients.of_patient(view, APPOINTMENT, patient_id)
-            if everything or own.issuperset(one.orders)
+            if everything or (one.orders and own.issuperset(one.orders))
         ),
         reports=tuple(
             ReportLine(

@@ -15,7 +15,7 @@ from hounsfield.ris_plugin.api import sight
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, Paged, page_of
 from hounsfield.ris_plugin.api.models import item, model, row_of
 from hounsfield.ris_plugin.catalog import person
-from hounsfield.ris_plugin.errors import InvalidError
+from hounsfield.ris_plugin.errors import InvalidError, UnknownError
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.reports import REPORT, Report, Section
 
@@ -86,6 +86,7 @@ class Correction(Nothing, frozen=True, kw_only=True):
     reason: str
 
 
+    critical: bool = False
 class Addendum(Nothing, frozen=True, kw_only=True):
     """What is added."""
 
@@ -93,6 +94,7 @@ class Addendum(Nothing, frozen=True, kw_only=True):
     reason: str = ""
 
 
+    critical: bool = False
 class Telling(Nothing, frozen=True, kw_only=True):
     """Who was told of a critical finding."""
 
@@ -123,7 +125,9 @@ def _line(view: View, ask: Ask, report_id: str, report: Report) -> Any:
 
 def _now(view: View, ask: Ask) -> Any:
     key = ask.path["report"]
-    return shown(view, ask, key, reporting.get(view, key))
+    report = reporting.get(view, key)
+    ask.open(view, report.patient)
+    return shown(view, ask, key, report)
 
 
 def unread(view: View, ask: Ask) -> Any:
@@ -155,7 +159,7 @@ def unread(view: View, ask: Ask) -> Any:
 
 
 def _of_report(view: View, ask: Ask) -> str:
-    reporting.get(view, ask.path["report"])
+    ask.open(view, reporting.get(view, ask.path["report"]).patient)
     return ask.path["report"]
 
 
@@ -171,9 +175,7 @@ def get(view: View, ask: Ask) -> Any:
     """A report with all its versions."""
     key = ask.path["report"]
     report = sight.report(view, ask.actor, key)
-    patient_id, patient = resolve(view, report.patient)
-    if patient.confidential:
-        ask.seen.append(patient_id)
+    ask.open(view, report.patient)
     return shown(view, ask, key, report)
 
 
@@ -182,10 +184,11 @@ def of_study(view: View, ask: Ask) -> Any:
     found = reporting.of_study(view, ask.query.study)
     if found is None:
         return page_of(ReportItem)(items=())
-    report = sight.report(view, ask.actor, found[0])
-    patient_id, patient = resolve(view, report.patient)
-    if patient.confidential:
-        ask.seen.append(patient_id)
+    try:
+        report = sight.report(view, ask.actor, found[0])
+    except UnknownError:
+        return page_of(ReportItem)(items=())  # as if there were none
+    ask.open(view, report.patient)
     return page_of(ReportItem)(items=(shown(view, ask, found[0], report),))
 
 
@@ -230,7 +233,10 @@ def sign(change: Change, ask: Ask) -> Any:
 
 def _after_final(action: Callable[..., Report]) -> Callable[[Change, Ask], Any]:
     def run(change: Change, ask: Ask) -> Any:
-        action(change, ask.actor, ask.path["report"], _sections(ask), reason=ask.body.reason)
+        body = ask.body
+        action(
+            change, ask.actor, ask.path["report"], _sections(ask), reason=body.reason, critical=body.critical
+        )
         return _now(change, ask)
 
     return run
@@ -273,12 +279,13 @@ ENDPOINTS: Final = (
     _on("ReleaseReport", "release", "Give a report back; what was drafted stays", release, None,
         roles=(*READERS, Role.ADMINISTRATOR)),
     _on("DraftReport", "draft", "Keep what is written so far", draft, Draft, method="PUT", must_match=True),
-    _on("PutReportForward", "put-forward", "Make the draft a preliminary version", put_forward, None),
-    _on("SignReport", "sign", "Make the draft final", sign, Signature),
+    _on("PutReportForward", "put-forward", "Make the draft a preliminary version", put_forward, None,
+        must_match=True),
+    _on("SignReport", "sign", "Make the draft final", sign, Signature, must_match=True),
     _on("CorrectReport", "correct", "Sign another version in place of a final one, and say why",
-        _after_final(reporting.correct), Correction),
+        _after_final(reporting.correct), Correction, must_match=True),
     _on("AddendReport", "addend", "Sign what is added to a final report",
-        _after_final(reporting.addend), Addendum),
+        _after_final(reporting.addend), Addendum, must_match=True),
     _on("ToldCritical", "told", "Note who was told of a critical finding", told, Telling,
         roles=(*READERS, Role.CLERK)),
 )  # fmt: skip

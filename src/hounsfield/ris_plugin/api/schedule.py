@@ -113,7 +113,9 @@ def _code(view: View, resource_id: str) -> str:
 
 
 def _now(view: View, ask: Ask, appointment_id: str) -> Any:
-    return shown(view, ask, appointment_id, scheduling.get(view, appointment_id))
+    appointment = scheduling.get(view, appointment_id)
+    ask.open(view, appointment.patient)
+    return shown(view, ask, appointment_id, appointment)
 
 
 def slots(view: View, ask: Ask) -> Any:
@@ -200,7 +202,8 @@ def propose(change: Change, ask: Ask) -> Any:
 def get(view: View, ask: Ask) -> Any:
     """An appointment."""
     appointment_id = ask.path["appointment"]
-    return shown(view, ask, appointment_id, sight.appointment(view, ask.actor, appointment_id))
+    sight.appointment(view, ask.actor, appointment_id)
+    return _now(view, ask, appointment_id)
 
 
 def move(change: Change, ask: Ask) -> Any:
@@ -216,7 +219,8 @@ def move(change: Change, ask: Ask) -> Any:
 def _acting(action: str) -> Callable[[Change, Ask], Any]:
     def act(change: Change, ask: Ask) -> Any:
         appointment_id = ask.path["appointment"]
-        sight.appointment(change, ask.actor, appointment_id)
+        held = sight.appointment(change, ask.actor, appointment_id)
+        sight.may_change(ask.actor, *(orders.get(change, one) for one in held.orders))
         scheduling.act(change, ask.actor, appointment_id, action, why=ask.body.why)
         return _now(change, ask, appointment_id)
 

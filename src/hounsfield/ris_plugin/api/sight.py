@@ -2,7 +2,8 @@
 
 Staff (clerks, technologists, radiologists, trainees) see everything; administrators everything but the texts
 of reports; referrers their own orders (placed by them, or copied to them), whom those are for, and what
-became of them: appointments, and reports from the first version that was put forward.
+became of them: appointments, and reports from the first version that was put forward. Who was only sent a
+copy sees, and changes nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Final
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin import orders as ordering
 from hounsfield.ris_plugin import reporting, scheduling
-from hounsfield.ris_plugin.actors import Actor, Role
-from hounsfield.ris_plugin.errors import UnknownError
+from hounsfield.ris_plugin.actors import PEOPLES_ROLES, Actor, Role
+from hounsfield.ris_plugin.errors import ForbiddenError, UnknownError
 from hounsfield.ris_plugin.patients import of_patient, resolve
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.patients import Patient
@@ -26,6 +27,8 @@ __all__ = [
     "STAFF",
     "appointment",
     "is_own",
+    "may_change",
+    "only_refers",
     "order",
     "patient",
     "report",
@@ -47,6 +50,17 @@ def is_own(actor: Actor, one: Order) -> bool:
     return actor.may((Role.REFERRER,)) and actor.person in (one.requester_code, *one.copies_to)
 
 
+def only_refers(actor: Actor) -> bool:
+    """Whether the actor is a referrer and nothing else."""
+    return not actor.may(PEOPLES_ROLES - {Role.REFERRER})
+
+
+def may_change(actor: Actor, *found: Order) -> None:
+    """Raise ForbiddenError for who sees orders because a copy was sent to him."""
+    if only_refers(actor) and any(one.requester_code != actor.person for one in found):
+        raise ForbiddenError("who was sent a copy of an order reads it; its requester acts")
+
+
 def order(view: View, actor: Actor, order_id: str) -> Order:
     """The order. UnknownError when there is none that the actor may see."""
     found = ordering.get(view, order_id)
@@ -66,7 +80,8 @@ def patient(view: View, actor: Actor, patient_id: str) -> tuple[str, Patient]:
 def appointment(view: View, actor: Actor, appointment_id: str) -> Appointment:
     """The appointment. UnknownError."""
     found = scheduling.get(view, appointment_id)
-    if not sees_all(actor) and not all(is_own(actor, ordering.get(view, one)) for one in found.orders):
+    own = bool(found.orders) and all(is_own(actor, ordering.get(view, one)) for one in found.orders)
+    if not sees_all(actor) and not own:
         raise UnknownError("there is no such appointment")
     return found
 

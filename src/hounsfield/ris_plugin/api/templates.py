@@ -11,7 +11,6 @@ from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, page_of
 from hounsfield.ris_plugin.api.models import item, model, row_of
 from hounsfield.ris_plugin.api.sight import DEPARTMENT
-from hounsfield.ris_plugin.errors import UnknownError
 from hounsfield.ris_plugin.records.reports import MACRO, TEMPLATE, Macro, Template
 
 __all__ = ["ENDPOINTS"]
@@ -56,8 +55,6 @@ def put(change: Change, ask: Ask) -> Any:
 def change_template(change: Change, ask: Ask) -> Any:
     """Change a template."""
     key = ask.path["template"]
-    if change.get(TEMPLATE, key) is None:
-        raise UnknownError("there is no such template")
     templates.put_template(change, ask.actor, row_of(ask.body, ask.ris.zone), key)
     return _template(change, ask, key)
 

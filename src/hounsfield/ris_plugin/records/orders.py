@@ -94,6 +94,9 @@ def _order_keys(order: Order) -> Iterator[Key]:
         yield Key("visit", f"{order.visit_issuer}\0{order.visit_number}")
     if order.requester_code:
         yield Key("requester", order.requester_code, seconds(order.placed_ns))
+    for one in order.copies_to:
+        if one and one != order.requester_code:
+            yield Key("copy", one, seconds(order.placed_ns))
     yield Key("state", order.state, seconds(order.changed_ns))
 
 
