@@ -45,6 +45,8 @@ class Other:
     got: list[hl7.Message] = field(default_factory=list)
     port: int = 0
     strays: bool = False
+    words: list[bytes] = field(default_factory=list)
+    """What it answers instead, below MSH."""
 
     async def serve(self, stream: trio.abc.Stream) -> None:
         framer = Framer(1 << 20)
@@ -54,11 +56,16 @@ class Other:
                     assert isinstance(one, bytes)
                     message = hl7.parse(one.decode())
                     self.got.append(message)
+                    head = "MSH|^~\\&|O||H||20261122||ACK|1|P|2.5.1\r"
+                    if self.words:
+                        for each in self.words:
+                            text = each.replace(b"{id}", said(message, "MSH", 10).encode())
+                            await stream.send_all(framed(head.encode() + text) if text else b"")
+                        continue
                     code = self.replies.pop(0) if self.replies else "AA"
                     if code is None:
                         await trio.aclose_forcefully(stream)
                         return
-                    head = "MSH|^~\\&|O||H||20261122||ACK|1|P|2.5.1\r"
                     answer = framed(f"{head}MSA|{code}|{said(message, 'MSH', 10)}|so\r".encode())
                     stray = framed(f"{head}MSA|AA|another\r".encode()) if self.strays else b""
                     await stream.send_all(stray + answer)
@@ -214,6 +221,44 @@ async def test_answers_to_something_else_are_passed_over(tmp_path: Path) -> None
         await an_order(made, placer_number="O2")
         await sent(made, lambda: len(waiting(made, "sent")) == 2)
         assert len(other.got) == 2
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        ([b""], "does not answer in time"),
+        ([b"MSA|AA|\r"], "another message in MSA-2, or none"),
+        ([b"MSA|AA|another\r", b"MSA|AA|\r"], "another message in MSA-2, or none"),
+        ([b"ERR|^^^207\r"], "another message in MSA-2, or none"),
+        ([b"MSA|AR|{id}\rERR||MSH^1^9|207^Come again^HL70357|E\r"], "AR Come again"),
+        ([b"MSA|ZZ|{id}\r"], "ZZ"),
+    ],
+)
+async def test_what_is_no_acknowledgement_of_a_message_takes_it_for_nothing_and_says_so(
+    tmp_path: Path, answers: list[bytes], why: str
+) -> None:
+    async with told(tmp_path / "a", answer_seconds=0.2) as (made, other):
+        other.words = answers
+        await an_order(made, placer_number="O1")
+        await sent(made, lambda: why in waiting(made)[0].error)
+        other.words = [b"MSA|AA|{id}\r"]
+        await sent(made, lambda: bool(waiting(made, "sent")))
+    assert len(set(other.ids)) == 1
+
+
+async def test_a_connection_that_ends_within_an_answer_or_has_more_after_it_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    async with told(tmp_path / "a", answer_seconds=0.2) as (made, other):
+        other.words = [b"MSA|AA|{id}\r\x1c\rnoise\x0bMSH|half\x1c\r\x0bno end"]
+        for number in ("O1", "O2"):
+            await an_order(made, placer_number=number)
+        await sent(made, lambda: len(waiting(made, "sent")) == 2)
+        other.words = [b"MSA|A\x1c"]
+        await an_order(made, placer_number="O3")
+        await sent(made, lambda: bool(waiting(made)[0].error))
+        other.words = []
+        await sent(made, lambda: len(waiting(made, "sent")) == 3)
 
 
 async def test_an_event_that_is_told_again_makes_no_second_message(tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ OF_HEADER: Final = frozenset({"200", "201", "202", "203"})
 """Errors of table 0357 that sending again does not mend."""
 
 
+class AnotherAnswerError(MllpError):
+    """What is answered is not what was sent."""
+
+
 class Sender:
     """Sends to one destination; run by who leads."""
 
@@ -79,8 +83,7 @@ class Sender:
         if 0 < early <= self._ris.settings.hl7_retry_seconds_max * NS:
             return min(early / NS, LOOK_S * 4)
         try:
-            with trio.fail_after(CONNECT_S + self._to.answer_seconds):
-                answer = await self._ask(one)
+            answer = await self._ask(one)
             outcome = _outcome(answer, one)
         except (OSError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             outcome = partial(_later, why=_said(error))
@@ -119,8 +122,8 @@ class Sender:
         fresh = self._stream is None
         try:
             return await self._ask_once(one)
-        except (MllpError, trio.BrokenResourceError, trio.ClosedResourceError):
-            if fresh:
+        except (MllpError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if fresh or isinstance(error, AnotherAnswerError):
                 raise
             await self._hang_up()
             return await self._ask_once(one)
@@ -132,14 +135,21 @@ class Sender:
             self._framer = Framer(ANSWER_BYTES_MAX)
         if not self._ris.archive.leads():
             raise SucceededError("another worker sends to this destination by now")
-        data = await ask(self._stream, self._framer, one.body)
-        for _ in range(STRAY_ANSWERS_MAX):
-            answer = read(data)
-            msa = answer.first("MSA")
-            if msa is not None and msa.get(2) == one.control_id:
-                return answer
-            data = await ask(self._stream, self._framer, None)
-        raise MllpError("the receiver answers something else")
+        strays = 0
+        try:
+            with trio.fail_after(self._to.answer_seconds):
+                data = await ask(self._stream, self._framer, one.body)
+                while strays < STRAY_ANSWERS_MAX:
+                    answer = read(data)
+                    msa = answer.first("MSA")
+                    if msa is not None and msa.get(2) == one.control_id:
+                        return answer
+                    strays += 1
+                    data = await ask(self._stream, self._framer, None)
+        except trio.TooSlowError:
+            if not strays:
+                raise
+        raise AnotherAnswerError("what the receiver answers names another message in MSA-2, or none")
 
     async def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
@@ -175,9 +185,8 @@ def _outcome(answer: Answer, one: Message) -> Outcome:
     code = msa.get(1).upper() if msa is not None else ""
     if code in TAKEN:
         return _sent
-    why = " ".join(
-        filter(None, (code, msa.get(3) if msa is not None else "", err.get(8) if err is not None else ""))
-    )
+    text = err.get(8) or err.get(3, 2) or err.get(1, 4, sub=2) if err is not None else ""
+    why = " ".join(filter(None, (code, msa.get(3) if msa is not None else "", text)))
     numbers = {err.get(3), err.get(1, 4)} if err is not None else set()
     if code in WRONG or numbers & OF_HEADER or (code in {"AR", "CE"} and one.attempts + 1 >= REFUSALS_MAX):
         return partial(_dead, why=why)
