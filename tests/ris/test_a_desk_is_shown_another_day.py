@@ -9,7 +9,7 @@ import pytest
 
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin.catalog import put_resource
-from hounsfield.ris_plugin.day_sheets import Column, Sheet, day, week
+from hounsfield.ris_plugin.day_sheets import Column, Sheet, day, displaced, week
 from hounsfield.ris_plugin.errors import UnknownError
 from hounsfield.ris_plugin.patients import merge
 from hounsfield.ris_plugin.records.base import NS
@@ -135,3 +135,28 @@ def test_a_day_costs_what_stands_on_it(rooms: Desk, monkeypatch: pytest.MonkeyPa
     read.clear()
     rooms.look(day, ZONE, MONDAY, ["CT1"])
     assert read == ["resource"]  # by its code
+
+
+def test_who_stands_where_it_is_closed_now_is_found(rooms: Desk) -> None:
+    patient = rooms.patient()
+    made = {
+        start: rooms.do(book, CLERK, ZONE, orders=[rooms.order(patient)], from_ns=at(f"2026-11-{start}"))
+        for start in ("23T08:00", "23T10:00", "24T10:00", "25T15:30")
+    }
+    assert rooms.look(displaced, ZONE, from_ns=rooms.now_ns) == []
+    shorter = tuple(Hours(weekday=day, from_min=8 * 60, to_min=15 * 60) for day in range(5))
+    closed = Closure(from_ns=at("2026-11-24T00:00"), to_ns=at("2026-11-25T00:00"), why="flood")
+    changed = Resource(code="CT1", kind="device", modality="CT", hours=shorter, closures=(closed,))
+    rooms.do(put_resource, ADMINISTRATOR, changed)
+    found = rooms.look(displaced, ZONE, from_ns=rooms.now_ns)
+    assert [(key, codes) for key, _, codes in found] == [
+        (made["24T10:00"], ("CT1",)), (made["25T15:30"], ("CT1",)),
+    ]  # fmt: skip
+    tuesday = rooms.look(day, ZONE, date(2026, 11, 24))
+    assert column(tuesday, "CT1").displaced == (column(tuesday, "CT1").entries[0].number,)
+    assert column(tuesday, "ANNE").displaced == ()
+    rooms.do(put_resource, ADMINISTRATOR, Resource(code="ANNE", kind="person", active=False))
+    found = rooms.look(displaced, ZONE, from_ns=at("2026-11-23T09:00"))
+    assert [sorted(codes) for _, _, codes in found] == [["ANNE"], ["ANNE", "CT1"], ["ANNE", "CT1"]]
+    rooms.do(act, CLERK, made["23T10:00"], "cancel", why="closed")
+    assert len(rooms.look(displaced, ZONE, from_ns=at("2026-11-23T09:00"))) == 2

@@ -111,6 +111,68 @@ def test_a_department_is_imported_and_tried(server: ArchiveServer, tmp_path: Pat
         assert f"hounsfield_ris_{name}" in metrics, name
 
 
+def test_a_front_desk_offers_and_books_what_belongs_together(server: ArchiveServer, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "docs" / "ris-example.yaml"
+    plain = tmp_path / "procedures.csv"
+    plain.write_text("code,scheme,needs_protocol\nUSABD,99DEPT,no\n")
+    ris(server, "import", str(example))
+    ris(server, "import", str(plain))
+
+    def order(patient: str) -> str:
+        made: str = ris(server, "orders", "place", patient, "USABD")["accession"]
+        return made
+
+    one, two = (
+        ris(server, "patients", "register", "--name", name)["identifiers"][0]["value"]
+        for name in ("ANT^A", "BEE^B")
+    )
+    full = ris(server, "schedule", "book", order(one), "--at", "2094-01-11 08:00")
+    late = ris(server, "schedule", "book", order(two), "--at", "2094-01-13 08:00")
+    assert ris(server, "schedule", "earlier", late["number"])["waiting_since"]
+    follows = ("--wanted", "2094-01-12", "--until", "2094-01-20", "--follows", late["number"])
+    waits = ris(server, "schedule", "wait", order(two), *follows)
+    assert (waits["wanted_from"][:10], waits["wanted_to"][:10]) == ("2094-01-13", "2094-01-20")
+    ris(server, "schedule", "cancel", full["number"], "--why", "ill")
+    (offer,) = ris(server, "schedule", "offers", full["number"])["items"]
+    assert (offer["number"], offer["patient_name"]) == (late["number"], "BEE^B")
+    assert offer["now"][:10] == "2094-01-13"
+    assert "2094-01-11 08:00" in server.run("ris", "schedule", "offers", full["number"]).stdout
+    taken = ris(server, "schedule", "take", late["number"], "--at", offer["from"])
+    assert taken["from"][:16] == "2094-01-11T08:00"
+    again = server.run("ris", "schedule", "take", late["number"], "--at", offer["from"])
+    assert (again.returncode, "waits for no other time" in again.stderr) == (1, True)
+
+    (sheet,) = ris(server, "schedule", "sheet", "--on", "2094-01-11", "--resource", "US1")["items"]
+    assert [entry["number"] for entry in sheet["columns"][0]["entries"]] == [late["number"]]
+    week = server.run("ris", "schedule", "sheet", "--on", "2094-01-13", "--week", "--resource", "US1").stdout
+    assert "08:00-08:20" in week
+    assert week.count("open") == 4  # Monday, Tuesday, Wednesday, Friday
+
+    first, second = order(one), order(one)
+    both = ("--order", first, "--order", second, "--gap", "24h..72h", "--since", "2094-01-18")
+    (times, *_) = ris(server, "schedule", "series", *both)["items"]
+    parts = [
+        word
+        for name, time in zip((first, second), times["times"], strict=True)
+        for word in ("--part", name, time["from"])
+    ]
+    made = ris(server, "schedule", "series", *parts, "--gap", "24h..72h")["items"]
+    assert [part["gap_minutes_min"] for part in made] == [0, 24 * 60]
+    far = ("schedule", "move", made[1]["number"], "--at", "2094-01-29 08:00")
+    refused = server.run("ris", *far)
+    assert (refused.returncode, "in its series" in refused.stderr) == (1, True)
+    assert ris(server, *far, "--apart")["series"] == ""
+    for wrong in (("--order", first, "--gap", "soon"), (), ("--part", first, "noon")):
+        assert server.run("ris", "schedule", "series", *wrong).returncode == 2, wrong
+
+    closed = tmp_path / "closed.yaml"
+    closed.write_text("closures:\n- 2094-01-29 flood\n")
+    ris(server, "import", str(closed))
+    (moved,) = ris(server, "schedule", "displaced", "--since", "2094-01-01")["items"]
+    assert (moved["number"], moved["resources"]) == (made[1]["number"], ["US1"])
+    assert "flood" in server.run("ris", "schedule", "sheet", "--on", "2094-01-29").stdout
+
+
 def test_whoever_looks_is_told_from_every_worker(server: ArchiveServer) -> None:
     import socket
 

@@ -13,13 +13,14 @@ from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.catalog import procedure, put_resource
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError
 from hounsfield.ris_plugin.free_time import Needs
+from hounsfield.ris_plugin.gaps import of_series
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Hours, Procedure, Resource
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
 from hounsfield.ris_plugin.scheduling import act, book, get, move, propose, waiting
-from hounsfield.ris_plugin.series import Part, book_series, follow_ups, free_series, of_series
+from hounsfield.ris_plugin.series import Part, book_series, follow_ups, free_series
 from hounsfield.ris_plugin.waiting_list import Offer, accept, offers, offers_in
-from ris.conftest import ADMINISTRATOR, CLERK, REFERRER, TECHNOLOGIST, Desk
+from ris.conftest import ADMINISTRATOR, CLERK, INTERFACE, REFERRER, TECHNOLOGIST, Desk
 
 ZONE = ZoneInfo("Europe/Berlin")
 WEEK = tuple(Hours(weekday=day, from_min=8 * 60, to_min=10 * 60) for day in range(5))
@@ -190,6 +191,45 @@ def test_a_series_is_booked_as_a_whole_or_not_at_all(full: Desk) -> None:
         full.do(book_series, CLERK, ZONE, strange[:1])
 
 
+def test_appointments_of_a_series_stay_as_far_apart_as_they_were_booked(full: Desk) -> None:
+    patient = full.patient()
+    days = [at(f"2026-11-{day}T08:00") for day in (23, 24, 25)]
+    parts = [Part((full.order(patient, "MR"),), day) for day in days]
+    with pytest.raises(InvalidError, match=r"A0.* begins 24 hours to 30 hours after A0"):
+        full.do(book_series, CLERK, ZONE, parts, gap_minutes_min=24 * 60, gap_minutes_max=30 * 60)
+    gaps = {"gap_minutes_min": 20 * 60, "gap_minutes_max": 25 * 60}
+    made = full.do(book_series, CLERK, ZONE, parts, **gaps)
+    for part, start in ((1, days[1] + 2 * HOUR_NS), (1, days[2] + HOUR_NS), (2, days[2] + 3 * HOUR_NS)):
+        with pytest.raises(NotNowError, match="begins 20 hours to 25 hours"):
+            full.do(move, CLERK, ZONE, made[part], from_ns=start)
+    full.do(move, CLERK, ZONE, made[1], from_ns=days[1] + HOUR_NS)
+    # The one between is gone: what is left is as far from one another as two that follow.
+    full.do(act, CLERK, made[1], "cancel", why="enough")
+    with pytest.raises(NotNowError, match="in its series"):
+        full.do(move, CLERK, ZONE, made[2], from_ns=days[2] + HOUR_NS)
+    # Another system decides about its own; a desk takes it out of the series, and then it is free.
+    full.do(move, INTERFACE, ZONE, made[2], from_ns=days[2] + HOUR_NS, event_ns=full.now_ns + 1)
+    full.do(move, CLERK, ZONE, made[2], from_ns=days[2] + 6 * HOUR_NS, apart=True)
+    assert full.look(get, made[2]).series == ""
+
+
+def test_nobody_is_offered_what_his_series_does_not_let_him_have(full: Desk) -> None:
+    days = [at(f"2026-11-{day}T12:00") for day in (23, 24)]
+    other = full.do(
+        book, CLERK, ZONE, orders=[full.order(full.patient("B1"), "MR")], from_ns=days[0] - 3 * HOUR_NS
+    )
+    patient = full.patient()
+    made = full.do(
+        book_series, CLERK, ZONE, [Part((full.order(patient, "MR"),), day) for day in days],
+        gap_minutes_min=20 * 60, gap_minutes_max=24 * 60,
+    )  # fmt: skip
+    full.do(act, CLERK, made[0], "wait")
+    full.do(act, CLERK, other, "cancel", why="ill")
+    assert full.look(offers, ZONE, other) == []
+    full.do(act, CLERK, made[1], "cancel", why="one is enough")
+    assert [one.appointment for one in full.look(offers, ZONE, other)] == [made[0]]
+
+
 def test_the_first_series_that_fits_is_found(full: Desk) -> None:
     """Against trying all: two parts a day or two apart, the third one at most three hours after."""
     busy = [("2026-11-23T08:30", "SHORT"), ("2026-11-24T08:00", "CTHEAD"), ("2026-11-25T09:00", "CTHEAD")]
@@ -201,8 +241,8 @@ def test_the_first_series_that_fits_is_found(full: Desk) -> None:
     with full.view() as view:
         procedures = [full_procedure(view, code) for code in ("CTHEAD", "SHORT")]
         found = free_series(
-            view, ZONE, [[one] for one in procedures], from_ns=begin, to_ns=end, gap_ns_min=low,
-            gap_ns_max=high, limit=200,
+            view, ZONE, [[one] for one in procedures], from_ns=begin, to_ns=end, gap_minutes_min=20 * 60,
+            gap_minutes_max=48 * 60, limit=200,
         )  # fmt: skip
         each = [Needs(view, ZONE, [one]).slots(begin, end, limit=200) for one in procedures]
     ways = [(a.from_ns, b.from_ns) for a, b in itertools.product(*each) if low <= b.from_ns - a.to_ns <= high]

@@ -17,9 +17,9 @@ from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import Row, seconds
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Closure, Resource
 from hounsfield.ris_plugin.records.orders import ORDER
-from hounsfield.ris_plugin.records.schedule import APPOINTMENT, LONG_NS, SHOWN, Appointment
+from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, LONG_NS, SHOWN, Appointment
 
-__all__ = ["Column", "Entry", "Line", "Sheet", "day", "week"]
+__all__ = ["Column", "Entry", "Line", "Sheet", "day", "displaced", "week"]
 
 
 class Line(Row, frozen=True):
@@ -57,7 +57,8 @@ class Entry(Row, frozen=True):
 class Column(Row, frozen=True):
     """A resource on a day: when it is open, why it is not, and what stands on it, by when it begins.
 
-    ``code``: "" for appointments that hold nothing.
+    ``code``: "" for appointments that hold nothing. ``displaced``: numbers of those that stand where it is
+    closed now, or not in use any more, so that somebody has to move them.
     """
 
     code: str
@@ -67,6 +68,7 @@ class Column(Row, frozen=True):
     open: tuple[tuple[int, int], ...] = ()
     closures: tuple[Closure, ...] = ()
     entries: tuple[Entry, ...] = ()
+    displaced: tuple[str, ...] = ()
 
 
 class Sheet(Row, frozen=True):
@@ -90,6 +92,38 @@ def week(view: View, zone: ZoneInfo, within: date, codes: Sequence[str] = ()) ->
     return tuple(desk.sheet(monday + timedelta(days=index)) for index in range(7))
 
 
+def displaced(
+    view: View, zone: ZoneInfo, *, from_ns: int, limit: int = 100
+) -> list[tuple[str, Appointment, tuple[str, ...]]]:
+    """Appointments from a moment on that stand where a resource is closed now, or not in use any more, with
+    the codes of those resources: what a closure, other hours or a retired device left behind."""
+    calendar = Calendar(zone)
+    found: dict[str, tuple[Appointment, list[str]]] = {}
+    for key, one in view.every(RESOURCE):
+        if one.active and not (one.hours or one.breaks or one.closures):
+            continue
+        for appointment_id, held in view.find(APPOINTMENT, "holds", key, at_least=seconds(from_ns)):
+            if held.to_ns > from_ns and is_displaced(calendar, key, one, held):
+                found.setdefault(appointment_id, (held, []))[1].append(one.code)
+    ordered = sorted(found.items(), key=lambda each: (each[1][0].from_ns, each[0]))
+    return [(key, one, tuple(codes)) for key, (one, codes) in ordered[:limit]]
+
+
+def is_displaced(calendar: Calendar, key: str, one: Resource, held: Appointment) -> bool:
+    """Whether an appointment stands where a resource that it holds is closed, or not in use any more."""
+    if held.state not in HOLDING:
+        return False
+    if not one.active:
+        return True
+    for part in held.holds:
+        if part.resource == key:
+            # Preparing and cleaning may lie outside of the hours.
+            begin, end = max(part.from_ns, held.from_ns), min(part.to_ns, held.to_ns)
+            if not any(low <= begin and end <= high for low, high in calendar.open(one, begin, end)):
+                return True
+    return False
+
+
 class _Desk:
     def __init__(self, view: View, zone: ZoneInfo, codes: Sequence[str]) -> None:
         self._view = view
@@ -98,6 +132,7 @@ class _Desk:
         found = [resource(view, code) for code in codes] if codes else list(view.every(RESOURCE))
         self._resources: dict[str, Resource] = dict(found)
         self._codes = {key: one.code for key, one in found}
+        self._shown: dict[str, Appointment] = {}
         self._patients: dict[str, tuple[str, str, str, str, str, tuple[str, ...]]] = {}
 
     def sheet(self, on: date) -> Sheet:
@@ -108,10 +143,11 @@ class _Desk:
             on_these = [key for key in held if key in self._resources]
             if on_these or (self._all and not held):
                 entry = self._entry(appointment_id, one)
+                self._shown[appointment_id] = one
                 for key in on_these or [""]:
                     entries.setdefault(key, []).append(entry)
         columns = [
-            self._column(one, begin, end, entries.get(key, []))
+            self._column(key, one, begin, end, entries.get(key, []))
             for key, one in self._resources.items()
             # Who does not work here any more is shown while something stands on him.
             if one.active or not self._all or key in entries
@@ -136,7 +172,12 @@ class _Desk:
             )
         return [(key, one) for key, one in found.items() if one.from_ns < end and begin < one.to_ns]
 
-    def _column(self, one: Resource, begin: int, end: int, entries: list[Entry]) -> Column:
+    def _column(self, key: str, one: Resource, begin: int, end: int, entries: list[Entry]) -> Column:
+        displaced = (
+            each.number
+            for each in entries
+            if is_displaced(self._calendar, key, one, self._shown[each.appointment])
+        )
         return Column(
             code=one.code,
             name=one.name,
@@ -145,6 +186,7 @@ class _Desk:
             open=tuple(self._calendar.open(one, begin, end)),
             closures=tuple(each for each in one.closures if each.from_ns < end and begin < each.to_ns),
             entries=tuple(sorted(entries, key=_when)),
+            displaced=tuple(sorted(displaced)),
         )
 
     def _entry(self, appointment_id: str, one: Appointment) -> Entry:

@@ -23,6 +23,7 @@ from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.catalog import procedure_of, resource
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
 from hounsfield.ris_plugin.free_time import Needs, Slot, free
+from hounsfield.ris_plugin.gaps import why_not
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Procedure
 from hounsfield.ris_plugin.records.orders import Order
@@ -214,11 +215,14 @@ def move(
     *,
     from_ns: int,
     resources: Sequence[str] = (),
+    apart: bool = False,
     event_ns: int = 0,
     sender: str = "",
 ) -> None:
     """Give an appointment another time, or other resources; one that was cancelled or missed takes place
-    after all. NotNowError as :func:`book`; then it stays. An event older than what is known changes nothing.
+    after all. NotNowError as :func:`book`, and when it would be too near to others of its series, or too far
+    from them; ``apart``: it leaves the series. Then it stays. An event older than what is known changes
+    nothing.
     """
     appointment = get(change, appointment_id)
     as_of = (event_ns or change.now_ns, sender or actor.person)
@@ -245,6 +249,11 @@ def move(
         as_of_ns=as_of[0],
         as_of_from=as_of[1],
     )
+    if apart:
+        moved = structs.replace(moved, series="", gap_minutes_min=0, gap_minutes_max=0)
+    wrong = "" if actor.may((Role.INTERFACE,)) else why_not(change, appointment_id, moved)
+    if wrong:
+        raise NotNowError(f"{wrong}; take it out of the series (apart) to have it then all the same")
     change.put(APPOINTMENT, appointment_id, moved)
     if lost:
         _schedule(change, actor, appointment_id, wanted, needs, chosen=chosen, from_ns=from_ns)

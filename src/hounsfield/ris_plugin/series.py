@@ -12,7 +12,8 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.errors import InvalidError
-from hounsfield.ris_plugin.free_time import SLOTS_MAX, Needs, Slot
+from hounsfield.ris_plugin.free_time import MINUTE_NS, SLOTS_MAX, Needs, Slot
+from hounsfield.ris_plugin.gaps import PARTS_MAX, gap_between, of_series
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.catalog import Procedure
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Appointment
@@ -20,8 +21,6 @@ from hounsfield.ris_plugin.scheduling import book, get
 
 __all__ = ["Part", "book_series", "follow_ups", "free_series", "of_series"]
 
-PARTS_MAX: Final = 60
-"""Appointments of one series: one a day for two months."""
 TRIED_MAX: Final = 2000
 """Times that are tried for the later parts of one search, so that one that cannot be ends."""
 
@@ -36,9 +35,21 @@ class Part:
 
 
 def book_series(
-    change: Change, actor: Actor, zone: ZoneInfo, parts: Sequence[Part], *, note: str = ""
+    change: Change,
+    actor: Actor,
+    zone: ZoneInfo,
+    parts: Sequence[Part],
+    *,
+    note: str = "",
+    gap_minutes_min: int = 0,
+    gap_minutes_max: int = 0,
 ) -> list[str]:
-    """Book all of them; their ids. Raises as :func:`~hounsfield.ris_plugin.scheduling.book`: then none is."""
+    """Book all of them; their ids. Raises as :func:`~hounsfield.ris_plugin.scheduling.book`: then none is.
+
+    Each begins so long, at least and at most (0: whenever), after the one before ends, now and when one of
+    them is moved.
+    """
+    check_gaps(gap_minutes_min, gap_minutes_max)
     if not 2 <= len(parts) <= PARTS_MAX:
         raise InvalidError(f"a series is 2 to {PARTS_MAX} appointments", "parts")
     made: list[str] = []
@@ -60,14 +71,23 @@ def book_series(
         if not series:
             series = first.number
             change.put(APPOINTMENT, made[0], structs.replace(first, series=series))
+        else:
+            part_of = structs.replace(
+                get(change, made[-1]), gap_minutes_min=gap_minutes_min, gap_minutes_max=gap_minutes_max
+            )
+            wrong = gap_between(get(change, made[-2]), part_of)
+            if wrong:
+                raise InvalidError(wrong, "parts")
+            change.put(APPOINTMENT, made[-1], part_of)
         if resolve(change, get(change, made[-1]).patient)[0] != resolve(change, first.patient)[0]:
             raise InvalidError("the orders are not one patient's", "parts")
     return made
 
 
-def of_series(view: View, series: str) -> list[tuple[str, Appointment]]:
-    """The appointments of a series, by when they are."""
-    return list(view.find(APPOINTMENT, "series", series, limit=PARTS_MAX))
+def check_gaps(gap_minutes_min: int, gap_minutes_max: int) -> None:
+    """Raise InvalidError for what cannot be between two appointments."""
+    if gap_minutes_min < 0 or (gap_minutes_max and gap_minutes_max < gap_minutes_min):
+        raise InvalidError("the longest time between two is the shortest, or longer", "gap_minutes_max")
 
 
 def follow_ups(view: View, appointment_id: str) -> list[tuple[str, Appointment]]:
@@ -82,17 +102,22 @@ def free_series(
     *,
     from_ns: int,
     to_ns: int,
-    gap_ns_min: int,
-    gap_ns_max: int,
+    gap_minutes_min: int,
+    gap_minutes_max: int,
     limit: int = 10,
+    patient: str = "",
 ) -> list[tuple[Slot, ...]]:
-    """The first times for all parts: each begins so long, at least and at most, after the one before ends.
+    """The first times for all parts: each begins so long, at least and at most (0: whenever), after the one
+    before ends, and the ``patient`` is nowhere else.
 
     ``to_ns``: the last one ends before. At most ``limit``, each with another first time.
     """
-    if not 1 <= len(parts) <= PARTS_MAX or not 0 <= gap_ns_min <= gap_ns_max:
-        raise InvalidError("a series has parts, and a shortest and a longest time between them", "parts")
-    search = _Search([Needs(view, zone, one) for one in parts], to_ns, gap_ns_min, gap_ns_max)
+    if not 1 <= len(parts) <= PARTS_MAX:
+        raise InvalidError(f"a series is 2 to {PARTS_MAX} appointments", "parts")
+    check_gaps(gap_minutes_min, gap_minutes_max)
+    longest = gap_minutes_max * MINUTE_NS or to_ns - from_ns
+    needs = [Needs(view, zone, one, patient=patient) for one in parts]
+    search = _Search(needs, to_ns, gap_minutes_min * MINUTE_NS, longest)
     found: list[tuple[Slot, ...]] = []
     for first in search.needs[0].slots(from_ns, to_ns, limit=SLOTS_MAX):
         whole = next(search.after((first,)), None)

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 from zoneinfo import ZoneInfo
 
+from msgspec import structs
+
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.errors import NotNowError, RisError
 from hounsfield.ris_plugin.free_time import Needs, Slot
+from hounsfield.ris_plugin.gaps import why_not
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Appointment
 from hounsfield.ris_plugin.scheduling import book, get, move, needs_of, orders_of
 
@@ -117,7 +120,10 @@ def _fitting(
             continue
         for slot in needs.slots(low, high, limit=50, wanted=sorted(freed)):
             held = needs.holds(slot.resources, slot.from_ns)
-            if any(each.resource in freed and each.from_ns < end and begin < each.to_ns for each in held):
+            moved = structs.replace(one, from_ns=slot.from_ns, to_ns=slot.to_ns)
+            if any(
+                each.resource in freed and each.from_ns < end and begin < each.to_ns for each in held
+            ) and not why_not(view, appointment_id, moved):
                 yield slot
 
 

@@ -60,17 +60,22 @@ class Booking(Nothing, frozen=True, kw_only=True, rename={"begin": "from"}):
 
 
 class Waiting(Nothing, frozen=True, kw_only=True):
-    """Orders of one patient that wait for a time."""
+    """Orders of one patient that wait for a time, within one that is ``wanted`` if that is said. ``follows``:
+    the id of the appointment that it is to follow up."""
 
     orders: tuple[str, ...]
     note: str = ""
+    wanted: datetime | None = None
+    wanted_until: datetime | None = None
+    follows: str = ""
 
 
 class Moving(Nothing, frozen=True, kw_only=True, rename={"begin": "from"}):
-    """Another time, or other resources."""
+    """Another time, or other resources. ``apart``: it leaves its series."""
 
     begin: datetime
     resources: tuple[str, ...] = ()
+    apart: bool = False
 
 
 class Day(Nothing, frozen=True, kw_only=True):
@@ -137,15 +142,15 @@ def slots(view: View, ask: Ask) -> Any:
     free = scheduling.free(
         view, ask.ris.zone, needs, from_ns=since, to_ns=until, limit=q.limit, patient=patient
     )
-    return page_of(FreeTime)(
-        items=tuple(
-            FreeTime(
-                begin=moment(slot.from_ns, ask.ris.zone),
-                end=moment(slot.to_ns, ask.ris.zone),
-                resources=tuple(_code(view, one) for one in slot.resources),
-            )
-            for slot in free
-        )
+    return page_of(FreeTime)(items=tuple(free_time(view, ask, slot) for slot in free))
+
+
+def free_time(view: View, ask: Ask, slot: scheduling.Slot) -> FreeTime:
+    """A free time, with the codes of what is free then."""
+    return FreeTime(
+        begin=moment(slot.from_ns, ask.ris.zone),
+        end=moment(slot.to_ns, ask.ris.zone),
+        resources=tuple(_code(view, one) for one in slot.resources),
     )
 
 
@@ -195,7 +200,11 @@ def book(change: Change, ask: Ask) -> Any:
 
 def propose(change: Change, ask: Ask) -> Any:
     """Put orders on the waiting list."""
-    appointment_id = scheduling.propose(change, ask.actor, orders=ask.body.orders, note=ask.body.note)
+    body: Waiting = ask.body
+    appointment_id = scheduling.propose(
+        change, ask.actor, orders=body.orders, note=body.note,
+        wanted_from_ns=ask.ns(body.wanted), wanted_to_ns=ask.ns(body.wanted_until), follows=body.follows,
+    )  # fmt: skip
     return _now(change, ask, appointment_id)
 
 
@@ -211,7 +220,7 @@ def move(change: Change, ask: Ask) -> Any:
     appointment_id = ask.path["appointment"]
     scheduling.move(
         change, ask.actor, ask.ris.zone, appointment_id,
-        from_ns=ask.ns(ask.body.begin), resources=ask.body.resources,
+        from_ns=ask.ns(ask.body.begin), resources=ask.body.resources, apart=ask.body.apart,
     )  # fmt: skip
     return _now(change, ask, appointment_id)
 
