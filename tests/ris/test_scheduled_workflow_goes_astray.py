@@ -124,6 +124,26 @@ async def test_an_unscheduled_study_gets_an_order_afterwards(here: Ward) -> None
         await here.do(fix, CLERK, key, planned)
 
 
+async def test_orders_of_one_patient_that_come_together_after_their_images_all_get_them(here: Ward) -> None:
+    patient = await here.patient()
+    planned = await here.order(patient, booked=False)
+    studies = {f"EMERG{number}": str(generate_uid()) for number in range(3)}
+    for accession, study in studies.items():
+        await here.send(planned, 1, StudyInstanceUID=study, AccessionNumber=accession)
+    await here.settle()
+    assert [here.mismatch(study)[1].state for study in studies.values()] == ["open"] * 3
+
+    def come(change: Change) -> None:  # their events are acted on together
+        for accession in studies:
+            new = NewOrder(patient=patient, procedure="CTHEAD", accession=accession)
+            place(change, REFERRER, here.ris.settings, new)
+        update(change, CLERK, patient, phones=("555",))
+
+    await here.commit(come)
+    await here.settle()
+    assert [here.mismatch(study)[1].state for study in studies.values()] == ["gone"] * 3
+
+
 async def test_an_unidentified_patient_turns_out_to_be_somebody(here: Ward) -> None:
     unknown = await here.do(register_provisional, CLERK, issuer="HOSP", sex="F")
     order = await here.order(unknown)

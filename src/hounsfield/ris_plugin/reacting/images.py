@@ -25,7 +25,7 @@ from hounsfield.ris_plugin.performed_orders import WRONG_ENTRY
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import PATIENT
-from hounsfield.ris_plugin.records.performed import PERFORMED, Named
+from hounsfield.ris_plugin.records.performed import MISMATCH, PERFORMED, Named
 
 __all__ = ["consumers", "look_at"]
 
@@ -69,7 +69,7 @@ def consumers(ris: Ris) -> list[Consumer]:
             since_begun=True,
             pause_seconds=PAUSE_SECONDS,
         ),
-        Consumer("images-fit", _MAY_FIT, partial(_may_fit, issuer)),
+        Consumer("images-fit", _MAY_FIT, partial(_may_fit, issuer), together=_of_patient),
         Consumer("images-not-expected", _NOT_DONE, _not_expected),
         Consumer(
             "images-begun", {"images-stored", "images-verified", "study-matched"}, _performed_without_word
@@ -196,13 +196,22 @@ _MAY_FIT: Final = frozenset(
 )
 
 
-def _may_fit(issuer: str, change: Change, event: Event) -> None:
+def _of_patient(event: Event) -> str:
+    """An order mostly comes with its patient, in one message."""
+    return str(event.body.get("patient") or event.cursor)
+
+
+def _may_fit(issuer: str, change: Change, event: Heeded) -> None:
     """An order or a patient came after the images, or changed: what did not fit may now."""
-    order = change.get(ORDER, event.body["order"]) if "order" in event.body else None
-    if order is not None:
-        reconciling.look_again(change, issuer=issuer, study=order.study_uid, accession=order.accession)
-    patients = [event.body[name] for name in ("patient", "survivor", "merged") if event.body.get(name)]
-    for one in patients:
+    if not change.ids(MISMATCH, "state", "open", limit=1):
+        return
+    bodies = [one.body for one in (*event.earlier, event)]
+    for order_id in dict.fromkeys(body["order"] for body in bodies if "order" in body):
+        order = change.get(ORDER, order_id)
+        if order is not None:
+            reconciling.look_again(change, issuer=issuer, study=order.study_uid, accession=order.accession)
+    names = ("patient", "survivor", "merged")
+    for one in dict.fromkeys(body[name] for body in bodies for name in names if body.get(name)):
         who, _ = resolve(change, one)
         for relative in family(change, who):
             numbers = _numbers(change, relative)
