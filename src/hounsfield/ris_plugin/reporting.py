@@ -67,8 +67,8 @@ MACHINE: Final = Machine(
         Transition("assign", ("unassigned", "preliminary"), SAME, (*_READERS, Role.ADMINISTRATOR)),
         Transition("take", ("unassigned",), "assigned", _READERS),
         Transition("release", ("assigned",), "unassigned", (*_READERS, Role.ADMINISTRATOR)),
-        Transition("draft", ("assigned", "dictated", "preliminary"), SAME, _READERS),
         Transition("release", ("dictated", "preliminary"), SAME, (*_READERS, Role.ADMINISTRATOR)),
+        Transition("draft", ("assigned", "dictated", "preliminary"), SAME, _READERS),
         Transition("dictate", ("assigned", "dictated"), "dictated", _READERS),
         Transition("put-forward", ("assigned", "dictated", "preliminary"), "preliminary", _READERS),
         Transition("sign", ("assigned", "dictated", "preliminary"), "final", (Role.RADIOLOGIST,)),
@@ -80,8 +80,8 @@ MACHINE: Final = Machine(
 
 SECTIONS: Final = ("indication", "technique", "comparison", "findings", "impression", "recommendation")
 """The usual sections, in the order in which they are read, as in RSNA's report templates."""
-SECTION_CHARACTERS_MAX: Final = 100_000
 _UID: Final = re.compile(r"[0-9.]{1,64}", re.ASCII)  # PS3.5 9.1
+SECTION_CHARACTERS_MAX: Final = 100_000
 SECTIONS_MAX: Final = 50
 
 
@@ -314,14 +314,14 @@ def sign(
     report = get(change, report_id)
     state = MACHINE.after(report.state, "sign", actor)
     _mine(report, actor, change.now_ns)
+    if not all(_UID.fullmatch(one) for one in priors):
+        raise InvalidError("priors are Study Instance UIDs", "priors")
     made = _version(change, report, "final", actor, signed=True, critical=critical)
     changed = structs.replace(
         report,
         state=state,
         versions=(*report.versions, made),
         priors=tuple(priors),
-    if not all(_UID.fullmatch(one) for one in priors):
-        raise InvalidError("priors are Study Instance UIDs", "priors")
         draft=(),
         drafted_by="",
         locked_until_ns=0,
@@ -398,14 +398,14 @@ def _after_final(  # noqa: PLR0917  the two that differ in words only
     kind: str,
     sections: Sequence[Section],
     reason: str,
+    *,
+    critical: bool,
 ) -> Report:
     report = get(change, report_id)
     state = MACHINE.after(report.state, action, actor)
     if not reason.strip():
         raise InvalidError("say why it is corrected", "reason")
     fill = templates.complete if kind == "correction" else templates.filled
-    *,
-    critical: bool,
     made = Version(
         number=len(report.versions) + 1,
         kind=kind,
@@ -415,6 +415,7 @@ def _after_final(  # noqa: PLR0917  the two that differ in words only
         signer=actor.person,
         signed_ns=change.now_ns,
         reason=reason.strip(),
+        critical=critical,
     )
     if not any(one.text.strip() or one.fields for one in made.sections):
         raise InvalidError("the report is empty", "sections")
@@ -423,7 +424,6 @@ def _after_final(  # noqa: PLR0917  the two that differ in words only
     )
     change.put(REPORT, report_id, changed)
     event = "report-corrected" if kind == "correction" else "report-addended"
-        critical=critical,
     _say(change, event, actor, report_id, changed, version=made.number, critical=critical)
     return changed
 

@@ -134,10 +134,9 @@ def expand(text: str, words: Mapping[str, str]) -> str:
     """``text`` with each ``.word`` that is a macro replaced by what it stands for. InvalidError when a macro
     names itself."""
 
-    def replaced(text: str, within: tuple[str, ...]) -> str:
     spent = 0
 
-        def of(found: re.Match[str]) -> str:
+    def replaced(text: str, within: tuple[str, ...]) -> str:
         nonlocal spent
         spent += len(text)  # counted before it is there: macros that name macros grow by powers
         if spent > EXPANDED_CHARACTERS_MAX:
@@ -145,6 +144,7 @@ def expand(text: str, words: Mapping[str, str]) -> str:
                 f"with its macros a text has at most {EXPANDED_CHARACTERS_MAX} characters", "text"
             )
 
+        def of(found: re.Match[str]) -> str:
             word = folded(found[1])
             if word not in words:
                 return found[0]
@@ -292,7 +292,6 @@ def _delete(change: Change, actor: Actor, kind: Kind[Kept], record_id: str) -> N
     _say(change, actor, kind.name, record_id)
 
 
-def _say(change: Change, actor: Actor, kind: str, record_id: str) -> None:
 def _mine(view: View, actor: Actor, kind: Kind[Kept], record_id: str) -> Kept:
     """What is there for the actor to change: what is somebody else's own is not there."""
     held = view.get(kind, record_id)
@@ -302,6 +301,7 @@ def _mine(view: View, actor: Actor, kind: Kind[Kept], record_id: str) -> Kept:
     return held
 
 
+def _say(change: Change, actor: Actor, kind: str, record_id: str) -> None:
     change.say("catalog-changed", {"kind": kind, "record": record_id, "actor": actor.person})
 
 

@@ -84,17 +84,17 @@ class Correction(Nothing, frozen=True, kw_only=True):
 
     sections: tuple[SectionModel, ...]
     reason: str
-
-
     critical: bool = False
+
+
 class Addendum(Nothing, frozen=True, kw_only=True):
     """What is added."""
 
     sections: tuple[SectionModel, ...]
     reason: str = ""
-
-
     critical: bool = False
+
+
 class Telling(Nothing, frozen=True, kw_only=True):
     """Who was told of a critical finding."""
 
