@@ -14,7 +14,7 @@ from pathlib import Path
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from crash_truth.trace import Entry, Kind
-from crash_truth.workload import SETTINGS
+from crash_truth.workload import ISSUER, PATIENT, SETTINGS
 from hounsfield.archive.app.ae_registry import FACT_KIND
 from hounsfield.archive.app.data_directory import open_data_directory
 from hounsfield.archive.app.engine_options import engine_options
@@ -30,6 +30,8 @@ from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.engine.types import Outcome, Source, StoreResult
 from hounsfield.archive.index.planner import FoundRow
 from hounsfield.archive.index.rows import InstanceRow
+from hounsfield.ris_plugin.patients import owner
+from hounsfield.ris_plugin.records.patients import PATIENT as RECORD
 from support.archives import ct_slice
 
 STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID = 0x0020000D, 0x0020000E, 0x00080018, 0x00100020
@@ -194,6 +196,12 @@ def check_counts(stores: Stores) -> None:
 def check_facts(stores: Stores, promises: Promises) -> None:
     with stores.store.snapshot() as snapshot:
         known = {str(body["title"]) for body in stores.journal.state(snapshot, FACT_KIND)}
+        view = stores.plugin_records.view("ris", snapshot)
+        patients = [one.identifiers[0].value for _, one in view.every(RECORD)]
+        for number in patients:
+            require(owner(view, number, ISSUER) is not None, "a record is there and not found by its key")
+        require(len(patients) == len(set(patients)), "a record is there twice")
+        known |= {f"{PATIENT}{number}" for number in patients}
     for name, states in promises.facts.items():
         require((name in known) in states, f"a fact is {'there' if name in known else 'lost'}: {name}")
     require(known <= set(promises.facts), "a fact is there that nobody asked for")

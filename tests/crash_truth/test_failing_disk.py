@@ -155,6 +155,40 @@ def test_a_fact_is_recorded_or_refused(client: Client, on: On, path: str, fault:
         assert title + "B" in facts_of(client)
 
 
+def is_registered(client: Client, number: str) -> bool:
+    words = {"user": "a test", "path": {}, "body": None, "query": {"number": number}}
+    found = ask(client.server.data / "control.sock", "ris.do", endpoint="SearchPatients", **words)["items"]
+    assert len(found) < 2, "a record is there twice"
+    return bool(found)
+
+
+@pytest.mark.parametrize(
+    ("on", "fault"),
+    [(On.WRITE, {"error": errno.ENOSPC}), (On.WRITE, {"error": errno.EIO}), (On.SYNC, {"error": errno.EIO})],
+)
+@pytest.mark.parametrize("path", ["/ledger/", "/index/"])
+def test_a_record_of_a_plugin_is_kept_or_refused(
+    client: Client, on: On, path: str, fault: dict[str, int]
+) -> None:
+    recorder = client.server.recorder
+    assert recorder is not None
+    for skip in range(6):
+        number = f"R{random.Random(str((on, path, fault, skip))).randrange(10**9)}"
+        recorder.arm(on, path, skip=skip, **fault)
+        try:
+            client.register(number)
+            registered = True
+        except ControlError:
+            registered = False
+        recorder.disarm()
+        assert is_registered(client, number) == registered
+        for _ in range(TRIES):
+            with suppress(ControlError):
+                client.register(number + "B")
+                break
+        assert is_registered(client, number + "B")
+
+
 def test_a_record_that_cannot_be_read_costs_itself(client: Client) -> None:
     recorder = client.server.recorder
     assert recorder is not None

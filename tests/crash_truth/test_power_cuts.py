@@ -61,12 +61,14 @@ def test_what_is_on_the_disk_at_the_end_is_what_the_log_says(recorded: Path, tmp
     assert {name for name in found if replayed[name] != found[name]} == set()
 
 
-def test_a_sync_that_lies_is_found_out(recorded: Path) -> None:
-    """The last state without the syncs of the segments: objects are missed, or nothing here means much."""
+@pytest.mark.parametrize("where", ["/segments/", "/ledger/"])
+def test_a_sync_that_lies_is_found_out(recorded: Path, where: str) -> None:
+    """The last state without the syncs of the segments: objects are missed, or nothing here means much; of
+    the ledger: facts and records."""
     disk, promises = Disk(root_of(recorded)), Promises()
     for entry in entries(recorded / "log"):
         promises.take(entry)
-        lies = entry.kind is Kind.SYNC_END and "/segments/" in entry.path
+        lies = entry.kind is Kind.SYNC_END and (where in entry.path or "/index/" in entry.path)
         disk.take(replace(entry, result=-1) if lies else entry)
     nothing = Choice("nothing kept", explore.nothing, explore.everything)
     failure = explore.try_state(disk.after(nothing), promises, recorded.parent, thorough=False)

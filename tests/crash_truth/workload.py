@@ -33,8 +33,11 @@ SETTINGS = (
     "storage.metadata_quiet_seconds=0.2",
     "ingest.stream_bytes_min=1048576",  # what is longer is stored while it comes in
     "compaction.bytes_per_second=0",
+    'plugins.ris.time_zone="UTC"',
 )
 LARGE_BYTES = 1_600_000
+PATIENT, ISSUER = "patient ", "HOSP"
+"""Before the number of a patient of the RIS in notes, and whose number it is."""
 SUCCESS, WARNING_CLASS = 0x0000, 0xB000
 
 
@@ -215,6 +218,16 @@ class Client:
         ask(self.server.data / "control.sock", "ae-remove", title=title)
         self.note(done=title, there=False)
 
+    # ------------------------------------------------------------------ records
+
+    def register(self, number: str) -> None:
+        """A patient of the RIS; noted as a fact is."""
+        self.note(wants=f"{PATIENT}{number}", there=True)
+        body = {"identifiers": [{"value": number, "issuer": ISSUER}], "name": "DOE^JANE"}
+        control = self.server.data / "control.sock"
+        ask(control, "ris.do", user="a test", endpoint="RegisterPatient", path={}, query={}, body=body)
+        self.note(done=f"{PATIENT}{number}", there=True)
+
 
 # ---------------------------------------------------------------------- steps
 
@@ -253,6 +266,16 @@ def change_facts(client: Client) -> None:
     client.add_ae("MR1")
     client.remove_ae("CT1")
     client.add_ae("CT2")
+
+
+def register_patients(client: Client) -> None:
+    """Records of a plugin: several at once share a commit."""
+    threads = [threading.Thread(target=client.register, args=(f"R{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    client.register("R6")
 
 
 def kill_all_before_a_sync(client: Client) -> None:
@@ -377,6 +400,7 @@ STEPS: tuple[Step, ...] = (
     store_in_parallel,
     upload,
     change_facts,
+    register_patients,
     send_again,
     send_other_content,
     kill_all_before_a_sync,
@@ -400,6 +424,7 @@ SHORT_STEPS: tuple[Step, ...] = (
     start,
     store_in_parallel,
     change_facts,
+    register_patients,
     kill_all_before_a_sync,
     send_other_content,
     upload,
