@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from msgspec import structs
 from pydicom.uid import generate_uid
 
@@ -20,6 +21,7 @@ from hounsfield.ris_plugin.following import asides
 from hounsfield.ris_plugin.orders import NewOrder, place
 from hounsfield.ris_plugin.patients import merge, register_provisional, unmerge, update
 from hounsfield.ris_plugin.reconciling import dismiss, doubt, fix, open_mismatches, undo
+from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.messages import CURSOR
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import MERGE, PATIENT
@@ -28,6 +30,8 @@ from hounsfield.ris_plugin.records.reports import REPORT
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, STEP
 from ris.conftest import CLERK, INTERFACE, RADIOLOGIST, REFERRER, TECHNOLOGIST
 from ris.ward import Ward, ward
+from support import rejection
+from support.server import PATIENCE_S
 
 
 @pytest.fixture
@@ -340,6 +344,102 @@ async def test_a_step_is_of_the_order_to_which_its_images_were_given_before(here
     await here.settle()
     assert (here.held(order).state, here.step_states(order)) == ("completed", ["completed"])
     assert here.tracked(study).state == "verified"
+
+
+@pytest.mark.parametrize("own_uid", [False, True])
+@pytest.mark.parametrize("images_first", [False, True])
+async def test_orders_that_are_done_together_are_read_together(
+    here: Ward, own_uid: bool, images_first: bool
+) -> None:
+    """Head and neck in one go: one performed step, one study, without an accession number (group case)."""
+    patient = await here.patient()
+    head, neck = await here.order(patient), await here.order(patient)
+    study = str(generate_uid()) if own_uid else here.held(head).study_uid
+    listed = {"StudyInstanceUID": study, "AccessionNumber": ""}
+    images = []
+    if images_first:
+        images += await here.send(head, 1, **listed)
+        await here.settle()
+    await here.begin("1.9.1", head, neck, study=study, number="P1")
+    images += await here.send(head, **listed)
+    await here.settle()
+    await here.end("1.9.1", images)
+    await here.settle()
+    assert {here.held(one).state for one in (head, neck)} == {"completed"}
+    assert [*here.step_states(head), *here.step_states(neck)] == ["completed", "completed"]
+    report = here.report(study)
+    assert report is not None
+    assert set(report.orders) == {head, neck}
+    assert here.tracked(study).state == "verified"
+    assert here.look(lambda view: view.ids(TRACKED, "state", "expected")) == []  # nobody waits for more
+    assert here.look(open_mismatches) == []
+
+
+async def test_what_comes_after_the_reading_is_told_of(here: Ward) -> None:
+    order = await here.order(await here.patient())
+    study = here.held(order).study_uid
+    await here.begin("1.9.1", order)
+    await here.end("1.9.1", await here.send(order))
+    await here.settle()
+    for final in (False, True):
+        await here.commit(lambda change, final=final: tracking.reported(change, study, final=final))
+        # What readers make of it is nothing to be told of.
+        note = {"Modality": "PR", "SeriesInstanceUID": f"1.2.7.{final:d}"}
+        await here.send(order, 1, **note)
+        await here.stable(study)
+        assert here.tracked(study).alert == ""
+        await here.send(order, 1)
+        await here.settle()
+        assert here.tracked(study).alert == "images-added"
+        if not final:  # whoever signs has them before him now
+            continue
+        assert [one.kind for one in await here.events()].count("ris.images-added") == 2
+        await here.do(tracking.verify, TECHNOLOGIST, study)
+        await here.settle()
+        assert (here.tracked(study).state, here.tracked(study).alert) == ("reported", "")
+
+
+async def test_images_that_stay_away_after_the_reading_are_told_of(here: Ward) -> None:
+    """The scanner goes on after the study was read, and what it says that it made does not come."""
+    order = await here.order(await here.patient())
+    study = here.held(order).study_uid
+    await here.begin("1.9.1", order)
+    await here.end("1.9.1", await here.send(order))
+    await here.settle()
+    await here.commit(lambda change: tracking.reported(change, study, final=True))
+    await here.begin("1.9.2", order)
+    late = str(generate_uid())
+    await here.end("1.9.2", [late])
+    await here.settle()
+
+    def due(seconds: float) -> list[str]:
+        at_ns = here.ris.now_ns() + int(seconds * NS)
+        return here.look(lambda view: [why for *_, why in tracking.late(view, here.ris.settings, at_ns)])
+
+    wait = here.ris.settings.images_late_seconds
+    assert due(wait - 60) == []
+    assert due(wait + 60) == ["images-missing"]
+    await here.send(order, uids=[late])
+    await here.stable(study)
+    assert due(wait + 60) == []
+    assert here.tracked(study).alert == "images-added"
+
+
+async def test_what_was_rejected_is_not_missing(here: Ward) -> None:
+    order = await here.order(await here.patient())
+    study = here.held(order).study_uid
+    await here.begin("1.9.1", order)
+    images = await here.send(order, 3)
+    await here.end("1.9.1", images)
+    await here.settle()
+    note = rejection.note_data_set({study: {f"{study[:60]}.1": images[:1]}}, rejection.QUALITY)
+    await here.store(**{one.keyword: one.value for one in note})
+    until_shown = {"StudyInstanceUID": study, "SOPInstanceUID": images[0]}
+    with trio.fail_after(PATIENCE_S):
+        while await here.ris.archive.search("instance", until_shown):
+            await trio.sleep(0.01)
+    await here.settle()
+    assert (here.tracked(study).state, here.tracked(study).missing) == ("verified", ())
 
 
 async def test_a_step_is_found_by_its_study_when_the_number_was_typed_wrong(here: Ward) -> None:

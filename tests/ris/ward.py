@@ -80,7 +80,7 @@ class Ward(Department):
     # ------------------------------------------------------------ the modality
 
     async def begin(self, uid: str, *of: str, study: str = "", accession: str = "", number: str = "") -> None:
-        """N-CREATE for the steps of orders; for none of them: unscheduled, in ``study``."""
+        """N-CREATE for the steps of orders; of none of them: unscheduled. ``study``: if another one."""
         said = Dataset()
         said.PerformedProcedureStepStatus, said.PerformedProcedureStepID = "IN PROGRESS", "P1"
         said.PerformedStationAETitle, said.Modality = "CT1", "CT"
@@ -90,7 +90,7 @@ class Ward(Department):
         for order in of:
             held = self.held(order)
             item = Dataset()
-            item.StudyInstanceUID, item.AccessionNumber = held.study_uid, held.accession
+            item.StudyInstanceUID, item.AccessionNumber = study or held.study_uid, held.accession
             item.ScheduledProcedureStepID = next(one.number for _, one in self.look(steps.of_order, order))
             said.ScheduledStepAttributesSequence.append(item)
         if not of:

@@ -14,7 +14,7 @@ from hounsfield.ris_plugin.patients import by_identifier, family, of_patient, re
 from hounsfield.ris_plugin.records.base import NS, folded
 from hounsfield.ris_plugin.records.orders import OPEN_STATES, ORDER, Order
 from hounsfield.ris_plugin.records.patients import PATIENT, Patient
-from hounsfield.ris_plugin.records.performed import Named
+from hounsfield.ris_plugin.records.performed import PERFORMED, Named
 from hounsfield.ris_plugin.records.schedule import STEP
 
 __all__ = ["NEAR_NS", "Arrived", "has_images", "is_near", "order_of", "who_has"]
@@ -46,6 +46,8 @@ def order_of(view: View, study: Arrived, issuer: str) -> tuple[str, str]:
     named = view.first(ORDER, "study", study.study_uid)
     if named is None and study.accession:
         named = view.first(ORDER, "accession", study.accession)
+    if named is None:
+        named = _performed_for(view, study.study_uid)
     if named is not None:
         order_id, order = named
         if order.study_uid != study.study_uid and has_images(view, order.study_uid):
@@ -68,6 +70,17 @@ def order_of(view: View, study: Arrived, issuer: str) -> tuple[str, str]:
     if len(fitting) == 1 and not study.accession:
         return fitting[0], _why_not(view, study, ordering.get(view, fitting[0]), issuer)
     return "", "unknown-accession" if study.accession else ("several-orders" if fitting else "no-order")
+
+
+def _performed_for(view: View, study_uid: str) -> tuple[str, Order] | None:
+    """The order for which a modality said that it performs this study: several that are done together may
+    have one Study Instance UID of the modality's own, and no accession number (IHE RAD-TF 2:4.6.4.1.2.3.4)."""
+    for _, one in view.find(PERFORMED, "study", study_uid):
+        for order_id in one.orders:
+            order = view.get(ORDER, order_id)
+            if order is not None:
+                return order_id, order
+    return None
 
 
 def _why_not(view: View, study: Arrived, order: Order, issuer: str) -> str:

@@ -125,7 +125,7 @@ def create(
             INVALID_VALUE, "a performed step begins IN PROGRESS", tags=[_tag("PerformedProcedureStepStatus")]
         )
     who = _who(change, said, issuer)
-    scheduled = [one for one in _scheduled(change, said) if _is_theirs(change, one[1].order, who)]
+    scheduled = [one for one in _scheduled(change, said, who) if _is_theirs(change, one[1].order, who)]
     named = (*(step.order for _, step in scheduled), *_orders_of(change, said))
     orders = tuple(dict.fromkeys(one for one in named if one and _is_theirs(change, one, who)))
     of_these = {step.order for _, step in scheduled}
@@ -270,7 +270,7 @@ def _series(said: Dataset) -> Iterator[PerformedSeries]:
         )
 
 
-def _scheduled(view: View, said: Dataset) -> Iterator[tuple[str, Step]]:
+def _scheduled(view: View, said: Dataset, who: str) -> Iterator[tuple[str, Step]]:
     """The scheduled steps that are performed: by their number, else all of the order that is named."""
     seen: set[str] = set()
     for item in said.ScheduledStepAttributesSequence or ():
@@ -278,7 +278,11 @@ def _scheduled(view: View, said: Dataset) -> Iterator[tuple[str, Step]]:
         accession = str(item.get("AccessionNumber", "") or "")
         study_uid = str(item.get("StudyInstanceUID", "") or "")
         found = view.first(STEP, "number", number) if number else None
-        if found is not None and study_uid and found[1].study_uid != study_uid:
+        if found is not None and not (
+            study_uid in ("", found[1].study_uid)
+            or (accession and accession == found[1].accession)
+            or (who and resolve(view, found[1].patient)[0] == who)  # in a study of the modality's own
+        ):
             found = None  # a number of another system's worklist
         if found is not None:
             named = [found]

@@ -16,11 +16,12 @@ from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.errors import NotNowError, UnknownError
+from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import NS, seconds
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.performed import MISMATCH, PERFORMED, TRACKED, Performed, Tracked
 from hounsfield.ris_plugin.settings import RisSettings
-from hounsfield.ris_plugin.states import Machine, Transition
+from hounsfield.ris_plugin.states import SAME, Machine, Transition
 
 __all__ = [
     "MACHINE",
@@ -46,6 +47,7 @@ MACHINE: Final = Machine(
         Transition("acquire", ("expected", "stored", "verified"), "acquired", _IMAGES),
         Transition("store", ("expected", "acquired"), "stored", _IMAGES),
         Transition("verify", ("stored",), "verified", _IMAGES),
+        Transition("verify", ("read", "reported"), SAME, _IMAGES),  # what came late was looked at
         Transition("read", ("stored", "verified"), "read", (Role.SYSTEM,)),
         Transition("report", ("stored", "verified", "read"), "reported", (Role.SYSTEM,)),
     ),
@@ -57,6 +59,7 @@ ALERTS: Final = {
     "images-missing": "images-missing",
     "unverified": "images-unverified",
     "unread": "study-unread",
+    "images-added": "images-added",
 }
 """What is told of a study that waits too long, by why."""
 MISSING_KEPT_MAX: Final = 1000
@@ -84,7 +87,7 @@ def expect(change: Change, order_id: str, order: Order) -> None:
         else:  # before anybody knew whose they are
             _say(change, f"images-{linked.state}", linked)
     if linked.state == "verified" and not in_doubt(change, linked.study_uid):
-        reporting.ready(change, SYSTEM, [order_id])
+        reporting.ready(change, SYSTEM, _read_together(change, linked))
 
 
 def expect_no_more(change: Change, order_id: str) -> None:
@@ -141,9 +144,12 @@ def stored(
     count: int = 0,
     modality: str = "",
     order: str = "",
+    images: int | None = None,
+    rejected: bool = False,
 ) -> Tracked:
     """What the archive has of a study now: which objects, or where nobody looked (None) how many. ``quiet``:
-    nothing came for a while; None: as it was. What is tracked then."""
+    nothing came for a while; None: as it was. ``images``: how many objects are images, where that is known.
+    ``rejected``: some were rejected. What is tracked then."""
     tracked_id, tracked = _of(change, study_uid)
     linked = structs.replace(
         tracked,
@@ -155,7 +161,15 @@ def stored(
         if held is not None:
             linked = structs.replace(linked, order=order, patient=held.patient, accession=held.accession)
     here = None if uids is None else frozenset(uids)
-    return _settle(change, tracked_id, linked, here=here, count=count)
+    late_images = 0
+    if images is not None:
+        known = tracked.images if tracked.state in ("read", "reported") else 0
+        late_images = max(0, images - known) if known else 0
+        linked = structs.replace(linked, images=images)
+    settled = _settle(change, tracked_id, linked, here=here, count=count, rejected=rejected)
+    if late_images:  # whoever read it has not seen them
+        alert(change, tracked_id, "images-added")
+    return settled
 
 
 def reported(change: Change, study_uid: str, *, final: bool) -> None:
@@ -166,8 +180,9 @@ def reported(change: Change, study_uid: str, *, final: bool) -> None:
     tracked_id, tracked = found
     action = "report" if final else "read"
     rows = [row for row in MACHINE.table if row.action == action and tracked.state in row.before]
-    if rows:
-        _put(change, tracked_id, tracked, MACHINE.after(tracked.state, action, SYSTEM))
+    if final and tracked.alert == "images-added":
+        tracked = structs.replace(tracked, alert="", alert_ns=0)
+    _put(change, tracked_id, tracked, MACHINE.after(tracked.state, action, SYSTEM) if rows else tracked.state)
 
 
 def verify(change: Change, actor: Actor, study_uid: str) -> Tracked:
@@ -196,8 +211,10 @@ def _settle(
     *,
     here: frozenset[str] | None = None,
     count: int | None = None,
+    rejected: bool = False,
 ) -> Tracked:
-    """Compute the state anew. ``here``: the objects in the archive, None when nobody has looked just now."""
+    """Compute the state anew. ``here``: the objects in the archive, None when nobody has looked just now.
+    ``rejected``: some were rejected."""
     made = [one for _, one in change.find(PERFORMED, "study", tracked.study_uid)]
     expected = {uid for one in made for series in one.series for uid in series.instances}
     ended = bool(made) and all(one.state != "in-progress" for one in made)
@@ -209,8 +226,13 @@ def _settle(
         count = tracked.stored if count is None else count
     else:
         missing, count = expected - here, len(here)
+    if rejected and count and len(expected) == tracked.expected and not tracked.missing_count:
+        # All were here. What was rejected since is not missing: somebody has seen it.
+        tracked = structs.replace(tracked, accepted=len(expected))
     if len(expected) <= tracked.accepted:
         missing = set()
+    if missing and not tracked.missing_count and tracked.state in ("read", "reported"):
+        tracked = structs.replace(tracked, since_ns=change.now_ns)  # they have as long as others to come
     tracked = structs.replace(
         tracked,
         expected=len(expected),
@@ -250,8 +272,25 @@ def _put(change: Change, tracked_id: str, tracked: Tracked, state: str) -> Track
     if before is None or before.state != state:
         _say(change, f"images-{state}", moved)
         if state == "verified" and moved.order and not in_doubt(change, moved.study_uid):
-            reporting.ready(change, SYSTEM, [moved.order])
+            reporting.ready(change, SYSTEM, _read_together(change, moved))
     return moved
+
+
+def _read_together(change: Change, tracked: Tracked) -> list[str]:
+    """The orders that a study is read for: its own, and those that were performed together with it (IHE
+    RAD-TF 1:3.4.4, group case) and have no images of their own; nobody waits for those."""
+    found = [tracked.order]
+    who = resolve(change, tracked.patient)[0] if tracked.patient else ""
+    for _, one in change.find(PERFORMED, "study", tracked.study_uid):
+        for order_id in one.orders:
+            order = change.get(ORDER, order_id)
+            if order is None or order_id in found or resolve(change, order.patient)[0] != who:
+                continue
+            own = of_study(change, order.study_uid)
+            if own is None or not own[1].stored:
+                found.append(order_id)
+                expect_no_more(change, order_id)
+    return found
 
 
 def _of(change: Change, study_uid: str) -> tuple[str, Tracked]:
@@ -273,6 +312,7 @@ def late(
     unread = now_ns - int(settings.unread_late_seconds * NS)
     for state, before, why in (
         ("acquired", missing, "images-missing"),
+        ("missing", missing, "images-missing"),
         ("stored", missing, "unverified"),
         ("verified", unread, "unread"),
     ):
@@ -281,13 +321,25 @@ def late(
 
 
 def alert(change: Change, tracked_id: str, why: str) -> None:
-    """Note that somebody has to be told, and tell the journal; once."""
+    """Note that somebody has to be told, and tell the journal; once, and not of what is over meanwhile."""
     tracked = change.get(TRACKED, tracked_id)
-    if tracked is None or tracked.alert == why:
+    if tracked is None or tracked.alert == why or not _is_so(tracked, why):
         return
     changed = structs.replace(tracked, alert=why, alert_ns=change.now_ns)
     change.put(TRACKED, tracked_id, changed)
     _say(change, ALERTS[why], changed)
+
+
+def _is_so(tracked: Tracked, why: str) -> bool:
+    match why:
+        case "images-missing":
+            return tracked.state == "acquired" or tracked.missing_count > 0
+        case "unverified":
+            return tracked.state == "stored"
+        case "unread":
+            return tracked.state == "verified"
+        case _:
+            return True
 
 
 def _say(change: Change, event: str, tracked: Tracked) -> None:

@@ -54,6 +54,8 @@ class Looked:
     count: int = 0
     uids: frozenset[str] | None = None
     quiet: bool | None = None
+    images: int | None = None
+    rejected: bool = False
 
 
 def consumers(ris: Ris) -> list[Consumer]:
@@ -100,13 +102,25 @@ async def look_at(ris: Ris, event: Heeded) -> Looked | None:
         wants = tracking.needs_uids(
             view, study_uid, count, quiet=quiet if quiet is not None else was_quiet
         ) or (bool(event.kinds & ANEW) and tracked is not None and tracked[1].expected > 0)
+    begun = tracked is not None and tracked[1].state in ("read", "reported")
+    images = None
+    if wants or quiet or (begun and tracked is not None and tracked[1].stored != count):
+        images = await _images(ris, asked)
     uids: set[str] = set()
     while wants:
         page = await ris.archive.search("instance", asked, limit=PAGE, offset=len(uids))
         uids.update(one["SOPInstanceUID"] for one in page)
         wants = len(page) == PAGE
     study = replace(arrived_of(ris, row), others=await _others(ris, study_uid))
-    return Looked(study, count, frozenset(uids) or None, quiet)
+    rejected = "instances-rejected" in event.kinds
+    return Looked(study, count, frozenset(uids) or None, quiet, images, rejected)
+
+
+async def _images(ris: Ris, asked: Mapping[str, str]) -> int:
+    """How many objects of a study are images: not what readers made of them, and we of their reports."""
+    series = await ris.archive.search("series", asked, limit=PAGE)
+    of = [one for one in series if one.get("Modality", "") not in NOT_IMAGES]
+    return sum(int(one.get("NumberOfSeriesRelatedInstances") or 0) for one in of)
 
 
 async def _others(ris: Ris, study_uid: str) -> tuple[Named, ...]:
@@ -188,6 +202,8 @@ def _came(issuer: str, change: Change, event: Heeded, looked: Looked | None) -> 
         quiet=looked.quiet,
         modality=looked.study.modality,
         order=order,
+        images=looked.images,
+        rejected=looked.rejected,
     )
 
 

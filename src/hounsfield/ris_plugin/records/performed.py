@@ -66,7 +66,7 @@ class Tracked(Row, frozen=True):
 
     ``stored`` counts what is in the archive; ``missing``: UIDs that a performed step named and that are not.
     ``accepted``: of so many that were expected somebody said that what is here is all. ``quiet``: nothing
-    came for a while.
+    came for a while. ``images``: how many objects of it are images, at the last look but those of who reads.
     """
 
     study_uid: str
@@ -80,6 +80,7 @@ class Tracked(Row, frozen=True):
     missing: tuple[str, ...] = ()
     missing_count: int = 0
     accepted: int = 0
+    images: int = 0
     quiet: bool = False
     since_ns: int = 0  # in this state
     alert: str = ""
@@ -95,6 +96,9 @@ def _tracked_keys(one: Tracked) -> Iterator[Key]:
         yield Key("patient", one.patient, seconds(one.since_ns))
     if one.alert:
         yield Key("alert", "", seconds(one.alert_ns))
+    elif one.state in ("read", "reported"):
+        if one.missing_count:
+            yield Key("untold", "missing", seconds(one.since_ns))
     elif one.order or one.state != "verified":  # what belongs to no order is read by nobody
         yield Key("untold", one.state, seconds(one.since_ns))
 
