@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -12,6 +14,7 @@ import pydicom
 import pypdfium2
 import pytest
 from msgspec import structs
+from PIL import Image
 
 from hounsfield.archive.app.plugin_archive import PluginArchive
 from hounsfield.archive.plugins import Change, Stored
@@ -19,6 +22,7 @@ from hounsfield.ris_plugin import distribution, orders, patients, reporting
 from hounsfield.ris_plugin.distribution.objects import ENCAPSULATED_PDF, TEXT_SR, structured
 from hounsfield.ris_plugin.distribution.printing import pdf, person
 from hounsfield.ris_plugin.distribution.said import Said, gather
+from hounsfield.ris_plugin.distribution.words import ENGLISH, WORDS, faults
 from hounsfield.ris_plugin.orders import NewOrder
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Person, Procedure
@@ -35,6 +39,7 @@ SETTINGS = RisSettings(
 )
 TEXT = (Section(name="findings", text="Nothing.\nLungs clear."), Section(name="impression", text="Normal."))
 UTC = ZoneInfo("UTC")
+MOMENT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 @dataclass
@@ -136,6 +141,13 @@ async def test_each_version_is_stored_once_under_its_study(tmp_path: Path, kept:
             one.ContentSequence[0].TextValue for one in first.ContentSequence if one.ValueType == "CONTAINER"
         ]
         assert texts == ["Nothing.\r\nLungs clear.", "Normal."]
+        (study,) = first.CurrentRequestedProcedureEvidenceSequence  # the images, and none of our documents
+        (series,) = study.ReferencedSeriesSequence
+        assert len(series.ReferencedSOPSequence) == 1
+        assert (
+            second.CurrentRequestedProcedureEvidenceSequence
+            == first.CurrentRequestedProcedureEvidenceSequence
+        )
         document = printed.EncapsulatedDocument[: printed.EncapsulatedDocumentLength]
         assert "Signed electronically by DR WILHELM ROENTGEN" in words(document)
 
@@ -173,15 +185,16 @@ def said(kind: str = "final", text: str = "Nothing.", **fields: object) -> Said:
         patient="p", accession="A1", study_uid="1.2.3", state="completed", placed_ns=NOON_NS - NS,
         procedure=Code(value="CTHEAD", scheme="99H", meaning="CT of the head"), placer_number="PL1",
     )  # fmt: skip
-    patient = Patient(
-        identifiers=(Identifier(value="P1", issuer="HOSP"),), name="YAMADA^TARO=山田^太郎", sex="M"
-    )
+    patient = Patient(identifiers=(Identifier(value="P1", issuer="HOSP"),), name="YAMADA^TARO", sex="M")
     return Said(report, one, patient, (order,), "TRAINEE^TIM", "ROENTGEN^WILHELM" if signer else "")
 
 
+def each_page(document: bytes) -> list[str]:
+    return [page.get_textpage().get_text_bounded() for page in pypdfium2.PdfDocument(document)]
+
+
 def words(document: bytes) -> str:
-    pages = pypdfium2.PdfDocument(document)
-    return "\n".join(page.get_textpage().get_text_bounded() for page in pages)
+    return "\n".join(each_page(document))
 
 
 @pytest.mark.parametrize(
@@ -204,15 +217,13 @@ def test_the_page_says_who_what_when_and_by_whom() -> None:
     for expected in (
         "St. Hounsfield", "Radiology", "1 Computed Lane", "CT of the head", "TARO YAMADA", "P1 (HOSP)", "A1",
         "PL1", "male", "Findings", "Nothing.", "Dose", "3 mGy", "WILHELM ROENTGEN", "TIM TRAINEE",
-        "2026-11-22 12:00 UTC", "Report R7, version 2", "Page 1",
+        "2026-11-22 12:00 UTC", "Report R7, version 2", "Page 1 of 1", "Replaces preliminary version 1",
     ):  # fmt: skip
         assert expected in document, expected
 
 
 def test_long_reports_in_any_script_are_printed_whole_and_the_same_each_time() -> None:
-    text = (
-        "Größe 3 µm² ≤ 4. Лёгкие чистые. Οι πνεύμονες. הריאות תקינות. الرئتان سليمتان. \U00013080\x00\n" * 60
-    )
+    text = "Größe 3 µm² ≤ 4. Лёгкие чистые. Οι πνεύμονες. הריאות תקינות. الرئتان سليمتان. \u0378\x00\n" * 60
     printed = pdf(said(text=text), SETTINGS, UTC)
     assert printed == pdf(said(text=text), SETTINGS, UTC)
     pages = pypdfium2.PdfDocument(printed)
@@ -220,7 +231,113 @@ def test_long_reports_in_any_script_are_printed_whole_and_the_same_each_time() -
     read = words(printed)
     assert read.count("Größe 3 µm² ≤ 4. Лёгкие чистые. Οι πνεύμονες.") == 60
     assert "stands for a character" in read
-    assert f"Page {len(pages)}" in read
+    assert [f"Page {number} of 2" in page for number, page in enumerate(each_page(printed), 1)] == [True] * 2
+
+
+def test_only_what_was_written_is_printed_however_it_looks() -> None:
+    """Not pages in place of ``{nb}``, no markup, no text turned around by characters that nobody sees."""
+    text = (
+        "{nb} <b>7</b> **8** \u202e9 mm left\u202c \x1b[1m\a&amp;\u200b "
+        + "and so on " * 9
+        + "x"
+        + "\u0301" * 60
+        + "\n"
+    )
+    first, *others = each_page(pdf(said(text=text * 60 + "W" * 500), SETTINGS, UTC))
+    assert "{nb} <b>7</b> **8** 9 mm left [1m&amp;" in first
+    assert others
+    assert all(one.startswith("TARO YAMADA · P1 · CT of the head") for one in others)
+    assert (
+        "".join((first, *others)).count("W") == 500 + 2
+    )  # long words are parted; and "Written by", and Wilhelm's
+    assert "stands for a character" in others[-1]
+
+
+def test_lines_after_one_in_another_font_are_in_their_own(tmp_path: Path) -> None:
+    """A department's font that has only Latin; fpdf2 took the other font's glyphs for the next lines."""
+    from fontTools.subset import Options, Subsetter
+    from fontTools.ttLib import TTFont
+
+    from hounsfield.ris_plugin.distribution.typefaces import OWN
+
+    with TTFont(OWN) as font:
+        subsetter = Subsetter(Options(glyph_names=True))
+        subsetter.populate(unicodes=range(0x20, 0x7F))
+        subsetter.subset(font)
+        font.save(tmp_path / "Latin-Regular.ttf")
+    settings = structs.replace(SETTINGS, report_fonts=(str(tmp_path / "Latin-Regular.ttf"),))
+    lines = "Лёгкие чистые.\nThe lungs are clear.\n" * 60
+    read = words(pdf(said(text=lines), settings, UTC))
+    assert read.count("Лёгкие чистые.") == read.count("The lungs are clear.") == 60
+
+
+def test_an_addendum_is_printed_and_kept_with_what_it_adds_to() -> None:
+    one = said("addendum", text="Compared with March.")
+    before = structs.replace(one.version, number=1, kind="final", sections=TEXT)
+    one = replace(one, report=structs.replace(one.report, versions=(before, one.version)), names={"r": "R^W"})
+    read = words(pdf(one, SETTINGS, UTC))
+    assert "ADDENDUM: version 2, adds to version 1 of 2026-11-22 12:00 UTC" in read
+    assert read.index("Reason: side") < read.index("Compared with March.") < read.index("Lungs clear.")
+    assert read.count("Signed electronically by") == 2
+    kept = pydicom.dcmread(io.BytesIO(structured(one, "ab" * 16, MOMENT, organisation="St. H")))
+    containers = [item for item in kept.ContentSequence if item.ValueType == "CONTAINER"]
+    assert [
+        (item.ConceptNameCodeSequence[0].CodeMeaning, [text.TextValue for text in item.ContentSequence])
+        for item in containers
+    ] == [
+        ("Findings", ["Nothing.\r\nLungs clear."]),
+        ("Impressions", ["Normal."]),
+        ("Addendum", ["Compared with March.", "3 mGy"]),
+    ]
+
+
+def test_the_file_is_made_to_be_kept_and_names_nobody_who_has_not_opened_it(tmp_path: Path) -> None:
+    """Clauses of ISO 19005-2 (PDF/A-2b) that can be seen from outside: 6.1.2, 6.1.3, 6.2.3, 6.2.11, 6.6."""
+    logo = tmp_path / "logo.png"
+    Image.new("RGBA", (300, 100), (10, 60, 90, 128)).save(logo)
+    settings = structs.replace(SETTINGS, report_logo=str(logo))
+    one = replace(said("preliminary"), language="de-AT")
+    made = pdf(one, settings, UTC)
+    assert made.startswith(b"%PDF-1.7\n%")
+    assert min(made[10:14]) > 127
+    document = pypdfium2.PdfDocument(made)
+    assert b"<pdfaid:part>2</pdfaid:part>" in made
+    assert b"<pdfaid:conformance>B</pdfaid:conformance>" in made
+    assert b"/GTS_PDFA1" in made
+    assert re.search(rb"/ID \[<(\w{32})><\1>\]", made)
+    assert b"/Lang (de-AT)" in made
+    for forbidden in (b"/Encrypt", b"/SMask", b"/JavaScript", b"/LZWDecode", b"/EmbeddedFile", b"/Launch"):
+        assert forbidden not in made, forbidden
+    fonts = made.count(b"/Type /FontDescriptor")
+    assert fonts == made.count(b"/FontFile2 ") + made.count(b"/FontFile3 ") > 0
+    assert made.count(b"/ToUnicode") == fonts
+    page = document[0].get_textpage().get_text_bounded()
+    assert "VORLÄUFIG: nicht freigegeben, kann sich ändern" in page
+    assert "Seite 1 von 1" in page
+    for name in (b"YAMADA", b"Yamada", b"P1"):  # texts are compressed, what the file says of itself is not
+        assert name not in made
+    assert b"Befund R7, Version 2" in made
+
+
+def test_words_and_languages_are_the_departments() -> None:
+    own = {"de": {"findings": "Befund und Verlauf"}, "th": {"page": "{page}/{pages}"}}
+    settings = structs.replace(SETTINGS, report_words=own, report_foot="For physicians only")
+    german = words(pdf(replace(said("correction"), language="de"), settings, UTC))
+    assert "Befund und Verlauf" in german
+    assert "KORRIGIERT: Version 2, ersetzt Version 1 vom" in german
+    assert "For physicians only" in german
+    thai = words(pdf(replace(said(), language="th"), settings, UTC))
+    assert "1/1" in thai
+    assert "Signed electronically by" in thai  # what it leaves out is in English
+    for wrong in (
+        {"findigs": "x"},
+        {"page": "Page {page}"},
+        {"page": "{page} {pages} {0}"},
+        {"page": "{page"},
+    ):
+        assert faults(wrong), wrong
+    assert not [fault for one in WORDS.values() for fault in faults(one)]
+    assert all(one.keys() == ENGLISH.keys() for one in WORDS.values())
 
 
 def test_names_are_read_as_they_are_spoken() -> None:
@@ -233,14 +350,9 @@ def test_names_are_read_as_they_are_spoken() -> None:
 @pytest.mark.peer("dsrdump")
 @pytest.mark.parametrize("kind", ["preliminary", "final", "correction"])
 def test_others_read_the_structured_report(tmp_path: Path, kind: str) -> None:
-    from datetime import datetime
-
     one = said(kind, text="Größe " + "漢" * 3000)
-    moment = datetime(2026, 11, 22, 12, tzinfo=UTC)
     path = tmp_path / "report.dcm"
-    path.write_bytes(
-        structured(one, "ab" * 16, {}, moment, organisation="St. H", priors=one.report.versions[:1])
-    )
+    path.write_bytes(structured(one, "ab" * 16, MOMENT, organisation="St. H"))
     dumped = subprocess.run(
         ["dsrdump", str(path)], capture_output=True, check=False, encoding="utf-8", errors="replace"
     )

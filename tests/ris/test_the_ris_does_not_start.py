@@ -28,25 +28,35 @@ def test_a_server_with_the_ris_starts_with_four_workers(tmp_path: Path) -> None:
         assert '"error"' not in server.log_text()
 
 
-WITHOUT_HL7 = """
+WITHOUT = """
 import sys
-sys.modules["hl7"] = None
+sys.modules[sys.argv.pop(1)] = None
 from hounsfield.archive.cli import main
 sys.argv = ["hounsfield", *sys.argv[1:]]
 main()
 """
 
 
-def without_the_extra(*words: str) -> subprocess.CompletedProcess[str]:
+def without(module: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT_HL7, *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", WITHOUT, module, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
-def test_without_the_extra_the_archive_works_and_says_what_is_missing() -> None:
-    assert without_the_extra("config", "check").returncode == 0
-    asked = without_the_extra("config", "check", "--set", "plugins.ris={}")
+@pytest.mark.parametrize(
+    ("module", "package"), [("hl7", "hl7"), ("fpdf", "fpdf2"), ("uharfbuzz", "uharfbuzz")]
+)
+def test_without_the_extra_the_archive_works_and_says_what_is_missing(module: str, package: str) -> None:
+    """Also what is imported at the first report only."""
+    if module == "hl7":
+        assert without(module, "config", "check").returncode == 0
+    asked = without(module, "config", "check", "--set", "plugins.ris={}")
     assert asked.returncode != 0
+    assert f"needs {package}" in asked.stderr
     assert 'pip install "hounsfield[ris]"' in asked.stderr
 
 
@@ -68,6 +78,10 @@ def test_without_the_extra_the_archive_works_and_says_what_is_missing() -> None:
         ({"hl7_destinations": (Hl7Destination(name="", host="h", port=1),)}, "hl7_destinations"),
         ({"hl7_destinations": (Hl7Destination(name="A", host="h", port=1, tls_key="k"),)}, "together"),
         ({"report_fonts": ("/nowhere/font.ttf",)}, "/nowhere/font.ttf"),
+        ({"report_fonts": (__file__,)}, "cannot be read as a font"),
+        ({"report_logo": __file__}, "cannot be read as a picture"),
+        ({"report_language": "German"}, "RFC 5646"),
+        ({"report_words": {"de": {"page": "Seite {page}"}}}, "report_words.de"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], expected: str) -> None:

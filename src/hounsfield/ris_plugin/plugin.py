@@ -5,16 +5,16 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-import hl7  # noqa: F401 - who has not installed the extra `ris` is told so before anything runs
 
 from hounsfield.archive.dicom.text import character_set
 from hounsfield.archive.errors import ConfigError
 from hounsfield.archive.plugins import Archive, CommandLine, Listen, Parts, Plugin
 from hounsfield.ris_plugin.context import Ris
+from hounsfield.ris_plugin.languages import is_tag
 from hounsfield.ris_plugin.settings import RisSettings
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 __all__ = ["parts_of", "plugin"]
+
+NEEDS: Final = {"hl7": "hl7", "yaml": "PyYAML", "fpdf": "fpdf2", "uharfbuzz": "uharfbuzz"}
+"""What the extra `ris` installs, by module. Some are imported at the first message or report only: who has
+not installed them is told so before anything runs."""
+if missing := [package for module, package in NEEDS.items() if find_spec(module) is None]:
+    raise ImportError(f"it needs {', '.join(missing)}")
 
 ACCESSION_CHARACTERS_MAX: Final = 16  # VR SH (PS3.5 6.2)
 UID_ROOT_CHARACTERS_MAX: Final = 24
@@ -115,7 +121,8 @@ def check(settings: RisSettings) -> list[str]:
             raise ConfigError(f"{key}: each needs a name of its own{''.join(f'; {one!r}' for one in twice)}")
     if not character_set(settings.worklist_character_set.encode("ascii", "replace")).known:
         raise ConfigError("worklist_character_set: no Specific Character Set (PS3.3 C.12.1.1.2)")
-    files = [("report_fonts", font) for font in settings.report_fonts]
+    _check_reports(settings)
+    files = []
     files += [("hl7_listeners.mapping", one.mapping) for one in settings.hl7_listeners if one.mapping]
     for one in settings.hl7_destinations:
         files += [
@@ -132,6 +139,34 @@ def check(settings: RisSettings) -> list[str]:
     if settings.without_token:
         return [f"the RIS takes whoever asks over HTTP without a token for {settings.without_token!r}"]
     return []
+
+
+def _check_reports(settings: RisSettings) -> None:
+    """Raise ConfigError for what every report would fail at."""
+    for tag in filter(None, (settings.report_language, *settings.report_words)):
+        if not is_tag(tag):
+            raise ConfigError(
+                f"report_language, report_words: {tag!r} is no tag of RFC 5646, such as de or pt-BR"
+            )
+    if settings.report_words:
+        from hounsfield.ris_plugin.distribution.words import faults
+
+        for tag, words in settings.report_words.items():
+            if wrong := faults(words):
+                raise ConfigError(f"report_words.{tag}: {wrong[0]}")
+    if settings.report_fonts or settings.report_logo:
+        from hounsfield.ris_plugin.distribution import printing
+
+        for key, path, is_one in (
+            *(("report_fonts", font, printing.is_font) for font in settings.report_fonts),
+            ("report_logo", settings.report_logo, printing.is_logo),
+        ):
+            if path and not Path(path).is_file():
+                raise ConfigError(f"{key}: no such file: {path}")
+            if path and not is_one(path):
+                raise ConfigError(
+                    f"{key}: cannot be read as {'a font' if key == 'report_fonts' else 'a picture'}: {path}"
+                )
 
 
 def _check_accession_format(form: str) -> None:

@@ -20,6 +20,7 @@ from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.catalog import person
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError, UnknownError
+from hounsfield.ris_plugin.languages import checked
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PROCEDURE
 from hounsfield.ris_plugin.records.orders import ORDER, Order
@@ -83,6 +84,8 @@ SECTIONS: Final = ("indication", "technique", "comparison", "findings", "impress
 _UID: Final = re.compile(r"[0-9.]{1,64}", re.ASCII)  # PS3.5 9.1
 SECTION_CHARACTERS_MAX: Final = 100_000
 SECTIONS_MAX: Final = 50
+REPORT_CHARACTERS_MAX: Final = 250_000
+"""Some sixty pages, which take a quarter of a minute to print."""
 
 
 # ---------------------------------------------------------------- finding
@@ -261,10 +264,12 @@ def draft(
     dictated: bool = False,
     version: int = 0,
     template: str | None = None,
+    language: str | None = None,
 ) -> Report:
     """Keep what is written so far, as who has the report. ``version``: of the record as it was read;
     StaleError when it is another one now. ``dictated``: it was spoken, and is to be read through.
-    ``template``: the record of the one it is written in, "" for none; None leaves it."""
+    ``template``: the record of the one it is written in, "" for none; ``language``: its tag (RFC 5646), where
+    it is not the template's. None leaves them."""
     report = get(change, report_id)
     _mine(report, actor, change.now_ns)
     if version and change.version(REPORT, report_id) != version:
@@ -277,6 +282,7 @@ def draft(
         state=MACHINE.after(report.state, action, actor),
         draft=_checked(sections),
         template=report.template if template is None else template,
+        language=report.language if language is None else checked(language),
         drafted_by=actor.person,
         locked_until_ns=change.now_ns + int(settings.lock_seconds * NS),
         changed_ns=change.now_ns,
@@ -406,10 +412,12 @@ def _after_final(  # noqa: PLR0917  the two that differ in words only
     if not reason.strip():
         raise InvalidError("say why it is corrected", "reason")
     fill = templates.complete if kind == "correction" else templates.filled
+    template = _template(change, report)
     made = Version(
         number=len(report.versions) + 1,
         kind=kind,
-        sections=fill(_template(change, report), _checked(sections)),
+        sections=fill(template, _checked(sections)),
+        language=_language(report, template),
         author=actor.person,
         at_ns=change.now_ns,
         signer=actor.person,
@@ -434,10 +442,12 @@ def _version(
     if not any(one.text.strip() or one.fields for one in report.draft):
         raise InvalidError("the report is empty", "sections")
     fill = templates.complete if signed else templates.filled
+    template = _template(change, report)
     return Version(
         number=len(report.versions) + 1,
         kind=kind,
-        sections=fill(_template(change, report), report.draft),
+        sections=fill(template, report.draft),
+        language=_language(report, template),
         author=report.drafted_by or actor.person,
         at_ns=change.now_ns,
         signer=actor.person if signed else "",
@@ -449,6 +459,10 @@ def _version(
 def _template(view: View, report: Report) -> Template | None:
     """The template that a report is written in; None also when it was removed since."""
     return view.get(TEMPLATE, report.template) if report.template else None
+
+
+def _language(report: Report, template: Template | None) -> str:
+    return report.language or (template.language if template is not None else "")
 
 
 def _mine(report: Report, actor: Actor, now_ns: int) -> None:
@@ -467,6 +481,8 @@ def _checked(sections: Sequence[Section]) -> tuple[Section, ...]:
         )
     if any(len(one.text) > SECTION_CHARACTERS_MAX for one in sections):
         raise InvalidError(f"a section has at most {SECTION_CHARACTERS_MAX} characters", "sections")
+    if sum(len(one.text) for one in sections) > REPORT_CHARACTERS_MAX:
+        raise InvalidError(f"a report has at most {REPORT_CHARACTERS_MAX} characters", "sections")
     return tuple(sections)
 
 

@@ -71,7 +71,11 @@ class RisSettings(Settings, frozen=True):
     images_late_seconds: Seconds = 1800.0  # from the end of a step until missing images are an alert
     unread_late_seconds: Seconds = 28_800.0
     lock_seconds: Seconds = 1800.0  # how long a report that nobody writes on stays locked
+    report_language: str = ""  # of reports that name none, and of the words printed around them (RFC 5646)
+    report_words: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)  # by language; ours else
     report_fonts: tuple[str, ...] = ()
+    report_logo: str = ""
+    report_foot: str = ""
     without_token: str = ""  # the person that callers are where HTTP needs no token; "": nobody is answered
     hl7_listeners: tuple[Hl7Listener, ...] = ()
     hl7_destinations: tuple[Hl7Destination, ...] = ()

@@ -19,6 +19,7 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, Kind, View
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, UnknownError
+from hounsfield.ris_plugin.languages import checked
 from hounsfield.ris_plugin.records.base import folded
 from hounsfield.ris_plugin.records.reports import (
     MACRO,
@@ -318,6 +319,7 @@ def check_template(new: Template) -> None:
     """Raise InvalidError for a template that cannot be."""
     if not new.name.strip() or not new.sections:
         raise InvalidError("a template has a name and sections", "name")
+    checked(new.language)
     names = [one.name for one in new.sections]
     if len(set(names)) != len(names) or not all(name.strip() for name in names):
         raise InvalidError("each section has a name of its own", "sections")

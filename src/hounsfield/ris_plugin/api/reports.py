@@ -65,11 +65,13 @@ class Taking(Nothing, frozen=True, kw_only=True):
 
 
 class Draft(Nothing, frozen=True, kw_only=True):
-    """What is written so far. ``dictated``: spoken, to be read through."""
+    """What is written so far. ``dictated``: spoken, to be read through. ``language``: its tag (RFC 5646),
+    where it is not the template's or the department's."""
 
     sections: tuple[SectionModel, ...]
     dictated: bool = False
     template: str | None = None
+    language: str | None = None
 
 
 class Signature(Nothing, frozen=True, kw_only=True):
@@ -213,7 +215,7 @@ def draft(change: Change, ask: Ask) -> Any:
     body: Draft = ask.body
     reporting.draft(
         change, ask.actor, ask.ris.settings, ask.path["report"], _sections(ask),
-        dictated=body.dictated, template=body.template, version=ask.version or 0,
+        dictated=body.dictated, template=body.template, language=body.language, version=ask.version or 0,
     )  # fmt: skip
     return _now(change, ask)
 

@@ -4,6 +4,7 @@ under its study, once."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -12,7 +13,7 @@ import trio
 from hounsfield.archive.plugins import Change, EngineError, Parts
 from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.context import Ris
-from hounsfield.ris_plugin.distribution.said import Said, gather
+from hounsfield.ris_plugin.distribution.said import BULK_MAX, Said, gather
 from hounsfield.ris_plugin.following import Consumer, Heeded, leading
 from hounsfield.ris_plugin.records.reports import Document
 
@@ -43,11 +44,9 @@ def parts(ris: Ris) -> Parts:
 async def _prepare(ris: Ris, event: Heeded) -> Made:
     report_id, number = event.body["report"], event.body["version"]
     with ris.reading() as view:
-        said = gather(view, report_id, number)
-    study = {"StudyInstanceUID": said.report.study_uid}
-    found = await ris.archive.search("study", study, limit=1)
-    shown = found[0] if found else {}
-    files = await trio.to_thread.run_sync(_made, ris, said, report_id, shown)
+        said = gather(view, report_id, number, ris.settings.report_language)
+    said = replace(said, study=await _shown(ris, said), objects=await _objects(ris, said, report_id))
+    files = await trio.to_thread.run_sync(_made, ris, said, report_id)
     for data in files:
         stored = await ris.archive.store(data)
         if stored.outcome not in KEPT:
@@ -60,23 +59,33 @@ async def _prepare(ris: Ris, event: Heeded) -> Made:
     )
 
 
-def _made(ris: Ris, said: Said, report_id: str, shown: Mapping[str, str]) -> tuple[bytes, bytes]:
+async def _shown(ris: Ris, said: Said) -> Mapping[str, str]:
+    found = await ris.archive.search("study", {"StudyInstanceUID": said.report.study_uid}, limit=1)
+    return found[0] if found else {}
+
+
+async def _objects(ris: Ris, said: Said, report_id: str) -> tuple[Mapping[str, str], ...]:
+    """All objects of the study, our own documents excepted."""
+    from hounsfield.ris_plugin.distribution.objects import uid
+
+    own = {uid(report_id, kind, "series") for kind in ("pdf", "sr")}
+    study = {"StudyInstanceUID": said.report.study_uid}
+    found: list[Mapping[str, str]] = []
+    while True:
+        page = await ris.archive.search("instance", study, limit=BULK_MAX, offset=len(found))
+        found += page
+        if len(page) < BULK_MAX:
+            return tuple(one for one in found if one["SeriesInstanceUID"] not in own)
+
+
+def _made(ris: Ris, said: Said, report_id: str) -> tuple[bytes, bytes]:
     from hounsfield.ris_plugin.distribution import objects, printing  # a third of a second: who leads only
 
-    version = said.version
-    moment = ris.local(version.signed_ns or version.at_ns)
-    earlier = [one for one in said.report.versions if one.number < version.number]
     settings = ris.settings
-    text = objects.structured(
-        said,
-        report_id,
-        shown,
-        moment,
-        organisation=settings.institution or settings.department,
-        priors=earlier,
-    )
-    printed = printing.pdf(said, settings, ris.zone)
-    return text, objects.encapsulated(said, report_id, shown, moment, printed)
+    moment = ris.local(said.version.signed_ns or said.version.at_ns)
+    organisation = settings.institution or settings.department
+    text = objects.structured(said, report_id, moment, organisation=organisation)
+    return text, objects.encapsulated(said, report_id, moment, printing.pdf(said, settings, ris.zone))
 
 
 def _note(change: Change, event: Heeded, made: Made) -> None:
