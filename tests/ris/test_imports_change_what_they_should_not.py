@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hounsfield.ris_plugin.catalog import person, procedure, put_person, put_procedure, put_resource, resource
+from hounsfield.ris_plugin.cli.files import text_of
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, StaleError
 from hounsfield.ris_plugin.free_time import Calendar
 from hounsfield.ris_plugin.importing import File, Plan, entries_of, parse, parts, plan, put, to_csv, to_yaml
@@ -292,8 +293,73 @@ def test_a_table_says_the_line_of_a_row(desk: Desk) -> None:
     assert problems(desk, "code,code\na,b\n", "people.csv") == [
         "people.csv:1: the first line names the columns; twice: code"
     ]
-    assert problems(desk, 'code,name\na,"b\n', "people.csv")[0].startswith("people.csv: no CSV")
+    assert problems(desk, 'code,name\na,"b\n', "people.csv")[0].startswith("people.csv:2: no CSV")
     assert problems(desk, "name\nx\n", "templates.csv") == ["templates.csv: templates come as YAML"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '\N{BYTE ORDER MARK}code;name;roles;;\r\nmüller;MÜLLER^JÖRG;"radiologist; clerk";;\r\n;;;;\r\n\r\n',
+        'sep=;\r\nCode;Name;Roles\r\nmüller;MÜLLER^JÖRG;"radiologist; clerk"\r\n',
+        "code\tname\troles\rmüller\tMÜLLER^JÖRG\tradiologist; clerk\r",
+        "\r\ncode,name,roles\r\nmüller,MÜLLER^JÖRG,radiologist;clerk",
+    ],
+)
+def test_tables_are_read_as_spreadsheets_write_them(desk: Desk, text: str) -> None:
+    (item,) = done(desk, text, "people.csv").items
+    assert item.new == Person(code="müller", name="MÜLLER^JÖRG", roles=("radiologist", "clerk"))
+
+
+def test_a_cell_below_no_name_is_not_dropped(desk: Desk) -> None:
+    found = problems(desk, "code;name;\na;A;\nb;B;radiologist\n", "people.csv")
+    assert found == ["people.csv:3: the first line names the columns; a column has no name"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_files_are_read_in_the_encoding_that_they_are_in(encoding: str) -> None:
+    text = "code;name\nmüller;MÜLLER^JÖRG\n"
+    said = encoding if encoding == "cp1252" else ""
+    assert text_of(text.encode(encoding), said) == text
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        ("code\nmüller\n".encode("cp1252"), "line 2 is no UTF-8; save it as UTF-8"),
+        ("code\n".encode("utf-16-le"), "it has zero bytes: is it UTF-16"),
+    ],
+)
+def test_a_file_in_an_unknown_encoding_is_not_guessed_at(data: bytes, what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        text_of(data)
+
+
+def test_what_no_modality_and_no_deputy_can_be_is_refused(desk: Desk) -> None:
+    text = """\
+people:
+  - {code: a, deputises_for: [nobody]}
+  - {code: b, deputises_for: [c]}
+  - {code: c, deputises_for: [b]}
+  - {code: d, deputises_for: [d]}
+devices:
+  - {code: D1, modality: ct}
+procedures:
+  - {code: P1, modality: Computertomographie, body_part: HEAD}
+  - {code: P2, modality: CT, body_part: Schädel}
+  - {code: P3-OF-A-LONGER-NAME, modality: CT}
+  - {cod: P4, modality: CT}
+"""
+    found = problems(desk, text)
+    assert [one.split(": ")[:2] for one in found] == [
+        ["ris.yaml:2", "deputises_for"], ["ris.yaml:5", "deputises_for"], ["ris.yaml:7", "modality"],
+        ["ris.yaml:9", "modality"], ["ris.yaml:10", "body_part"], ["ris.yaml:11", "code"],
+        ["ris.yaml:12", "an entry needs code; is 'cod' it?"],
+    ]  # fmt: skip
+    whole = "people: [{code: b, deputises_for: [c]}, {code: c, deputises_for: [b]}]\n"
+    assert len(done(desk, whole).items) == 2
+    with pytest.raises(InvalidError, match="there is no person 'x'"):
+        desk.do(put_person, ADMINISTRATOR, Person(code="e", deputises_for=("x",)))
 
 
 # ---------------------------------------------------------------- what is left alone

@@ -12,6 +12,7 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, Kind, View
 from hounsfield.ris_plugin.actors import PEOPLES_ROLES, Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
+from hounsfield.ris_plugin.records.base import Code
 from hounsfield.ris_plugin.records.catalog import (
     PERSON,
     PROCEDURE,
@@ -42,6 +43,7 @@ DURATION_MIN_MAX: Final = 24 * 60
 """What holds a room longer than a day is not an appointment."""
 DAY_MIN: Final = 24 * 60
 _ANY_OF = re.compile(r"#(room|device|person):([A-Z0-9_]*)")
+_WORD = re.compile(r"[A-Z0-9_][A-Z0-9_ ]{0,15}")  # VR CS
 _TITLE = re.compile(r"(?! *$)[ -\[\]-~]{1,16}")  # PS3.5 6.2, VR AE
 
 Row = TypeVar("Row", bound=msgspec.Struct)
@@ -118,6 +120,11 @@ def check_procedure(new: Procedure, is_resource: Callable[[str], bool]) -> None:
     """Raise InvalidError for a procedure that cannot be, UnknownError when it needs what there is not."""
     if not new.code.value.strip() or not new.modality.strip():
         raise InvalidError("a procedure has a code and a modality", "code")
+    for field, codes in (("code", (new.code,)), ("steps", new.steps)):
+        for code in codes:
+            _check_code(code, field)
+    _check_word(new.modality, "modality")
+    _check_word(new.body_part, "body_part")
     if not 0 < new.duration_min <= DURATION_MIN_MAX:
         raise InvalidError(f"a procedure takes 1 to {DURATION_MIN_MAX} minutes", "duration_min")
     if not (0 <= new.preparation_min <= DURATION_MIN_MAX and 0 <= new.cleaning_min <= DURATION_MIN_MAX):
@@ -148,6 +155,7 @@ def check_resource(new: Resource) -> None:
         raise InvalidError("a resource has a code that does not begin with #", "code")
     if new.kind not in KINDS_OF_RESOURCES:
         raise InvalidError(f"a resource is one of {', '.join(sorted(KINDS_OF_RESOURCES))}", "kind")
+    _check_word(new.modality, "modality")
     if new.ae_title and not _TITLE.fullmatch(new.ae_title):
         raise InvalidError("an AE title has 1 to 16 characters and no backslash", "ae_title")
     for name, of in (("hours", new.hours), ("breaks", new.breaks)):
@@ -168,15 +176,18 @@ def ordered(one: Resource) -> Resource:
     return structs.replace(one, hours=week(one.hours), breaks=week(one.breaks), closures=tuple(closures))
 
 
-def put_person(change: Change, actor: Actor, new: Person) -> str:
-    """Add a person, or change the one of the code; the id. InvalidError."""
+def put_person(
+    change: Change, actor: Actor, new: Person, is_person: Callable[[str], bool] | None = None
+) -> str:
+    """Add a person, or change the one of the code; the id. ``is_person``: whom one may deputise for, else who
+    is there. InvalidError."""
     actor.require(Role.ADMINISTRATOR, what="changing people")
-    check_person(new)
+    check_person(new, is_person or (lambda code: bool(change.ids(PERSON, "code", code, limit=1))))
     return _put(change, actor, PERSON, new.code, new)
 
 
-def check_person(new: Person) -> None:
-    """Raise InvalidError for a person that cannot be."""
+def check_person(new: Person, is_person: Callable[[str], bool]) -> None:
+    """Raise InvalidError for a person that cannot be, and who deputises for somebody that there is not."""
     if not new.code.strip():
         raise InvalidError("a person has a code", "code")
     unknown = set(new.roles) - PEOPLES_ROLES
@@ -184,6 +195,10 @@ def check_person(new: Person) -> None:
         raise InvalidError(
             f"no role {min(unknown)!r} for people; there are {', '.join(sorted(PEOPLES_ROLES))}", "roles"
         )
+    for code in new.deputises_for:
+        if code == new.code or not is_person(code):
+            what = "nobody deputises for himself" if code == new.code else f"there is no person {code[:40]!r}"
+            raise InvalidError(what, "deputises_for")
 
 
 def _put(change: Change, actor: Actor, kind: Kind[Row], code: str, new: Row) -> str:
@@ -193,6 +208,23 @@ def _put(change: Change, actor: Actor, kind: Kind[Row], code: str, new: Row) -> 
         change.put(kind, record_id, new)
         change.say("catalog-changed", {"kind": kind.name, "record": record_id, "actor": actor.person})
     return record_id
+
+
+def _check_word(text: str, field: str) -> None:
+    if text and not _WORD.fullmatch(text):
+        raise InvalidError(
+            f"{text[:40]!r} has not 1 to 16 capital letters, digits, blanks and _ (VR CS), such as CT",
+            field,
+        )
+
+
+def _check_code(code: Code, field: str) -> None:
+    for text, characters_max in ((code.value, 16), (code.scheme, 16), (code.meaning, 64)):
+        if len(text) > characters_max or "\\" in text:
+            raise InvalidError(
+                f"{text[:40]!r} has more than {characters_max} characters, or a backslash (PS3.3 8.8)",
+                field,
+            )
 
 
 def _check_hours(hours: tuple[Hours, ...], field: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from pathlib import PurePath
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -35,7 +36,15 @@ from hounsfield.ris_plugin.importing.fields import CLOSURES, LOCAL_SCHEME, SECTI
 from hounsfield.ris_plugin.importing.hours import read_closure
 from hounsfield.ris_plugin.importing.reading import Entry, File, Problem, Value, read_csv, read_yaml
 from hounsfield.ris_plugin.records.base import Code, folded
-from hounsfield.ris_plugin.records.catalog import PROCEDURE, RESOURCE, Closure, Person, Procedure, Resource
+from hounsfield.ris_plugin.records.catalog import (
+    PERSON,
+    PROCEDURE,
+    RESOURCE,
+    Closure,
+    Person,
+    Procedure,
+    Resource,
+)
 from hounsfield.ris_plugin.records.reports import Macro, Template
 
 __all__ = ["CHANGES_MAX", "Item", "Parsed", "Plan", "parse", "plan", "put"]
@@ -113,7 +122,8 @@ def put(change: Change, actor: Actor, items: Sequence[Item]) -> None:
 
 _PUTTERS: Final[dict[str, Any]] = {
     "resources": put_resource,
-    "people": put_person,
+    # Whom each deputises for was looked at in the plan: the order in a file is not theirs.
+    "people": partial(put_person, is_person=lambda code: True),  # noqa: ARG005
     "procedures": put_procedure,
     "templates": templates.put_template,
     "macros": templates.put_macro,
@@ -170,6 +180,7 @@ class _Planner:
             for key, (before, new, where) in rows.items():
                 self._check(new, where)
                 self._count(section, key, before, new)
+        self._plan.problems.sort(key=lambda one: (one.file, one.line))
         if len(self._plan.problems) > PROBLEMS_MAX:
             self._plan.problems[PROBLEMS_MAX:] = [Problem("", 0, "", "and more that is wrong")]
         if self._plan.problems:
@@ -183,6 +194,9 @@ class _Planner:
         missing = [name for name in of.required if not entry.values.get(name)]
         if missing or "" in entry.values:
             what = f"an entry needs {' and '.join(missing)}" if missing else "an entry has fields"
+            near = get_close_matches(missing[0], entry.values, 1) if missing else []
+            if near and near[0] not in of.fields:
+                what += f"; is {near[0][:40]!r} it?"
             self._plan.problems.append(entry.problem("", what))
             return
         given = self._templates(section, entry) if section == "templates" else self._fields(section, entry)
@@ -291,7 +305,7 @@ class _Planner:
                 case Resource():
                     check_resource(new)
                 case Person():
-                    check_person(new)
+                    check_person(new, self._is_person)
                 case Procedure():
                     check_procedure(new, self._is_resource)
                 case Template():
@@ -307,6 +321,9 @@ class _Planner:
             self._plan.problems.append(
                 entry.problem(name, str(error)) if entry is not None else Problem("", 0, name, str(error))
             )
+
+    def _is_person(self, code: str) -> bool:
+        return code in self._rows["people"] or bool(self._view.ids(PERSON, "code", code, limit=1))
 
     def _is_resource(self, code: str) -> bool:
         return code in self._rows["resources"] or bool(self._view.ids(RESOURCE, "code", code, limit=1))

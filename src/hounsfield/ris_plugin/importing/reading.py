@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -20,6 +21,8 @@ FILE_CHARACTERS_MAX: Final = 32 << 20
 """A file of a hundred thousand people."""
 DEPTH_MAX: Final = 16
 ENTRIES_MAX: Final = 200_000
+
+_TOLD: Final = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
 
 Value = str | list["Value"] | dict[str, "Value"]
 
@@ -195,35 +198,44 @@ def _hang(open_nodes: list[_Node], node: _Node, root: _Node | None) -> _Node:
 
 
 def read_csv(file: File) -> tuple[list[Entry], list[Problem]]:
-    """The rows, by the names in the first one. Between cells are commas, or semicolons where those are in the
-    first line. Every cell counts: an empty one is a field that is empty."""
+    """The rows, by the names in the first one, however these are capitalised. Between cells are commas, or
+    semicolons or tabs where those are in the first line, or what ``sep=`` says before it (as Excel has it).
+    Every cell counts: an empty one is a field that is empty; but of a column without a name and without
+    anything in it nothing is said."""
     if len(file.text) > FILE_CHARACTERS_MAX:
         return [], [Problem(file.name, 0, "", "the file is too long: make it several")]
     text = file.text.removeprefix("\N{BYTE ORDER MARK}")
-    first = text.partition("\n")[0]
+    first = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
     delimiter = next((one for one in (";", "\t") if one in first and "," not in first), ",")
+    told = _TOLD.match(text)
+    if told is not None:
+        delimiter = told[1]
     problems: list[Problem] = []
     entries: list[Entry] = []
     names: list[str] = []
     try:
         for line, cells in _rows(text, delimiter):
-            if not names:
-                names = [cell.strip() for cell in cells]
-                twice = sorted({name for name in names if names.count(name) > 1})
-                if twice or "" in names:
-                    what = f"twice: {', '.join(twice)}" if any(twice) else "a column has no name"
-                    return [], [Problem(file.name, 1, "", f"the first line names the columns; {what}")]
+            if not any(cell.strip() for cell in cells) or (line == 1 and told is not None):
                 continue
-            if not any(cell.strip() for cell in cells):
+            if not names:
+                names = ["_".join(cell.casefold().split()) for cell in cells]
+                twice = sorted({name for name in names if name and names.count(name) > 1})
+                if twice:
+                    what = f"the first line names the columns; twice: {', '.join(twice)}"
+                    return [], [Problem(file.name, line, "", what)]
                 continue
             if len(cells) != len(names):
                 problems.append(Problem(file.name, line, "", f"{len(cells)} cells for {len(names)} columns"))
                 continue
-            entries.append(Entry(file.name, line, dict(zip(names, cells, strict=True))))
+            if any(cell.strip() for name, cell in zip(names, cells, strict=True) if not name):
+                what = "the first line names the columns; a column has no name"
+                return [], [Problem(file.name, line, "", what)]
+            values: dict[str, Value] = {name: cell for name, cell in zip(names, cells, strict=True) if name}
+            entries.append(Entry(file.name, line, values))
             if len(entries) > ENTRIES_MAX:
                 return [], [Problem(file.name, line, "", f"more than {ENTRIES_MAX} rows")]
-    except csv.Error as error:
-        problems.append(Problem(file.name, 0, "", f"no CSV: {error}"))
+    except ReadError as error:
+        problems.append(Problem(file.name, error.line, "", str(error)))
     return entries, problems
 
 
@@ -231,6 +243,12 @@ def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Rows and the lines on which they begin."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
-    for cells in reader:
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise ReadError(line, f"no CSV: {error}") from None
+        if cells is None:
+            return
         yield line, cells
         line = reader.line_num + 1
