@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 import structlog
 
-from hounsfield.archive.app.logs import HASHED, SAFE, WITHHELD, Redactor, describe, set_up_logs
+from hounsfield.archive.app.logs import HASHED, SAFE, WITHHELD, Redactor, describe, is_refusal, set_up_logs
+from hounsfield.archive.engine.errors import StorageFailedError
 from hounsfield.archive.errors import ConfigError
 
 STUDY = "1.2.826.0.1.3680043.8.498.4711"
@@ -100,13 +102,25 @@ def test_a_full_disk_under_the_log_ends_nothing(
 def test_every_key_that_the_code_logs_is_a_known_one(root_directory: Path) -> None:
     """So that nothing useful is withheld by forgetting; what may name a patient belongs in neither list."""
     unknown = {}
+    level = re.compile(r"\.(debug|info|warning|error|critical)\b")
     for file in (root_directory / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        text = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if level.search(text) else ():
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
-            is_level = node.func.attr in {"debug", "info", "warning", "error", "critical"}
+            is_level = level.fullmatch(f".{node.func.attr}")
             if is_level and "log" in ast.unparse(node.func.value):
                 for keyword in node.keywords:
                     if keyword.arg and keyword.arg not in SAFE | HASHED | {"exc_info"}:
                         unknown[keyword.arg] = f"{file.name}:{node.lineno}"
     assert unknown == {}
+
+
+def test_what_is_refused_is_no_fault_of_the_server() -> None:
+    class RuleError(Exception):
+        """As plugins have them."""
+
+        retry = False
+
+    assert [is_refusal(one) for one in (ConfigError("x"), RuleError("x"))] == [True, True]
+    assert not any(is_refusal(one) for one in (StorageFailedError("x"), ValueError("x"), OSError("x")))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from hounsfield.archive.security.bearer import BearerTokens, TokenFileError
+from hounsfield.archive.web.guard import Guard
+from hounsfield.archive.web.http import ClientGoneError
 
 TOKEN, OTHER = "correct-horse-battery", "staple-of-another-one"
 
@@ -64,6 +66,33 @@ async def test_without_a_token_only_health_is_told(archives, token_file, sample)
         for path in ("/", "/dicom-web/studies", f"{instance}/frames/1"):
             headers = {"authorization": f"bearer {TOKEN}"}
             assert (await client.get(path, headers=headers)).status_code == 200
+
+
+async def test_a_web_socket_is_told_nothing_more_when_its_token_is_taken_away(token_file):
+    path = token_file(f"desk:{TOKEN}\nrobot:{OTHER}\n")
+    tokens = BearerTokens(path)
+    sent = []
+
+    async def app(scope, receive, send):
+        await send({"type": "websocket.accept"})
+        for line in (f"desk:{TOKEN}\nrobot:{OTHER}\n# the same\n", f"robot:{OTHER}\n"):
+            token_file(line)
+            tokens.reload()
+            await send({"type": "websocket.send", "text": scope["identity"]})
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "websocket", "path": "/live", "headers": [(b"authorization", f"Bearer {TOKEN}".encode())],
+    }  # fmt: skip
+    with pytest.raises(ClientGoneError):
+        await Guard(app, tokens)(scope, None, send)
+    assert sent == [
+        {"type": "websocket.accept"},
+        {"type": "websocket.send", "text": "desk"},
+        {"type": "websocket.close", "code": 1008},
+    ]
 
 
 def test_tokens_may_be_written_as_hashes_and_change(token_file):

@@ -17,7 +17,8 @@ from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO, cast
 
 from hounsfield.archive.app.lean_structlog import structlog
-from hounsfield.archive.errors import alone, is_ours, where
+from hounsfield.archive.engine.errors import EngineError
+from hounsfield.archive.errors import HounsfieldError, alone, is_ours, where
 
 WITHHELD = "[withheld]"
 
@@ -151,6 +152,12 @@ def set_up_logs(
     if worker is not None:
         structlog.contextvars.bind_contextvars(worker=worker)
     logging.basicConfig(level=max(threshold, logging.WARNING), handlers=[_LibraryHandler()], force=True)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether it could not be done as it was asked, by a command or a plugin's rules: that is for who asked, not
+    for who watches the log. What the engine could not do, and what is a fault, is."""
+    return isinstance(error, HounsfieldError) or (is_ours(error) and not isinstance(error, EngineError))
 
 
 def describe(error: BaseException) -> dict[str, str]:

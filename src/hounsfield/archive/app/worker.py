@@ -25,12 +25,11 @@ import trio
 
 from hounsfield.archive.app.boot import Boot, Channel, ChannelClosed, receive_boot
 from hounsfield.archive.app.lean_structlog import structlog
-from hounsfield.archive.app.logs import describe, set_up_logs
+from hounsfield.archive.app.logs import describe, is_refusal, set_up_logs
 from hounsfield.archive.app.resources import Resources, Services
 from hounsfield.archive.app.scoreboard import Scoreboard, metrics_with
 from hounsfield.archive.app.wakeups import Wakeups
 from hounsfield.archive.engine.gate import SWITCH_SECONDS
-from hounsfield.archive.errors import HounsfieldError
 
 Build = Callable[[Resources], AbstractAsyncContextManager[Services]]
 
@@ -187,8 +186,7 @@ class _Worker:
             except Exception as error:  # noqa: BLE001 - one bad question must not end the worker
                 keys = describe(error)
                 log = structlog.get_logger()
-                # What cannot be done as it was asked is for who asked, not for who watches the log.
-                say = log.info if isinstance(error, HounsfieldError) else log.error
+                say = log.info if is_refusal(error) else log.error
                 say("a request of the command line failed", **keys)
                 reply["error"] = keys.get("error") or _brief(keys)
                 reply["mistaken"] = bool(getattr(error, "mistaken", False))

@@ -39,10 +39,13 @@ class BearerTokens:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._hashes = _read(path)
+        self.generation = 0
+        """How often the tokens were read anew: who was known before may not be now."""
 
     def reload(self) -> None:
         """Read the file anew. ``TokenFileError`` leaves the tokens as they were."""
         self._hashes = _read(self._path)
+        self.generation += 1
 
     def __len__(self) -> int:
         return len(self._hashes)
