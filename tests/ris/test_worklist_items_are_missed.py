@@ -6,6 +6,7 @@ import re
 import unicodedata
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import trio
@@ -17,16 +18,19 @@ from pydicom.multival import MultiValue
 
 from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.plugins import Answer, DimseRefusedError
+from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.patients import merge, unmerge
 from hounsfield.ris_plugin.records.base import NS, Code
+from hounsfield.ris_plugin.records.catalog import Resource
 from hounsfield.ris_plugin.records.orders import ORDER, Order, Protocol, Question
 from hounsfield.ris_plugin.records.patients import PATIENT, Allergy, Identifier, Patient, Visit
 from hounsfield.ris_plugin.records.schedule import STEP, Step
+from hounsfield.ris_plugin.scheduling import book
 from hounsfield.ris_plugin.settings import RisSettings
 from hounsfield.ris_plugin.steps import act, withdraw
 from hounsfield.ris_plugin.worklist.attributes import ATTRIBUTES
 from hounsfield.ris_plugin.worklist.service import BATCH, REMEMBERED_MAX, Worklist
-from ris.conftest import CLERK, MODALITY, NOON_NS, Desk
+from ris.conftest import ADMINISTRATOR, CLERK, MODALITY, NOON_NS, Desk
 from ris.modality import EXPLICIT, FIND, IMPLICIT, decoded, request, ris_at, take_in
 
 DAY_NS = 86_400 * NS
@@ -119,6 +123,29 @@ async def test_a_modality_sees_its_own_when_the_settings_say_so(desk: Desk) -> N
     for sly in (query({"ScheduledStationAETitle": "CT1"}), query(PatientID="P1"), query(AccessionNumber="1")):
         assert await answers(worklist, sly, calling="CT3") == []
     assert sorted(numbers(await answers(Worklist(ris_at(desk)), query({}), calling="CT3"))) == ["1", "2"]
+
+
+@pytest.mark.parametrize("own_only", [False, True])
+async def test_what_is_booked_into_a_room_is_on_the_list_of_each_device_that_may_do_it(
+    desk: Desk, own_only: bool
+) -> None:
+    for code, place in (("US1", "Room 1"), ("US2", "Room 1"), ("US3", "Room 3")):
+        device = Resource(code=code, kind="device", modality="US", ae_title=code, location=place)
+        desk.do(put_resource, ADMINISTRATOR, device)
+    desk.do(put_resource, ADMINISTRATOR, Resource(code="CT1", kind="device", modality="CT", ae_title="CT1"))
+    for code, place in (("R1", "Room 1"), ("R9", "Room 9")):
+        desk.do(put_resource, ADMINISTRATOR, Resource(code=code, kind="room", location=place))
+        desk.procedure(f"US{code}", "US", resources=((code,),))
+        order = desk.order(desk.patient(f"P{code}"), f"US{code}")
+        desk.do(book, CLERK, ZoneInfo("UTC"), orders=[order], from_ns=NOON_NS)
+    worklist = Worklist(ris_at(desk, worklist_own_only=own_only))
+    shown = {}
+    for title in ("US1", "US2", "US3", "CT1"):
+        found = await answers(
+            worklist, query({"ScheduledStationAETitle": title}, PatientID=""), calling=title
+        )
+        shown[title] = sorted(one.PatientID for one in found)
+    assert shown == {"US1": ["PR1", "PR9"], "US2": ["PR1", "PR9"], "US3": ["PR9"], "CT1": []}
 
 
 async def test_what_is_withdrawn_or_done_is_not_shown_and_what_is_under_way_is(desk: Desk) -> None:

@@ -74,7 +74,7 @@ def order_of(view: View, study: Arrived, issuer: str) -> tuple[str, str]:
 
 def _performed_for(view: View, study_uid: str) -> tuple[str, Order] | None:
     """The order for which a modality said that it performs this study: several that are done together may
-    have one Study Instance UID of the modality's own, and no accession number (IHE RAD-TF 2:4.6.4.1.2.3.4)."""
+    have a Study Instance UID of the modality's own, and no accession number (IHE RAD-TF 2:4.6.4.1.2.3.4)."""
     for _, one in view.find(PERFORMED, "study", study_uid):
         for order_id in one.orders:
             order = view.get(ORDER, order_id)

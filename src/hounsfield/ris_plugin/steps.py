@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from msgspec import structs
 
@@ -10,7 +10,7 @@ from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import UnknownError
 from hounsfield.ris_plugin.records.base import Code
-from hounsfield.ris_plugin.records.catalog import Procedure, Resource
+from hounsfield.ris_plugin.records.catalog import RESOURCE, Procedure, Resource
 from hounsfield.ris_plugin.records.orders import Order
 from hounsfield.ris_plugin.records.schedule import STEP, Step
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
@@ -84,10 +84,8 @@ def make(
     resources: list[Resource],
 ) -> list[str]:
     """The steps of an order that is scheduled: one for each protocol code of the procedure, or one alone."""
-    devices = [one for one in resources if one.ae_title]
-    place = next((one.location for one in resources if one.location), "")
-    performer = next((one.name for one in resources if one.kind == "person"), "")
     protocol = order.protocol
+    placed = _placed(change, order.modality, resources)
     codes: tuple[tuple[Code, ...], ...] = tuple((code,) for code in procedure.steps)
     if not codes:
         codes = (protocol.codes if protocol is not None and protocol.codes else (procedure.code,),)
@@ -106,10 +104,7 @@ def make(
             accession=order.accession,
             study_uid=order.study_uid,
             requested_procedure_id=order.requested_procedure_id,
-            ae_titles=tuple(one.ae_title for one in devices),
-            station_name=next((one.station_name for one in devices if one.station_name), ""),
-            location=place,
-            performer=performer,
+            **placed,
             description=(protocol.text if protocol is not None and protocol.text else procedure.code.meaning),
             codes=of,
             preparation=procedure.preparation,
@@ -135,20 +130,31 @@ def move(
 ) -> None:
     """Give a step that has not begun another time and place."""
     step = act(change, actor, step_id, "move")
+    placed = _placed(change, step.modality, resources)
+    change.put(STEP, step_id, structs.replace(step, from_ns=from_ns, to_ns=to_ns, **placed))
+
+
+def _placed(view: View, modality: str, resources: list[Resource]) -> dict[str, Any]:
+    """Where a step is done, on what, by whom.
+
+    Where no device is booked it may be done on any of its kind that stand there, else in the department: a
+    modality asks for its own AE title (type 1, PS3.4 Table K.6-1; of several values, PS3.3 C.4.10), and
+    what names none would be on nobody's list.
+    """
+    place = next((one.location for one in resources if one.location), "")
     devices = [one for one in resources if one.ae_title]
-    change.put(
-        STEP,
-        step_id,
-        structs.replace(
-            step,
-            from_ns=from_ns,
-            to_ns=to_ns,
-            ae_titles=tuple(one.ae_title for one in devices),
-            station_name=next((one.station_name for one in devices if one.station_name), ""),
-            location=next((one.location for one in resources if one.location), ""),
-            performer=next((one.name for one in resources if one.kind == "person"), ""),
-        ),
-    )
+    station_name = next((one.station_name for one in devices if one.station_name), "")
+    if not devices:
+        kind = [one for _, one in view.find(RESOURCE, "kind", f"device:{modality}")]
+        able = [one for one in kind if one.active and one.ae_title]
+        devices = [one for one in able if place and one.location == place] or able
+        station_name = devices[0].station_name if len(devices) == 1 else ""
+    return {
+        "ae_titles": tuple(dict.fromkeys(one.ae_title for one in devices)),
+        "station_name": station_name,
+        "location": place,
+        "performer": next((one.name for one in resources if one.kind == "person"), ""),
+    }
 
 
 def withdraw(change: Change, actor: Actor, order_id: str) -> None:
