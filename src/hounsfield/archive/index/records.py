@@ -373,12 +373,13 @@ class Change(View):
         """Have the journal tell ``event`` of this plugin when the transaction commits."""
         self.said.append((f"{self._plugin}.{event}", dict(body)))
 
-    def count(self, name: str) -> int:
-        """The next number of a sequence without gaps: 1, 2, … in the order of commits."""
+    def count(self, name: str, by: int = 1) -> int:
+        """The next number of a sequence without gaps: 1, 2, … in the order of commits. ``by``: so many are
+        taken, of which it is the last."""
         found = self.first(_COUNTER, "name", name)
         record_id, reached = (self.new_id(), 0) if found is None else (found[0], found[1].reached)
-        self.put(_COUNTER, record_id, Counter(name, reached + 1))
-        return reached + 1
+        self.put(_COUNTER, record_id, Counter(name, reached + by))
+        return reached + by
 
     def _set(self, key: bytes, row: RecordRow | None, lookups: _Lookups) -> None:
         rows = self.own.rows

@@ -22,6 +22,7 @@ def command(cli: CommandLine) -> click.Command:
         files,
         messages,
         mismatches,
+        numbers,
         orders,
         patients,
         reports,
@@ -42,7 +43,8 @@ Examples:
         technologist's name (protocols, reports) is done over /ris/api with that person's token.
         """
 
-    for module in (patients, orders, schedule, reports, mismatches, messages, events, catalog, files):
+    modules = (patients, orders, schedule, reports, mismatches, messages, events, catalog, files, numbers)
+    for module in modules:
         for one in module.commands(cli):
             ris.add_command(one)
     return ris

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hounsfield.archive.plugins import Parts
-from hounsfield.ris_plugin import following
+from hounsfield.ris_plugin import following, numbers
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.following import Consumer
@@ -49,9 +49,17 @@ def parts(ris: Ris) -> Parts:
     async def aside_dismiss(aside: str, person: str) -> None:
         await ris.commit(lambda change: following.dismiss(change, _administrator(person), aside))
 
+    async def skip_numbers(by: int, person: str) -> dict[str, int]:
+        return await ris.commit(lambda change: numbers.skip(change, _administrator(person), by))
+
     return Parts(
         leading={**following.leading(ris, *mine), "timers": partial(timers.run, ris)},
-        operations={"asides": asides, "aside-again": aside_again, "aside-dismiss": aside_dismiss},
+        operations={
+            "asides": asides,
+            "aside-again": aside_again,
+            "aside-dismiss": aside_dismiss,
+            "skip-numbers": skip_numbers,
+        },
         metrics=lambda: _metrics(ris),
     )
 
