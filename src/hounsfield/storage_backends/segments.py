@@ -8,6 +8,7 @@ one does not open. How groups become durable: :mod:`~hounsfield.storage_backends
 from __future__ import annotations
 
 import contextlib
+import mmap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -367,14 +368,13 @@ class SegmentLog:
 
 
 class _ReadBuffer(threading.local):
-    """Scratch of each thread: one sealed chunk, one opened."""
+    """Scratch of each thread: one sealed chunk, one opened. Only pages that are used are memory."""
 
     def __init__(self) -> None:
-        self.view = memoryview(bytearray(layout.CHUNK_BYTES + layout.TAG_BYTES))
-        self._plain: memoryview | None = None
+        self.view = _untouched(layout.CHUNK_BYTES + layout.TAG_BYTES)
+        self.plain = _untouched(layout.CHUNK_BYTES)
 
-    @property
-    def plain(self) -> memoryview:
-        if self._plain is None:
-            self._plain = memoryview(bytearray(layout.CHUNK_BYTES))
-        return self._plain
+
+def _untouched(length: int) -> memoryview:
+    """Zeros that are made when they are looked at: zeroing a megabyte takes longer than most reads."""
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
