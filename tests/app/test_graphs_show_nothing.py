@@ -104,7 +104,7 @@ def test_no_tier_that_is_told_is_left_out(told: dict[str, set[str]]) -> None:
 
 def promtool(*words: object) -> None:
     done = subprocess.run(
-        ["promtool", *map(str, words)], capture_output=True, text=True, timeout=120, check=False
+        ["promtool", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -90,7 +90,7 @@ def killed(
     add("AE", "ae", ae.source(), ae.uids, str(ae.port))
     words = json.dumps([place.words for place in places.values()])
     done = subprocess.run(
-        [sys.executable, CHILD, str(AFTER), words], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, CHILD, str(AFTER), words], capture_output=True, text=True, timeout=60, check=False
     )
     assert json.loads(done.stdout) == [signal.SIGKILL] * len(places), done.stderr
     yield places

@@ -46,7 +46,7 @@ class Archive:
             capture_output=True,
             text=True,
             env=self.environment,
-            timeout=120,
+            timeout=60,
             check=False,
         )
 

@@ -41,7 +41,7 @@ def test_the_loop_imports_no_large_library(tmp_path: Path, act: str, name: str, 
     ]
     source = Path(deferred.__file__).parents[2]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": str(source)}
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(source)}
     )
     assert done.returncode == 0, done.stderr[-2000:]
     importers = json.loads(done.stdout)

@@ -57,7 +57,7 @@ async def test_the_store_is_killed_in_a_move(weed: Weed, tmp_path: Path) -> None
                 await trio.sleep(chance.random() * 0.3)
                 weed.kill()
             await trio.to_thread.run_sync(weed.start)
-        with trio.fail_after(120):
+        with trio.fail_after(60):
             while {frozenset(tiers) for tiers in place.named(engine.stores).values()} != {
                 frozenset({"cold"})
             }:

@@ -54,6 +54,6 @@ for number in range(int(sys.argv[1])):
 
 def test_the_first_decodings_of_a_kind_may_coincide() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(ROUNDS)], capture_output=True, timeout=120, check=False
+        [sys.executable, "-c", SCRIPT, str(ROUNDS)], capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr.decode()

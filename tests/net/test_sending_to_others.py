@@ -63,7 +63,7 @@ def _to(port: int, **more: Any) -> RemoteEntity:
 
 
 async def _send(remote: RemoteEntity, *paths: Path, plan: SendPlan = QUICK) -> Any:
-    with trio.fail_after(120):
+    with trio.fail_after(60):
         return await Sender(remote, plan, ScuLimits(response_s=30)).send(list(survey(paths)))
 
 

@@ -92,11 +92,10 @@ def test_padding_ends_every_group_and_is_nothing(padded: Filled) -> None:
     assert [stretch.stop % 4096 for stretch in padded.padding if stretch] == [0, 0]
 
 
-@pytest.mark.parametrize("bits", [0x01, 0x80, 0xFF])
-def test_a_flipped_byte_of_the_padding_costs_nothing(padded: Filled, bits: int) -> None:
+def test_a_flipped_byte_of_the_padding_costs_nothing(padded: Filled) -> None:
     for stretch in padded.padding:
         for at in stretch:
-            altered = padded.data[:at] + bytes([bits]) + padded.data[at + 1 :]
+            altered = padded.data[:at] + bytes([(0x01, 0x80, 0xFF)[at % 3]]) + padded.data[at + 1 :]
             whole, damage = padded.survey(altered)
             assert whole == padded.refs, at
             assert damage == [Damage(stretch.start, len(stretch), DamageReason.FRAMING)], at

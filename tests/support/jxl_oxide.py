@@ -13,7 +13,7 @@ import numpy as np
 from viewers.npm_packages import JXL_OXIDE
 
 _PROGRAM = Path(__file__).with_suffix(".mjs")
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 60.0
 
 
 def decoded_by_jxl_oxide(frames: Sequence[tuple[bytes, int]]) -> list[np.ndarray]:

@@ -27,7 +27,7 @@ from benchmarks.peers.seaweedfs import set_up
 
 from hounsfield.storage_backends.s3_store import S3Options
 
-STARTING_S = 120
+STARTING_S = 60
 ACCESS_KEY, SECRET_KEY = "hounsfield-tests", "not-so-secret-0123456789"
 DOMAIN = "store.example"  # bucket.store.example: reached through a proxy, as nobody knows the name
 
