@@ -1,4 +1,4 @@
-"""Danger: a worker that was stopped for a while goes on leading when another one leads, and all is done twice."""
+"""Danger: a worker that was stopped for a while goes on leading beside another one, and all is done twice."""
 
 from __future__ import annotations
 

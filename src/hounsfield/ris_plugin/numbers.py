@@ -1,8 +1,8 @@
 """Numbers that the RIS gives: of orders, patients, appointments, steps and reports, each without gaps.
 
 An archive that was made again from an older backup does not know of those it gave since, and others
-(modalities, receivers of reports, wristbands) do: given once more, one number would be two people's. So whoever
-restores such a backup in earnest has some left out.
+(modalities, receivers of reports, wristbands) do: given once more, one number would be two people's. So
+whoever restores such a backup in earnest has some left out.
 """
 
 from __future__ import annotations

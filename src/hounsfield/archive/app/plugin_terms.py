@@ -1,10 +1,10 @@
 """What a leading part of a plugin does holds only while it leads.
 
 A worker may be stopped at any place for longer than its lease lasts (a virtual machine that is moved, a disk
-that hangs), and go on where it was when another one leads already. It learns of that a moment later. Until then
-nothing that it would change may be kept, nor anything go out: a *term* is one worker's time of leading, which
-every task of the part carries with it, and whoever commits, corrects or sends looks first whether it goes on.
-A transaction looks within itself, where nobody can come in between.
+that hangs), and go on where it was when another one leads already. It learns of that a moment later. Until
+then nothing that it would change may be kept, nor anything go out: a *term* is one worker's time of leading,
+which every task of the part carries with it, and whoever commits, corrects or sends looks first whether it
+goes on. A transaction looks within itself, where nobody can come in between.
 """
 
 from __future__ import annotations
