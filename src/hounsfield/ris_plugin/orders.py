@@ -379,7 +379,7 @@ def change_order(
         changed = structs.replace(changed, changed_ns=change.now_ns) if differs else changed
         change.put(ORDER, order_id, changed)
         if differs:
-            say(change, "order-changed", actor, order_id, changed)
+            say(change, "order-changed", actor, order_id, changed, state=changed.state)
     return changed
 
 

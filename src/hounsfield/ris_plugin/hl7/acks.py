@@ -173,7 +173,8 @@ def _message(
         kind = header.kind.split("^")
         trigger = kind[1] if len(kind) > 1 else ""
         processing, version, control_id = header.field(11), header.version or "2.5.1", header.control_id
-    event = "^".join(filter(None, ("ACK", _plain(trigger), "ACK" if trigger else "")))
+    # MSH-9 has its structure since 2.3.1, and needed no trigger before; MSA-3 is gone since 2.7.
+    event = f"ACK^{_plain(trigger)}^ACK" if trigger and version >= "2.3.1" else "ACK"
     fields = [
         "MSH", USUAL[1:], escaped(us.application), escaped(us.facility), _plain(there[0]),
         _plain(there[1]), moment_text(us.now_ns, us.zone), "", event, secrets.token_hex(CONTROL_ID_BYTES),
@@ -183,7 +184,7 @@ def _message(
         fields += ["", "", "NE", "NE"]
     lines = [
         "|".join(fields),
-        "|".join(["MSA", code, _plain(control_id), *([_line(fault)] if fault else [])]),
+        "|".join(["MSA", code, _plain(control_id), *([_line(fault)] if fault and version < "2.7" else [])]),
     ]
     if fault is not None:
         lines.append(_error(fault, version))

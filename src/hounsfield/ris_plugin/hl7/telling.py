@@ -70,8 +70,10 @@ ORDERS: Final[Mapping[str, Status]] = {
     "order-rejected": Status("UA", "UA", "CA"),
     "order-cancelled": Status("OC", "CR", "CA"),
     "order-replaced": Status("RU", "RQ", "RP"),
-    "order-changed": Status("XX", "XR", "IP"),
+    "order-changed": Status("XX", "XR", ""),
 }
+STATES: Final = {"scheduled": "SC", "held": "HD", "completed": "CM", "cancelled": "CA", "replaced": "RP"}
+"""ORC-5 of what was changed, as it was then; others are in process."""
 REPORTS: Final = {
     "report-preliminary": "P",
     "report-signed": "F",
@@ -269,16 +271,17 @@ def _order(  # noqa: PLR0917
     """ORM^O01 or OMG^O19 of a filler (4.4; IHE RAD-TF 2:4.3): what became of an order."""
     patient, visit = _people(view, order)
     placer, filler = numbers(order, ris.settings)
+    status = told.status or STATES.get(event.body.get("state", ""), "IP")
     orc = {
         1: told.asked if asked or (told.ours == "SN" and order.placer_number) else told.ours,
         2: placer,
         3: filler,
         4: composed(order.group_number, order.placer_issuer) if order.group_number else "",
-        5: told.status,
+        5: status,
         7: timing(order, ris.zone),
         9: moment_text(event.at_ns, ris.zone),
         12: provider(order.requester_code, order.requester),
-        16: composed("", order.why) if told.status in {"HD", "CA"} else "",
+        16: composed("", order.why) if status in {"HD", "CA"} else "",
     }
     obr = {
         1: "1",
