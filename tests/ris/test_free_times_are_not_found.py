@@ -315,3 +315,35 @@ def test_a_search_reads_what_lies_before_what_it_finds(desk: Desk, monkeypatch: 
     assert found[0].from_ns == zero + 30 * day + 8 * 60 * MINUTE
     assert read.count("appointment") < 40
     assert len(asked) < 20
+
+
+def test_a_search_that_finds_nothing_reads_only_what_is_scarce_and_that_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One CT that is full, and two technologists, who do much beside it."""
+    hours = tuple(Hours(weekday=day, from_min=480, to_min=960) for day in range(7))
+    ct, ann, bob = (
+        desk.do(put_resource, ADMINISTRATOR, Resource(code=code, kind=kind, hours=hours))
+        for code, kind in (("CT1", "device"), ("ANN", "person"), ("BOB", "person"))
+    )
+    zero = int(datetime(2027, 1, 4, tzinfo=ZONE).timestamp()) * NS
+
+    def fill(change: Change) -> None:
+        for index in range(200):
+            begin = zero + index * 1440 * MINUTE + 480 * MINUTE
+            for number, keys in ((f"C{index}", (ct, ann)), (f"B{index}", (bob,))):
+                held = tuple(Held(resource=key, from_ns=begin, to_ns=begin + 480 * MINUTE) for key in keys)
+                one = Appointment(number=number, patient="x", orders=(), state="booked", holds=held)
+                change.put(APPOINTMENT, change.new_id(), one)
+
+    desk.commit(fill)
+    full = desk.procedure(resources=(("#person:",), ("CT1",)))
+    pair = desk.procedure("PAIR", resources=(("ANN",), ("CT1",)))
+    read = []
+    get = View.get
+    monkeypatch.setattr(View, "get", lambda *given: read.append(given[1].name) or get(*given))
+    for needed in (full, pair):
+        read.clear()
+        with desk.view() as view:
+            assert free(view, ZONE, [needed], from_ns=zero, to_ns=zero + 200 * 1440 * MINUTE) == []
+        assert 200 <= read.count("appointment") <= 203, needed.code.value

@@ -5,14 +5,17 @@ Who is shown is the patient that it is today, whoever an appointment was made fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
+
+from msgspec import structs
 
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin.catalog import resource
 from hounsfield.ris_plugin.errors import UnknownError
-from hounsfield.ris_plugin.free_time import HOLD_NS_MAX, Calendar
+from hounsfield.ris_plugin.free_time import HOLD_NS_MAX, Calendar, Stretch
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import Row, seconds
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Closure, Resource
@@ -103,13 +106,15 @@ def displaced(
         if one.active and not (one.hours or one.breaks or one.closures):
             continue
         for appointment_id, held in view.find(APPOINTMENT, "holds", key, at_least=seconds(from_ns)):
-            if held.to_ns > from_ns and is_displaced(calendar, key, one, held):
+            if held.to_ns > from_ns and _is_displaced(key, one, held, partial(calendar.open, one)):
                 found.setdefault(appointment_id, (held, []))[1].append(one.code)
     ordered = sorted(found.items(), key=lambda each: (each[1][0].from_ns, each[0]))
     return [(key, one, tuple(codes)) for key, (one, codes) in ordered[:limit]]
 
 
-def is_displaced(calendar: Calendar, key: str, one: Resource, held: Appointment) -> bool:
+def _is_displaced(
+    key: str, one: Resource, held: Appointment, opened: Callable[[int, int], Sequence[Stretch]]
+) -> bool:
     """Whether an appointment stands where a resource that it holds is closed, or not in use any more."""
     if held.state not in HOLDING:
         return False
@@ -119,7 +124,7 @@ def is_displaced(calendar: Calendar, key: str, one: Resource, held: Appointment)
         if part.resource == key:
             # Preparing and cleaning may lie outside of the hours.
             begin, end = max(part.from_ns, held.from_ns), min(part.to_ns, held.to_ns)
-            if not any(low <= begin and end <= high for low, high in calendar.open(one, begin, end)):
+            if begin < end and not any(low <= begin and end <= high for low, high in opened(begin, end)):
                 return True
     return False
 
@@ -173,17 +178,19 @@ class _Desk:
         return [(key, one) for key, one in found.items() if one.from_ns < end and begin < one.to_ns]
 
     def _column(self, key: str, one: Resource, begin: int, end: int, entries: list[Entry]) -> Column:
-        displaced = (
-            each.number
-            for each in entries
-            if is_displaced(self._calendar, key, one, self._shown[each.appointment])
-        )
+        opened = tuple(self._calendar.open(one, begin, end))
+        # Of this day: on others they stand, too.
+        today = [
+            structs.replace(held, from_ns=max(held.from_ns, begin), to_ns=min(held.to_ns, end))
+            for held in (self._shown[each.appointment] for each in entries)
+        ]
+        displaced = (held.number for held in today if _is_displaced(key, one, held, lambda *_: opened))
         return Column(
             code=one.code,
             name=one.name,
             kind=one.kind,
             location=one.location,
-            open=tuple(self._calendar.open(one, begin, end)),
+            open=opened,
             closures=tuple(each for each in one.closures if each.from_ns < end and begin < each.to_ns),
             entries=tuple(sorted(entries, key=_when)),
             displaced=tuple(sorted(displaced)),

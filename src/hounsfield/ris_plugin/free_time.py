@@ -183,6 +183,7 @@ class Needs:
         self._without = without
         self._patient = patient
         self._held: dict[str, _Diary] = {}
+        self._read: dict[str, Appointment] = {}
         self.begins_ns: list[int] = []
         self.length_ns = 0
         for one in needs:
@@ -290,17 +291,21 @@ class Needs:
         self, first_ns: int, last_ns: int, wanted: Sequence[str]
     ) -> Iterator[tuple[int, int, tuple[str, ...]]]:
         """Stretches of moments to begin at, in order, with what is free then."""
-        begins = [
-            [
-                (key, self._begins(group, key, first_ns, last_ns))
+        away = [(one.from_ns - self.length_ns, one.to_ns) for one in self.elsewhere(first_ns, last_ns)]
+        left = _without([(first_ns, last_ns)], away, first_ns, last_ns)
+        begins: list[list[tuple[str, list[Stretch]]]] = [[] for _ in self.groups]
+        # The scarcest first: where that is not free, nobody looks at the rest.
+        for at in sorted(range(len(self.groups)), key=lambda one: len(self.groups[one].candidates)):
+            if not left:
+                return
+            group = self.groups[at]
+            begins[at] = [
+                (key, self._begins(group, key, left[0][0], left[-1][1]))
                 for key in sorted(group.candidates, key=lambda one: one not in wanted)
             ]
-            for group in self.groups
-        ]
-        away = [(one.from_ns - self.length_ns, one.to_ns) for one in self.elsewhere(first_ns, last_ns)]
-        here = _without([(first_ns, last_ns)], away, first_ns, last_ns)
+            left = _both(left, joined([one for _, stretches in begins[at] for one in stretches]))
         # Between two of these moments nothing changes.
-        cuts = {first_ns, *(begin for begin, _ in here), *(end + 1 for _, end in here)}
+        cuts = {first_ns, *(begin for begin, _ in left), *(end + 1 for _, end in left)}
         for of_group in begins:
             for _, stretches in of_group:
                 for begin, end in stretches:
@@ -309,7 +314,7 @@ class Needs:
         before: list[list[str]] | None = None
         chosen: tuple[str, ...] | None = None
         for index, begin in enumerate(moments):
-            if not _within(here, begin):
+            if not _within(left, begin):
                 continue
             ways = [[key for key, stretches in of if _within(stretches, begin)] for of in begins]
             if ways != before:
@@ -332,7 +337,7 @@ class Needs:
         away += [(each.from_ns - after, each.to_ns + group.before_ns) for each in one.closures]
         diary = self._held.get(key)
         if diary is None:
-            diary = self._held[key] = _Diary(self._view, key, self._without)
+            diary = self._held[key] = _Diary(self._view, key, self._without, self._read)
         held = diary.between(low - group.before_ns, last_ns + group.begin_ns + after)
         away += [(begin - after, end + group.before_ns) for begin, end in held]
         return [
@@ -342,10 +347,12 @@ class Needs:
 
 
 class _Diary:
-    """When a resource is held, read as far as it was asked for."""
+    """When a resource is held, read as far as it was asked for. ``read``: appointments that diaries share,
+    since most of them hold several resources."""
 
-    def __init__(self, view: View, key: str, without: str) -> None:
+    def __init__(self, view: View, key: str, without: str, read: dict[str, Appointment]) -> None:
         self._view = view
+        self._read = read
         self._key = key
         self._without = without
         self._from_s = self._to_s = -1
@@ -357,17 +364,41 @@ class _Diary:
         if self._from_s < 0 or begin_s < self._from_s or begin_s > self._to_s + 1:
             self._from_s, self._to_s, self._held = begin_s, begin_s - 1, []
         if end_s > self._to_s:
-            found = self._view.find(APPOINTMENT, "holds", self._key, at_least=self._to_s + 1, at_most=end_s)
+            ids = self._view.ids(APPOINTMENT, "holds", self._key, at_least=self._to_s + 1, at_most=end_s)
             self._held += sorted(
                 (held.from_ns, held.to_ns)
-                for appointment_id, one in found
+                for appointment_id in ids
                 if appointment_id != self._without
-                for held in one.holds
+                for held in self._holds(appointment_id)
                 if held.resource == self._key
             )
             self._to_s = end_s
         first = bisect_right(self._held, (from_ns - HOLD_NS_MAX, 0))
         return [one for one in self._held[first:] if one[0] < to_ns and from_ns < one[1]]
+
+    def _holds(self, appointment_id: str) -> tuple[Held, ...]:
+        one = self._read.get(appointment_id)
+        if one is None:
+            one = self._view.get(APPOINTMENT, appointment_id)
+            if one is None:
+                return ()
+            self._read[appointment_id] = one
+        return one.holds
+
+
+def _both(some: Sequence[Stretch], others: Sequence[Stretch]) -> list[Stretch]:
+    """The moments that are in both, ends included."""
+    found: list[Stretch] = []
+    here = there = 0
+    while here < len(some) and there < len(others):
+        begin, end = max(some[here][0], others[there][0]), min(some[here][1], others[there][1])
+        if begin <= end:
+            found.append((begin, end))
+        if some[here][1] < others[there][1]:
+            here += 1
+        else:
+            there += 1
+    return found
 
 
 def _without(allowed: Sequence[Stretch], away: Sequence[Stretch], first: int, last: int) -> list[Stretch]:
