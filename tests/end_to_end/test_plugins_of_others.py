@@ -351,6 +351,25 @@ def test_a_plugin_that_fails_at_start_is_one_clear_error(
     assert "Traceback" not in server.log_text()
 
 
+def test_a_plugin_that_fails_at_a_later_start_says_why_and_ends_no_other_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file that it needs and that was removed: who serves, serves on, and the rest when it is back."""
+    monkeypatch.setenv("PYTHONPATH", str(install(tmp_path / "site")))
+    fault = tmp_path / "fault"
+    with archive_server(tmp_path / "a", f"plugins.notes.fail={fault}", workers=2) as server:
+        fault.touch()
+        victim = server.worker_pids()[0]
+        psutil.Process(victim).kill()
+        until(lambda: server.log_text().count(FAULTS["start"]) >= 2, "it is tried again")
+        assert call(server, "every") == []
+        assert server.client.get("/dicom-web/studies").json() == []
+        assert sorted(one["ready"] for one in server.status()["workers"]) == [False, True]
+        assert SECRET not in server.log_text()
+        fault.unlink()
+        until(lambda: all(one["ready"] for one in server.status()["workers"]), "both serve")
+
+
 def test_a_leading_part_that_fails_is_begun_again_and_ends_no_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,7 @@ def listens(settings):
 
 
 async def start(archive, settings):
-    if settings.fail == "start":
+    if settings.fail == "start" or (settings.fail.startswith("/") and os.path.exists(settings.fail)):
         raise RuntimeError("SECRET^NAME")
 
     async def add(text):
