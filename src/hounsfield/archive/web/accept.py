@@ -236,9 +236,11 @@ def is_as_stored(delivery: Delivery, transfer_syntax_uid: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def for_bulk(ranges: tuple[MediaRange, ...], *, alone: bool) -> Delivery | None:
-    """How bulk data that is no frame may leave: as octets."""
+def for_bulk(ranges: tuple[MediaRange, ...], *, alone: bool, of: str = OCTETS) -> Delivery | None:
+    """How bulk data that is no frame may leave: as octets, or as what it is ``of`` for who names that."""
     for one in ranges:
+        if one.content_type == of != OCTETS and (one.is_multipart or alone):
+            return Delivery(one.is_multipart, of, "")
         if covers(one.content_type, OCTETS) and (one.is_multipart or alone or one.media_type == "*/*"):
             multipart = one.is_multipart or one.media_type == "*/*"
             return Delivery(multipart, OCTETS, EXPLICIT_VR_LITTLE_ENDIAN.uid)

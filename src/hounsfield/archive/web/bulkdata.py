@@ -26,6 +26,7 @@ from hounsfield.archive.web import accept
 from hounsfield.archive.web.accept import Delivery, MediaRange
 from hounsfield.archive.web.conditional import is_unchanged
 from hounsfield.archive.web.deflated import deflated_pixels, is_deflated
+from hounsfield.archive.web.documents import DOCUMENT, PDF, is_pdf
 from hounsfield.archive.web.files import validators_of, validators_of_all
 from hounsfield.archive.web.frames import not_acceptable
 from hounsfield.archive.web.http import AsgiApp, Scope
@@ -49,7 +50,7 @@ from hounsfield.archive.web.responses import (
 )
 from hounsfield.archive.web.urls import base_url, instance_url
 from hounsfield.codecs.frames import JoinedBits
-from hounsfield.codecs.registry import lookup
+from hounsfield.codecs.registry import OCTETS, lookup
 from hounsfield.storage_backends.api import Buffer
 
 _PIXEL_PATHS: Final = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
@@ -85,9 +86,11 @@ class Bulkdata:
         found = await self._engine.read(self._find, one, path)
         if found is None:
             raise NotFoundError("no such element in this instance")
-        delivery = accept.for_bulk(ranges, alone=True)
+        of = PDF if path == DOCUMENT and is_pdf(one) else OCTETS
+        delivery = accept.for_bulk(ranges, alone=True, of=of)
         if delivery is None:
-            raise WebError(406, "bulk data is delivered as application/octet-stream only")
+            kinds = " or ".join(dict.fromkeys((OCTETS, of)))
+            raise WebError(406, f"this bulk data is delivered as {kinds} only")
         data = found.value if found.little_endian else swapped(found.value, WORD_BYTES.get(found.vr, 1))
         url = f"{self._url(scope, one)}/bulkdata/{path}"
         return await self._one_value(scope, one, _in_memory(data), delivery, url)

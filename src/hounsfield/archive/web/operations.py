@@ -145,11 +145,12 @@ _RENDERED: Final[list[dict[str, Any]]] = [
 
 _ERRORS: Final = "400 401 404 406 412 503"
 _RANGED_ERRORS: Final = "400 401 404 406 412 416 503"
-_PARTS: Final = _content("multipart/related", "application/octet-stream")
+_PARTS: Final = _content("multipart/related", "application/octet-stream", "application/pdf")
 _PIXELS: Final = _content("multipart/related", "application/octet-stream", "image/*")
 _PICTURES: Final = _content(
-    "multipart/related", "image/jpeg", "image/png", "image/gif", "video/mp4", "video/mpeg", "video/H265"
-)
+    "multipart/related", "image/jpeg", "image/png", "image/gif", "video/mp4", "video/mpeg", "video/H265",
+    "application/pdf",
+)  # fmt: skip
 
 
 class _Kind(NamedTuple):
@@ -168,13 +169,13 @@ _METADATA: Final = _Kind("WADO-RS", _DESCRIPTIONS, _ERRORS)
 _FRAMES: Final = _Kind("WADO-RS", _PIXELS, _RANGED_ERRORS)
 _ALL_BULK: Final = _Kind("WADO-RS", _content("multipart/related"), _ERRORS)
 _ONE_BULK: Final = _Kind("WADO-RS", _PARTS, _RANGED_ERRORS)
-_PICTURE: Final = _Kind("WADO-RS", _PICTURES, _ERRORS, _RENDERED)
+_PICTURE: Final = _Kind("WADO-RS", _PICTURES, _RANGED_ERRORS, _RENDERED)
 _THUMBNAIL: Final = _Kind(
     "WADO-RS", _content("multipart/related", "image/jpeg", "image/png"), _ERRORS, _RENDERED[1:2]
 )
 _FILE_BY_URI: Final = _Kind(
     "WADO-URI",
-    _content("application/dicom", "image/jpeg", "image/png", "image/gif"),
+    _content("application/dicom", "image/jpeg", "image/png", "image/gif", "application/pdf"),
     _RANGED_ERRORS,
     _URI_PARAMETERS,
 )

@@ -23,6 +23,7 @@ from hounsfield.archive.rendering.presentation import SOP_CLASSES as PRESENTATIO
 from hounsfield.archive.rendering.request import FILMS, JPEG, STILL, Rendering, Viewport, parse_rendering
 from hounsfield.archive.web import accept
 from hounsfield.archive.web.conditional import Validators, entity_tag, has_conditions, is_unchanged
+from hounsfield.archive.web.documents import document_answer, is_pdf
 from hounsfield.archive.web.frames import frame_numbers
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.limits import WebSettings
@@ -94,6 +95,8 @@ class RenderedPictures:
         if sop_uid is None or series_uid is None:
             return await self._many(scope, study_uid, series_uid, ranges)
         (one,) = await self._engine.instances(study_uid, series_uid, sop_uid)
+        if is_pdf(one) and frames is None and wishes.presentation is None:
+            return await document_answer(scope, self._engine, one, ranges)
         if is_video(one) and frames is None and wishes.presentation is None:
             answer = await video_answer(scope, self._engine.rendered, one, ranges)
             if answer is not None:

@@ -15,6 +15,7 @@ from hounsfield.archive.engine.engine import Engine
 from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.rendering.request import FILMS, JPEG, STILL, VIEWPORT_MAX
 from hounsfield.archive.web import accept
+from hounsfield.archive.web.documents import PDF, is_pdf
 from hounsfield.archive.web.http import AsgiApp, Scope
 from hounsfield.archive.web.instances import Instances
 from hounsfield.archive.web.problems import WebError
@@ -78,14 +79,15 @@ def _media_type(wanted: str, one: Instance) -> str:
     single = layout is not Layout.HEADER_ONLY and one.row.location.frames <= 1
     syntax = lookup(one.row.transfer_syntax_uid)
     video: tuple[str, ...] = (syntax.media_type.lower(),) if syntax.is_video else ()
+    documents: tuple[str, ...] = (PDF,) if is_pdf(one) else ()
     default = JPEG if single else accept.DICOM
     if not wanted.strip():
         return default
     for one_range in accept.parse(wanted):
-        for offered in (default, JPEG, *STILL, *FILMS, *video, accept.DICOM):
+        for offered in (default, JPEG, *STILL, *FILMS, *video, *documents, accept.DICOM):
             if accept.covers(one_range.media_type, offered):
                 return offered
-    raise WebError(406, f"contentType may be {', '.join((accept.DICOM, *STILL, *FILMS))}")
+    raise WebError(406, f"contentType may be {', '.join((accept.DICOM, *STILL, *FILMS, *documents))}")
 
 
 def _presentation(given: Mapping[str, str]) -> tuple[str, str] | None:
