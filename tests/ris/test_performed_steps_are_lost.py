@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from msgspec import structs
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
@@ -16,15 +17,23 @@ from hounsfield.archive.app.asking import ask
 from hounsfield.archive.dicom.recoding import NotRecodableError
 from hounsfield.archive.plugins import Answer, DimseRefusedError, Outgoing, UnreachableError
 from hounsfield.ris_plugin.mpps import MPPS, MPPS_RETRIEVE, Mpps
-from hounsfield.ris_plugin.mpps_forwarding import REFUSALS_RETRIED, RETRY_SECONDS_MAX, Forwarding, parts
+from hounsfield.ris_plugin.mpps_forwarding import (
+    LOOK_SECONDS,
+    REFUSALS_RETRIED,
+    RETRY_SECONDS_MAX,
+    Forwarding,
+    parts,
+)
 from hounsfield.ris_plugin.orders import MACHINE as ORDER_MACHINE
 from hounsfield.ris_plugin.performed import INSTANCES_IN_DATASET_MAX, get
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.forwarding import FORWARD, SENT
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.schedule import STEP
+from hounsfield.ris_plugin.settings import RisSettings
 from hounsfield.ris_plugin.steps import MACHINE as STEP_MACHINE
 from ris.conftest import Desk
+from ris.following import department
 from ris.modality import EXPLICIT, IMPLICIT, decoded, encoded, request, ris_at, take_in
 from support.pynetdicom_turns import mend as mend_pynetdicom
 from support.server import archive_server, until
@@ -162,6 +171,7 @@ async def test_who_says_again_what_is_known_is_heard(desk: Desk, mpps: Mpps) -> 
     await create(mpps, begun())
     whole = begun()
     whole.update(ended())
+    whole.AdmissionID = ""  # and nothing of what was not said either
     assert (await change(mpps, whole)).status == 0
     assert desk.look(get, UID)[1].state == "completed"
 
@@ -330,6 +340,22 @@ async def test_requests_go_out_as_they_came_in_order(desk: Desk, forwarded: Forw
     assert sent == [("create", UID), ("set", UID)]
     assert destination.heard[0][1].dataset == encoded(private)
     assert decoded(destination.heard[1][1].dataset) == ended()
+
+
+async def test_what_is_to_be_sent_goes_out_when_it_is_there(tmp_path: Path) -> None:
+    """Nobody waits for the next look."""
+    async with department(tmp_path / "data", settings=RisSettings(mpps_forward_to=("PACS",))) as here:
+        destination = Destination()
+        here.ris.archive.send = destination.send  # type: ignore[method-assign]
+        mpps = Mpps(here.ris)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Forwarding(here.ris, "PACS").run)
+            for number in range(1, 4):
+                await create(mpps, begun(), f"1.2.{number}")
+                with trio.fail_after(LOOK_SECONDS / 2):
+                    while len(destination.heard) < number:
+                        await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
 
 
 async def test_who_cannot_be_reached_is_asked_again_later_and_less_often(

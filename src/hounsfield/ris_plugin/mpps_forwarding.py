@@ -45,8 +45,8 @@ __all__ = ["Forwarding", "parts", "put_down"]
 log = structlog.get_logger(__name__)
 
 MPPS: Final = "1.2.840.10008.3.1.2.3.3"
-LOOK_SECONDS: Final = 1.0
-"""How often is looked whether there is something to send: a look-up of microseconds."""
+LOOK_SECONDS: Final = 60.0
+"""How often is looked although nothing happened: a look-up of microseconds."""
 RETRY_SECONDS: Final = 5.0
 """Before the second attempt, doubled for each one after it."""
 RETRY_SECONDS_MAX: Final = 600.0
@@ -90,8 +90,10 @@ class Forwarding:
     async def run(self) -> None:
         """Send what waits, until cancelled."""
         while True:
+            last = await self._ris.archive.latest()
             pause = await self.send_next()
-            await trio.sleep(pause)
+            with trio.move_on_after(pause):
+                await self._ris.journal.wait(last)
 
     async def send_next(self) -> float:
         """Send the next request if it is due; in how many seconds to look again."""
@@ -105,7 +107,7 @@ class Forwarding:
             return min(due, LOOK_SECONDS)
         noted = await self._sent(one)
         await self._ris.commit(partial(self._note, record_id=record_id, before=one, noted=noted))
-        return 0.0 if noted.state != WAITING else LOOK_SECONDS
+        return 0.0 if noted.state != WAITING else max(0.0, (noted.next_ns - self._ris.now_ns()) / NS)
 
     async def _sent(self, one: Forward) -> Forward:
         """What a request is once it has been sent, or has not."""

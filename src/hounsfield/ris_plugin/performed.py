@@ -30,7 +30,7 @@ from hounsfield.ris_plugin.records.performed import PERFORMED, Dose, Performed, 
 from hounsfield.ris_plugin.records.schedule import STEP, Step
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
 
-__all__ = ["MACHINE", "MppsError", "create", "get", "update"]
+__all__ = ["MACHINE", "MppsError", "create", "get", "series_of", "update"]
 
 MACHINE: Final = Machine(
     "performed step",
@@ -106,12 +106,20 @@ def dataset(performed: Performed) -> Dataset:
 
 
 def create(
-    change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dataset, *, issuer: str = ""
+    change: Change,
+    actor: Actor,
+    zone: ZoneInfo,
+    sop_uid: str,
+    said: Dataset,
+    *,
+    issuer: str = "",
+    series: Sequence[PerformedSeries] | None = None,
 ) -> str:
     """Begin a performed step (N-CREATE); its record's id. MppsError.
 
     Attributes of type 1 are asked for (Table F.7.2-1); devices that leave out empty ones of type 2 are heard
-    all the same. ``issuer``: of patients' ids that name none.
+    all the same. ``issuer``: of patients' ids that name none. ``series``: what :func:`series_of` makes of it,
+    for who has asked before others wait for it.
     """
     if change.first(PERFORMED, "sop", sop_uid) is not None:
         raise MppsError(DUPLICATE, "there is such a performed procedure step already")
@@ -145,7 +153,7 @@ def create(
         started_ns=_moment(said, "PerformedProcedureStepStart", zone) or change.now_ns,
     )
     performed_id = change.new_id()
-    performed = _with(performed, said, said)
+    performed = _with(performed, said, said, series)
     change.put(PERFORMED, performed_id, performed)
     begun(change, actor, performed_id, scheduled, orders)
     tracking.performed(change, performed_id, performed)
@@ -153,8 +161,16 @@ def create(
     return performed_id
 
 
-def update(change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dataset) -> str:
-    """Change a performed step, or end it (N-SET); its record's id. MppsError."""
+def update(
+    change: Change,
+    actor: Actor,
+    zone: ZoneInfo,
+    sop_uid: str,
+    said: Dataset,
+    *,
+    series: Sequence[PerformedSeries] | None = None,
+) -> str:
+    """Change a performed step, or end it (N-SET); its record's id. ``series`` as of :func:`create`. MppsError."""
     performed_id, performed = get(change, sop_uid)
     if MACHINE.is_final(performed.state):
         raise MppsError(
@@ -176,7 +192,7 @@ def update(change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dat
                 tags=[_tag("PerformedProcedureStepStatus")],
             )
     known.update(said)
-    changed = _with(performed, said, known)
+    changed = _with(performed, said, known, series)
     if state != "in-progress":
         _require(known, "PerformedProcedureStepEndDate", "PerformedProcedureStepEndTime")
         if state == "completed" and not changed.series:
@@ -199,18 +215,20 @@ def update(change: Change, actor: Actor, zone: ZoneInfo, sop_uid: str, said: Dat
 
 
 def _same(element: DataElement, known: Dataset) -> bool:
-    """Whether a request says of an attribute what is known of it."""
-    alone = [Dataset({element.tag: element})]
-    if element.tag in known:
-        alone.append(Dataset({element.tag: known[element.tag]}))
-    return len(alone) == 2 and alone[0].to_json() == alone[1].to_json()
+    """Whether a request says of an attribute what is known of it; nothing, of what nothing is known of."""
+    if element.tag not in known:
+        return bool(element.is_empty)
+    said, held = (Dataset({element.tag: of}) for of in (element, known[element.tag]))
+    return bool(said.to_json() == held.to_json())
 
 
-def _with(performed: Performed, said: Dataset, known: Dataset) -> Performed:
+def _with(
+    performed: Performed, said: Dataset, known: Dataset, read: Sequence[PerformedSeries] | None
+) -> Performed:
     """``performed`` with what a request says; ``known``: all attributes as they are then."""
     series = performed.series
     if "PerformedSeriesSequence" in said:
-        series = tuple(_series(said))
+        series = tuple(series_of(said) if read is None else read)
     reason = performed.discontinued_for
     for item in known.get("PerformedProcedureStepDiscontinuationReasonCodeSequence") or ():
         reason = _code(item)
@@ -239,8 +257,9 @@ def _without_references(known: Dataset, series: Sequence[PerformedSeries]) -> Da
     return kept
 
 
-def _series(said: Dataset) -> Iterator[PerformedSeries]:
-    items = said.PerformedSeriesSequence or ()
+def series_of(said: Dataset) -> Iterator[PerformedSeries]:
+    """The series that a request names, with their objects: a tenth of a second for ten thousand. MppsError."""
+    items = said.get("PerformedSeriesSequence") or ()
     if len(items) > SERIES_MAX:
         raise MppsError(
             RESOURCE_LIMITATION, f"more than {SERIES_MAX} series", tags=[_tag("PerformedSeriesSequence")]
