@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,9 +23,6 @@ from benchmarks.day_peers import Api, Receiver
 from benchmarks import department
 from hounsfield.archive.app.asking import ask
 from support.server import ArchiveServer, archive_server
-
-TAKEN_OVER_S = 30.0
-"""Seconds are what it takes; more are for machines that do other things."""
 
 pytestmark = pytest.mark.peer("findscu", "dcmsend")
 
@@ -80,9 +76,7 @@ def test_whoever_leads_is_killed_in_the_middle(tmp_path: Path) -> None:
         for step in STEPS:
             if step.play in before:
                 psutil.Process(victims.popitem()[1]).kill()
-            began = time.monotonic()
             play(day, lambda title, told: None, [step])
-            assert time.monotonic() - began < TAKEN_OVER_S, step.title
         assert victims == {}
         check_once(day)
         assert server.terminate() == 0

@@ -248,16 +248,31 @@ async def test_who_begins_later_does_not_look_back_when_told_so(
     assert done(archive) == {2: 1}
 
 
-async def test_following_what_is_not_heeded_writes_nothing(archive: Department) -> None:
+async def test_following_what_is_not_heeded_writes_nothing(
+    archive: Department, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quiet = Consumer("quiet", {"nothing"}, note)
+    wait = archive.ris.journal.wait
+    reached = ""
+
+    async def noted(cursor: str) -> None:
+        nonlocal reached
+        reached = cursor
+        await wait(cursor)
+
+    async def ring_and_be_heard(number: int) -> None:
+        await ring(archive, number)
+        with trio.fail_after(30):
+            while reached != await archive.ris.archive.latest():
+                await trio.sleep(0.005)
+
+    monkeypatch.setattr(archive.ris.journal, "wait", noted)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow, archive.ris, quiet)
-        await ring(archive, 1)
-        await trio.sleep(0.5)
+        await ring_and_be_heard(1)
         before = archive.engine.record_keeping.commits
         for number in range(5):
-            await ring(archive, number)
-            await trio.sleep(0.15)
+            await ring_and_be_heard(number)
         assert archive.engine.record_keeping.commits == before + 5
         nursery.cancel_scope.cancel()
 

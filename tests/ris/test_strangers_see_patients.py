@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, Event
@@ -345,8 +346,7 @@ async def opened(nursery: trio.Nursery, live: Live, socket: Socket) -> Socket:
 
 
 async def told(*sockets: Socket) -> list[list[str]]:
-    for _ in range(50):
-        await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()
     return [[one["event"] for one in socket.told[1:]] for socket in sockets]
 
 
