@@ -75,6 +75,11 @@ def test_a_department_is_imported_and_tried(server: ArchiveServer, tmp_path: Pat
     assert (dry["problems"], dry["done"]) == ([], 0)
     assert server.run_json("ris", "import", str(example))["done"] > 0
     assert server.run("ris", "export").stdout.count("code:") > 3
+    assert [one["name"] for one in ris(server, "templates", "list")["items"]] == ["CT head"]
+    shown = server.run("ris", "templates", "show", "CT head").stdout
+    assert "ventricles: of normal width | enlarged" in shown
+    assert server.run("ris", "templates", "show", "CT").returncode == 1
+    assert ris(server, "templates", "macros") == {"clear": "No acute intracranial abnormality."}
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("people:\n- {code: x, roles: [king]}\n")
     refused = server.run("ris", "import", str(wrong))

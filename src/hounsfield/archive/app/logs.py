@@ -155,8 +155,8 @@ def set_up_logs(
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether it could not be done as it was asked, by a command or a plugin's rules: that is for who asked, not
-    for who watches the log. What the engine could not do, and what is a fault, is."""
+    """Whether it could not be done as it was asked, by a command or a plugin's rules: that is for who asked,
+    not for who watches the log. What the engine could not do, and what is a fault, is."""
     return isinstance(error, HounsfieldError) or (is_ours(error) and not isinstance(error, EngineError))
 
 

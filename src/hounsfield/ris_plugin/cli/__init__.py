@@ -27,6 +27,7 @@ def command(cli: CommandLine) -> click.Command:
         patients,
         reports,
         schedule,
+        templates,
     )
 
     @click.group(
@@ -43,7 +44,9 @@ Examples:
         technologist's name (protocols, reports) is done over /ris/api with that person's token.
         """
 
-    modules = (patients, orders, schedule, reports, mismatches, messages, events, catalog, files, numbers)
+    modules = (
+        patients, orders, schedule, reports, templates, mismatches, messages, events, catalog, files, numbers,
+    )  # fmt: skip
     for module in modules:
         for one in module.commands(cli):
             ris.add_command(one)
