@@ -44,7 +44,7 @@ demo: setup
 	@$(MAKE) --no-print-directory programs PEERS=dcmtk
 	$(BIN)/python benchmarks/demo.py $(if $(EXIT),--exit)
 
-PEERS := chromium curl dcmtk gcc libc6-dev odil openssl orthanc orthanc-dicomweb prometheus strace wrk
+PEERS := chromium curl dcmtk dicom3tools gcc libc6-dev odil openssl orthanc orthanc-dicomweb prometheus strace wrk
 
 # What the tests talk to: programs, a viewer and studies. Packages of npm are kept in .cache/npm.
 peers: programs

@@ -39,6 +39,8 @@ _PROGRAMS = {
     "dump2dcm": "dcmtk",
     "dcmdump": "dcmtk",
     "dsrdump": "dcmtk",
+    "dsr2html": "dcmtk",
+    "dciodvfy": "dicom3tools",
     "dcmdjpeg": "dcmtk",
     "dcm2xml": "dcmtk",
     "dcm2pnm": "dcmtk",

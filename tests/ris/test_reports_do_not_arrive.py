@@ -19,7 +19,7 @@ from PIL import Image
 from hounsfield.archive.app.plugin_archive import PluginArchive
 from hounsfield.archive.plugins import Change, Stored
 from hounsfield.ris_plugin import distribution, orders, patients, reporting
-from hounsfield.ris_plugin.distribution.objects import ENCAPSULATED_PDF, TEXT_SR, structured
+from hounsfield.ris_plugin.distribution.objects import ENCAPSULATED_PDF, TEXT_SR, encapsulated, structured
 from hounsfield.ris_plugin.distribution.printing import pdf, person
 from hounsfield.ris_plugin.distribution.said import Said, gather
 from hounsfield.ris_plugin.distribution.words import ENGLISH, WORDS, faults
@@ -29,7 +29,14 @@ from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Person, Pro
 from hounsfield.ris_plugin.records.messages import CURSOR
 from hounsfield.ris_plugin.records.orders import Order
 from hounsfield.ris_plugin.records.patients import Identifier, Patient
-from hounsfield.ris_plugin.records.reports import Report, Section, Version
+from hounsfield.ris_plugin.records.reports import (
+    Field,
+    Report,
+    Section,
+    Template,
+    TemplateSection,
+    Version,
+)
 from hounsfield.ris_plugin.settings import RisSettings
 from ris.conftest import CLERK, INTERFACE, NOON_NS, RADIOLOGIST, REFERRER
 from ris.following import Department, department
@@ -347,19 +354,110 @@ def test_names_are_read_as_they_are_spoken() -> None:
     assert person("") == ""
 
 
-@pytest.mark.peer("dsrdump")
-@pytest.mark.parametrize("kind", ["preliminary", "final", "correction"])
-def test_others_read_the_structured_report(tmp_path: Path, kind: str) -> None:
-    one = said(kind, text="Größe " + "漢" * 3000)
-    path = tmp_path / "report.dcm"
-    path.write_bytes(structured(one, "ab" * 16, MOMENT, organisation="St. H"))
-    dumped = subprocess.run(
-        ["dsrdump", str(path)], capture_output=True, check=False, encoding="utf-8", errors="replace"
+CHEST = Template(
+    name="Chest",
+    language="de",
+    sections=(
+        TemplateSection(
+            name="findings",
+            fields=(
+                Field(
+                    name="size", unit="mm", code=Code(value="246120007", scheme="SCT", meaning="Nodule size")
+                ),
+                Field(name="side", label="Seite", choices=("links", "rechts")),
+            ),
+        ),
+    ),
+)
+
+
+def strange(kind: str = "final") -> Said:
+    """A report with all that there can be, of a device that says little."""
+    one = said(kind, text="Größe " + "漢" * 3000 + "\x07\x1b\x00\r\nzwei\\drei \u202e")
+    fields = (("size", "12 x 9"), ("side", "links"), ("a-name-of-more-than-16", "1"), ("empty", " "))
+    sections = (
+        structs.replace(one.version.sections[0], fields=fields),
+        Section(name="Strahlen\\dosis im ganzen " + "x" * 80, text="3 mGy"),
+        Section(name="comparison", text=" \n"),
     )
+    version = structs.replace(one.version, sections=sections)
+    order = structs.replace(
+        one.orders[0],
+        procedure=Code(value="CT\\HEAD", scheme="99H", meaning="CT\\of the head " * 9),
+        placer_number="PL\\1\n",
+    )
+    return replace(
+        one,
+        report=structs.replace(one.report, versions=(one.report.versions[0], version)),
+        version=version,
+        orders=(order,),
+        language="de",
+        template=CHEST,
+        study={"StudyDate": "20260701", "StudyTime": "101500.123", "PatientID": "P1", "PatientName": "A^B"},
+        objects=tuple(
+            {
+                "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",
+                "SeriesInstanceUID": f"1.2.{n % 2}",
+                "SOPInstanceUID": f"1.3.{n}",
+            }
+            for n in range(5)
+        ),
+    )
+
+
+def test_the_structured_report_says_all_of_it_and_by_what_codes() -> None:
+    vienna = MOMENT.astimezone(ZoneInfo("Europe/Vienna"))
+    kept = pydicom.dcmread(io.BytesIO(structured(strange(), "ab" * 16, vienna, organisation="St. H\\x")))
+    language, *_ = kept.ContentSequence
+    assert language.ConceptCodeSequence[0].CodeValue == "de"
+    findings, dose = (item for item in kept.ContentSequence if item.ValueType == "CONTAINER")
+    texts = [
+        (item.ConceptNameCodeSequence[0].CodeMeaning, item.TextValue) for item in findings.ContentSequence
+    ]
+    assert texts == [
+        ("Finding", "Größe " + "漢" * 3000 + "\r\nzwei\\drei \u202e"),
+        ("Nodule size", "12 x 9 mm"),
+        ("Seite", "links"),
+        ("a-name-of-more-than-16", "1"),
+    ]
+    codes = [item.ConceptNameCodeSequence[0] for item in findings.ContentSequence]
+    assert (codes[1].CodeValue, codes[1].CodingSchemeDesignator) == ("246120007", "SCT")
+    assert codes[3].LongCodeValue == "a-name-of-more-than-16"
+    assert "CodeValue" not in codes[3]
+    assert dose.ConceptNameCodeSequence[0].CodingSchemeDesignator == "99RIS"
+    (evidence,) = kept.CurrentRequestedProcedureEvidenceSequence
+    assert [len(series.ReferencedSOPSequence) for series in evidence.ReferencedSeriesSequence] == [3, 2]
+    assert kept.VerifyingObserverSequence[0].VerificationDateTime == "20261122130000+0100"
+    assert kept.ContentTime == "130000"
+    assert "TimezoneOffsetFromUTC" not in kept  # the study is of summer time, and one offset is for all
+    now = replace(strange(), study={})
+    kept = pydicom.dcmread(io.BytesIO(structured(now, "ab" * 16, vienna, organisation="")))
+    assert kept.TimezoneOffsetFromUTC == "+0100"
+
+
+@pytest.mark.peer("dsrdump", "dsr2html", "dciodvfy")
+@pytest.mark.parametrize("kind", ["preliminary", "final", "correction"])
+def test_others_read_the_documents_and_find_no_fault(tmp_path: Path, kind: str) -> None:
+    one = strange(kind)
+    paths = [tmp_path / "report.dcm", tmp_path / "printed.dcm"]
+    paths[0].write_bytes(structured(one, "ab" * 16, MOMENT, organisation="St. H"))
+    paths[1].write_bytes(encapsulated(one, "ab" * 16, MOMENT, b"%PDF-1.7 %%EOF"))
+
+    def run(*command: object) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in command]
+        return subprocess.run(words, capture_output=True, check=False, encoding="utf-8", errors="replace")
+
+    dumped = run("dsrdump", paths[0])
     assert dumped.returncode == 0, dumped.stderr
     assert not [line for line in dumped.stderr.splitlines() if line.startswith("E:")]
     assert "Größe 漢漢" in dumped.stdout
     assert ("VERIFIED" in dumped.stdout and "UNVERIFIED" not in dumped.stdout) == (kind != "preliminary")
+    page = run("dsr2html", "+U8", paths[0]).stdout
+    assert "Größe 漢漢" in page
+    assert "Predecessor Docs" in page
+    for path in paths:
+        found = run("dciodvfy", path).stderr
+        assert "Error" not in found, found
 
 
 def test_a_version_that_there_is_not_has_no_document(desk: object) -> None:
