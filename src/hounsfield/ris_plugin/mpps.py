@@ -8,7 +8,7 @@ that PS3.7 10.1 and PS3.4 F.7.2 want, and put down for those that it is handed o
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
 from typing import Final
@@ -38,11 +38,14 @@ from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import RisError
 from hounsfield.ris_plugin.performed import MppsError
+from hounsfield.ris_plugin.records.performed import PerformedSeries
 
 __all__ = ["MPPS", "MPPS_RETRIEVE", "Mpps", "parts"]
 
 MPPS: Final = "1.2.840.10008.3.1.2.3.3"
 MPPS_RETRIEVE: Final = "1.2.840.10008.3.1.2.3.4"
+
+Series = Sequence[PerformedSeries] | None
 
 BYTES_READ_AT_ONCE: Final = 64 << 10
 """Longer data sets, of steps with thousands of images, are read on another thread."""
@@ -74,8 +77,8 @@ class Mpps:
             return Answer(_INVALID_INSTANCE, comment="the SOP Instance UID is none")
         settings, zone = self._ris.settings, self._ris.zone
 
-        def begin(change: Change, actor: Actor, said: Dataset) -> None:
-            performed.create(change, actor, zone, uid, said, issuer=settings.issuer)
+        def begin(change: Change, actor: Actor, said: Dataset, series: Series) -> None:
+            performed.create(change, actor, zone, uid, said, issuer=settings.issuer, series=series)
 
         return await self._perform(request, "create", uid, begin)
 
@@ -84,23 +87,27 @@ class Mpps:
         _check(request, MPPS)
         uid, zone = request.sop_instance_uid, self._ris.zone
 
-        def change_it(change: Change, actor: Actor, said: Dataset) -> None:
-            performed.update(change, actor, zone, uid, said)
+        def change_it(change: Change, actor: Actor, said: Dataset, series: Series) -> None:
+            performed.update(change, actor, zone, uid, said, series=series)
 
         return await self._perform(request, "set", uid, change_it)
 
     async def _perform(
-        self, request: Request, operation: str, uid: str, action: Callable[[Change, Actor, Dataset], None]
+        self,
+        request: Request,
+        operation: str,
+        uid: str,
+        action: Callable[[Change, Actor, Dataset, Series], None],
     ) -> Answer:
         actor = Actor(request.caller.calling_ae, frozenset({Role.MODALITY}))
         destinations = self._ris.settings.mpps_forward_to
 
         def plan(change: Change) -> None:
-            action(change, actor, said)
+            action(change, actor, said, series)
             mpps_forwarding.put_down(change, destinations, operation, uid, request)
 
         try:
-            said = await _read(request)
+            said, series = await _read(request)
             await self._ris.commit(plan)
         except MppsError as error:
             return Answer(
@@ -149,11 +156,21 @@ def _check(request: Request, sop_class: str) -> None:
         raise DimseRefusedError(_UNRECOGNIZED, "this SOP class does not have the operation")
 
 
-async def _read(request: Request) -> Dataset:
-    read = partial(_decoded, request.dataset, lookup(request.transfer_syntax_uid))
+async def _read(request: Request) -> tuple[Dataset, Series]:
+    read = partial(_said, request.dataset, lookup(request.transfer_syntax_uid))
     if len(request.dataset) <= BYTES_READ_AT_ONCE:
         return read()
     return await trio.to_thread.run_sync(read)
+
+
+def _said(data: bytes, syntax: TransferSyntax) -> tuple[Dataset, Series]:
+    """A data set, and its series, which no transaction should read: others wait for it. None where the
+    transaction is to say what is wrong with them, since something else may be first."""
+    said = _decoded(data, syntax)
+    try:
+        return said, tuple(performed.series_of(said))
+    except MppsError:
+        return said, None
 
 
 def _decoded(data: bytes, syntax: TransferSyntax) -> Dataset:
