@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,10 @@ async def build(resources: Resources) -> AsyncIterator[Services]:
         board.add("worker_connections")
         board.add("http_requests_total")
         try:
-            await stream.send_all(f"{worker} {os.getpid()}\n".encode())
-            while await stream.receive_some():
-                pass
+            with suppress(trio.BrokenResourceError):  # who goes without having read it resets the connection
+                await stream.send_all(f"{worker} {os.getpid()}\n".encode())
+                while await stream.receive_some():
+                    pass
         finally:
             board.add("worker_connections", -1)
             open_connections -= 1
