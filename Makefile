@@ -6,11 +6,21 @@
 #   make run      set up and serve ./.demo/archive on loopback
 #   make test     set up; peers; lint, types, import contracts; tests
 #   make check    the same without the tests
-#   make bench    measure ours and its peers in one run       make fuzz   feed parser and decoders nonsense
-#   make large    send one object of 4 GB: memory, speed, and what one of its frames costs
-#   make test-ceph  the tests of tiers in a bucket, at Ceph's RADOS gateway
-#   make crash    cut the power everywhere  make kills  kill -9, 500 times under a load
-#   make setup    the virtual environment alone               make clean  remove what these made
+#   make bench    measure ours and its peers in one run
+#   make setup    the virtual environment alone
+#   make peers    what the tests talk to: programs of Debian (make programs), a viewer and studies of npm
+#   make clean    remove what these made
+#
+# Too long for make test, which has a short version of most:
+#   make fuzz              feed parser and decoders nonsense
+#   make strange-requests  ask each operation of the OpenAPI document for what it does not expect
+#   make odd-messages      send the HL7 listener what no sender should
+#   make large             send one object of 4 GB: memory, speed, and what one of its frames costs
+#   make test-ceph         tiers in a bucket, at Ceph's RADOS gateway
+#   make crash             cut the power at every write of a server
+#   make kills             kill -9, 500 times under a load
+#   make tier-kills        the same while series move between tiers
+#   make ris-kills         the same in a department's day
 
 PYTHON ?= python3
 VENV   := .venv

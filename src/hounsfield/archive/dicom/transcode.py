@@ -27,7 +27,6 @@ UTF_8: Final = b"ISO_IR 192"
 
 _SHORT_LENGTH_MAX: Final = 0xFFFE
 _LENGTH16: Final = {True: Struct("<H"), False: Struct(">H")}
-_ITEM_END: Final = {True: b"\xfe\xff\x0d\xe0" + bytes(4), False: b"\xff\xfe\xe0\x0d" + bytes(4)}
 _SEQUENCE_END: Final = {True: b"\xfe\xff\xdd\xe0" + bytes(4), False: b"\xff\xfe\xe0\xdd" + bytes(4)}
 _ITEM: Final = {True: b"\xfe\xff\x00\xe0", False: b"\xff\xfe\xe0\x00"}
 

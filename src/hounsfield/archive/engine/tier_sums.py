@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["NOTHING", "PINNED", "added", "seconds_of", "totals", "turn"]
-
-PINNED: Final = ""
-"""In place of a rule's name: an administrator wants the study hot."""
+__all__ = ["NOTHING", "added", "seconds_of", "totals", "turn"]
 
 NOTHING: Final[dict[str, Any]] = {
     "looked": 0, "quiet": 0, "unmatched": 0, "damaged": 0, "settled": {}, "rules": {}, "series": [],

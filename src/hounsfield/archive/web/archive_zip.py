@@ -25,7 +25,6 @@ from hounsfield.archive.engine.types import Instance
 from hounsfield.archive.web.files import Files, given_as
 from hounsfield.storage_backends.api import Buffer
 
-MEDIA_TYPE: Final = "application/zip"
 FILES_MAX: Final = 999_999
 """What six digits number in a file ID; the directory's records of so many would be 600 MB."""
 

@@ -16,8 +16,8 @@ Buffer = bytes | bytearray | memoryview
 
 HEADER_BYTES_MAX: Final = 8192
 PREAMBLE_BYTES_MAX: Final = 65_536
-_BOUNDARY_CHARS_MAX: Final = 70  # RFC 2046 5.1.1
 _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]", re.ASCII)
+"""70 characters at most (RFC 2046 5.1.1)."""
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _PADDING_MAX: Final = 64
 """White space after a boundary, which transports may add (RFC 2046 5.1.1)."""

@@ -15,7 +15,6 @@ from hounsfield.archive.engine.errors import ClosedError, EngineError, OutOfReso
 from hounsfield.archive.errors import HounsfieldError
 
 JOBS: Final = 8
-JOBS_MAX: Final = 64
 PAUSES_S: Final = (0.5, 2.0, 8.0, 30.0)
 """Before an object is sent again that the archive had no room or no disk for at that moment."""
 
