@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from hounsfield.archive.plugins import TakenError
-from hounsfield.ris_plugin import orders, states
+from hounsfield.ris_plugin import orders, scheduling, states
 from hounsfield.ris_plugin.actors import ROLES, Actor
+from hounsfield.ris_plugin.api.figures import figures
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, RisError, UnknownError
 from hounsfield.ris_plugin.orders import (
     MACHINE,
@@ -23,10 +25,12 @@ from hounsfield.ris_plugin.orders import (
     place,
     replace,
 )
+from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PERSON, Person
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.settings import RisSettings
 from ris.conftest import CLERK, INTERFACE, MODALITY, RADIOLOGIST, REFERRER, TECHNOLOGIST, TRAINEE, Desk, actor
+from ris.counter import Counter
 
 
 def held(desk: Desk, order: str) -> Order:
@@ -216,3 +220,30 @@ def test_the_pictures_in_the_documents_are_the_tables(root_directory: Path) -> N
     from ris.pictures import document
 
     assert (root_directory / "docs" / "ris-states.md").read_text(encoding="utf-8") == document()
+
+
+async def test_an_order_without_a_time_is_not_overlooked(desk: Desk) -> None:
+    counter = Counter(desk)
+    desk.procedure()
+    desk.procedure("CTPE", needs_protocol=True)
+    patient, day = desk.patient(), 86_400 * NS
+    routine, urgent = desk.order(patient), desk.order(patient, "CTPE", priority="STAT")
+    far = desk.order(patient, wanted_ns=desk.now_ns + 30 * day)
+    waits, held, booked = (desk.order(patient) for _ in range(3))
+    desk.do(scheduling.propose, CLERK, orders=[waits])
+    desk.do(act, CLERK, held, "hold", why="ask")
+    desk.do(scheduling.book, CLERK, ZoneInfo("UTC"), orders=[booked], from_ns=desk.now_ns)
+
+    async def late() -> list[str]:
+        return [one["id"] for one in (await counter.get("clerk", "/late-orders"))["items"]]
+
+    assert await late() == []
+    desk.now_ns += 3601 * NS
+    assert await late() == [urgent]
+    desk.now_ns += 2 * day
+    assert await late() == [urgent, *sorted((routine, held))]
+    assert {one.name: one.samples[0].value for one in figures(counter.ris)}["hounsfield_ris_orders_late"] == 3
+    desk.now_ns += 30 * day
+    assert (await late())[-1] == far
+    desk.do(act, CLERK, urgent, "cancel", why="went home")
+    assert urgent not in await late()

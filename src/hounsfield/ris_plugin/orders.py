@@ -19,9 +19,10 @@ from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
 from hounsfield.ris_plugin.moments import at_last, newest
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.base import Code, Row
+from hounsfield.ris_plugin.records.base import NS, Code, Row
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Procedure
 from hounsfield.ris_plugin.records.orders import ORDER, Order, Protocol, Question
+from hounsfield.ris_plugin.records.schedule import APPOINTMENT
 from hounsfield.ris_plugin.settings import RisSettings
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
 
@@ -36,6 +37,7 @@ __all__ = [
     "get",
     "images_began",
     "images_ended",
+    "late",
     "lost_its_time",
     "open_questions",
     "place",
@@ -104,6 +106,10 @@ SAID: Final = {
 
 PRIORITIES: Final = ("STAT", "HIGH", "ROUTINE", "MEDIUM", "LOW")
 """PS3.3 C.4.12, (0040,1003)."""
+URGENT: Final = frozenset({"STAT", "HIGH"})
+LOOKED_AT_MAX: Final = 5000
+"""Of a state, those first that have not changed for longest: more without a time are nobody's to overlook."""
+_TIMELESS: Final = ("placed", "accepted", "held")
 ACCESSION_CHARACTERS_MAX: Final = 16  # VR SH
 WHY_NEEDED: Final = frozenset({"hold", "reject", "cancel"})
 _DROPPING: Final = frozenset({"hold", "reject", "cancel", "replace"})
@@ -153,6 +159,32 @@ def get(view: View, order_id: str) -> Order:
     if order is None:
         raise UnknownError("there is no such order")
     return order
+
+
+def late(view: View, settings: RisSettings, now_ns: int, limit: int = 100) -> list[tuple[str, int, Order]]:
+    """Orders that have no time and wait too long, each with since when, the urgent and oldest first.
+
+    That is counted from when they were placed, or are wanted, to ``orders_late_seconds`` or, of urgent ones,
+    ``urgent_orders_late_seconds``. Who is on the waiting list waits for a time, and is not overlooked.
+    """
+    found: list[tuple[str, int, Order]] = []
+    for state in _TIMELESS:
+        for order_id, one in view.find(ORDER, "state", state, limit=LOOKED_AT_MAX):
+            since_ns = max(one.placed_ns, one.wanted_ns)
+            allowed = (
+                settings.urgent_orders_late_seconds
+                if one.priority in URGENT
+                else settings.orders_late_seconds
+            )
+            if since_ns + allowed * NS < now_ns and not _waits(view, order_id):
+                found.append((order_id, since_ns, one))
+    found.sort(key=lambda each: (PRIORITIES.index(each[2].priority), each[1], each[0]))
+    return found[:limit]
+
+
+def _waits(view: View, order_id: str) -> bool:
+    appointments = view.find(APPOINTMENT, "order", order_id)
+    return any(one.state == "proposed" for _, one in appointments)
 
 
 def open_questions(order: Order) -> list[str]:

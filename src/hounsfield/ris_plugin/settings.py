@@ -68,6 +68,8 @@ class RisSettings(Settings, frozen=True):
     worklist_character_set: str = "ISO_IR 100"  # of text beyond ASCII for who names none; else ISO_IR 192
     worklist_own_only: bool = False  # a modality sees what is scheduled for its AE title, whatever it asks
     mpps_forward_to: tuple[str, ...] = ()
+    orders_late_seconds: Annotated[float, msgspec.Meta(gt=0, le=31_622_400)] = 172_800.0  # without a time
+    urgent_orders_late_seconds: Seconds = 3600.0  # the same of STAT and HIGH
     images_late_seconds: Seconds = 1800.0  # from the end of a step until missing images are an alert
     unread_late_seconds: Seconds = 28_800.0
     lock_seconds: Seconds = 1800.0  # how long a report that nobody writes on stays locked

@@ -11,7 +11,7 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.api import sight
-from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, Paged, Why, page_of, paged
+from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Limit, Nothing, Paged, Why, page_of, paged
 from hounsfield.ris_plugin.api.models import changes_of, given, item, model, new_of, row_of
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, UnknownError
 from hounsfield.ris_plugin.orders import NewOrder
@@ -85,6 +85,12 @@ def shown(view: View, ask: Ask, order_id: str, order: Order) -> Any:
             if one in WITH_OWN_ENDPOINT and not is_copy
         ),
     )
+
+
+def late(view: View, ask: Ask) -> Any:
+    """Those without a time that wait too long."""
+    found = orders.late(view, ask.ris.settings, ask.now_ns, ask.query.limit)
+    return page_of(OrderItem)(items=tuple(shown(view, ask, key, one) for key, _, one in found))
 
 
 def _now(view: View, ask: Ask, order_id: str) -> Any:
@@ -244,7 +250,18 @@ def _action(name: str, action: str, summary: str) -> Endpoint:
     )  # fmt: skip
 
 
+class Few(Nothing, frozen=True, kw_only=True):
+    """How many."""
+
+    limit: Limit = 100
+
+
 ENDPOINTS: Final = (
+    Endpoint(
+        "ListLateOrders", "GET", "/late-orders", TAG,
+        "Orders that have no time and wait too long, the urgent and oldest first",
+        late, page_of(OrderItem), Few,
+    ),
     Endpoint(
         "ListOrders", "GET", "/orders", TAG,
         "Orders by accession number, placer's number, patient, requester or state; else those that are open",

@@ -45,6 +45,14 @@ def commands(cli: CommandLine) -> list[click.Command]:
         answer["items"] = [{**one, "code": one["procedure"]["value"]} for one in answer["items"]]
         desk.page(line, answer, COLUMNS)
 
+    @desk.command(orders, "late", "hounsfield ris orders late")
+    @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 500))
+    def late(line: Any, limit: int) -> None:
+        """List orders that have no time and wait too long (plugins.ris.orders_late_seconds)."""
+        answer = desk.ask(line, "ListLateOrders", query={"limit": limit})
+        answer["items"] = [{**one, "code": one["procedure"]["value"]} for one in answer["items"]]
+        desk.page(line, answer, COLUMNS | {"wanted": "Wanted"})
+
     @desk.command(orders, "show", "hounsfield ris orders show 2026000042")
     @click.argument("order")
     def show(line: Any, order: str) -> None:
