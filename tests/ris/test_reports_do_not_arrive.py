@@ -18,7 +18,7 @@ from PIL import Image
 
 from hounsfield.archive.app.plugin_archive import PluginArchive
 from hounsfield.archive.plugins import Change, Stored
-from hounsfield.ris_plugin import distribution, orders, patients, reporting
+from hounsfield.ris_plugin import distribution, orders, patients, reacting, reporting
 from hounsfield.ris_plugin.distribution.objects import ENCAPSULATED_PDF, TEXT_SR, encapsulated, structured
 from hounsfield.ris_plugin.distribution.printing import pdf, person
 from hounsfield.ris_plugin.distribution.said import Said, gather
@@ -157,6 +157,34 @@ async def test_each_version_is_stored_once_under_its_study(tmp_path: Path, kept:
         )
         document = printed.EncapsulatedDocument[: printed.EncapsulatedDocumentLength]
         assert "Signed electronically by DR WILHELM ROENTGEN" in words(document)
+
+
+async def test_documents_are_the_patients_whose_images_are_through_merges_and_back(tmp_path: Path) -> None:
+    async with department(tmp_path / "data", settings=SETTINGS) as room:
+        report = await signed(room)
+        everybody = (*reacting.consumers(room.ris), distribution.consumer(room.ris))
+        await room.catch_up(*everybody)
+        first = room.look(reporting.get, report)
+        other = Patient(
+            identifiers=(Identifier(value="P2", issuer="HOSP"),), name="DOE-ROE^JANE", birth_day="19700101"
+        )
+        survivor = await room.do(patients.register, CLERK, other)
+        merged = await room.do(patients.merge, CLERK, survivor=survivor, merged=first.patient)
+        await room.catch_up(*everybody)
+        late = (Section(name="findings", text="A nodule."),)
+        await room.do(reporting.correct, RADIOLOGIST, report, late, reason="seen later")
+        await room.catch_up(*everybody)
+
+        async def of_whom() -> list[tuple[str, str]]:
+            found = await room.ris.archive.search("instance", {"StudyInstanceUID": first.study_uid})
+            return [(one["PatientID"], one["PatientName"]) for one in found]
+
+        assert await of_whom() == [("P2", "DOE-ROE^JANE")] * 5
+        assert len(await room.ris.archive.search("study", {"PatientID": "P2"})) == 1
+        assert not await room.ris.archive.search("study", {"PatientID": "P1"})
+        await room.do(patients.unmerge, CLERK, merged, "they are two")
+        await room.catch_up(*everybody)
+        assert {number for number, _ in await of_whom()} == {"P1"}
 
 
 async def test_a_crash_between_the_two_leaves_both(tmp_path: Path, kept: Kept) -> None:

@@ -15,7 +15,17 @@ from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, UnknownError
 from hounsfield.ris_plugin.records.base import folded
 from hounsfield.ris_plugin.records.reports import Field, Macro, Report, Section, Template, TemplateSection
-from hounsfield.ris_plugin.reporting import addend, assign, correct, draft, get, put_forward, ready, sign
+from hounsfield.ris_plugin.reporting import (
+    REPORT_CHARACTERS_MAX,
+    addend,
+    assign,
+    correct,
+    draft,
+    get,
+    put_forward,
+    ready,
+    sign,
+)
 from hounsfield.ris_plugin.templates import (
     complete,
     delete_macro,
@@ -99,6 +109,31 @@ def report(desk: Desk) -> str:
     report = desk.do(ready, INTERFACE, [desk.order(desk.patient())])
     desk.do(assign, RADIOLOGIST, desk.settings, report)
     return report
+
+
+def test_a_version_is_in_the_language_that_it_was_written_in(desk: Desk, report: str) -> None:
+    text = (Section(name="findings", text="Unauffällig."),)
+    for wrong in ("German", "DE", "de_AT", "x"):
+        with pytest.raises(InvalidError, match="RFC 5646"):
+            desk.do(put_template, RADIOLOGIST, structs.replace(CHEST, language=wrong))
+        with pytest.raises(InvalidError, match="RFC 5646"):
+            desk.do(draft, RADIOLOGIST, desk.settings, report, text, language=wrong)
+    german = Template(name="D", language="de-AT", sections=(TemplateSection(name="findings"),))
+    chosen = desk.do(put_template, RADIOLOGIST, german)
+    desk.do(draft, RADIOLOGIST, desk.settings, report, text, template=chosen)
+    desk.do(put_forward, RADIOLOGIST, report)
+    desk.do(assign, RADIOLOGIST, desk.settings, report)
+    desk.do(draft, RADIOLOGIST, desk.settings, report, text, language="zh-Hant-TW")
+    desk.do(sign, RADIOLOGIST, report)
+    desk.do(correct, RADIOLOGIST, report, text, reason="x")
+    assert [one.language for one in desk.look(get, report).versions] == ["de-AT", "zh-Hant-TW", "zh-Hant-TW"]
+
+
+def test_a_report_is_no_book(desk: Desk, report: str) -> None:
+    parts = [Section(name=f"part{n}", text="x" * (REPORT_CHARACTERS_MAX // 3)) for n in range(3)]
+    desk.do(draft, RADIOLOGIST, desk.settings, report, parts)
+    with pytest.raises(InvalidError, match="characters"):
+        desk.do(draft, RADIOLOGIST, desk.settings, report, [*parts, Section(name="more", text="xx")])
 
 
 def test_signing_asks_for_it_and_keeps_the_words(desk: Desk, report: str) -> None:
