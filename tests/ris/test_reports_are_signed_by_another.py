@@ -65,6 +65,7 @@ def test_a_lock_ends_when_nobody_writes_and_then_another_may(desk: Desk, report:
     desk.do(draft, RADIOLOGIST, desk.settings, report, TEXT)  # whoever writes keeps it
     desk.now_ns += int(desk.settings.lock_seconds * NS)
     assert desk.commit(lambda change: unlock(change, report))
+    assert [one.body["actor"] for one in desk.said() if one.kind == "ris.report-unlocked"] == ["system"]
     desk.do(assign, OTHER, desk.settings, report)
     with pytest.raises(NotNowError):
         desk.do(sign, RADIOLOGIST, report)

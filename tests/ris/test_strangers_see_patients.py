@@ -82,6 +82,9 @@ async def test_a_referrer_sees_what_is_his(counter: Counter) -> None:
     found = await counter.get("referrer", "/patients", number="P2", birth_day="19700101")
     assert [one["name"] for one in found["items"]] == ["ROE^RICHARD"]
     assert found["items"][0]["address"] == ""
+    await counter.get("referrer", "/patients", number="P2", birth_day="19700102")
+    searched = [one.body for one in desk.said() if one.kind == "ris.referrer-searched"]
+    assert searched == [{"patient": other, "actor": "referrer"}, {"patient": "", "actor": "referrer"}]
     for path in ("/worklist", "/appointments", "/reading-list", "/mismatches", "/people", "/waiting"):
         await counter.get("referrer", path, 403)
 
@@ -166,6 +169,24 @@ async def test_nothing_says_what_there_is_of_others(counter: Counter) -> None:
     for given in ({"accession": "A1"}, {"accession": "A99"}, {"study_uid": studies[1]}):
         body = {"patient": mine, "procedure": "CTHEAD", **given}
         await counter.post("referrer", "/orders", body, 403)
+
+
+async def test_sight_goes_with_a_merge_and_comes_back(counter: Counter) -> None:
+    desk = counter.desk
+    desk.procedure()
+    mine, other = desk.patient("P1"), desk.patient("P2", address="Elsewhere 1")
+    own = desk.order(mine, requester_code="referrer")
+    foreign = desk.order(other, requester_code="somebody")
+    merged = await counter.post("clerk", "/merges", {"survivor": other, "merged": mine, "reason": "one"}, 201)
+    for key in (mine, other):
+        assert (await counter.get("referrer", f"/patients/{key}"))["id"] == other
+        history = await counter.get("referrer", f"/patients/{key}/history")
+        assert ([one["id"] for one in history["orders"]], history["merges"]) == ([own], [])
+    await counter.get("referrer", f"/orders/{foreign}", 404)
+    await counter.post("clerk", f"/merges/{merged['id']}/undo", {"reason": "two"}, 204)
+    assert (await counter.get("referrer", f"/patients/{mine}"))["id"] == mine
+    for path in (f"/patients/{other}", f"/patients/{other}/history"):
+        await counter.get("referrer", path, 404)
 
 
 async def test_a_long_list_of_others_does_not_hide_ones_own(counter: Counter) -> None:

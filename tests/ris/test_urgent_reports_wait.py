@@ -191,6 +191,11 @@ async def test_priors_are_found_under_all_numbers_of_a_patient(tmp_path: Path) -
         assert {one.study_uid for one in await reading_list.priors(room.ris, report)} == {"1.2.1", "1.2.2"}
 
 
+def test_a_list_goes_on_to_its_end(desk: Desk) -> None:
+    desk.commit(lambda change: [put(change, "x", n / 60) for n in range(1200)])
+    assert len({one.report_id for one in desk.look(waiting, NOON_NS, limit=1501)}) == 1200
+
+
 def test_five_thousand_reports_are_listed_by_opening_few(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in range(5):
         desk.commit(

@@ -29,7 +29,9 @@ PRIORITY_POINTS: Final = {"STAT": 1_000_000, "HIGH": 480, "MEDIUM": 120, "ROUTIN
 CLASS_POINTS: Final = {"E": 360, "I": 120, "": 0}
 SUBSPECIALTY_POINTS: Final = 240
 """A reader of the subspecialty has it as early as if it had waited four hours longer."""
-SHOWN_MAX: Final = 1000
+SHOWN_MAX: Final = 20_000
+"""Of a list from its beginning, page by page: more than a department has unread in weeks. What lies behind
+would be overlooked."""
 PRIORS_MAX: Final = 100
 _DAYS_OF_YEAR: Final = 365
 

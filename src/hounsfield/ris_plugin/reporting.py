@@ -242,12 +242,10 @@ def unlock(change: Change, report_id: str) -> bool:
     if not report.locked_until_ns or report.locked_until_ns > change.now_ns:
         return False
     state = "unassigned" if report.state == "assigned" and not report.draft else report.state
-    change.put(
-        REPORT,
-        report_id,
-        structs.replace(report, state=state, assigned_to="" if state == "unassigned" else report.assigned_to,
-                        locked_until_ns=0),
-    )  # fmt: skip
+    assigned_to = "" if state == "unassigned" else report.assigned_to
+    unlocked = structs.replace(report, state=state, assigned_to=assigned_to, locked_until_ns=0)
+    change.put(REPORT, report_id, unlocked)
+    _say(change, "report-unlocked", SYSTEM, report_id, unlocked)  # others may take it now, and look at lists
     return True
 
 
@@ -288,6 +286,8 @@ def draft(
         changed_ns=change.now_ns,
     )
     change.put(REPORT, report_id, changed)
+    if changed.state != report.state:
+        _say(change, "report-dictated", actor, report_id, changed)
     return changed
 
 

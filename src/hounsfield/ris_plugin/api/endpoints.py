@@ -60,15 +60,15 @@ class Ask:
     now_ns: int
     version: int | None = None
     """Of If-Match."""
-    seen: list[str] = field(default_factory=list)
-    """Patients marked confidential whose record was opened: the journal notes it."""
+    noted: list[tuple[str, str]] = field(default_factory=list)
+    """What the journal notes of a look: what it was, at which patient."""
 
     def open(self, view: View, patient_id: str) -> tuple[str, Patient]:
         """Whose record is opened: the patient, or whom it was merged into. That a confidential one was opened
         is noted, by reads and changes alike; a line of a list is none. UnknownError."""
         found = resolve(view, patient_id)
         if found[1].confidential:
-            self.seen.append(found[0])
+            self.noted.append(("confidential-seen", found[0]))
         return found
 
     def ns(self, when: datetime | None) -> int:

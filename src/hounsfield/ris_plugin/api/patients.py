@@ -98,6 +98,8 @@ def search(view: View, ask: Ask) -> Any:
         if not q.number or not q.birth_day:
             raise ForbiddenError("who refers finds a patient by number and day of birth together")
         found = patients.search(view, number=q.number, birth_day=q.birth_day, limit=q.limit)
+        # Also that nobody was found: who tries day after day for a number is seen to do so.
+        ask.noted += [("referrer-searched", key) for key, _ in found] or [("referrer-searched", "")]
         found = [
             (key, Patient(identifiers=one.identifiers, name=one.name, birth_day=one.birth_day, sex=one.sex))
             for key, one in found

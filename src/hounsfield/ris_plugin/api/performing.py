@@ -102,7 +102,7 @@ async def perform(
         answer, ask = run(view)
     if endpoint.later is not None:
         answer = await endpoint.later(ask, answer)
-    if ask.seen:
+    if ask.noted:
         await ris.commit(lambda change: _note(change, ask))
     return answer
 
@@ -147,8 +147,8 @@ def _forget(change: Change) -> None:
 
 
 def _note(change: Change, ask: Ask) -> None:
-    for patient_id in dict.fromkeys(ask.seen):
-        change.say("confidential-seen", {"patient": patient_id, "actor": ask.actor.person})
+    for event, patient_id in dict.fromkeys(ask.noted):
+        change.say(event, {"patient": patient_id, "actor": ask.actor.person})
 
 
 def _query(endpoint: Endpoint, query: Mapping[str, str]) -> Any:
