@@ -258,6 +258,9 @@ async def test_bodies_that_cannot_be_are_refused(
     [
         ({"pregnancy": 1 << 64}, "pregnancy"),
         ({"pregnancy": -(1 << 70)}, "pregnancy"),
+        ({"weight_kg": -3}, "weight_kg"),
+        ({"weight_kg": 72000}, "weight_kg"),
+        ({"size_m": 182}, "size_m"),
         ({"died": "9999-12-31T23:59:59-14:00"}, "died"),
         ({"died": "0001-01-01T00:00:00+14:00"}, "died"),
         ({"name": "DOE\x00^JANE"}, "name"),

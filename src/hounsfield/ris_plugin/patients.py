@@ -62,6 +62,9 @@ SAYABLE: Final = frozenset(Patient.__struct_fields__) - {
 """Of what an event can speak."""
 SILENT: Final = ("weight_kg", "size_m", "pregnancy", "alerts", "confidential")
 """What a message that leaves it out says nothing of, be it otherwise complete."""
+MEASURED: Final = {"weight_kg": 1000, "size_m": 3, "pregnancy": 4}
+"""What nobody has more of, or less than none. For who types: a system may count in other units, and is taken
+at its word."""
 Row = TypeVar("Row", bound=msgspec.Struct)
 _DAY = re.compile(r"\d{8}", re.ASCII)
 
@@ -170,6 +173,7 @@ def register(change: Change, actor: Actor, patient: Patient, *, issuer: str = ""
         number = change.count("patient")
         patient = structs.replace(patient, identifiers=(Identifier(value=f"{number:08}", issuer=issuer),))
     _check(patient)
+    _check_measured(patient)
     for one in patient.identifiers:
         if change.first(PATIENT, "identifier", f"{one.issuer}\0{one.value}") is not None:
             raise NotNowError(
@@ -208,6 +212,8 @@ def update(change: Change, actor: Actor, patient_id: str, **fields: Any) -> None
     said = newest(patient.said, {name: fields[name] for name in fields.keys() & SAYABLE}, at)[1]
     changed = structs.replace(patient, **fields, as_of_ns=at[0], as_of_from=at[1], said=said)
     _check(changed)
+    if fields.keys() & MEASURED.keys():
+        _check_measured(changed)
     change.put(PATIENT, patient_id, changed)
     _say(change, "patient-changed", actor, patient=patient_id)
 
@@ -416,6 +422,12 @@ def _check(patient: Patient) -> None:
         raise InvalidError("sex is M, F, O or empty (PS3.3 C.7.1.1)", "sex")
     if patient.birth_day and not _is_day(patient.birth_day):
         raise InvalidError("a day of birth is YYYYMMDD", "birth_day")
+
+
+def _check_measured(patient: Patient) -> None:
+    for name, most in MEASURED.items():
+        if not 0 <= getattr(patient, name) <= most:
+            raise InvalidError(f"this is a number from 0 (not known) to {most}", name)
 
 
 def _is_day(text: str) -> bool:
