@@ -16,10 +16,11 @@ from hounsfield.ris_plugin import orders, steps
 from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError
 from hounsfield.ris_plugin.placers_schedule import take
-from hounsfield.ris_plugin.records.catalog import Resource
+from hounsfield.ris_plugin.records.catalog import RESOURCE, Resource
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING
 from hounsfield.ris_plugin.scheduling import act, book, get, move
 from ris.conftest import CLERK, INTERFACE, MODALITY, NOON_NS, Desk
+from ris.hl7_desk import Interface, obr, orc, pid
 
 ZONE = ZoneInfo("Europe/Berlin")
 HOUR_NS = 3600 * 1_000_000_000
@@ -137,6 +138,23 @@ def test_the_same_message_again_changes_nothing(desk: Desk) -> None:
         one = desk.do(take, INTERFACE, ZONE, action, **said)
     assert len(desk.said()) == before
     assert desk.look(get, one).state == "cancelled"
+
+
+def test_what_an_engine_tells_us_again_of_ours_is_told_to_nobody(desk: Desk) -> None:
+    """Two systems that tell each other would not end."""
+    scanner = Resource(code="CT1", name="CT 1", kind="device", modality="CT")
+    desk.commit(lambda change: change.put(RESOURCE, change.new_id(), scanner))
+    desk.procedure("CTX", resources=(("CT1",),))
+    interface = Interface(desk)
+    interface.send("ORM^O01", pid(), orc("NW"), obr(code="CTX"))
+    said = ["SCH|S1^SCHED||||||||30|min|^^30^20261124100000|||||||||||||||O1^HIS", pid(), "AIG|1||CT1"]
+    assert interface.send("SIU^S12", *said) == "AA"
+    before = len(desk.said())
+    assert interface.send("SIU^S12", *said, at="20261122120001") == "AA"
+    assert interface.send("SIU^S13", *said, at="20261122120002") == "AA"
+    # A change of something else that says no time leaves it.
+    assert interface.send("SIU^S14", "SCH|S1^SCHED", pid(), at="20261122120003") == "AA"
+    assert not [event.kind for event in desk.said()[before:] if "appointment" in event.kind]
 
 
 def test_another_placers_number_is_another_appointment(desk: Desk) -> None:

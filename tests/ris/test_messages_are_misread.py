@@ -309,6 +309,32 @@ def test_urgent_orders_are_urgent_and_others_are_not(desk: Desk, said: str, mean
     assert [one[1].priority for one in found if one is not None] == [meant, meant]
 
 
+def test_a_clock_that_is_years_ahead_does_not_silence_what_is_said_later(desk: Desk) -> None:
+    interface = Interface(desk)
+    assert interface.send("ADT^A08", "EVN|A08|20991122110000", pid(name="FUTURE^F")) == "AA"
+    desk.now_ns += 60 * NS
+    assert interface.send("ADT^A08", "EVN|A08|20261122120030", pid(name="NOW^N")) == "AA"
+    # Some hours are another time zone, and are kept as they are said.
+    assert interface.send("ADT^A08", "EVN|A08|20261122180000", pid(name="ZONE^Z")) == "AA"
+    assert interface.send("ADT^A08", "EVN|A08|20261122170000", pid(name="BEFORE^B")) == "AA"
+    with desk.view() as view:
+        ((_, one),) = view.find(PATIENT, "number", "P1")
+    assert one.name == "ZONE^Z"
+
+
+def test_an_order_brings_its_study_and_number_as_its_sender_says_them(desk: Desk) -> None:
+    desk.procedure()
+    interface = Interface(desk, listener=Hl7Listener(issuer="HOSP", accession_in="OBR-18"))
+    given = f"OBR|1|O1^HIS||CTHEAD{'|' * 14}ACC7"
+    assert interface.send("ORM^O01", pid(), orc("NW"), given, "ZDS|1.2.3.4^100^HIS^DICOM") == "AA"
+    with desk.view() as view:
+        found = view.first(ORDER, "placer", "HIS\0O1")
+    assert found is not None and (found[1].accession, found[1].study_uid) == ("ACC7", "1.2.3.4")
+    # A UID that is none would go to modalities.
+    answer = interface.raw(interface.message("OMI^O23", pid(), orc("NW", "O2"), obr("O2"), "IPC|A2||no UID"))
+    assert b"ERR||IPC^1^3|102^" in answer[0]
+
+
 def test_two_quotes_remove_a_value_and_nothing_leaves_it(desk: Desk) -> None:
     interface = Interface(desk)
     interface.send("ADT^A04", "PID|1||1^^^HOSP||A^B||19700101|F|||Street||555", at="20261122120000")
@@ -495,6 +521,7 @@ def test_a_wrong_rule_is_said_by_its_number(tmp_path: Path, text: str, wrong: st
     [
         (RisSettings(hl7_listeners=(Hl7Listener(character_set="KLINGON"),)), "table 0211"),
         (RisSettings(hl7_listeners=(Hl7Listener(processing=("X",)),)), "P, T, D"),
+        (RisSettings(hl7_listeners=(Hl7Listener(accession_in="OBR"),)), "no path like"),
         (RisSettings(hl7_listeners=(Hl7Listener(mapping="/nowhere.toml"),)), "cannot be read"),
         (
             RisSettings(hl7_destinations=(Hl7Destination(name="a", host="h", port=1, sends=("ADT",)),)),

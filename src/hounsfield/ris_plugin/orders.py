@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import structs
 
+from hounsfield.archive.dicom.attributes import uid_is_usable
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
@@ -216,6 +217,8 @@ def place(
         raise InvalidError(f"a priority is one of {', '.join(PRIORITIES)}", "priority")
     if procedure.laterality and new.laterality not in ("L", "R", "B"):
         raise InvalidError("this procedure needs a side: L, R or B", "laterality")
+    if new.study_uid and not uid_is_usable(new.study_uid):
+        raise InvalidError("a Study Instance UID has digits and dots, at most 64 (PS3.5 9.1)", "study_uid")
     known = {one.name: one for one in new.answers}
     accession = new.accession or next_accession(change, settings)
     _check_accession(accession)

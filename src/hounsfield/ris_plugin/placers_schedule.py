@@ -60,8 +60,9 @@ def take(
     if (event_ns, sender) < (known.as_of_ns, known.as_of_from):
         return appointment_id
     if action in ("book", "move"):
-        same = known.state == "booked" and known.from_ns == from_ns and not resources
-        if not same:
+        held = {one.resource for one in known.holds}
+        # Said again, as by an engine that tells what we told it: nothing moves, and nobody is told.
+        if not (known.state == "booked" and known.from_ns == from_ns and held.issuperset(resources)):
             move(
                 change, actor, zone, appointment_id, from_ns=from_ns, resources=resources,
                 event_ns=event_ns, sender=sender,

@@ -30,6 +30,7 @@ class Hl7Listener(Settings, frozen=True):
     issuer: str = ""  # of patients' identifiers, and of placers' numbers, that name none
     character_set: str = ""  # of messages without MSH-18, as table 0211 calls it; "": looked at
     processing: tuple[str, ...] = ("P",)  # MSH-11 of messages that are taken; add "T" where one tries things
+    accession_in: str = ""  # such as "OBR-18": where orders bring an accession number, beside IPC-1
     reused_ids: bool = False  # true for a sender whose MSH-10 begins anew; else such a message is refused
 
 
@@ -72,6 +73,9 @@ class RisSettings(Settings, frozen=True):
     urgent_orders_late_seconds: Seconds = 3600.0  # the same of STAT and HIGH
     images_late_seconds: Seconds = 1800.0  # from the end of a step until missing images are an alert
     unread_late_seconds: Seconds = 28_800.0
+    prior_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = (
+        30  # older studies that fit nothing are priors
+    )
     lock_seconds: Seconds = 1800.0  # how long a report that nobody writes on stays locked
     report_language: str = ""  # of reports that name none, and of the words printed around them (RFC 5646)
     report_words: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)  # by language; ours else

@@ -45,7 +45,8 @@ PLACES: Final = {
     "identifiers": "PID-3",
     "sex": "PID-8",
     "birth_day": "PID-7",
-    "accession": "OBR-18",
+    "accession": "IPC-1",
+    "study_uid": "IPC-3",
     "resources": "AIL-3",
     "orders": "SCH-26",
 }

@@ -83,9 +83,10 @@ def appointed(saying: Saying) -> Appointed:
 
 def apply_appointment(change: Change, saying: Saying, one: Appointed, patient: str) -> None:
     """Do what is said. Waits when it speaks of an order or an appointment that is not known."""
-    if one.action in {"book", "move"} and not one.from_ns:
-        raise MissingError("the message does not say when the appointment is", "SCH-11")
     known = change.first(APPOINTMENT, "placer", one.number)
+    from_ns = one.from_ns or (known[1].from_ns if known is not None and one.action == "move" else 0)
+    if one.action in {"book", "move"} and not from_ns:
+        raise MissingError("the message does not say when the appointment is", "SCH-11")
     if known is not None:
         _require_theirs(change, known[1].patient, patient, "SCH-1")
     order_ids = []
@@ -104,7 +105,7 @@ def apply_appointment(change: Change, saying: Saying, one: Appointed, patient: s
     placers_schedule.take(
         change, saying.actor, saying.zone, one.action,
         placer_number=one.number, orders=order_ids, event_ns=saying.event_ns, sender=saying.sender,
-        from_ns=one.from_ns, resources=_resources(change, one), why=one.why,
+        from_ns=from_ns, resources=_resources(change, one), why=one.why,
     )  # fmt: skip
     if known is None:
         saying.made.append(one.key)

@@ -31,7 +31,7 @@ from typing import Any, Final
 from hounsfield.archive.errors import ConfigError
 from hounsfield.ris_plugin.hl7.messages import Message, Segment
 
-__all__ = ["Mapping", "Path", "load"]
+__all__ = ["Mapping", "Place", "load"]
 
 _PATH: Final = re.compile(r"([A-Z][A-Z0-9]{2})-(\d{1,3})(?:\[(\d{1,3})\])?(?:\.(\d{1,2})(?:\.(\d{1,2}))?)?")
 RULES_MAX: Final = 1000

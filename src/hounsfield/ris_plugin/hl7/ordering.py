@@ -14,6 +14,7 @@ from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import catalog, orders, placers
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
 from hounsfield.ris_plugin.hl7.acks import MissingError
+from hounsfield.ris_plugin.hl7.mapping import Place
 from hounsfield.ris_plugin.hl7.messages import Segment, person_name
 from hounsfield.ris_plugin.hl7.saying import Saying
 from hounsfield.ris_plugin.patients import resolve
@@ -126,8 +127,13 @@ def _group(saying: Saying, part: list[Segment], pv1: Segment | None) -> Group:
     group.why = orc.get(16, 2) or orc.get(16)
     group.placed_ns = orc.moment(9, saying.zone) or obr.moment(6, saying.zone)
     group.words = _words(saying, part, orc, obr, pv1)
+    place = Place.parse(saying.listener.accession_in) if saying.listener.accession_in else None
     for one in part:
-        if one.name == "IPC":
+        if place is not None and one.name == place.segment:
+            group.accession = group.accession or one.get(place.field, place.component or 1, rep=place.rep)
+        if one.name == "ZDS":  # IHE RAD-TF 2:4.4.4.1.2.4, in orders of before OMI
+            group.study_uid = group.study_uid or one.get(1)
+        elif one.name == "IPC":
             group.accession = group.accession or one.get(1)
             group.study_uid = group.study_uid or one.get(3)
         elif one.name == "OBX":

@@ -8,10 +8,13 @@ from zoneinfo import ZoneInfo
 
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.hl7.messages import Message, Segment
+from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.settings import Hl7Listener, RisSettings
 
 __all__ = ["BY_MESSAGE", "Saying"]
 
+AHEAD_NS_MAX: Final = 24 * 3600 * NS
+"""Clocks of senders that have another time zone and do not say so are ahead by hours."""
 BY_MESSAGE: Final = "hl7:"
 """What an interface is called as an actor begins so; a listener's name follows."""
 
@@ -58,6 +61,8 @@ class Saying:
 
 
 def event_moment(message: Message, zone: ZoneInfo, now_ns: int) -> int:
-    """When what a message tells of happened."""
+    """When what a message tells of happened. More than a day ahead a clock is wrong, and it was now: else
+    nothing that is said later would count until then."""
     evn, msh = message.first("EVN"), message.segments[0]
-    return (evn.moment(2, zone) if evn is not None else 0) or msh.moment(7, zone) or now_ns
+    said_ns = (evn.moment(2, zone) if evn is not None else 0) or msh.moment(7, zone)
+    return said_ns if 0 < said_ns <= now_ns + AHEAD_NS_MAX else now_ns
