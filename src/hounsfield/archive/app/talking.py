@@ -20,6 +20,8 @@ from hounsfield.archive.config import Config
 from hounsfield.archive.errors import ControlError
 
 ANSWER_SECONDS_MAX = 600.0
+START_SECONDS_MAX = 20.0
+START_LOOK_SECONDS = 0.1
 HAND_OUT_SECONDS_MAX = 10.0  # a worker that hangs must not keep a command waiting
 
 
@@ -72,14 +74,15 @@ class Talking:
     async def ask(self, op: str, args: dict[str, Any], *, state: str) -> Any:
         """Pass a question on to the ready worker with the fewest connections; its answer.
 
-        Raises ControlError when no worker is ready (the server is in that ``state``), when the one that was
-        asked ends, and when it says so.
+        Raises ControlError when no worker is ready (the server is in that ``state``; while it starts one is
+        waited for), when the one that was asked ends, and when it says so.
         """
-        place = min(
-            (each for each in self._places if each.ready and each.channel is not None),
-            key=lambda each: self._board.by_worker("worker_connections")[each.number],
-            default=None,
-        )
+        place = self._least_busy()
+        if state == "starting":  # who starts a server and asks it next is not told to try again
+            with trio.move_on_after(START_SECONDS_MAX):
+                while place is None:
+                    await trio.sleep(START_LOOK_SECONDS)
+                    place = self._least_busy()
         if place is None or place.channel is None:
             raise ControlError(f"the server is {state}, no worker can answer; try again in a moment")
         self._question += 1
@@ -98,6 +101,13 @@ class Talking:
         if "error" in reply:
             raise ControlError(reply["error"], mistaken=reply.get("mistaken", False))
         return reply["result"]
+
+    def _least_busy(self) -> Place | None:
+        return min(
+            (each for each in self._places if each.ready and each.channel is not None),
+            key=lambda each: self._board.by_worker("worker_connections")[each.number],
+            default=None,
+        )
 
     def answered(self, reply: dict[str, Any]) -> None:
         """A worker's reply to a question; nobody may be waiting for it any more."""
