@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from hounsfield.archive.engine.stable import EVENT_STABLE as STABLE
+from hounsfield.archive.index.rows import Event
 from hounsfield.archive.plugins import GoneError
 from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.hl7.telling import consumer
 from hounsfield.ris_plugin.journal import PAGE_EVENTS
 from hounsfield.ris_plugin.patients import register
+from hounsfield.ris_plugin.reacting.images import consumers
 from hounsfield.ris_plugin.records.base import Code
 from hounsfield.ris_plugin.records.catalog import PROCEDURE, Procedure
 from hounsfield.ris_plugin.records.messages import MESSAGE
 from hounsfield.ris_plugin.records.patients import Identifier, Patient
+from hounsfield.ris_plugin.records.performed import MISMATCH, TRACKED
 from hounsfield.ris_plugin.settings import Hl7Destination, RisSettings
 from ris.conftest import CLERK, REFERRER
 from ris.following import Department, department
@@ -77,3 +81,29 @@ async def test_who_was_not_there_yet_is_not_sent_what_was_before(
         assert gone
         assert messages(made, "new") == 2 * told
         assert messages(made, "old") == before + 2 * told
+
+
+async def test_a_study_of_before_that_is_told_quiet_anew_is_nobodys_to_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that was made anew has each study be quiet once more, of years before there was a RIS too."""
+    async with department(tmp_path / "data") as made:
+
+        async def quiet(study: str) -> None:
+            told = Event(STABLE, time.time_ns(), {"study": study, "since": 1})
+            await made.engine.read(made.stores.journal.commit_events, [told])
+
+        follows = consumers(made.ris)[0]
+        with monkeypatch.context() as clock:
+            now = time.time_ns
+            clock.setattr(time, "time_ns", lambda: now() - 5 * HOUR_NS)
+            old = await made.store(PatientID="OLD")
+        await made.catch_up(follows)
+        await quiet(old.study_uid)
+        new = await made.store(PatientID="NEW")
+        await quiet(new.study_uid)
+        await made.catch_up(follows)
+        put_up = made.look(lambda view: [one.study_uid for _, one in view.every(MISMATCH)])
+        assert put_up == [new.study_uid]
+        tracked = made.look(lambda view: [(one.study_uid, one.quiet) for _, one in view.every(TRACKED)])
+        assert tracked == [(new.study_uid, True)]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from hounsfield.archive.plugins import Change, Event
 from hounsfield.ris_plugin import orders as ordering
@@ -60,18 +60,18 @@ class Looked:
 
 def consumers(ris: Ris) -> list[Consumer]:
     """Who follows what comes in."""
-    issuer = ris.settings.issuer
+    rules = {"issuer": ris.settings.issuer, "prior_days": ris.settings.prior_days}
     return [
         Consumer(
             "images",
             CAME | WENT | SAID | {STABLE, "study-mismatched"},
-            partial(_came, issuer),
+            partial(_came, rules),
             partial(look_at, ris),
             together=lambda event: str(event.body.get("study", "")),
             since_begun=True,
             pause_seconds=PAUSE_SECONDS,
         ),
-        Consumer("images-fit", _MAY_FIT, partial(_may_fit, issuer), together=_of_patient),
+        Consumer("images-fit", _MAY_FIT, partial(_may_fit, rules), together=_of_patient),
         Consumer("images-not-expected", _NOT_DONE, _not_expected),
         Consumer(
             "images-begun", {"images-stored", "images-verified", "study-matched"}, _performed_without_word
@@ -87,7 +87,7 @@ def consumers(ris: Ris) -> list[Consumer]:
 async def look_at(ris: Ris, event: Heeded) -> Looked | None:
     """What the archive has of the study of an event; None when there is nothing to look at."""
     study_uid = str(event.body.get("study", ""))
-    if not study_uid or _is_told_by_us(event):
+    if not study_uid or _is_told_by_us(event) or _is_of_before(ris, event, study_uid):
         return None
     asked = {"StudyInstanceUID": study_uid}
     found = await ris.archive.search("study", asked, limit=1)
@@ -137,6 +137,15 @@ async def _others(ris: Ris, study_uid: str) -> tuple[Named, ...]:
     )[:OTHERS_MAX]
 
 
+def _is_of_before(ris: Ris, event: Heeded, study_uid: str) -> bool:
+    """Whether a study that came before there was a RIS is only said to be quiet: an index that was made anew
+    has that be said again, now, of all there are."""
+    if event.kinds != {STABLE}:
+        return False
+    with ris.reading() as view:
+        return tracking.of_study(view, study_uid) is None and reconciling.mismatch_of(view, study_uid) is None
+
+
 def _is_told_by_us(event: Heeded) -> bool:
     """Whether a mismatch was told by whoever looked at the study just then."""
     told = (event, *event.earlier)
@@ -184,7 +193,7 @@ def _moment(ris: Ris, day: str, time: str) -> int:
 # ---------------------------------------------------------------- acting
 
 
-def _came(issuer: str, change: Change, event: Heeded, looked: Looked | None) -> None:
+def _came(rules: Mapping[str, Any], change: Change, event: Heeded, looked: Looked | None) -> None:
     if looked is None:
         return
     study_uid = event.body["study"]
@@ -193,7 +202,7 @@ def _came(issuer: str, change: Change, event: Heeded, looked: Looked | None) -> 
         if tracking.of_study(change, study_uid) is not None:
             tracking.stored(change, study_uid, (), quiet=None)
         return
-    order = reconciling.arrived(change, looked.study, issuer=issuer)
+    order = reconciling.arrived(change, looked.study, **rules)
     tracking.stored(
         change,
         study_uid,
@@ -217,7 +226,7 @@ def _of_patient(event: Event) -> str:
     return str(event.body.get("patient") or event.cursor)
 
 
-def _may_fit(issuer: str, change: Change, event: Heeded) -> None:
+def _may_fit(rules: Mapping[str, Any], change: Change, event: Heeded) -> None:
     """An order or a patient came after the images, or changed: what did not fit may now."""
     if not change.ids(MISMATCH, "state", "open", limit=1):
         return
@@ -225,14 +234,14 @@ def _may_fit(issuer: str, change: Change, event: Heeded) -> None:
     for order_id in dict.fromkeys(body["order"] for body in bodies if "order" in body):
         order = change.get(ORDER, order_id)
         if order is not None:
-            reconciling.look_again(change, issuer=issuer, study=order.study_uid, accession=order.accession)
+            reconciling.look_again(change, study=order.study_uid, accession=order.accession, **rules)
     names = ("patient", "survivor", "merged")
     for one in dict.fromkeys(body[name] for body in bodies for name in names if body.get(name)):
         who, _ = resolve(change, one)
         for relative in family(change, who):
             numbers = _numbers(change, relative)
             for number in numbers:
-                reconciling.look_again(change, issuer=issuer, number=number)
+                reconciling.look_again(change, number=number, **rules)
 
 
 _NOT_DONE: Final = frozenset(
