@@ -133,7 +133,8 @@ class Changes:
         self._rung = trio.Event()
 
     async def hear(self, wait: Callable[[int | None], Awaitable[int]]) -> None:
-        """Ring when others commit, as ``wait`` says, while somebody waits for it. Until cancelled."""
+        """Ring when others commit, as ``wait`` says, while somebody waits for it; a bell that rings for each
+        of hundreds of objects is heard every :data:`SETTLE_S`. Until cancelled."""
         generation: int | None = None
         while True:
             while not self.waiting:
@@ -141,6 +142,7 @@ class Changes:
                 await self._wanted.wait()
             generation = await wait(generation)
             self.ring()
+            await trio.sleep(SETTLE_S)
 
     async def start(self) -> Cursor:
         """Before the first event there is."""
