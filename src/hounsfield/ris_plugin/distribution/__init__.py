@@ -42,21 +42,29 @@ def parts(ris: Ris) -> Parts:
 
 
 async def _prepare(ris: Ris, event: Heeded) -> Made:
+    from hounsfield.ris_plugin.distribution.objects import uid
+
     report_id, number = event.body["report"], event.body["version"]
     with ris.reading() as view:
         said = gather(view, report_id, number, ris.settings.report_language)
-    said = replace(said, study=await _shown(ris, said), objects=await _objects(ris, said, report_id))
-    files = await trio.to_thread.run_sync(_made, ris, said, report_id)
-    for data in files:
-        stored = await ris.archive.store(data)
-        if stored.outcome not in KEPT:
-            raise EngineError(f"a document of a report was {stored.outcome}")
-    from hounsfield.ris_plugin.distribution.objects import uid
-
-    return Made(
-        report_id,
-        Document(version=number, pdf_uid=uid(report_id, "pdf", number), sr_uid=uid(report_id, "sr", number)),
+    made = Document(
+        version=number, pdf_uid=uid(report_id, "pdf", number), sr_uid=uid(report_id, "sr", number)
     )
+    # Told again: what is there stays, though the letterhead or the images are others by now.
+    missing = [one for one in (made.sr_uid, made.pdf_uid) if not await _is_here(ris, said, one)]
+    if missing:
+        said = replace(said, study=await _shown(ris, said), objects=await _objects(ris, said, report_id))
+        files = await trio.to_thread.run_sync(_made, ris, said, report_id)
+        for sop_uid in missing:
+            stored = await ris.archive.store(files[0 if sop_uid == made.sr_uid else 1])
+            if stored.outcome not in KEPT:
+                raise EngineError(f"a document of a report was {stored.outcome}")
+    return Made(report_id, made)
+
+
+async def _is_here(ris: Ris, said: Said, sop_uid: str) -> bool:
+    where = {"StudyInstanceUID": said.report.study_uid, "SOPInstanceUID": sop_uid}
+    return bool(await ris.archive.search("instance", where, limit=1))
 
 
 async def _shown(ris: Ris, said: Said) -> Mapping[str, str]:

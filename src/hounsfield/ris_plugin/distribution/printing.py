@@ -70,7 +70,7 @@ class _Letter:
         around = (said.author, said.signer, dict(said.names), settings.institution, settings.department)
         more = (settings.address, settings.report_foot, dict(self.words), REPLACED, "·…0123456789")
         text = msgspec.json.encode((written, around, more)).decode()
-        return text + text.upper()
+        return text + text.upper()  # sections of other names begin with a capital
 
     def printed(self) -> bytes:
         page, said = self.page, self.said
