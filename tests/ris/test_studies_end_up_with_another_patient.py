@@ -18,6 +18,7 @@ from hounsfield.ris_plugin.reconciling import (
     doubt,
     fix,
     fixed,
+    look_again,
     mismatch_of,
     open_mismatches,
     undo,
@@ -27,7 +28,7 @@ from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Resource
 from hounsfield.ris_plugin.records.orders import Order
 from hounsfield.ris_plugin.records.patients import Identifier, Patient
-from hounsfield.ris_plugin.records.performed import Mismatch
+from hounsfield.ris_plugin.records.performed import PERFORMED, Mismatch, Performed
 from hounsfield.ris_plugin.scheduling import book
 from ris.conftest import ADMINISTRATOR, CLERK, NOON_NS, REFERRER, Desk
 
@@ -211,6 +212,54 @@ def test_whose_number_was_mistyped_is_not_taken_for_her(
     desk: Desk, order: str, said: dict[str, str], hers: bool
 ) -> None:
     assert comes(desk, of(desk, order, **said)) == (order if hers else "")
+
+
+@pytest.mark.parametrize(
+    ("more", "state"),
+    [
+        ({}, "prior"),
+        ({"patient_id": "P0009"}, "prior"),
+        ({"accession": "ELSEWHERE"}, "prior"),
+        ({"study_ns": NOON_NS - 29 * 24 * HOUR}, "open"),
+        ({"study_ns": 0, "accession": "ELSEWHERE"}, "open"),
+        ({"patient_id": "P0009", "accession": "OURS"}, "open"),  # it names an order of ours
+    ],
+)
+def test_what_is_old_and_fits_nothing_is_a_prior_until_it_fits(
+    desk: Desk, order: str, more: dict[str, object], state: str
+) -> None:
+    desk.order(held(desk, order).patient, accession="OURS")
+    old = {"study_uid": "1.2.3", "accession": "", "study_ns": NOON_NS - 31 * 24 * HOUR}
+    study = of(desk, order, **{**old, **more})
+    desk.commit(lambda change: arrived(change, study, prior_days=30))
+    key, found = mismatch(desk, study)
+    assert found.state == state
+    assert len(desk.look(open_mismatches)) == (state == "open")
+    assert desk.look(tracking.in_doubt, "1.2.3") == (state == "open")
+    comes(desk, study)
+    assert mismatch(desk, study)[1].state == "open"  # where there is no such rule
+    desk.commit(lambda change: arrived(change, study, prior_days=30))
+    assert mismatch(desk, study)[1].state == state
+    # Somebody brought it to be read again.
+    other = desk.order(held(desk, order).patient)
+    assert desk.do(fix, CLERK, key, other).order == other
+
+
+def test_what_a_modality_told_of_is_no_prior_whatever_its_clock_says(desk: Desk, order: str) -> None:
+    study = of(desk, order, study_uid="1.2.3", accession="X", study_ns=NOON_NS - 9000 * 24 * HOUR)
+    one = Performed(sop_uid="1.9", state="in-progress", dataset=b"", study_uid="1.2.3")
+    desk.commit(lambda change: change.put(PERFORMED, change.new_id(), one))
+    desk.commit(lambda change: arrived(change, study, prior_days=30))
+    assert mismatch(desk, study)[1].state == "open"
+
+
+def test_a_prior_becomes_the_orders_that_comes(desk: Desk, order: str) -> None:
+    study = of(desk, order, study_uid="1.2.3", accession="LATER", study_ns=NOON_NS - 31 * 24 * HOUR)
+    desk.commit(lambda change: arrived(change, study, prior_days=30))
+    late = desk.order(held(desk, order).patient, accession="LATER")
+    desk.commit(lambda change: look_again(change, accession="LATER", prior_days=30))
+    assert mismatch(desk, study)[1].state == "gone"
+    assert held(desk, late).study_uid == "1.2.3"
 
 
 def test_who_may_doubt_and_what_may_be_doubted(desk: Desk, order: str) -> None:

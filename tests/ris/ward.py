@@ -162,7 +162,7 @@ class Ward(Department):
 @asynccontextmanager
 async def ward(directory: Path) -> AsyncIterator[Ward]:
     """A department with a CT and a procedure for it; its consumers have begun."""
-    settings = RisSettings(issuer="HOSP")
+    settings = RisSettings(issuer="HOSP", prior_days=0)  # what is sent in tests is of some day
     options = EngineOptions(study_stable_s=3600)
     async with department(directory, settings=settings, options=options) as found:
         here = Ward(found.ris, found.stores, found.engine)

@@ -21,9 +21,10 @@ from hounsfield.ris_plugin.belonging import adopt, belongs, part
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
 from hounsfield.ris_plugin.matching import Arrived, has_images, order_of
 from hounsfield.ris_plugin.patients import resolve
+from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import Patient
-from hounsfield.ris_plugin.records.performed import MISMATCH, Mismatch
+from hounsfield.ris_plugin.records.performed import MISMATCH, PERFORMED, Mismatch
 from hounsfield.ris_plugin.suggesting import suggestions
 
 __all__ = [
@@ -47,6 +48,8 @@ __all__ = [
 _WHO: Final = (Role.CLERK, Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.ADMINISTRATOR)
 LOOKED_AT_AGAIN_MAX: Final = 10
 """Mismatches of one number: more is a number that says nothing."""
+FITTING_NOTHING: Final = frozenset({"unknown-patient", "unknown-accession", "no-order"})
+"""Why an old study is a prior from elsewhere; one that names an order of ours, or fits two, is a mistake."""
 DOUBTED: Final = frozenset({"doubted", "wrong-worklist-entry"})
 """Why a study that fits an order is in the list: somebody, or the modality, says that it is another's."""
 
@@ -64,14 +67,15 @@ class Fix:
 # ---------------------------------------------------------------- what comes
 
 
-def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
+def arrived(change: Change, study: Arrived, *, issuer: str = "", prior_days: int = 0) -> str:
     """Match a study to its order; the order's id, "" when it stands in the list of mismatches now.
 
-    ``issuer``: of patient ids that name none. By the study's UID, the accession number, then the patient and
-    the time. Called again when more of it comes: what somebody fixed or dismissed stays so.
+    ``issuer``: of patient ids that name none. ``prior_days``: what is so old and fits nothing is a prior from
+    elsewhere, which nobody has to look at; 0: never. By the study's UID, the accession number, then the
+    patient and the time. Called again when more of it comes: what somebody fixed or dismissed stays so.
     """
     known = mismatch_of(change, study.study_uid)
-    if known is not None and known[1].state not in ("open", "gone"):
+    if known is not None and known[1].state not in ("open", "gone", "prior"):
         return known[1].order if known[1].state == "fixed" else ""
     order_id, why = order_of(change, study, issuer)
     if known is not None and known[1].state == "open" and known[1].why in DOUBTED:
@@ -88,9 +92,10 @@ def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
             belongs(change, order_id, study.study_uid)
             change.say("study-matched", {"study": study.study_uid, "order": order_id, "actor": SYSTEM.person})
         return order_id
+    is_prior = why in FITTING_NOTHING and _is_old(change, study, prior_days)
     mismatch = Mismatch(
         study_uid=study.study_uid,
-        state="open",
+        state="prior" if is_prior else "open",
         why=why or "no-order",
         at_ns=known[1].at_ns if known is not None else change.now_ns,
         patient_id=study.patient_id,
@@ -108,12 +113,18 @@ def arrived(change: Change, study: Arrived, *, issuer: str = "") -> str:
     )
     if known is None or known[1] != mismatch:
         change.put(MISMATCH, known[0] if known is not None else change.new_id(), mismatch)
-    if known is None or known[1].state != "open":
+    if known is None or known[1].state != mismatch.state:
         _off_the_list(change, study.study_uid)
-        change.say(
-            "study-mismatched", {"study": study.study_uid, "why": mismatch.why, "actor": SYSTEM.person}
-        )
+        event = "study-is-prior" if is_prior else "study-mismatched"
+        change.say(event, {"study": study.study_uid, "why": mismatch.why, "actor": SYSTEM.person})
     return ""
+
+
+def _is_old(view: Change, study: Arrived, prior_days: int) -> bool:
+    """Whether a study was made so long ago, and by no modality that told us of it."""
+    made_ns, days_ns = study.study_ns, prior_days * 86_400 * NS
+    old = bool(prior_days and made_ns) and view.now_ns - made_ns > days_ns
+    return old and view.first(PERFORMED, "study", study.study_uid) is None
 
 
 def _off_the_list(change: Change, study_uid: str) -> None:
@@ -127,17 +138,17 @@ def _off_the_list(change: Change, study_uid: str) -> None:
 def gone(change: Change, study_uid: str) -> None:
     """Nothing of a study is in the archive any more: nobody has to say where it belongs."""
     known = mismatch_of(change, study_uid)
-    if known is not None and known[1].state == "open":
+    if known is not None and known[1].state in ("open", "prior"):
         change.put(MISMATCH, known[0], structs.replace(known[1], state="gone", ended_ns=change.now_ns))
 
 
-def look_again(change: Change, *, issuer: str = "", **by: str) -> None:
+def look_again(change: Change, *, issuer: str = "", prior_days: int = 0, **by: str) -> None:
     """An order or a patient came, or changed, after the images: they may fit now. ``by``: a study's UID, an
     ``accession`` number, a ``number`` of a patient."""
     for lookup, text in by.items():
         for _, one in list(change.find(MISMATCH, lookup, text, limit=LOOKED_AT_AGAIN_MAX)) if text else ():
-            if one.state == "open":
-                arrived(change, _came(one), issuer=issuer)
+            if one.state in ("open", "prior"):
+                arrived(change, _came(one), issuer=issuer, prior_days=prior_days)
 
 
 def _came(one: Mismatch) -> Arrived:
@@ -166,7 +177,7 @@ def fix(change: Change, actor: Actor, mismatch_id: str, order_id: str, *, reason
     """
     actor.require(*_WHO, what="fixing a mismatch")
     mismatch = _get(change, mismatch_id)
-    if mismatch.state not in ("open", "fixing"):
+    if mismatch.state not in ("open", "prior", "fixing"):
         raise NotNowError(f"the mismatch is {mismatch.state} already")
     order = ordering.get(change, order_id)
     if order.study_uid != mismatch.study_uid and has_images(change, order.study_uid):
@@ -263,7 +274,7 @@ def doubt(change: Change, actor: Actor, study_uid: str, *, why: str = "doubted")
     if tracked is None:
         raise UnknownError("no such study is tracked")
     known = mismatch_of(change, study_uid)
-    if known is not None and known[1].state not in ("gone", "dismissed"):
+    if known is not None and known[1].state not in ("gone", "dismissed", "prior"):
         if known[1].state == "open":
             return known[0]
         raise NotNowError(f"the study is {known[1].state} by a fix: take that back first")
@@ -324,7 +335,7 @@ def dismiss(change: Change, actor: Actor, mismatch_id: str) -> None:
     """Say that a study belongs to no order of ours: a film brought along, a phantom."""
     actor.require(*_WHO, what="dismissing a mismatch")
     mismatch = _get(change, mismatch_id)
-    if mismatch.state != "open":
+    if mismatch.state not in ("open", "prior"):
         raise NotNowError(f"the mismatch is {mismatch.state}")
     _loosen(change, mismatch.study_uid)
     change.put(

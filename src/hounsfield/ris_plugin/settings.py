@@ -73,9 +73,7 @@ class RisSettings(Settings, frozen=True):
     urgent_orders_late_seconds: Seconds = 3600.0  # the same of STAT and HIGH
     images_late_seconds: Seconds = 1800.0  # from the end of a step until missing images are an alert
     unread_late_seconds: Seconds = 28_800.0
-    prior_days: Annotated[int, msgspec.Meta(ge=0, le=36_500)] = (
-        30  # older studies that fit nothing are priors
-    )
+    prior_days: Annotated[int, msgspec.Meta(ge=0)] = 30  # older studies that fit nothing are priors; 0: none
     lock_seconds: Seconds = 1800.0  # how long a report that nobody writes on stays locked
     report_language: str = ""  # of reports that name none, and of the words printed around them (RFC 5646)
     report_words: dict[str, dict[str, str]] = msgspec.field(default_factory=dict)  # by language; ours else

@@ -16,7 +16,7 @@ __all__ = ["ENDPOINTS"]
 
 TAG: Final = "Mismatches"
 MismatchItem: Final[Any] = item(Mismatch)
-STATES: Final = ("open", "fixing", "fixed", "undoing", "dismissed", "gone")
+STATES: Final = ("open", "prior", "fixing", "fixed", "undoing", "dismissed", "gone")
 
 
 class OfState(Paged, frozen=True, kw_only=True):

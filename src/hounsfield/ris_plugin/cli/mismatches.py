@@ -23,7 +23,7 @@ def commands(cli: CommandLine) -> list[click.Command]:
     @desk.command(
         mismatches, "list", "hounsfield ris mismatches list", "hounsfield ris mismatches list --state fixed"
     )
-    @click.option("--state", default="open", show_default=True, help="open, fixed, dismissed, gone.")
+    @click.option("--state", default="open", show_default=True, help="open, prior, fixed, dismissed, gone.")
     @click.option("--after", default="", help="Go on after a page.")
     def list_(line: Any, state: str, after: str) -> None:
         """List them, each with the order that it most likely belongs to."""

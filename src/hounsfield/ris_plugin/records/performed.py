@@ -127,7 +127,8 @@ class Named(Row, frozen=True):
 class Mismatch(Row, frozen=True):
     """A study that came and belongs to no order by itself, or to another patient's.
 
-    ``state``: "open", "fixing" and "undoing" while the archive is asked, "fixed", "dismissed" or "gone".
+    ``state``: "open", "fixing" and "undoing" while the archive is asked, "fixed", "dismissed", "gone", or
+    "prior": so old that it is none of ours, and nobody has to look.
     ``issuer``: as received, "" for none. ``corrections``: numbers of the archive's, for the way back.
     ``reason``: as was said with the fix; ``error``: why the archive refused the last one. ``others``: whom
     its objects name, where they do not agree.
@@ -158,7 +159,7 @@ class Mismatch(Row, frozen=True):
 def _mismatch_keys(one: Mismatch) -> Iterator[Key]:
     yield Key("study", one.study_uid, seconds(one.at_ns))
     yield Key("state", one.state, seconds(one.at_ns))
-    if one.state == "open":  # what may make it fit: an order, or a patient, that comes later
+    if one.state in ("open", "prior"):  # what may make it fit: an order, or a patient, that comes later
         if one.accession:
             yield Key("accession", one.accession)
         if one.patient_id:
