@@ -9,9 +9,10 @@ import hl7
 import pytest
 import trio
 import trio.testing
+from msgspec import structs
 
 from hounsfield.archive.plugins import EngineError
-from hounsfield.ris_plugin.errors import UnknownError
+from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.hl7.desk import dismiss, letters, replay, try_file
 from hounsfield.ris_plugin.hl7.keeping import settle_all, tidy
 from hounsfield.ris_plugin.hl7.mllp import Framer, Limits, MllpError, TooLong, framed, serve
@@ -21,6 +22,7 @@ from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import PATIENT
 from hounsfield.ris_plugin.settings import Hl7Listener
 from ris.conftest import Desk
+from ris.counter import Counter
 from ris.hl7_desk import Interface, obr, orc, pid
 
 NAMES = ("DOE", "JANE", "P1", "19700101")
@@ -173,8 +175,30 @@ async def test_a_letter_is_replayed_when_what_it_needs_is_there_or_closed_by_its
     assert await letters(interface.ris) == []
     assert {one["by"] for one in await letters(interface.ris, "replayed")} == {"HIS^HOSP", "admin"}
     assert count(desk, ORDER) == 2
-    with pytest.raises(UnknownError):
+    with pytest.raises(NotNowError):
         await replay(interface.ris, receivers, listed[1]["letter"])
+
+
+async def test_letters_are_replayed_and_dismissed_over_http_by_who_runs_the_system(desk: Desk) -> None:
+    desk.settings = structs.replace(desk.settings, hl7_listeners=(Hl7Listener(issuer="HOSP"),))
+    interface, counter = Interface(desk), Counter(desk)
+    order = interface.message("ORM^O01", pid(), orc("NW"), obr())
+    await interface.receiver.answer(order)
+    await interface.receiver.answer(interface.message("ADT^A04", pid("")))
+    first, second = (await counter.get("administrator", "/letters"))["items"]
+    if first["kind"] != "ORM^O01":
+        first, second = second, first
+    of = f"/letters/{first['id']}/replay"
+    await counter.post("clerk", of, status=403)
+    wrong = await counter.post("administrator", of, status=422)  # the catalog has no such procedure
+    assert "catalog" in wrong["detail"]
+    desk.procedure()
+    assert "an order is placed" in (await counter.post("administrator", of))["done"]
+    await counter.post("administrator", of, status=409)
+    await counter.post("administrator", f"/letters/{second['id']}/dismiss", status=204)
+    assert (await counter.get("administrator", "/letters"))["items"] == []
+    await counter.post("administrator", f"/letters/{'0' * 32}/replay", status=404)
+    await counter.post("administrator", f"/messages/{'0' * 32}/send-again", status=404)
 
 
 async def test_a_letter_that_is_dismissed_is_no_longer_open(desk: Desk) -> None:

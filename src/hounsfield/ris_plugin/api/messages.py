@@ -14,6 +14,10 @@ from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Paged, page_of, p
 from hounsfield.ris_plugin.api.models import item
 from hounsfield.ris_plugin.api.sight import STAFF
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
+from hounsfield.ris_plugin.hl7.desk import dismissed
+from hounsfield.ris_plugin.hl7.mapping import load
+from hounsfield.ris_plugin.hl7.receiving import Receiver
+from hounsfield.ris_plugin.hl7.sending import retry
 from hounsfield.ris_plugin.records.messages import (
     ASIDE,
     DEAD,
@@ -99,6 +103,34 @@ def _text(view: View, key: str, kind: Any) -> Text:
     return Text(id=key, version=view.version(kind, key), text=text.replace("\r", "\n"))
 
 
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """What was done, in words."""
+
+    done: tuple[str, ...]
+
+
+def replay(change: Change, ask: Ask) -> Applied:
+    """Apply a letter after all. What waited for it follows by itself within minutes."""
+    key = ask.path["letter"]
+    held = change.get(LETTER, key)
+    listeners = {one.name: one for one in ask.ris.settings.hl7_listeners}
+    if held is None or held.listener not in listeners:
+        raise UnknownError("there is no such letter, or no longer the listener that it came to")
+    listener = listeners[held.listener]
+    done, _ = Receiver(ask.ris, listener, load(listener.mapping)).replayed(key, ask.actor.person, change)
+    return Applied(done=tuple(done))
+
+
+def dismiss_letter(change: Change, ask: Ask) -> None:
+    """Say that a letter need not be applied."""
+    dismissed(ask.path["letter"], ask.actor.person, change)
+
+
+def send_again(change: Change, ask: Ask) -> None:
+    """Have a message that was refused sent again, at its place in the order."""
+    retry(change, ask.path["message"])
+
+
 def asides(view: View, ask: Ask) -> Any:
     """Events of the journal that a part of the RIS could not act on, the oldest first."""
     return paged(
@@ -129,6 +161,20 @@ ENDPOINTS: Final = (
         "GetLetter", "GET", "/letters/{letter}", TAG,
         "The text of a message that could not be applied",
         letter, Text, roles=ONLY,
+    ),
+    Endpoint(
+        "ReplayLetter", "POST", "/letters/{letter}/replay", TAG,
+        "Apply a message after all; 409 or 422 says what forbids it, and the letter stays",
+        replay, Applied, roles=ONLY,
+    ),
+    Endpoint(
+        "DismissLetter", "POST", "/letters/{letter}/dismiss", TAG, "Say that a message need not be applied",
+        dismiss_letter, roles=ONLY,
+    ),
+    Endpoint(
+        "SendMessageAgain", "POST", "/messages/{message}/send-again", TAG,
+        "Have a message that was refused sent again, at its place in the order",
+        send_again, roles=ONLY,
     ),
     Endpoint(
         "ListAsides", "GET", "/asides", TAG, "Events that a part of the RIS could not act on",

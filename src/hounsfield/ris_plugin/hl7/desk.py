@@ -20,7 +20,7 @@ from hounsfield.ris_plugin.hl7.receiving import Receiver
 from hounsfield.ris_plugin.hl7.sending import retry
 from hounsfield.ris_plugin.records.messages import DEAD, LETTER, MESSAGE, WAITING, Letter, Message
 
-__all__ = ["operations", "split"]
+__all__ = ["dismissed", "operations", "split"]
 
 LISTED_MAX: Final = 1000
 STATES: Final = ("open", "waiting", "replayed", "dismissed")
@@ -124,18 +124,19 @@ async def replay(
 
 async def dismiss(ris: Ris, letter: str, actor: str = "administrator") -> dict[str, Any]:
     """Say that a letter need not be applied. It stays to be looked at."""
+    return _letter(ris, letter, await ris.commit(partial(dismissed, letter, actor)))
 
-    def plan(change: Change) -> Letter:
-        one = change.get(LETTER, letter)
-        if one is None:
-            raise UnknownError("there is no such letter")
-        if one.state not in {"open", "waiting"}:
-            raise NotNowError(f"that letter was {one.state} already")
-        gone = structs.replace(one, state="dismissed", by=actor)
-        change.put(LETTER, letter, gone)
-        return gone
 
-    return _letter(ris, letter, await ris.commit(plan))
+def dismissed(letter: str, actor: str, change: Change) -> Letter:
+    """The letter, which need not be applied."""
+    one = change.get(LETTER, letter)
+    if one is None:
+        raise UnknownError("there is no such letter")
+    if one.state not in {"open", "waiting"}:
+        raise NotNowError(f"that letter was {one.state} already")
+    gone = structs.replace(one, state="dismissed", by=actor)
+    change.put(LETTER, letter, gone)
+    return gone
 
 
 def _receiver(receivers: Mapping[str, Receiver], listener: str) -> Receiver:

@@ -17,7 +17,7 @@ from msgspec import structs
 from hounsfield.archive.errors import where
 from hounsfield.archive.plugins import Change, EngineError, RecordError
 from hounsfield.ris_plugin.context import Ris
-from hounsfield.ris_plugin.errors import RisError, UnknownError
+from hounsfield.ris_plugin.errors import NotNowError, RisError, UnknownError
 from hounsfield.ris_plugin.hl7 import acks, adt, appointing, ordering
 from hounsfield.ris_plugin.hl7.acks import Answering, Fault, MissingError, RefusedError
 from hounsfield.ris_plugin.hl7.mapping import Mapping
@@ -271,20 +271,8 @@ class Receiver:
     async def replay(self, letter_id: str, actor: str) -> dict[str, Any]:
         """Try a letter again, as it was; what was done. Raises what forbids it, and the letter says so."""
 
-        def plan(change: Change) -> tuple[Saying, list[str]]:
-            letter = change.get(LETTER, letter_id)
-            if letter is None:
-                raise UnknownError("there is no such letter")
-            if letter.state not in {"open", "waiting"}:
-                raise UnknownError(f"that letter was {letter.state} already")
-            saying = self._saying(self._read(letter.body))
-            change.put(LETTER, letter_id, structs.replace(letter, state="replayed", by=actor))
-            part = letter.part if letter.awaits else None
-            interpret(saying, part=part)(change, saying)
-            return saying, [key for key in saying.made if change.ids(LETTER, "awaits", key, limit=1)]
-
         try:
-            saying, keys = await self._ris.commit(plan)
+            done, keys = await self._ris.commit(partial(self.replayed, letter_id, actor))
         except (RisError, RecordError) as error:
             why = str(error)
 
@@ -297,7 +285,20 @@ class Receiver:
             await self._ris.commit(note)
             raise
         await self.settle(keys)
-        return {"letter": letter_id, "done": list(saying.done)}
+        return {"letter": letter_id, "done": done}
+
+    def replayed(self, letter_id: str, actor: str, change: Change) -> tuple[list[str], list[str]]:
+        """Apply a letter: what was done, and by which names others may wait for it."""
+        letter = change.get(LETTER, letter_id)
+        if letter is None:
+            raise UnknownError("there is no such letter")
+        if letter.state not in {"open", "waiting"}:
+            raise NotNowError(f"that letter was {letter.state} already")
+        saying = self._saying(self._read(letter.body))
+        change.put(LETTER, letter_id, structs.replace(letter, state="replayed", by=actor))
+        part = letter.part if letter.awaits else None
+        interpret(saying, part=part)(change, saying)
+        return saying.done, [key for key in saying.made if change.ids(LETTER, "awaits", key, limit=1)]
 
     async def dry_run(self, data: bytes) -> dict[str, Any]:
         """What a message would do, and be answered; nothing is changed."""

@@ -21,7 +21,7 @@ from msgspec import structs
 from hounsfield.archive.errors import where
 from hounsfield.archive.plugins import Change, EngineError, SucceededError
 from hounsfield.ris_plugin.context import Ris
-from hounsfield.ris_plugin.errors import RisError
+from hounsfield.ris_plugin.errors import NotNowError, RisError, UnknownError
 from hounsfield.ris_plugin.hl7.messages import Message as Answer
 from hounsfield.ris_plugin.hl7.messages import read
 from hounsfield.ris_plugin.hl7.mllp import Framer, MllpError, ask
@@ -221,9 +221,9 @@ def retry(change: Change, message_id: str) -> Message:
     """Have a dead message sent again, at its place. RisError when it is none."""
     one = change.get(MESSAGE, message_id)
     if one is None:
-        raise RisError("there is no such message")
+        raise UnknownError("there is no such message")
     if one.state != DEAD:
-        raise RisError(f"that message is {one.state}; a dead one is sent again")
+        raise NotNowError(f"that message is {one.state}; a dead one is sent again")
     again = structs.replace(one, state=WAITING, attempts=0, next_ns=0)
     change.put(MESSAGE, message_id, again)
     return again
