@@ -20,9 +20,9 @@ from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
 from hounsfield.ris_plugin.moments import at_last, newest
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.base import NS, Code, Row
+from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Procedure
-from hounsfield.ris_plugin.records.orders import ORDER, Order, Protocol, Question
+from hounsfield.ris_plugin.records.orders import ORDER, Asked, Order, Protocol, Question
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
 from hounsfield.ris_plugin.settings import RisSettings
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
@@ -117,38 +117,15 @@ _DROPPING: Final = frozenset({"hold", "reject", "cancel", "replace"})
 """What takes an order from the worklist, and its appointment with it."""
 
 
-class NewOrder(Row, frozen=True):
+class NewOrder(Asked, frozen=True, kw_only=True):
     """What is asked for. ``procedure``: a code of the catalog. Accession and study: only where the placer
     gives them; else they are made."""
 
-    patient: str
     procedure: str
     scheme: str = ""
     accession: str = ""
     study_uid: str = ""
-    placer_number: str = ""
-    placer_issuer: str = ""
-    group_number: str = ""
-    laterality: str = ""
-    priority: str = "ROUTINE"
-    reason: str = ""
-    reason_codes: tuple[Code, ...] = ()
-    clinical_information: str = ""
-    requester: str = ""
-    requester_code: str = ""
-    referring: str = ""
-    requester_location: str = ""
-    requester_phone: str = ""
-    copies_to: tuple[str, ...] = ()
-    transport: str = ""
-    visit_number: str = ""
-    visit_issuer: str = ""
-    placed_ns: int = 0
-    wanted_ns: int = 0
-    wanted_until_ns: int = 0
     answers: tuple[Question, ...] = ()
-    replaces: str = ""
-    source: str = ""
 
 
 # ---------------------------------------------------------------- finding
@@ -224,7 +201,6 @@ def place(
     _check_accession(accession)
     at = (event_ns or change.now_ns, sender or actor.person)
     order = Order(
-        patient=new.patient,
         accession=accession,
         study_uid=new.study_uid or new_uid(settings),
         procedure=procedure.code,
@@ -246,15 +222,8 @@ def place(
     return order_id
 
 
-_TAKEN: Final = (
-    "placer_number", "placer_issuer", "group_number", "laterality", "priority", "reason", "reason_codes",
-    "clinical_information", "requester", "requester_code", "referring", "requester_location",
-    "requester_phone", "copies_to", "transport", "visit_number", "visit_issuer", "placed_ns", "wanted_ns",
-    "wanted_until_ns", "replaces", "source",
-)  # fmt: skip
-
-
-_CHANGEABLE: Final = frozenset(_TAKEN) - {"replaces", "placed_ns", "source"}
+_TAKEN: Final = Asked.__struct_fields__
+_CHANGEABLE: Final = frozenset(_TAKEN) - {"patient", "replaces", "placed_ns", "source"}
 
 
 def _taken(new: NewOrder) -> dict[str, Any]:

@@ -29,25 +29,13 @@ class Protocol(Row, frozen=True):
     contrast: str = ""
 
 
-class Order(Row, frozen=True):
-    """An order, or what it became: ``accession`` and ``study_uid`` are given when it is made, and stay.
-
-    ``state``: of ``ris_plugin.orders.MACHINE``. ``as_of``: as of a patient.
-    """
+class Asked(Row, frozen=True, kw_only=True):
+    """What a placer says of an order, when it is placed and while it can be changed. ``patient``: an id."""
 
     patient: str
-    accession: str
-    study_uid: str
-    procedure: Code
-    state: str
-    requested_procedure_id: str = ""
     placer_number: str = ""
     placer_issuer: str = ""
-    filler_number: str = ""
-    filler_issuer: str = ""
     group_number: str = ""  # of the placer: orders that belong together
-    modality: str = ""
-    body_part: str = ""
     laterality: str = ""
     priority: str = "ROUTINE"  # STAT, HIGH, ROUTINE, MEDIUM, LOW (0040,1003)
     reason: str = ""
@@ -65,12 +53,29 @@ class Order(Row, frozen=True):
     placed_ns: int = 0
     wanted_ns: int = 0
     wanted_until_ns: int = 0
+    replaces: str = ""
+    source: str = ""  # the interface or person it came from
+
+
+class Order(Asked, frozen=True, kw_only=True):
+    """An order, or what it became: ``accession`` and ``study_uid`` are given when it is made, and stay.
+
+    ``state``: of ``ris_plugin.orders.MACHINE``. ``as_of``: as of a patient.
+    """
+
+    accession: str
+    study_uid: str
+    procedure: Code
+    state: str
+    requested_procedure_id: str = ""
+    filler_number: str = ""
+    filler_issuer: str = ""
+    modality: str = ""
+    body_part: str = ""
     questions: tuple[Question, ...] = ()
     protocol: Protocol | None = None
     why: str = ""  # of the last hold, rejection, cancellation
     replaced_by: str = ""
-    replaces: str = ""
-    source: str = ""  # the interface or person it came from
     as_of_ns: int = 0
     as_of_from: str = ""
     said: tuple[Said, ...] = ()  # who last spoke of what; of "held" and "ended" too
