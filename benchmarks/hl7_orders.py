@@ -3,6 +3,12 @@
 Each message (ORM^O01: PID, PV1, ORC, OBR, NTE) registers a patient that nobody knew and places an order. A
 connection sends the next one when it has the acknowledgement of the one before, as interfaces do. Afterwards
 the archive is opened and the orders are counted: as many as were acknowledged with AA, or the run has failed.
+
+Cost of an order: 0.5 KB come in, 0.1 KB go out. Three records (patient 0.6 KB, order 1 KB, that the message
+was taken 0.3 KB) with 24 lookup keys of 36 bytes, a counter, and two events of the journal; one fact of 2.4
+KB in the ledger. One transaction; a commit holds those that wait when its turn comes (four, where two
+workers have four connections each), and costs one write and sync of the ledger, and the pages that the keys
+lie in: 4 KB each, eight to thirty an order. What the sender takes of the same cores is a figure of its own.
 """
 
 from __future__ import annotations
@@ -52,6 +58,8 @@ class _Run:
     seconds: float = 0.0
     refused: list[bytes] = field(default_factory=list)
     latency_ms: list[float] = field(default_factory=list)
+    cpu_seconds: float = 0.0
+    """Of the sender."""
 
 
 def run(settings: Settings, say: Say) -> list[Figure]:
@@ -59,6 +67,7 @@ def run(settings: Settings, say: Say) -> list[Figure]:
     connections = settings.size("connections", 8, 8)
     rates: list[float] = []
     cpu: list[float] = []
+    sender_cpu: list[float] = []
     median: list[float] = []
     total = 0
     with archives.folder(settings.scratch) as place:
@@ -73,6 +82,7 @@ def run(settings: Settings, say: Say) -> list[Figure]:
                 if done.refused:
                     raise RuntimeError(f"not acknowledged with AA: {done.refused[0]!r}")
                 cpu.append(1000 * (cpu_seconds(peer.pid) - before) / done.acknowledged)
+                sender_cpu.append(1000 * done.cpu_seconds / done.acknowledged)
                 rates.append(done.counted / done.seconds)
                 median.append(sorted(done.latency_ms)[len(done.latency_ms) // 2])
                 total += done.acknowledged
@@ -85,6 +95,7 @@ def run(settings: Settings, say: Say) -> list[Figure]:
     return [
         Figure(EXPERIMENT, f"{what}, acknowledged durable", rates, "orders/s", at_least=AT_LEAST),
         Figure(EXPERIMENT, f"{what}, CPU", cpu, "ms/order"),
+        Figure(EXPERIMENT, f"{what}, the sender's CPU", sender_cpu, "ms/order"),
         Figure(EXPERIMENT, f"{what}, round trip", median, "ms"),
     ]
 
@@ -128,6 +139,7 @@ def _messages(run: str, connection: int) -> Iterator[tuple[bytes, bytes]]:
 def _send(port: int, connections: int, seconds: float, name: str) -> _Run:
     """Keep one message under way on each connection; what came back after the first half second counts."""
     done = _Run()
+    cpu_before = time.process_time()
     with selectors.DefaultSelector() as selector:
         for number in range(connections):
             sock = socket.create_connection(("127.0.0.1", port))
@@ -163,6 +175,7 @@ def _send(port: int, connections: int, seconds: float, name: str) -> _Run:
                 key.data[2] = now
                 sock.sendall(data)
         done.seconds = seconds
+    done.cpu_seconds = time.process_time() - cpu_before
     return done
 
 
