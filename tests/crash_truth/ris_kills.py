@@ -449,6 +449,7 @@ def run(
             directory,
             *department.settings(directory / "tokens", receiver.port),
             "archive.drain_seconds=1",
+            "plugins.ris.prior_days=0",  # its images are of one day, long ago
         ) as server,
     ):
         department.furnish(partial(ask, server.data / "control.sock"))
