@@ -93,6 +93,15 @@ def test_who_survives_a_merge_goes_by_the_number_that_survives(desk: Desk) -> No
     assert [one.value for one in whose(desk, "P2").identifiers] == ["P2"]
 
 
+@pytest.mark.parametrize("number", ["9" * 65, "P\\E\\1", "P\\X07\\1"], ids=["long", "backslash", "control"])
+def test_a_number_that_no_worklist_could_show_is_refused(desk: Desk, number: str) -> None:
+    interface = Interface(desk)
+    (answer,) = interface.raw(interface.message("ADT^A04", pid(number)))
+    assert b"MSA|AE|" in answer and b"ERR||PID^1^3|102^" in answer
+    # A second one that is longer is not shown.
+    assert interface.send("ADT^A04", f"PID|1||P7^^^HOSP^MR~{'7' * 90}^^^CARD^XX||DOE^ANN") == "AA"
+
+
 def test_another_fillers_number_is_not_ours(desk: Desk) -> None:
     desk.procedure()
     interface = Interface(desk)

@@ -50,6 +50,8 @@ __all__ = [
 EDITORS: Final = (Role.CLERK, Role.TECHNOLOGIST, Role.RADIOLOGIST, Role.INTERFACE)
 MERGERS: Final = (Role.CLERK, Role.ADMINISTRATOR, Role.INTERFACE)
 SEXES: Final = frozenset({"", "M", "F", "O"})
+NUMBER_CHARACTERS_MAX: Final = 64
+"""Of (0010,0020), VR LO (PS3.5 6.2)."""
 FAMILY_MAX: Final = 256
 """Patients merged into one: more is a mistake of whoever sends merges."""
 CHAIN_MAX: Final = 64
@@ -415,6 +417,13 @@ def _active(view: View, patient_id: str) -> Patient:
 def _check(patient: Patient) -> None:
     if any(not one.value.strip() for one in patient.identifiers):
         raise InvalidError("an identifier is empty", "identifiers")
+    # Cut or changed on a worklist it would be somebody else's.
+    for one in patient.identifiers[:1]:
+        if len(one.value) > NUMBER_CHARACTERS_MAX or not one.value.isprintable() or "\\" in one.value:
+            raise InvalidError(
+                "the number that images carry has at most 64 characters and no backslash (VR LO)",
+                "identifiers",
+            )
     pairs = [(one.value, one.issuer) for one in patient.identifiers]
     if len(set(pairs)) != len(pairs):
         raise InvalidError("an identifier is there twice", "identifiers")
