@@ -170,6 +170,13 @@ def test_a_front_desk_offers_and_books_what_belongs_together(server: ArchiveServ
     for wrong in (("--order", first, "--gap", "soon"), (), ("--part", first, "noon")):
         assert server.run("ris", "schedule", "series", *wrong).returncode == 2, wrong
 
+    past = server.run("ris", "schedule", "book", order(two), "--at", "2026-01-12 08:00")
+    assert "that time is over already" in past.stderr
+    backwards = ("--since", "2094-01-18", "--until", "2094-01-17")
+    for words in (("free", "--procedure", "USABD"), ("series", "--order", second)):
+        never = server.run("ris", "schedule", *words, *backwards)
+        assert (never.returncode, "ends after it begins" in never.stderr) == (1, True)
+
     closed = tmp_path / "closed.yaml"
     closed.write_text("closures:\n- 2094-01-29 flood\n")
     ris(server, "import", str(closed))

@@ -21,6 +21,7 @@ from hounsfield.ris_plugin.api.schedule import (
     shown,
 )
 from hounsfield.ris_plugin.day_sheets import Entry, Sheet
+from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import Row
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Closure
@@ -247,6 +248,8 @@ def free_series(view: View, ask: Ask) -> Any:
     wanted = [orders.get(view, one.strip()) for one in q.orders.split(",")]
     since = ask.ns(q.since) or ask.now_ns
     until = ask.ns(q.until) or since + DAYS_AHEAD * len(wanted) * DAY_NS
+    if until <= since:
+        raise InvalidError("it ends after it begins", "until")
     found = series.free_series(
         view, ask.ris.zone, [scheduling.needs_of(view, [one]) for one in wanted],
         from_ns=since, to_ns=until, limit=q.limit, patient=wanted[0].patient,

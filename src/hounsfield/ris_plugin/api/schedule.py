@@ -139,6 +139,8 @@ def slots(view: View, ask: Ask) -> Any:
         raise InvalidError("say for which orders, or for which procedure", "orders")
     since = ask.ns(q.since) or ask.now_ns
     until = ask.ns(q.until) or since + DAYS_AHEAD * DAY_NS
+    if until <= since:
+        raise InvalidError("it ends after it begins", "until")
     free = scheduling.free(
         view, ask.ris.zone, needs, from_ns=since, to_ns=until, limit=q.limit, patient=patient
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
@@ -13,6 +14,8 @@ from hounsfield.ris_plugin.cli.asking import Counter, examples_of, when
 
 __all__ = ["commands"]
 
+OVER: Final = "; that time is over already"
+"""What was done is noted afterwards, too; a wrong year is not meant."""
 _GAP: Final = re.compile(r"(\d{1,4})\s*([mhd])")
 COLUMNS = {
     "from": "From", "to": "To", "number": "Appointment", "state": "State", "patient_number": "Number",
@@ -70,7 +73,8 @@ def commands(cli: CommandLine) -> list[click.Command]:
             "note": note,
         }
         made = desk.ask(line, "BookAppointment", body=body)
-        desk.done(line, made, f"booked: appointment {made['number']}")
+        over = datetime.fromisoformat(made["to"]) < datetime.now(UTC)
+        desk.done(line, made, f"booked: appointment {made['number']}{OVER if over else ''}")
 
     @desk.command(
         schedule, "day",
@@ -248,7 +252,8 @@ def commands(cli: CommandLine) -> list[click.Command]:
         path = {"appointment": desk.appointment(line, appointment)}
         body = {"from": when(at), "resources": list(resources), "apart": apart}
         made = desk.ask(line, "MoveAppointment", path=path, body=body)
-        desk.done(line, made, f"appointment {made['number']} is {made['state']}")
+        over = datetime.fromisoformat(made["to"]) < datetime.now(UTC)
+        desk.done(line, made, f"appointment {made['number']} is {made['state']}{OVER if over else ''}")
 
     for name, endpoint, text in (
         ("arrive", "PatientArrived", "The patient is here."),
