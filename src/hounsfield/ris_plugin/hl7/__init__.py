@@ -61,7 +61,7 @@ def parts(ris: Ris) -> Parts:
 
 async def _serve(receiver: Receiver, limits: Limits, stream: trio.abc.Stream, peer: StreamPeer) -> None:
     if why := await serve(stream, receiver.answer, limits):
-        log.warning("an HL7 connection was ended", listener=receiver.name, address=peer.address, why=why)
+        log.warning("an HL7 connection was ended", listener=receiver.name, address=peer.address, reason=why)
 
 
 def _metrics(ris: Ris) -> Iterable[Metric]:
