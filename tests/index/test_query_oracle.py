@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -63,6 +63,9 @@ class Keys:
 
     def ensure_key(self, purpose: str, key_id: str) -> bytes:
         return self._held.setdefault((purpose, key_id), os.urandom(32))
+
+    def ensure_keys(self, purpose: str, key_ids: Iterable[str]) -> list[bytes]:
+        return [self.ensure_key(purpose, key_id) for key_id in key_ids]
 
     def key_ids(self, purpose: str) -> list[str]:
         return [key_id for held, key_id in self._held if held == purpose]

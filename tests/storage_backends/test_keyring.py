@@ -654,6 +654,22 @@ def test_a_new_recovery_key_or_none_killed_anywhere(tmp_path: Path, monkeypatch:
             raise AssertionError("it never finished")
 
 
+def test_keys_being_made_together_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step, folder in enumerate(_each_step(tmp_path)):
+        master = MasterKey.generate()
+        keyring = Keyring.create(folder, master)
+        there = Keyring.open(folder, master).ensure_key("token", "b")
+        finished = _killed_at(step, lambda ring=keyring: ring.ensure_keys("token", "abc"), monkeypatch)
+        again = Keyring.open(folder, master)
+        made = again.ensure_keys("token", "abc")
+        assert made[1] == there
+        assert len(set(made)) == 3
+        if finished:
+            assert made == [keyring.key("token", key_id) for key_id in "abc"]
+            return
+    raise AssertionError("it never finished")
+
+
 def test_a_key_being_made_killed_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was given out is on disk; a name is never taken by half a file."""
     for step, folder in enumerate(_each_step(tmp_path)):

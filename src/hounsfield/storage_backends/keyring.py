@@ -24,7 +24,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -183,19 +183,38 @@ class Keyring:
         key = self._publish_key(purpose, key_id)
         if key is None:
             raise KeyringError(f"there is a {purpose} key {key_id!r} already")
+        sync_directory(self._directory)
+        with self._lock:
+            self._remember(purpose, key_id, key)
         return key
 
     def ensure_key(self, purpose: str, key_id: str) -> bytes:
         """The key, made now if there is none; the same in every process, and durable."""
-        key = self._keys.get((purpose, key_id))
-        # Looked for first: on a disk that is full nothing can be made, and reading must go on.
-        if key is None and not self._path(purpose, key_id).exists():
-            key = self._publish_key(purpose, key_id)
-        if key is None:
-            key = self.key(purpose, key_id)
-            sync_directory(self._path(purpose, key_id).parent)  # its maker may not have come to that yet
-            sync_directory(self._directory)
-        return key
+        return self.ensure_keys(purpose, (key_id,))[0]
+
+    def ensure_keys(self, purpose: str, key_ids: Iterable[str]) -> list[bytes]:
+        """Different keys, each as :meth:`ensure_key` gives it; folders are synced once for all of them."""
+        keys: dict[str, bytes] = {}
+        made: dict[str, bytes] = {}
+        unsure: set[Path] = set()
+        for key_id in key_ids:
+            key = self._keys.get((purpose, key_id))
+            # Looked for first: on a disk that is full nothing can be made, and reading must go on.
+            if key is None and not self._path(purpose, key_id).exists():
+                key = self._publish_key(purpose, key_id)
+                if key is not None:
+                    made[key_id] = key
+                    unsure.add(self._directory)
+            if key is None:
+                key = self.key(purpose, key_id)  # its maker may not have come to syncing yet
+                unsure |= {self._path(purpose, key_id).parent, self._directory}
+            keys[key_id] = key
+        for folder in unsure:
+            sync_directory(folder)
+        with self._lock:
+            for key_id, key in made.items():
+                self._remember(purpose, key_id, key)
+        return list(keys.values())
 
     def key(self, purpose: str, key_id: str) -> bytes:
         """The 32 bytes of a key; ``KeyringError`` when it is missing or does not unwrap."""
@@ -283,16 +302,12 @@ class Keyring:
             return len(gone)
 
     def _publish_key(self, purpose: str, key_id: str) -> bytes | None:
+        """A new key, None when there is one; its folder may not be durable yet."""
         path = self._path(purpose, key_id)
         make_private_directory(path.parent)
         key, nonce = secrets.token_bytes(KEY_BYTES), secrets.token_bytes(_NONCE_BYTES)
         sealed = self._wrapping.encrypt(nonce, key, self._bound_to(purpose, key_id))
-        if not _publish(path, _KEY_MAGIC + nonce + sealed):
-            return None
-        sync_directory(self._directory)
-        with self._lock:
-            self._remember(purpose, key_id, key)
-        return key
+        return key if _publish(path, _KEY_MAGIC + nonce + sealed) else None
 
     def _read_key(self, purpose: str, key_id: str) -> bytes:
         try:

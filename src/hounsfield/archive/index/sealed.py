@@ -51,6 +51,8 @@ class Keys(Protocol):
 
     def ensure_key(self, purpose: str, key_id: str) -> bytes: ...
 
+    def ensure_keys(self, purpose: str, key_ids: Iterable[str]) -> list[bytes]: ...
+
     def key_ids(self, purpose: str) -> list[str]: ...
 
 
@@ -152,8 +154,8 @@ class KeyedHash:
 
     def prepare(self, fields: Iterable[str]) -> None:
         """Have the fields' keys at hand: making one takes several syncs, which no object should wait for."""
-        for field in fields:
-            self._fields[field] = self._keys.ensure_key("token", field)
+        wanted = list(fields)
+        self._fields.update(zip(wanted, self._keys.ensure_keys("token", wanted), strict=True))
 
     def digest_once(self, field: str, value: str, length: int) -> bytes:
         """As :meth:`digest`, without remembering it: for values that would push out what comes again."""
