@@ -254,7 +254,9 @@ def upsert(
         patient_id = change.new_id()
         _, who = newest((), words, (event_ns, sender))
         new = structs.replace(
-            patient, identifiers=_unclaimed(change, patient.identifiers),
+            patient,
+            # Nobody has the first, or that would be who it is.
+            identifiers=(patient.identifiers[0], *_unclaimed(change, patient.identifiers[1:])),
             state=ACTIVE, as_of_ns=event_ns, as_of_from=sender, said=who,
         )  # fmt: skip
         change.put(PATIENT, patient_id, new)
@@ -266,7 +268,9 @@ def upsert(
     changed = structs.replace(changed, provisional=known.provisional and patient.provisional)
     if (event_ns, sender) > (known.as_of_ns, known.as_of_from):
         changed = structs.replace(changed, as_of_ns=event_ns, as_of_from=sender)
-    new_ones = _unclaimed(change, patient.identifiers)
+    pairs = {(one.value, one.issuer) for one in known.identifiers}
+    unknown = [one for one in patient.identifiers if (one.value, one.issuer) not in pairs]
+    new_ones = _unclaimed(change, unknown)
     # Sorted behind the first, so that whoever said it first does not matter.
     first, *others = known.identifiers
     others = sorted((*others, *new_ones), key=lambda one: (one.issuer, one.value))
