@@ -16,14 +16,14 @@ from pydicom.uid import generate_uid
 from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.index.deletion import Target
 from hounsfield.ris_plugin import reacting, reporting, tracking
-from hounsfield.ris_plugin.errors import NotNowError
+from hounsfield.ris_plugin.errors import NotNowError, UnknownError
 from hounsfield.ris_plugin.following import Consumer, Heeded, asides
 from hounsfield.ris_plugin.patients import change_identifier, merge, register, unmerge, update
 from hounsfield.ris_plugin.reacting import fixes, timers
 from hounsfield.ris_plugin.reconciling import fix, open_mismatches, undo
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.patients import MERGE, Identifier, Patient
-from hounsfield.ris_plugin.records.reports import Section
+from hounsfield.ris_plugin.records.reports import REPORT, Section
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
 from hounsfield.ris_plugin.scheduling import act, move
 from hounsfield.ris_plugin.settings import RisSettings
@@ -162,6 +162,37 @@ async def test_what_was_read_is_not_taken_back_unseen(here: Ward) -> None:
     assert here.tracked(study).state == "reported"
     with pytest.raises(NotNowError, match="given out"):
         await here.do(undo, CLERK, key)
+
+
+async def test_what_was_dictated_waits_for_whose_study_it_is(here: Ward) -> None:
+    order, study, key = await mismatched(here)
+    await here.do(fix, CLERK, key, order)
+    await here.settle()
+    with here.ris.reading() as view:
+        (report_id, before) = reporting.of_study(view, study) or ("", None)
+    await here.do(reporting.assign, RADIOLOGIST, here.ris.settings, report_id)
+    sections = [Section(name="findings", text="a fracture")]
+    await here.do(reporting.draft, RADIOLOGIST, here.ris.settings, report_id, sections)
+    await here.do(undo, CLERK, key)
+    await here.settle()
+    with here.ris.reading() as view:
+        assert reporting.of_study(view, study) is None
+        assert not list(view.find(REPORT, "order", order))
+        with pytest.raises(UnknownError):
+            reporting.get(view, report_id)
+    await here.do(fix, CLERK, here.mismatch(study)[0], order)
+    await here.settle()
+    with here.ris.reading() as view:
+        (again, after) = reporting.of_study(view, study) or ("", None)
+    assert before is not None
+    assert after is not None
+    assert (again, after.number, after.state, after.assigned_to) == (
+        report_id,
+        before.number,
+        "unassigned",
+        "",
+    )
+    assert (after.draft, after.drafted_by) == (tuple(sections), RADIOLOGIST.person)
 
 
 # ---------------------------------------------------------------- patients

@@ -40,7 +40,6 @@ def adopt(change: Change, order_id: str, order: Order, study_uid: str) -> None:
 
 def part(change: Change, order_id: str, study_uid: str) -> None:
     """A study is not an order's any more; a report of it that nobody has signed is not either."""
-    tracked = tracking.of_study(change, study_uid)
     order = change.get(ORDER, order_id) if order_id else None
     if order is not None and order.study_uid == study_uid:
         # Its planned study is gone: a new one, under which its own images may still come (PS3.5 B.2).
@@ -49,9 +48,7 @@ def part(change: Change, order_id: str, study_uid: str) -> None:
         for step_id, step in list(change.find(STEP, "order", order_id)):
             change.put(STEP, step_id, structs.replace(step, study_uid=planned))
     reporting.take_back(change, study_uid)
-    if tracked is not None:
-        loose = structs.replace(tracked[1], order="", patient="", accession="")
-        change.put(TRACKED, tracked[0], loose)
+    tracking.parted(change, study_uid)
     if order is not None:
         performed_orders.discredit(change, _ROOM, order_id, study_uid)
         order = change.get(ORDER, order_id)

@@ -94,14 +94,15 @@ REPORT_CHARACTERS_MAX: Final = 250_000
 def get(view: View, report_id: str) -> Report:
     """The report. UnknownError."""
     report = view.get(REPORT, report_id)
-    if report is None:
+    if report is None or report.withdrawn:
         raise UnknownError("there is no such report")
     return report
 
 
 def of_study(view: View, study_uid: str) -> tuple[str, Report] | None:
-    """The report of a study."""
-    return view.first(REPORT, "study", study_uid)
+    """The report of a study; None when it has none, or that was withdrawn."""
+    found = view.first(REPORT, "study", study_uid)
+    return None if found is None or found[1].withdrawn else found
 
 
 def valid(report: Report, number: int) -> tuple[Version, ...]:
@@ -145,9 +146,9 @@ def ready(change: Change, actor: Actor, order_ids: Sequence[str]) -> str:
         return report_id
     procedure = change.first(PROCEDURE, "code", f"{first.procedure.scheme}\0{first.procedure.value}")
     patient = change.get(PATIENT, first.patient)
-    report_id = change.new_id()
+    report_id, before = change.first(REPORT, "study", first.study_uid) or (change.new_id(), None)
     report = Report(
-        number=f"R{change.count('report'):08}",
+        number=before.number if before is not None else f"R{change.count('report'):08}",
         patient=first.patient,
         orders=tuple(order_ids),
         study_uid=first.study_uid,
@@ -161,6 +162,9 @@ def ready(change: Change, actor: Actor, order_ids: Sequence[str]) -> str:
         ready_ns=change.now_ns,
         changed_ns=change.now_ns,
     )
+    if before is not None:  # withdrawn: what somebody saw in these images is still to be read
+        written = ("draft", "drafted_by", "template", "language")
+        report = structs.replace(report, **{name: getattr(before, name) for name in written})
     change.put(REPORT, report_id, report)
     _say(change, "report-ready", actor, report_id, report)
     return report_id
@@ -174,10 +178,13 @@ def was_given_out(view: View, study_uid: str) -> bool:
 
 def take_back(change: Change, study_uid: str) -> None:
     """The study turned out to be another order's: its report, of which nothing was given out, is not to be
-    written. What was drafted goes with it."""
+    written. What was drafted is there again for whoever reads the study as the right order's."""
     held = of_study(change, study_uid)
     if held is not None and not held[1].versions:
-        change.delete(REPORT, held[0])
+        withdrawn = structs.replace(
+            held[1], withdrawn=True, assigned_to="", locked_until_ns=0, changed_ns=change.now_ns
+        )
+        change.put(REPORT, held[0], withdrawn)
         _say(change, "report-withdrawn", SYSTEM, *held)
 
 

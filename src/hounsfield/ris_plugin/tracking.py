@@ -32,6 +32,7 @@ __all__ = [
     "late",
     "needs_uids",
     "of_study",
+    "parted",
     "performed",
     "reported",
     "stored",
@@ -50,6 +51,7 @@ MACHINE: Final = Machine(
         Transition("verify", ("read", "reported"), SAME, _IMAGES),  # what came late was looked at
         Transition("read", ("stored", "verified"), "read", (Role.SYSTEM,)),
         Transition("report", ("stored", "verified", "read"), "reported", (Role.SYSTEM,)),
+        Transition("part", ("read",), "verified", (Role.SYSTEM,)),  # it is read anew, as another order's
     ),
 )
 """``acquired``: a modality says that it has made images, and not all of them are here. ``stored``: some are
@@ -183,6 +185,16 @@ def reported(change: Change, study_uid: str, *, final: bool) -> None:
     if final and tracked.alert == "images-added":
         tracked = structs.replace(tracked, alert="", alert_ns=0)
     _put(change, tracked_id, tracked, MACHINE.after(tracked.state, action, SYSTEM) if rows else tracked.state)
+
+
+def parted(change: Change, study_uid: str) -> None:
+    """A study is nobody's now; who had begun to read it as an order's has nothing to read any more."""
+    found = of_study(change, study_uid)
+    if found is not None:
+        tracked_id, tracked = found
+        loose = structs.replace(tracked, order="", patient="", accession="")
+        state = tracked.state
+        _put(change, tracked_id, loose, MACHINE.after(state, "part", SYSTEM) if state == "read" else state)
 
 
 def verify(change: Change, actor: Actor, study_uid: str) -> Tracked:

@@ -20,7 +20,7 @@ from hounsfield.ris_plugin.hl7.encoding import USUAL, escaped, moment_text
 from hounsfield.ris_plugin.hl7.messages import NULL, Header, NotHl7Error
 from hounsfield.ris_plugin.hl7.mllp import END, START, framed
 
-__all__ = ["Fault", "MissingError", "RefusedError", "answers", "fault_of", "is_transient"]
+__all__ = ["Fault", "MissingError", "RefusedError", "answers", "fault_of"]
 
 TEXTS: Final = {
     "0": "Message accepted",
@@ -98,11 +98,6 @@ def fault_of(error: BaseException) -> Fault:
     if isinstance(error, EngineError):
         return Fault("207", str(error), refused=True)
     return Fault("207", f"a defect of the receiver ({type(error).__name__}); the message is kept")
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the message is as good as before: it is to be sent again (2.9.2.2, AR)."""
-    return isinstance(error, EngineError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from hounsfield.ris_plugin.hl7.writing import (
     timing,
 )
 from hounsfield.ris_plugin.patients import resolve
-from hounsfield.ris_plugin.records.base import NS, Code
+from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PERSON, RESOURCE
 from hounsfield.ris_plugin.records.messages import CURSOR, MESSAGE, Cursor, Message
 from hounsfield.ris_plugin.records.orders import ORDER, Order
@@ -97,7 +97,6 @@ SECTIONS: Final = {
     "recommendation": ("18783-1", "Radiology study recommendation"),
 }
 """LOINC, as RSNA's report templates and TID 2000 have them."""
-REPORT_CODE: Final = Code(value="18748-4", meaning="Diagnostic imaging study", scheme="LN")
 
 
 def consumer(ris: Ris) -> Consumer:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from hounsfield.archive.plugins import Change, Event
 from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import reconciling, scheduling, steps, tracking
+from hounsfield.ris_plugin import reconciling, reporting, scheduling, steps, tracking
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import NotNowError
@@ -312,4 +312,5 @@ _READ: Final = {
 
 
 def _reported(change: Change, event: Event) -> None:
-    tracking.reported(change, event.body["study"], final=_READ[event.kind])
+    if reporting.of_study(change, event.body["study"]) is not None:  # else it was withdrawn meanwhile
+        tracking.reported(change, event.body["study"], final=_READ[event.kind])

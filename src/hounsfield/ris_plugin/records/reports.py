@@ -74,6 +74,7 @@ class Report(Row, frozen=True):
     priors: tuple[str, ...] = ()  # Study Instance UIDs, as they were listed when it was signed
     ready_ns: int = 0  # when it could be read: its images were verified
     changed_ns: int = 0
+    withdrawn: bool = False  # the study is nobody's now; what was drafted waits for whose it will be
 
 
 UNREAD = frozenset({"unassigned", "assigned", "dictated", "preliminary"})
@@ -90,6 +91,8 @@ def queue(priority: str, patient_class: str) -> str:
 def _report_keys(one: Report) -> Iterator[Key]:
     yield Key("number", one.number, unique=True)
     yield Key("study", one.study_uid, unique=True)
+    if one.withdrawn:
+        return
     yield Key("patient", one.patient, seconds(one.ready_ns))
     for order in one.orders:
         yield Key("order", order)
