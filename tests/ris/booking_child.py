@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hounsfield.ris_plugin.errors import NotNowError
-from hounsfield.ris_plugin.scheduling import act, book, move
+from hounsfield.ris_plugin.schedule.scheduling import act, book, move
 from ris.conftest import CLERK, NOON_NS, Desk
 from support.archives import open_stores
 

@@ -18,12 +18,13 @@ an action; below each picture stands who may do it.
 
 
 def machines() -> dict[str, Machine]:
-    """Every machine by the name of its module."""
+    """Every machine by its module, as a path within the RIS."""
     found = {}
-    for module in pkgutil.iter_modules(hounsfield.ris_plugin.__path__):
-        machine = getattr(importlib.import_module(f"hounsfield.ris_plugin.{module.name}"), "MACHINE", None)
+    whole = hounsfield.ris_plugin.__name__ + "."
+    for module in pkgutil.walk_packages(hounsfield.ris_plugin.__path__, whole):
+        machine = getattr(importlib.import_module(module.name), "MACHINE", None)
         if isinstance(machine, Machine):
-            found[module.name] = machine
+            found[module.name.removeprefix(whole).replace(".", "/")] = machine
     return found
 
 

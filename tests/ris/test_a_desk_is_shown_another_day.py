@@ -9,13 +9,13 @@ import pytest
 
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin.catalog import put_resource
-from hounsfield.ris_plugin.day_sheets import Column, Sheet, day, displaced, week
 from hounsfield.ris_plugin.errors import UnknownError
 from hounsfield.ris_plugin.patients import merge
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Closure, Hours, Resource
 from hounsfield.ris_plugin.records.schedule import LONG_NS
-from hounsfield.ris_plugin.scheduling import act, book, propose
+from hounsfield.ris_plugin.schedule.day_sheets import Column, Sheet, day, displaced, week
+from hounsfield.ris_plugin.schedule.scheduling import act, book, propose
 from ris.conftest import ADMINISTRATOR, CLERK, TECHNOLOGIST, Desk
 
 ZONE = ZoneInfo("Europe/Berlin")

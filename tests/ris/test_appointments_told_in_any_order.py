@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hounsfield.archive.engine.stores import Stores
-from hounsfield.ris_plugin import orders, steps
+from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError
-from hounsfield.ris_plugin.placers_schedule import take
+from hounsfield.ris_plugin.hl7.placers_schedule import take
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Resource
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING
-from hounsfield.ris_plugin.scheduling import act, book, get, move
+from hounsfield.ris_plugin.schedule import steps
+from hounsfield.ris_plugin.schedule.scheduling import act, book, get, move
 from ris.conftest import CLERK, INTERFACE, MODALITY, NOON_NS, Desk
 from ris.hl7_desk import Interface, obr, orc, pid
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import free_time
 from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.errors import InvalidError
-from hounsfield.ris_plugin.free_time import HOLD_NS_MAX, Needs, free
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import Closure, Hours, Procedure, Resource
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Appointment, Held
+from hounsfield.ris_plugin.schedule import free_time
+from hounsfield.ris_plugin.schedule.free_time import HOLD_NS_MAX, Needs, free
 from ris.conftest import ADMINISTRATOR, Desk
 
 ZONE = ZoneInfo("Europe/Berlin")

@@ -7,17 +7,18 @@ from zoneinfo import ZoneInfo
 import pytest
 from pydicom.dataset import Dataset
 
-from hounsfield.ris_plugin import orders, steps, tracking
+from hounsfield.ris_plugin import orders, tracking
+from hounsfield.ris_plugin.acquisition.performed import MppsError, create, dataset, get, update
 from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError
-from hounsfield.ris_plugin.performed import MppsError, create, dataset, get, update
+from hounsfield.ris_plugin.reading.reporting import of_study
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Resource
 from hounsfield.ris_plugin.records.orders import Order
 from hounsfield.ris_plugin.records.performed import Tracked
-from hounsfield.ris_plugin.reporting import of_study
-from hounsfield.ris_plugin.scheduling import book
-from hounsfield.ris_plugin.scheduling import get as appointment
+from hounsfield.ris_plugin.schedule import steps
+from hounsfield.ris_plugin.schedule.scheduling import book
+from hounsfield.ris_plugin.schedule.scheduling import get as appointment
 from ris.conftest import ADMINISTRATOR, CLERK, MODALITY, NOON_NS, TECHNOLOGIST, Desk
 
 ZONE = ZoneInfo("UTC")

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hounsfield.ris_plugin.catalog import person, procedure, put_person, put_procedure, put_resource, resource
 from hounsfield.ris_plugin.cli.files import text_of
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, StaleError
-from hounsfield.ris_plugin.free_time import Calendar
 from hounsfield.ris_plugin.importing import File, Plan, entries_of, parse, parts, plan, put, to_csv, to_yaml
 from hounsfield.ris_plugin.importing.fields import SECTIONS, items_of, joined
 from hounsfield.ris_plugin.importing.hours import closure_text, hours_text, read_closure, read_hours
 from hounsfield.ris_plugin.importing.planning import CHANGES_MAX
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import PERSON, Closure, Hours, Person, Procedure, Resource
+from hounsfield.ris_plugin.schedule.free_time import Calendar
 from ris.conftest import ADMINISTRATOR, CLERK, Desk
 from ris.following import department
 

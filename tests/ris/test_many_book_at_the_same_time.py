@@ -19,7 +19,7 @@ from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.records.catalog import Resource
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, STEP
-from hounsfield.ris_plugin.scheduling import book
+from hounsfield.ris_plugin.schedule.scheduling import book
 from ris.booking_child import DAY_NS, STARTS, STEP_NS, UTC, push
 from ris.conftest import ADMINISTRATOR, CLERK, NOON_NS, Desk
 from support.archives import open_stores, write_master_key

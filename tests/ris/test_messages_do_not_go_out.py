@@ -14,18 +14,21 @@ import pytest
 import trio
 from msgspec import structs
 
-from hounsfield.ris_plugin import orders, placers, reporting, scheduling
+from hounsfield.ris_plugin import orders
+from hounsfield.ris_plugin.hl7 import placers
 from hounsfield.ris_plugin.hl7.desk import queue, send_again
 from hounsfield.ris_plugin.hl7.keeping import tidy
 from hounsfield.ris_plugin.hl7.mllp import Framer, framed
 from hounsfield.ris_plugin.hl7.sending import REFUSALS_MAX, Sender
 from hounsfield.ris_plugin.hl7.telling import consumer
 from hounsfield.ris_plugin.patients import register
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import Code
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Person, Procedure
 from hounsfield.ris_plugin.records.messages import CURSOR, MESSAGE, Message
 from hounsfield.ris_plugin.records.patients import Identifier, Patient
 from hounsfield.ris_plugin.records.reports import Section
+from hounsfield.ris_plugin.schedule import scheduling
 from hounsfield.ris_plugin.settings import Hl7Destination, RisSettings
 from ris.conftest import CLERK, INTERFACE, RADIOLOGIST, REFERRER
 from ris.following import Department, department

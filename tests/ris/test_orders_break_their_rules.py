@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from hounsfield.archive.plugins import TakenError
-from hounsfield.ris_plugin import orders, scheduling, states
+from hounsfield.ris_plugin import orders, states
 from hounsfield.ris_plugin.actors import ROLES, Actor
 from hounsfield.ris_plugin.api.figures import figures
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, RisError, UnknownError
@@ -28,6 +28,7 @@ from hounsfield.ris_plugin.orders import (
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PERSON, Person
 from hounsfield.ris_plugin.records.orders import ORDER, Order
+from hounsfield.ris_plugin.schedule import scheduling
 from hounsfield.ris_plugin.settings import RisSettings
 from ris.conftest import CLERK, INTERFACE, MODALITY, RADIOLOGIST, REFERRER, TECHNOLOGIST, TRAINEE, Desk, actor
 from ris.counter import Counter

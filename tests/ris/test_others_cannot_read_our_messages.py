@@ -10,11 +10,14 @@ from typing import Any
 from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 
-from hounsfield.ris_plugin import orders, placers, reporting, scheduling
+from hounsfield.ris_plugin import orders
+from hounsfield.ris_plugin.hl7 import placers
 from hounsfield.ris_plugin.hl7.telling import consumer
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.messages import MESSAGE
 from hounsfield.ris_plugin.records.reports import Section
+from hounsfield.ris_plugin.schedule import scheduling
 from hounsfield.ris_plugin.settings import Hl7Destination, RisSettings
 from ris.conftest import CLERK, INTERFACE, NOON_NS, RADIOLOGIST, Desk
 from ris.following import Department, department

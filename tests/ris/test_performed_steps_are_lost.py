@@ -16,8 +16,9 @@ from pynetdicom import AE, evt
 from hounsfield.archive.app.asking import ask
 from hounsfield.archive.dicom.recoding import NotRecodableError
 from hounsfield.archive.plugins import Answer, DimseRefusedError, Outgoing, UnreachableError
-from hounsfield.ris_plugin.mpps import MPPS, MPPS_RETRIEVE, Mpps
-from hounsfield.ris_plugin.mpps_forwarding import (
+from hounsfield.ris_plugin.acquisition.performed import INSTANCES_IN_DATASET_MAX, get
+from hounsfield.ris_plugin.modalities.mpps import MPPS, MPPS_RETRIEVE, Mpps
+from hounsfield.ris_plugin.modalities.mpps_forwarding import (
     LOOK_SECONDS,
     REFUSALS_RETRIED,
     RETRY_SECONDS_MAX,
@@ -25,13 +26,12 @@ from hounsfield.ris_plugin.mpps_forwarding import (
     parts,
 )
 from hounsfield.ris_plugin.orders import MACHINE as ORDER_MACHINE
-from hounsfield.ris_plugin.performed import INSTANCES_IN_DATASET_MAX, get
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.forwarding import FORWARD, SENT
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.schedule import STEP
+from hounsfield.ris_plugin.schedule.steps import MACHINE as STEP_MACHINE
 from hounsfield.ris_plugin.settings import RisSettings
-from hounsfield.ris_plugin.steps import MACHINE as STEP_MACHINE
 from ris.conftest import Desk
 from ris.following import department
 from ris.modality import EXPLICIT, IMPLICIT, decoded, encoded, request, ris_at, take_in
@@ -446,7 +446,7 @@ async def test_what_cannot_be_sent_does_not_stop_what_follows(
     def recoded(*_: Any) -> None:
         raise NotRecodableError("no VR for this")
 
-    monkeypatch.setattr("hounsfield.ris_plugin.mpps_forwarding.recoded", recoded)
+    monkeypatch.setattr("hounsfield.ris_plugin.modalities.mpps_forwarding.recoded", recoded)
     while waiting(desk):
         await forwarding.send_next()
     assert [one.operation for _, one in destination.heard] == ["set"]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.catalog import put_person
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError, UnknownError
-from hounsfield.ris_plugin.records.base import NS
-from hounsfield.ris_plugin.records.catalog import Person
-from hounsfield.ris_plugin.records.reports import REPORT, Section, Template, TemplateSection
-from hounsfield.ris_plugin.reporting import (
+from hounsfield.ris_plugin.reading import reporting
+from hounsfield.ris_plugin.reading.reporting import (
     addend,
     assign,
     correct,
@@ -23,7 +20,10 @@ from hounsfield.ris_plugin.reporting import (
     told_critical,
     unlock,
 )
-from hounsfield.ris_plugin.templates import put_template
+from hounsfield.ris_plugin.reading.templates import put_template
+from hounsfield.ris_plugin.records.base import NS
+from hounsfield.ris_plugin.records.catalog import Person
+from hounsfield.ris_plugin.records.reports import REPORT, Section, Template, TemplateSection
 from ris.conftest import ADMINISTRATOR, CLERK, INTERFACE, RADIOLOGIST, TECHNOLOGIST, TRAINEE, Desk, actor
 
 OTHER = actor("radiologist", person="other")

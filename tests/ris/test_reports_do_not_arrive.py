@@ -18,12 +18,13 @@ from PIL import Image
 
 from hounsfield.archive.app.plugin_archive import PluginArchive
 from hounsfield.archive.plugins import Change, Stored
-from hounsfield.ris_plugin import distribution, orders, patients, reacting, reporting
+from hounsfield.ris_plugin import distribution, orders, patients, reacting
 from hounsfield.ris_plugin.distribution.objects import ENCAPSULATED_PDF, TEXT_SR, encapsulated, structured
 from hounsfield.ris_plugin.distribution.printing import pdf, person
 from hounsfield.ris_plugin.distribution.said import Said, gather
 from hounsfield.ris_plugin.distribution.words import ENGLISH, WORDS, faults
 from hounsfield.ris_plugin.orders import NewOrder
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, Person, Procedure
 from hounsfield.ris_plugin.records.messages import CURSOR

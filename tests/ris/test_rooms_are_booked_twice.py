@@ -7,13 +7,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from hounsfield.ris_plugin import orders, steps
+from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.catalog import procedure, put_resource
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Hours, Resource
 from hounsfield.ris_plugin.records.schedule import STEP
-from hounsfield.ris_plugin.scheduling import Slot, act, book, free, get, move, propose, waiting
+from hounsfield.ris_plugin.schedule import steps
+from hounsfield.ris_plugin.schedule.scheduling import Slot, act, book, free, get, move, propose, waiting
 from ris.conftest import ADMINISTRATOR, CLERK, REFERRER, TECHNOLOGIST, Desk
 
 ZONE = ZoneInfo("Europe/Berlin")

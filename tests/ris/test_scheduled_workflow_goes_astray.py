@@ -15,11 +15,11 @@ from pydicom.uid import generate_uid
 
 from hounsfield.archive.plugins import Change
 from hounsfield.ris_plugin import orders, tracking
+from hounsfield.ris_plugin.acquisition.reconciling import dismiss, doubt, fix, open_mismatches, undo
 from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.following import asides
 from hounsfield.ris_plugin.orders import NewOrder, place
 from hounsfield.ris_plugin.patients import merge, register_provisional, unmerge, update
-from hounsfield.ris_plugin.reconciling import dismiss, doubt, fix, open_mismatches, undo
 from hounsfield.ris_plugin.records.messages import CURSOR
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import MERGE, PATIENT

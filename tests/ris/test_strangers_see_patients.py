@@ -11,7 +11,6 @@ import trio.testing
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, Event
-from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.actors import PEOPLES_ROLES, SYSTEM
 from hounsfield.ris_plugin.api import live as looking
 from hounsfield.ris_plugin.api.identity import LOCAL_ROLES, Caller
@@ -20,6 +19,7 @@ from hounsfield.ris_plugin.api.performing import perform
 from hounsfield.ris_plugin.api.table import BY_NAME, ENDPOINTS
 from hounsfield.ris_plugin.catalog import put_person
 from hounsfield.ris_plugin.errors import ForbiddenError
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.catalog import Person
 from hounsfield.ris_plugin.records.messages import MESSAGE, Message
 from hounsfield.ris_plugin.records.reports import Section

@@ -7,12 +7,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from hounsfield.ris_plugin import orders, reporting, tracking
-from hounsfield.ris_plugin.catalog import put_resource
-from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError, UnknownError
-from hounsfield.ris_plugin.matching import Arrived, who_has
-from hounsfield.ris_plugin.patients import merge, register
-from hounsfield.ris_plugin.reconciling import (
+from hounsfield.ris_plugin import orders, tracking
+from hounsfield.ris_plugin.acquisition.matching import Arrived, who_has
+from hounsfield.ris_plugin.acquisition.reconciling import (
     arrived,
     dismiss,
     doubt,
@@ -24,12 +21,16 @@ from hounsfield.ris_plugin.reconciling import (
     undo,
     undone,
 )
+from hounsfield.ris_plugin.catalog import put_resource
+from hounsfield.ris_plugin.errors import ForbiddenError, NotNowError, UnknownError
+from hounsfield.ris_plugin.patients import merge, register
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Resource
 from hounsfield.ris_plugin.records.orders import Order
 from hounsfield.ris_plugin.records.patients import Identifier, Patient
 from hounsfield.ris_plugin.records.performed import PERFORMED, Mismatch, Performed
-from hounsfield.ris_plugin.scheduling import book
+from hounsfield.ris_plugin.schedule.scheduling import book
 from ris.conftest import ADMINISTRATOR, CLERK, NOON_NS, REFERRER, Desk
 
 UTC = ZoneInfo("UTC")

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from hounsfield.archive.plugins import TakenError
-from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, UnknownError
-from hounsfield.ris_plugin.records.base import folded
-from hounsfield.ris_plugin.records.reports import Field, Macro, Report, Section, Template, TemplateSection
-from hounsfield.ris_plugin.reporting import (
+from hounsfield.ris_plugin.reading import templates
+from hounsfield.ris_plugin.reading.reporting import (
     REPORT_CHARACTERS_MAX,
     addend,
     assign,
@@ -26,7 +24,7 @@ from hounsfield.ris_plugin.reporting import (
     ready,
     sign,
 )
-from hounsfield.ris_plugin.templates import (
+from hounsfield.ris_plugin.reading.templates import (
     complete,
     delete_macro,
     delete_template,
@@ -41,6 +39,8 @@ from hounsfield.ris_plugin.templates import (
     sections,
     write,
 )
+from hounsfield.ris_plugin.records.base import folded
+from hounsfield.ris_plugin.records.reports import Field, Macro, Report, Section, Template, TemplateSection
 from ris.conftest import ADMINISTRATOR, CLERK, INTERFACE, RADIOLOGIST, TRAINEE, Desk
 
 SIDE = Field(name="side", label="Side", choices=("left", "right"), required=True)

@@ -8,13 +8,13 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.actors import SYSTEM
 from hounsfield.ris_plugin.api.http import BODY_BYTES_MAX
 from hounsfield.ris_plugin.api.openapi import document
 from hounsfield.ris_plugin.api.performing import KEPT_NS
 from hounsfield.ris_plugin.api.table import ENDPOINTS
 from hounsfield.ris_plugin.catalog import put_person
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Person
 from hounsfield.ris_plugin.records.patients import Visit

@@ -8,13 +8,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from hounsfield.ris_plugin import orders, steps, waiting_list
+from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.catalog import procedure, put_person, put_resource
 from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.patients import merge
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Person, Resource
-from hounsfield.ris_plugin.scheduling import act, book, free, get, move, propose
+from hounsfield.ris_plugin.schedule import steps, waiting_list
+from hounsfield.ris_plugin.schedule.scheduling import act, book, free, get, move, propose
 from ris.conftest import ADMINISTRATOR, CLERK, INTERFACE, RADIOLOGIST, TECHNOLOGIST, Desk, actor
 from ris.counter import Counter
 

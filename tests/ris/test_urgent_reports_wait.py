@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import patients, reading_list, reporting
+from hounsfield.ris_plugin import patients
 from hounsfield.ris_plugin.orders import NewOrder, get, place
-from hounsfield.ris_plugin.reading_list import CLASS_POINTS, PRIORITY_POINTS, Wanted, ranked, waiting
+from hounsfield.ris_plugin.reading import reading_list, reporting
+from hounsfield.ris_plugin.reading.reading_list import CLASS_POINTS, PRIORITY_POINTS, Wanted, ranked, waiting
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import PROCEDURE, Procedure
 from hounsfield.ris_plugin.records.patients import Identifier, Patient

@@ -15,17 +15,18 @@ from pydicom.uid import generate_uid
 
 from hounsfield.archive.engine.tier_oversight import TierOversight
 from hounsfield.archive.index.deletion import Target
-from hounsfield.ris_plugin import reacting, reporting, tracking
+from hounsfield.ris_plugin import reacting, tracking
+from hounsfield.ris_plugin.acquisition.reconciling import fix, open_mismatches, undo
 from hounsfield.ris_plugin.errors import NotNowError, UnknownError
 from hounsfield.ris_plugin.following import Consumer, Heeded, asides
 from hounsfield.ris_plugin.patients import change_identifier, merge, register, unmerge, update
 from hounsfield.ris_plugin.reacting import fixes, timers
-from hounsfield.ris_plugin.reconciling import fix, open_mismatches, undo
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.patients import MERGE, Identifier, Patient
 from hounsfield.ris_plugin.records.reports import REPORT, Section
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
-from hounsfield.ris_plugin.scheduling import act, move
+from hounsfield.ris_plugin.schedule.scheduling import act, move
 from hounsfield.ris_plugin.settings import RisSettings
 from ris.conftest import CLERK, INTERFACE, RADIOLOGIST, TECHNOLOGIST
 from ris.ward import UTC, Ward, ward

@@ -9,8 +9,9 @@ import pytest
 import trio
 from pydicom.uid import generate_uid
 
-from hounsfield.ris_plugin import reporting, tracking
-from hounsfield.ris_plugin.reconciling import doubt, fix, open_mismatches, undo
+from hounsfield.ris_plugin import tracking
+from hounsfield.ris_plugin.acquisition.reconciling import doubt, fix, open_mismatches, undo
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.performed import TRACKED
 from ris.conftest import CLERK, RADIOLOGIST, TECHNOLOGIST

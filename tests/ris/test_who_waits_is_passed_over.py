@@ -12,14 +12,14 @@ from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.catalog import procedure, put_resource
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError
-from hounsfield.ris_plugin.free_time import Needs
-from hounsfield.ris_plugin.gaps import of_series
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Hours, Procedure, Resource
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
-from hounsfield.ris_plugin.scheduling import act, book, get, move, propose, waiting
-from hounsfield.ris_plugin.series import Part, book_series, follow_ups, free_series
-from hounsfield.ris_plugin.waiting_list import Offer, accept, offers, offers_in
+from hounsfield.ris_plugin.schedule.free_time import Needs
+from hounsfield.ris_plugin.schedule.gaps import of_series
+from hounsfield.ris_plugin.schedule.scheduling import act, book, get, move, propose, waiting
+from hounsfield.ris_plugin.schedule.series import Part, book_series, follow_ups, free_series
+from hounsfield.ris_plugin.schedule.waiting_list import Offer, accept, offers, offers_in
 from ris.conftest import ADMINISTRATOR, CLERK, INTERFACE, REFERRER, TECHNOLOGIST, Desk
 
 ZONE = ZoneInfo("Europe/Berlin")

@@ -19,17 +19,17 @@ from pydicom.multival import MultiValue
 from hounsfield.archive.engine.stores import Stores
 from hounsfield.archive.plugins import Answer, DimseRefusedError
 from hounsfield.ris_plugin.catalog import put_resource
+from hounsfield.ris_plugin.modalities.worklist.attributes import ATTRIBUTES
+from hounsfield.ris_plugin.modalities.worklist.service import BATCH, REMEMBERED_MAX, Worklist
 from hounsfield.ris_plugin.patients import merge, unmerge
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import Resource
 from hounsfield.ris_plugin.records.orders import ORDER, Order, Protocol, Question
 from hounsfield.ris_plugin.records.patients import PATIENT, Allergy, Identifier, Patient, Visit
 from hounsfield.ris_plugin.records.schedule import STEP, Step
-from hounsfield.ris_plugin.scheduling import book
+from hounsfield.ris_plugin.schedule.scheduling import book
+from hounsfield.ris_plugin.schedule.steps import act, withdraw
 from hounsfield.ris_plugin.settings import RisSettings
-from hounsfield.ris_plugin.steps import act, withdraw
-from hounsfield.ris_plugin.worklist.attributes import ATTRIBUTES
-from hounsfield.ris_plugin.worklist.service import BATCH, REMEMBERED_MAX, Worklist
 from ris.conftest import ADMINISTRATOR, CLERK, MODALITY, NOON_NS, Desk
 from ris.modality import EXPLICIT, FIND, IMPLICIT, decoded, request, ris_at, take_in
 
@@ -203,7 +203,7 @@ async def test_a_cancel_ends_the_answers(desk: Desk) -> None:
 
 
 async def test_what_is_remembered_has_an_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hounsfield.ris_plugin.worklist.service.REMEMBERED_MAX", 4)
+    monkeypatch.setattr("hounsfield.ris_plugin.modalities.worklist.service.REMEMBERED_MAX", 4)
     assert REMEMBERED_MAX > 4
     for number in range(9):
         scheduled(desk, str(number))

@@ -13,19 +13,21 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from hounsfield.archive.engine.engine import EngineOptions
-from hounsfield.ris_plugin import orders, patients, reporting, steps, tracking
+from hounsfield.ris_plugin import orders, patients, tracking
+from hounsfield.ris_plugin.acquisition.performed import create, update
+from hounsfield.ris_plugin.acquisition.reconciling import mismatch_of
 from hounsfield.ris_plugin.catalog import put_resource
 from hounsfield.ris_plugin.orders import NewOrder
-from hounsfield.ris_plugin.performed import create, update
 from hounsfield.ris_plugin.reacting import consumers
-from hounsfield.ris_plugin.reconciling import mismatch_of
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.catalog import PROCEDURE, Procedure, Resource
 from hounsfield.ris_plugin.records.orders import Order
 from hounsfield.ris_plugin.records.patients import Identifier, Patient
 from hounsfield.ris_plugin.records.performed import Mismatch, Tracked
 from hounsfield.ris_plugin.records.reports import Report
-from hounsfield.ris_plugin.scheduling import book
+from hounsfield.ris_plugin.schedule import steps
+from hounsfield.ris_plugin.schedule.scheduling import book
 from hounsfield.ris_plugin.settings import RisSettings
 from ris.conftest import ADMINISTRATOR, CLERK, MODALITY, REFERRER
 from ris.following import Department, department

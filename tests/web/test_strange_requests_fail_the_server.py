@@ -21,20 +21,20 @@ import trio
 from hounsfield.archive.web import create_app, openapi
 from hounsfield.archive.web.http import HttpServer
 from hounsfield.ris_plugin import api as ris_api
-from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.actors import PEOPLES_ROLES, SYSTEM
 from hounsfield.ris_plugin.api import openapi as ris_openapi
 from hounsfield.ris_plugin.api import table as ris_table
 from hounsfield.ris_plugin.catalog import put_person, put_procedure, put_resource
 from hounsfield.ris_plugin.orders import NewOrder, place
 from hounsfield.ris_plugin.patients import register
+from hounsfield.ris_plugin.reading import reporting
+from hounsfield.ris_plugin.reading.templates import put_template
 from hounsfield.ris_plugin.records.base import Code
 from hounsfield.ris_plugin.records.catalog import Person, Procedure, Resource
 from hounsfield.ris_plugin.records.patients import Identifier, Patient
 from hounsfield.ris_plugin.records.reports import Template, TemplateSection
-from hounsfield.ris_plugin.scheduling import propose
+from hounsfield.ris_plugin.schedule.scheduling import propose
 from hounsfield.ris_plugin.settings import RisSettings
-from hounsfield.ris_plugin.templates import put_template
 from ris.conftest import ADMINISTRATOR, CLERK, RADIOLOGIST
 from ris.following import Department, department
 

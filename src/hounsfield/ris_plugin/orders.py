@@ -274,7 +274,7 @@ def act(change: Change, actor: Actor, order_id: str, action: str, *, why: str = 
     change.put(ORDER, order_id, changed)
     say(change, SAID[action], actor, order_id, changed)
     if action in _DROPPING:
-        from hounsfield.ris_plugin.scheduling import dropped  # which is made of orders
+        from hounsfield.ris_plugin.schedule.scheduling import dropped  # which is made of orders
 
         dropped(change, actor, order_id)
     return changed

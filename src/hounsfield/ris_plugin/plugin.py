@@ -37,8 +37,9 @@ UID_ROOT_CHARACTERS_MAX: Final = 24
 def parts_of(ris: Ris) -> list[Parts]:
     """The parts of each concern that speaks to the world."""
     # Here: a command that only asks a server imports none of it, and starts in half the time.
-    from hounsfield.ris_plugin import api, distribution, importing, mpps, reacting, worklist
+    from hounsfield.ris_plugin import api, distribution, importing, reacting
     from hounsfield.ris_plugin import hl7 as messages
+    from hounsfield.ris_plugin.modalities import mpps, worklist
 
     concerns = (worklist, mpps, reacting, api, importing, messages, distribution)
     return [one.parts(ris) for one in concerns]

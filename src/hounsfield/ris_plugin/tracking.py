@@ -13,10 +13,10 @@ from typing import Any, Final
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.errors import NotNowError, UnknownError
 from hounsfield.ris_plugin.patients import resolve
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS, seconds
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.performed import MISMATCH, PERFORMED, TRACKED, Performed, Tracked

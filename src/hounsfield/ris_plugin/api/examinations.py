@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import performed, steps, tracking
+from hounsfield.ris_plugin import tracking
+from hounsfield.ris_plugin.acquisition import performed
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Limit, Nothing, Paged, page_of, paged
 from hounsfield.ris_plugin.api.models import item
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
@@ -17,6 +18,7 @@ from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import seconds
 from hounsfield.ris_plugin.records.performed import PERFORMED, TRACKED, Performed, Tracked
 from hounsfield.ris_plugin.records.schedule import STEP, Step
+from hounsfield.ris_plugin.schedule import steps
 
 __all__ = ["ENDPOINTS"]
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Final
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import reconciling
+from hounsfield.ris_plugin.acquisition import reconciling
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, Paged, page_of, paged
 from hounsfield.ris_plugin.api.models import item
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError

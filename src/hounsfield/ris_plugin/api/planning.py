@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import day_sheets, orders, scheduling, series, waiting_list
+from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.api import sight
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Limit, Nothing, page_of
 from hounsfield.ris_plugin.api.models import model
@@ -20,13 +20,14 @@ from hounsfield.ris_plugin.api.schedule import (
     free_time,
     shown,
 )
-from hounsfield.ris_plugin.day_sheets import Entry, Sheet
 from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import Row
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Closure
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT
-from hounsfield.ris_plugin.waiting_list import Offer
+from hounsfield.ris_plugin.schedule import day_sheets, scheduling, series, waiting_list
+from hounsfield.ris_plugin.schedule.day_sheets import Entry, Sheet
+from hounsfield.ris_plugin.schedule.waiting_list import Offer
 
 __all__ = ["ENDPOINTS"]
 

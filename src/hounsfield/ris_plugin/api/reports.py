@@ -9,7 +9,6 @@ import msgspec
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import reading_list, reporting
 from hounsfield.ris_plugin.actors import Role
 from hounsfield.ris_plugin.api import sight
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, Paged, page_of
@@ -17,6 +16,7 @@ from hounsfield.ris_plugin.api.models import item, model, row_of
 from hounsfield.ris_plugin.catalog import person
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
 from hounsfield.ris_plugin.patients import resolve
+from hounsfield.ris_plugin.reading import reading_list, reporting
 from hounsfield.ris_plugin.records.reports import REPORT, Report, Section
 
 __all__ = ["ENDPOINTS"]

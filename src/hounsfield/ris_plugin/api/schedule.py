@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import orders, scheduling
+from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.api import sight
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Limit, Nothing, Why, page_of
 from hounsfield.ris_plugin.api.models import item, moment
@@ -19,6 +19,7 @@ from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import NS, seconds
 from hounsfield.ris_plugin.records.catalog import RESOURCE
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, SHOWN, Appointment
+from hounsfield.ris_plugin.schedule import scheduling
 
 __all__ = ["ENDPOINTS"]
 

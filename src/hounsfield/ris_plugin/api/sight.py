@@ -12,14 +12,15 @@ from typing import Final
 
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import reporting, scheduling
 from hounsfield.ris_plugin.actors import PEOPLES_ROLES, Actor, Role
 from hounsfield.ris_plugin.errors import ForbiddenError, UnknownError
 from hounsfield.ris_plugin.patients import of_patient, resolve
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.patients import Patient
 from hounsfield.ris_plugin.records.reports import Report
 from hounsfield.ris_plugin.records.schedule import Appointment
+from hounsfield.ris_plugin.schedule import scheduling
 
 __all__ = [
     "ANYBODY",

@@ -7,10 +7,10 @@ from typing import Any, Final
 import msgspec
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.api.endpoints import Ask, Endpoint, Nothing, page_of
 from hounsfield.ris_plugin.api.models import item, model, row_of
 from hounsfield.ris_plugin.api.sight import DEPARTMENT
+from hounsfield.ris_plugin.reading import templates
 from hounsfield.ris_plugin.records.reports import MACRO, TEMPLATE, Macro, Template
 
 __all__ = ["ENDPOINTS"]

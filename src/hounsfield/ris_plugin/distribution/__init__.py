@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 import trio
 
 from hounsfield.archive.plugins import Change, EngineError, Parts
-from hounsfield.ris_plugin import reporting
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.distribution.said import BULK_MAX, Said, gather
 from hounsfield.ris_plugin.following import Consumer, Heeded, leading
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.reports import Document
 
 __all__ = ["consumer", "parts"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hounsfield.archive.plugins import View
-from hounsfield.ris_plugin import patients, reporting
+from hounsfield.ris_plugin import patients
 from hounsfield.ris_plugin.errors import UnknownError
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.catalog import PERSON
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.patients import Patient

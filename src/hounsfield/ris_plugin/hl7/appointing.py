@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import placers_schedule
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
+from hounsfield.ris_plugin.hl7 import placers_schedule
 from hounsfield.ris_plugin.hl7.acks import MissingError
 from hounsfield.ris_plugin.hl7.messages import Segment
 from hounsfield.ris_plugin.hl7.ordering import AWAITS_ORDER, Waits, find_order

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import catalog, orders, placers
+from hounsfield.ris_plugin import catalog, orders
 from hounsfield.ris_plugin.errors import InvalidError, UnknownError
+from hounsfield.ris_plugin.hl7 import placers
 from hounsfield.ris_plugin.hl7.acks import MissingError
 from hounsfield.ris_plugin.hl7.mapping import Place
 from hounsfield.ris_plugin.hl7.messages import Segment, person_name

@@ -30,6 +30,7 @@ from hounsfield.ris_plugin.hl7.writing import (
     timing,
 )
 from hounsfield.ris_plugin.patients import resolve
+from hounsfield.ris_plugin.reading.reporting import valid
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PERSON, RESOURCE
 from hounsfield.ris_plugin.records.messages import CURSOR, MESSAGE, Cursor, Message
@@ -37,7 +38,6 @@ from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.patients import Patient
 from hounsfield.ris_plugin.records.reports import REPORT, Report, Version
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Appointment
-from hounsfield.ris_plugin.reporting import valid
 from hounsfield.ris_plugin.settings import Hl7Destination
 
 __all__ = ["CONSUMER", "consumer"]

@@ -14,9 +14,9 @@ from msgspec import structs
 
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin.errors import InvalidError
-from hounsfield.ris_plugin.free_time import Calendar
 from hounsfield.ris_plugin.importing.fields import SECTIONS, joined
 from hounsfield.ris_plugin.records.catalog import Procedure
+from hounsfield.ris_plugin.schedule.free_time import Calendar
 
 __all__ = ["entries_of", "to_csv", "to_yaml"]
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hounsfield.archive.plugins import Kind
-from hounsfield.ris_plugin.free_time import Calendar
 from hounsfield.ris_plugin.importing.hours import closure_text, hours_text, read_closure, read_hours
 from hounsfield.ris_plugin.importing.reading import Value
 from hounsfield.ris_plugin.records.base import Code
 from hounsfield.ris_plugin.records.catalog import PERSON, PROCEDURE, RESOURCE
 from hounsfield.ris_plugin.records.reports import MACRO, TEMPLATE
+from hounsfield.ris_plugin.schedule.free_time import Calendar
 
 __all__ = ["CLOSURES", "SECTIONS", "SYNONYMS", "Field", "Section", "items_of", "joined"]
 
@@ -169,7 +169,7 @@ SECTIONS: Final[Mapping[str, Section]] = {
         },
         ("code",),
     ),
-    # The rest of these is read by ris_plugin.templates.
+    # The rest of these is read by ris_plugin.reading.templates.
     "templates": Section(TEMPLATE, {}, ("name", "sections")),
     "macros": Section(MACRO, {"name": TEXT, "text": TEXT, "owner": TEXT}, ("name", "text")),
 }  # fmt: skip

@@ -11,9 +11,9 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
-from hounsfield.ris_plugin.free_time import Calendar
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import Closure, Hours
+from hounsfield.ris_plugin.schedule.free_time import Calendar
 
 __all__ = ["closure_text", "hours_text", "read_closure", "read_hours"]
 

@@ -19,7 +19,6 @@ import msgspec
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.catalog import (
     check_person,
@@ -31,10 +30,10 @@ from hounsfield.ris_plugin.catalog import (
     put_resource,
 )
 from hounsfield.ris_plugin.errors import InvalidError, RisError, StaleError
-from hounsfield.ris_plugin.free_time import Calendar
 from hounsfield.ris_plugin.importing.fields import CLOSURES, LOCAL_SCHEME, SECTIONS, SYNONYMS, items_of
 from hounsfield.ris_plugin.importing.hours import read_closure
 from hounsfield.ris_plugin.importing.reading import Entry, File, Problem, Value, read_csv, read_yaml
+from hounsfield.ris_plugin.reading import templates
 from hounsfield.ris_plugin.records.base import Code, folded
 from hounsfield.ris_plugin.records.catalog import (
     PERSON,
@@ -46,6 +45,7 @@ from hounsfield.ris_plugin.records.catalog import (
     Resource,
 )
 from hounsfield.ris_plugin.records.reports import Macro, Template
+from hounsfield.ris_plugin.schedule.free_time import Calendar
 
 __all__ = ["CHANGES_MAX", "Item", "Parsed", "Plan", "parse", "plan", "put"]
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import reconciling
+from hounsfield.ris_plugin.acquisition import reconciling
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.following import Consumer, Heeded
 from hounsfield.ris_plugin.records.performed import MISMATCH

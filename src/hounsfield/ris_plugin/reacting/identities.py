@@ -16,12 +16,12 @@ from typing import Final
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
+from hounsfield.ris_plugin.acquisition.reconciling import demographics
 from hounsfield.ris_plugin.actors import SYSTEM
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import UnknownError
 from hounsfield.ris_plugin.following import Consumer, Heeded
 from hounsfield.ris_plugin.patients import family, resolve
-from hounsfield.ris_plugin.reconciling import demographics
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import ACTIVE, MERGE, PATIENT, Patient
 

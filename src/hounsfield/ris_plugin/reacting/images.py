@@ -14,18 +14,21 @@ from typing import Any, Final
 
 from hounsfield.archive.plugins import Change, Event
 from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import reconciling, reporting, scheduling, steps, tracking
+from hounsfield.ris_plugin import tracking
+from hounsfield.ris_plugin.acquisition import reconciling
+from hounsfield.ris_plugin.acquisition.matching import Arrived
+from hounsfield.ris_plugin.acquisition.performed_orders import WRONG_ENTRY
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import NotNowError
 from hounsfield.ris_plugin.following import Consumer, Heeded
-from hounsfield.ris_plugin.matching import Arrived
 from hounsfield.ris_plugin.patients import family, resolve
-from hounsfield.ris_plugin.performed_orders import WRONG_ENTRY
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import PATIENT
 from hounsfield.ris_plugin.records.performed import MISMATCH, PERFORMED, Named
+from hounsfield.ris_plugin.schedule import scheduling, steps
 
 __all__ = ["consumers", "look_at"]
 

@@ -7,8 +7,9 @@ from typing import Final
 import trio
 
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import reporting, tracking
+from hounsfield.ris_plugin import tracking
 from hounsfield.ris_plugin.context import Ris
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import seconds
 from hounsfield.ris_plugin.records.reports import REPORT
 

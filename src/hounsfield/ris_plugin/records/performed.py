@@ -25,7 +25,7 @@ class Dose(Row, frozen=True):
 
 
 class Performed(Row, frozen=True):
-    """A modality performed procedure step. ``state``: of ``ris_plugin.performed.MACHINE``.
+    """A modality performed procedure step. ``state``: of ``ris_plugin.acquisition.performed.MACHINE``.
 
     ``dataset``: all attributes of it as DICOM JSON (PS3.18 F), as N-CREATE and the N-SETs left them.
     """

@@ -49,7 +49,7 @@ class Told(Row, frozen=True):
 
 
 class Report(Row, frozen=True):
-    """The report of a study. ``state``: of ``ris_plugin.reporting.MACHINE``; ``draft``: not signed."""
+    """The report of a study. ``state``: of ``reading.reporting.MACHINE``; ``draft``: not signed."""
 
     number: str
     patient: str

@@ -24,7 +24,7 @@ class Held(Row, frozen=True):
 
 
 class Appointment(Row, frozen=True):
-    """A time for a patient. ``state``: of ``ris_plugin.scheduling.MACHINE``. ``as_of``: as of a patient."""
+    """A time for a patient. ``state``: of ``schedule.scheduling.MACHINE``. ``as_of``: as of a patient."""
 
     number: str
     patient: str
@@ -78,7 +78,7 @@ ON_WORKLIST = frozenset({"scheduled", "arrived", "ready", "started"})
 
 
 class Step(Row, frozen=True):
-    """A scheduled procedure step (PS3.3 C.4.10). ``state``: of ``ris_plugin.steps.MACHINE``."""
+    """A scheduled procedure step (PS3.3 C.4.10). ``state``: of ``ris_plugin.schedule.steps.MACHINE``."""
 
     number: str  # Scheduled Procedure Step ID (0040,0009)
     order: str

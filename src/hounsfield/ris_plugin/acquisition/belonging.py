@@ -5,8 +5,10 @@ from __future__ import annotations
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import performed_orders, reporting, tracking
+from hounsfield.ris_plugin import tracking
+from hounsfield.ris_plugin.acquisition import performed_orders
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.orders import ORDER, Order
 from hounsfield.ris_plugin.records.performed import TRACKED
 from hounsfield.ris_plugin.records.schedule import STEP

@@ -18,10 +18,10 @@ from typing import Final
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin import patients
 from hounsfield.ris_plugin.context import Ris
+from hounsfield.ris_plugin.reading.reporting import get, is_locked
 from hounsfield.ris_plugin.records.base import NS, folded, seconds
 from hounsfield.ris_plugin.records.patients import PATIENT
 from hounsfield.ris_plugin.records.reports import CLASSES, PRIORITIES, REPORT, Report, queue
-from hounsfield.ris_plugin.reporting import get, is_locked
 
 __all__ = ["Entry", "Prior", "Wanted", "priors", "ranked", "waiting"]
 

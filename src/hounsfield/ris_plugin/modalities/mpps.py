@@ -1,8 +1,8 @@
 """The Modality Performed Procedure Step SCP (PS3.4 F.7, and F.8 to read them): what modalities report.
 
-What a request means is :mod:`~hounsfield.ris_plugin.performed`'s; here it is read, answered with the status
-that PS3.7 10.1 and PS3.4 F.7.2 want, and put down for those that it is handed on to
-(:mod:`~hounsfield.ris_plugin.mpps_forwarding`), in one transaction: what was answered with success is kept.
+What a request means is ``acquisition.performed``'s; here it is read, answered with the status that PS3.7 10.1
+and PS3.4 F.7.2 want, and put down for those that it is handed on to (``modalities.mpps_forwarding``), in one
+transaction: what was answered with success is kept.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from hounsfield.archive.plugins import (
     TransferSyntax,
     lookup,
 )
-from hounsfield.ris_plugin import mpps_forwarding, performed
+from hounsfield.ris_plugin.acquisition import performed
+from hounsfield.ris_plugin.acquisition.performed import MppsError
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import RisError
-from hounsfield.ris_plugin.performed import MppsError
+from hounsfield.ris_plugin.modalities import mpps_forwarding
 from hounsfield.ris_plugin.records.performed import PerformedSeries
 
 __all__ = ["MPPS", "MPPS_RETRIEVE", "Mpps", "parts"]

@@ -16,10 +16,10 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.errors import NotNowError, RisError
-from hounsfield.ris_plugin.free_time import Needs, Slot
-from hounsfield.ris_plugin.gaps import why_not
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Appointment
-from hounsfield.ris_plugin.scheduling import book, get, move, needs_of, orders_of
+from hounsfield.ris_plugin.schedule.free_time import Needs, Slot
+from hounsfield.ris_plugin.schedule.gaps import why_not
+from hounsfield.ris_plugin.schedule.scheduling import book, get, move, needs_of, orders_of
 
 __all__ = ["Offer", "accept", "offers", "offers_in"]
 

@@ -2,10 +2,10 @@
 
 An appointment holds resources (rooms, devices, people) from before it, while one prepares, to after it, while
 one cleans. No two hold one at the same time: that is looked up in the transaction that books, and no other
-transaction comes between. What is free is looked for in :mod:`hounsfield.ris_plugin.free_time`.
+transaction comes between. What is free is looked for in :mod:`hounsfield.ris_plugin.schedule.free_time`.
 
 Of what several say about an appointment the newest event counts, as of a patient:
-:mod:`hounsfield.ris_plugin.placers_schedule`.
+:mod:`hounsfield.ris_plugin.hl7.placers_schedule`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import steps, tracking
+from hounsfield.ris_plugin import tracking
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.catalog import procedure_of, resource
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
-from hounsfield.ris_plugin.free_time import Needs, Slot, free
-from hounsfield.ris_plugin.gaps import why_not
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Procedure
 from hounsfield.ris_plugin.records.orders import Order
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, Appointment
+from hounsfield.ris_plugin.schedule import steps
+from hounsfield.ris_plugin.schedule.free_time import Needs, Slot, free
+from hounsfield.ris_plugin.schedule.gaps import why_not
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
 
 __all__ = [

@@ -13,11 +13,12 @@ from typing import Final
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change
-from hounsfield.ris_plugin import orders, scheduling
+from hounsfield.ris_plugin import orders
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.moments import newest
 from hounsfield.ris_plugin.orders import MACHINE, act, get
 from hounsfield.ris_plugin.records.orders import ORDER
+from hounsfield.ris_plugin.schedule import scheduling
 
 __all__ = ["Moment", "cancel", "hold", "release", "supersede"]
 

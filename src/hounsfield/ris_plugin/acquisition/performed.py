@@ -18,16 +18,17 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import steps, tracking
+from hounsfield.ris_plugin import tracking
+from hounsfield.ris_plugin.acquisition.matching import who_has
+from hounsfield.ris_plugin.acquisition.performed_orders import begun, ended
 from hounsfield.ris_plugin.actors import Actor, Role
 from hounsfield.ris_plugin.errors import RisError
-from hounsfield.ris_plugin.matching import who_has
 from hounsfield.ris_plugin.patients import owner, resolve
-from hounsfield.ris_plugin.performed_orders import begun, ended
 from hounsfield.ris_plugin.records.base import NS, Code
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.performed import PERFORMED, Dose, Performed, PerformedSeries
 from hounsfield.ris_plugin.records.schedule import STEP, Step
+from hounsfield.ris_plugin.schedule import steps
 from hounsfield.ris_plugin.states import SAME, Machine, Transition
 
 __all__ = ["MACHINE", "MppsError", "create", "get", "series_of", "update"]

@@ -12,12 +12,12 @@ from msgspec import structs
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.errors import InvalidError
-from hounsfield.ris_plugin.free_time import MINUTE_NS, SLOTS_MAX, Needs, Slot
-from hounsfield.ris_plugin.gaps import PARTS_MAX, gap_between, of_series
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.catalog import Procedure
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Appointment
-from hounsfield.ris_plugin.scheduling import book, get
+from hounsfield.ris_plugin.schedule.free_time import MINUTE_NS, SLOTS_MAX, Needs, Slot
+from hounsfield.ris_plugin.schedule.gaps import PARTS_MAX, gap_between, of_series
+from hounsfield.ris_plugin.schedule.scheduling import book, get
 
 __all__ = ["Part", "book_series", "follow_ups", "free_series", "of_series"]
 
@@ -44,7 +44,7 @@ def book_series(
     gap_minutes_min: int = 0,
     gap_minutes_max: int = 0,
 ) -> list[str]:
-    """Book all of them; their ids. Raises as :func:`~hounsfield.ris_plugin.scheduling.book`: then none is.
+    """Book all of them; their ids. Raises as ``scheduling.book``: then none is.
 
     Each begins so long, at least and at most (0: whenever), after the one before ends, now and when one of
     them is moved.

@@ -32,9 +32,14 @@ from hounsfield.archive.dicom.matching import Period, date_range, matcher, momen
 from hounsfield.archive.dicom.query import KEY_FORMS, QueryError, check_key
 from hounsfield.archive.dicom.text import PROSE_VRS
 from hounsfield.archive.plugins import TransferSyntax
-from hounsfield.ris_plugin.worklist.answers import Wish, all_wishes
-from hounsfield.ris_plugin.worklist.attributes import ATTRIBUTES, SCHEDULED_STEP_SEQUENCE, Attribute, Table
-from hounsfield.ris_plugin.worklist.items import Item
+from hounsfield.ris_plugin.modalities.worklist.answers import Wish, all_wishes
+from hounsfield.ris_plugin.modalities.worklist.attributes import (
+    ATTRIBUTES,
+    SCHEDULED_STEP_SEQUENCE,
+    Attribute,
+    Table,
+)
+from hounsfield.ris_plugin.modalities.worklist.items import Item
 
 __all__ = ["Lookups", "WorklistQuery", "worklist_query"]
 

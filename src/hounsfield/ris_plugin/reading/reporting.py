@@ -16,11 +16,11 @@ from typing import Any, Final
 from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
-from hounsfield.ris_plugin import templates
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
 from hounsfield.ris_plugin.catalog import person
 from hounsfield.ris_plugin.errors import ForbiddenError, InvalidError, NotNowError, StaleError, UnknownError
 from hounsfield.ris_plugin.languages import checked
+from hounsfield.ris_plugin.reading import templates
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.catalog import PROCEDURE
 from hounsfield.ris_plugin.records.orders import ORDER, Order

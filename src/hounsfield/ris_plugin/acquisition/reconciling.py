@@ -15,17 +15,18 @@ from msgspec import structs
 
 from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import reporting, tracking
+from hounsfield.ris_plugin import tracking
+from hounsfield.ris_plugin.acquisition.belonging import adopt, belongs, part
+from hounsfield.ris_plugin.acquisition.matching import Arrived, has_images, order_of
+from hounsfield.ris_plugin.acquisition.suggesting import suggestions
 from hounsfield.ris_plugin.actors import SYSTEM, Actor, Role
-from hounsfield.ris_plugin.belonging import adopt, belongs, part
 from hounsfield.ris_plugin.errors import InvalidError, NotNowError, UnknownError
-from hounsfield.ris_plugin.matching import Arrived, has_images, order_of
 from hounsfield.ris_plugin.patients import resolve
+from hounsfield.ris_plugin.reading import reporting
 from hounsfield.ris_plugin.records.base import NS
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import Patient
 from hounsfield.ris_plugin.records.performed import MISMATCH, PERFORMED, Mismatch
-from hounsfield.ris_plugin.suggesting import suggestions
 
 __all__ = [
     "Fix",

@@ -15,12 +15,12 @@ from msgspec import structs
 from hounsfield.archive.plugins import View
 from hounsfield.ris_plugin.catalog import resource
 from hounsfield.ris_plugin.errors import UnknownError
-from hounsfield.ris_plugin.free_time import HOLD_NS_MAX, Calendar, Stretch
 from hounsfield.ris_plugin.patients import resolve
 from hounsfield.ris_plugin.records.base import Row, seconds
 from hounsfield.ris_plugin.records.catalog import RESOURCE, Closure, Resource
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, LONG_NS, SHOWN, Appointment
+from hounsfield.ris_plugin.schedule.free_time import HOLD_NS_MAX, Calendar, Stretch
 
 __all__ = ["Column", "Entry", "Line", "Sheet", "day", "displaced", "week"]
 

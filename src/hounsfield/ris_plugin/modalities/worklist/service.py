@@ -28,13 +28,13 @@ from hounsfield.archive.plugins import (
 )
 from hounsfield.ris_plugin.context import Ris
 from hounsfield.ris_plugin.errors import RisError
+from hounsfield.ris_plugin.modalities.worklist.answers import AnswerForm, answer_form
+from hounsfield.ris_plugin.modalities.worklist.items import Item, worklist_item
+from hounsfield.ris_plugin.modalities.worklist.query import Lookups, WorklistQuery, worklist_query
 from hounsfield.ris_plugin.patients import family, resolve
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.patients import PATIENT
 from hounsfield.ris_plugin.records.schedule import ON_WORKLIST, STEP, Step
-from hounsfield.ris_plugin.worklist.answers import AnswerForm, answer_form
-from hounsfield.ris_plugin.worklist.items import Item, worklist_item
-from hounsfield.ris_plugin.worklist.query import Lookups, WorklistQuery, worklist_query
 
 __all__ = ["MODALITY_WORKLIST_FIND", "Worklist", "parts"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from hounsfield.archive.plugins import View
-from hounsfield.ris_plugin.free_time import MINUTE_NS
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, HOLDING, Appointment
+from hounsfield.ris_plugin.schedule.free_time import MINUTE_NS
 
 __all__ = ["PARTS_MAX", "gap_between", "of_series", "why_not"]
 

@@ -1,8 +1,8 @@
 """What performed steps mean for scheduled steps, orders and appointments: begun, ended, or not theirs.
 
 An order is done when what was performed is its own. Where it turns out that a study belongs to another order
-(:mod:`~hounsfield.ris_plugin.belonging`), that one is done, and the one whose patient was not there is still
-to be done: it is on the worklist again.
+(``belonging``), that one is done, and the one whose patient was not there is still to be done: it is on the
+worklist again.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from msgspec import structs
 
 from hounsfield.archive.plugins import Change
 from hounsfield.ris_plugin import orders as ordering
-from hounsfield.ris_plugin import scheduling, steps
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.records.orders import ORDER
 from hounsfield.ris_plugin.records.performed import PERFORMED, Performed
 from hounsfield.ris_plugin.records.schedule import STEP, Step
+from hounsfield.ris_plugin.schedule import scheduling, steps
 
 __all__ = ["WRONG_ENTRY", "begun", "credit", "discredit", "ended"]
 

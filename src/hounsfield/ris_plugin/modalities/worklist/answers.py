@@ -19,8 +19,8 @@ from hounsfield.archive.dicom.rewrite import element
 from hounsfield.archive.dicom.text import CHARACTER_SET_VRS
 from hounsfield.archive.dicom.text_encoding import UTF_8, TextEncoder, text_encoder
 from hounsfield.archive.plugins import TransferSyntax
-from hounsfield.ris_plugin.worklist.attributes import Table
-from hounsfield.ris_plugin.worklist.items import Item
+from hounsfield.ris_plugin.modalities.worklist.attributes import Table
+from hounsfield.ris_plugin.modalities.worklist.items import Item
 
 __all__ = ["AnswerForm", "Wish", "all_wishes", "answer_form"]
 

@@ -17,7 +17,7 @@ from hounsfield.archive.plugins import Change, View
 from hounsfield.ris_plugin.actors import Actor
 from hounsfield.ris_plugin.errors import InvalidError
 from hounsfield.ris_plugin.records.schedule import APPOINTMENT, Appointment
-from hounsfield.ris_plugin.scheduling import DESK, SAID, act, book, get, move, orders_of, say
+from hounsfield.ris_plugin.schedule.scheduling import DESK, SAID, act, book, get, move, orders_of, say
 
 __all__ = ["take"]
 

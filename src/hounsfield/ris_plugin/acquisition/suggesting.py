@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from hounsfield.archive.plugins import View
-from hounsfield.ris_plugin.matching import NEAR_NS, Arrived, has_images, is_near
+from hounsfield.ris_plugin.acquisition.matching import NEAR_NS, Arrived, has_images, is_near
 from hounsfield.ris_plugin.patients import family, resolve, search
 from hounsfield.ris_plugin.records.base import folded, seconds
 from hounsfield.ris_plugin.records.orders import OPEN_STATES, ORDER, Order

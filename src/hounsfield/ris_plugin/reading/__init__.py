@@ -1,0 +1,1 @@
+"""What is read and written: the reading list, reports and their versions, templates."""
