@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support import pynetdicom_turns
 from viewers.npm_packages import PACKAGES
 
 # How fast an example is says how busy the machine is.
 settings.register_profile("hounsfield", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hounsfield")
+
+pynetdicom_turns.mend()  # in each process of the suite: no test depends on which others ran before it
 
 # Jobs of their own, by the variable that their target in the Makefile sets: not part of the suite.
 _JOBS = {

@@ -20,10 +20,7 @@ from wsproto.events import AcceptConnection, CloseConnection, Event, RejectConne
 from hounsfield.archive.app.asking import ask
 from hounsfield.archive.errors import ControlError
 from support.plugins import install
-from support.pynetdicom_turns import mend as mend_pynetdicom
 from support.server import ArchiveServer, archive_server, samples, until
-
-mend_pynetdicom()
 
 FIND = "1.2.840.10008.5.1.4.31"
 STEP = "1.2.840.10008.3.1.2.3.3"

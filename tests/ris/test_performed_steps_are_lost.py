@@ -35,10 +35,7 @@ from hounsfield.ris_plugin.settings import RisSettings
 from ris.conftest import Desk
 from ris.following import department
 from ris.modality import EXPLICIT, IMPLICIT, decoded, encoded, request, ris_at, take_in
-from support.pynetdicom_turns import mend as mend_pynetdicom
 from support.server import archive_server, until
-
-mend_pynetdicom()
 
 UID = "1.2.826.0.1.1"
 

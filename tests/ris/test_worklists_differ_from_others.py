@@ -23,10 +23,7 @@ from ris.modality import (
     wlmscpfs,
 )
 from support.archives import open_stores
-from support.pynetdicom_turns import mend as mend_pynetdicom
 from support.server import ArchiveServer, archive_server
-
-mend_pynetdicom()
 
 pytestmark = pytest.mark.peer("wlmscpfs", "findscu", "dump2dcm")
 

@@ -1,7 +1,8 @@
 """pynetdicom's reactor thread is really paused while a request waits for its response.
 
 As it comes (3.0) an association counts as paused a moment longer than its reactor waits: on a busy machine
-the reactor then takes the response that a request waits for, and the request times out. Not ours to test.
+the reactor then takes the response that a request waits for, and the request times out; and a release
+overtakes the answer that the reactor is about to send. Not ours to test.
 """
 
 from __future__ import annotations
