@@ -135,7 +135,7 @@ async def test_a_series_larger_than_the_room_that_is_left_goes_bit_by_bit(tmp_pa
         room = engine.tiering._moves._room
         engine.tiering._moves.gatherer._room = lambda: least.append(room()) or least[-1]  # type: ignore
         await applied(engine)
-        assert min(least) > -RESERVE // 8  # the other half of the reserve is not theirs, but for the index's pages
+        assert min(least) > -RESERVE // 8  # the other half of the reserve is not theirs
         packs = [name for name, tiers in place.named(engine.stores).items() if tiers == {"cold"}]
         assert len(packs) > 3  # of which one alone would have been too large
         assert engine.tiering.figures.failures == 0
