@@ -186,11 +186,9 @@ def arrived_of(ris: Ris, row: Mapping[str, str]) -> Arrived:
 
 
 def _moment(ris: Ris, day: str, time: str) -> int:
-    digits = time.partition(".")[0].ljust(6, "0")
-    if len(day) != 8 or len(digits) != 6 or not (day + digits).isdecimal():
-        return 0
     try:
-        return int(datetime.fromisoformat(f"{day}T{digits}").replace(tzinfo=ris.zone).timestamp()) * NS
+        digits = time.partition(".")[0].ljust(6, "0")
+        return int(datetime.strptime(day + digits, "%Y%m%d%H%M%S").replace(tzinfo=ris.zone).timestamp()) * NS
     except ValueError:
         return 0
 
