@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+import structlog
 import trio
 from msgspec import structs
 
@@ -84,7 +85,15 @@ class QuietStudies:
         """Work until cancelled."""
         async with self._leadership:
             while True:
-                await self.step(trio.current_time())
+                try:
+                    await self.step(trio.current_time())
+                except (StorageError, OSError) as error:  # a disk that fails for a while ends no worker
+                    self._leadership.held = False  # what is open is read anew from the cursor
+                    structlog.get_logger().warning(
+                        "studies that are quiet are looked at later",
+                        what=self._consumer.name,
+                        error=type(error).__name__,
+                    )
                 await trio.sleep(min(RENEW_S, self._consumer.quiet_s))
 
     async def step(self, now: float) -> None:
